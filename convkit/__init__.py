@@ -1,0 +1,102 @@
+"""convkit: research checkpoint to deployable engine, with the proof that both compute the same thing.
+
+Everything a plugin or a script needs is here; importing the package is light, and each name is
+loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from convkit.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from convkit.adapter import Adapter, ModelSpec, Option, Request, SourceModel, Target, TensorSpec, Tolerance
+    from convkit.artifact import Artifact
+    from convkit.backends import Backend, Session
+    from convkit.dims import Dim
+    from convkit.errors import CheckpointError, ConvkitError
+    from convkit.expect import Expect, at_least, exactly, optional
+    from convkit.graph import Miss, NodeRewrite, Rewrite
+    from convkit.patching import AttributePatch, ModulePatch
+    from convkit.pipeline import convert
+    from convkit.processing import Decode, Prepared, Preprocess
+    from convkit.proof import Verdict, validate
+    from convkit.remedies import Remedy
+    from convkit.results import Classification, Detections, Result
+    from convkit.runtime import Predictor, load
+    from convkit.tensorrt import TensorRTPlugin
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "convkit.adapter": (
+        "Adapter", "ModelSpec", "Option", "Request", "SourceModel", "Target", "TensorSpec", "Tolerance",
+    ),
+    "convkit.artifact": ("Artifact",),
+    "convkit.backends": ("Backend", "Session"),
+    "convkit.dims": ("Dim",),
+    "convkit.errors": ("CheckpointError", "ConvkitError"),
+    "convkit.expect": ("Expect", "at_least", "exactly", "optional"),
+    "convkit.graph": ("Miss", "NodeRewrite", "Rewrite"),
+    "convkit.patching": ("AttributePatch", "ModulePatch"),
+    "convkit.pipeline": ("convert",),
+    "convkit.processing": ("Decode", "Prepared", "Preprocess"),
+    "convkit.proof": ("Verdict", "validate"),
+    "convkit.remedies": ("Remedy",),
+    "convkit.results": ("Classification", "Detections", "Result"),
+    "convkit.runtime": ("Predictor", "load"),
+    "convkit.tensorrt": ("TensorRTPlugin",),
+}  # fmt: skip
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Adapter",
+    "Artifact",
+    "AttributePatch",
+    "Backend",
+    "CheckpointError",
+    "Classification",
+    "ConvkitError",
+    "Decode",
+    "Detections",
+    "Dim",
+    "Expect",
+    "Miss",
+    "ModelSpec",
+    "ModulePatch",
+    "NodeRewrite",
+    "Option",
+    "Predictor",
+    "Prepared",
+    "Preprocess",
+    "Remedy",
+    "Request",
+    "Result",
+    "Rewrite",
+    "Session",
+    "SourceModel",
+    "Target",
+    "TensorRTPlugin",
+    "TensorSpec",
+    "Tolerance",
+    "Verdict",
+    "at_least",
+    "convert",
+    "exactly",
+    "hookimpl",
+    "load",
+    "optional",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'convkit' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

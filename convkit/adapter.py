@@ -1,0 +1,148 @@
+"""What an adapter is: it reads a checkpoint and says everything that convkit must know of the model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from convkit.dims import Dim, Extent
+from convkit.expect import Expect
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+__all__ = ["Adapter", "ModelSpec", "Option", "Request", "SourceModel", "Target", "TensorSpec", "Tolerance"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting of one adapter, given as ``--set NAME=VALUE``; its type is that of ``default``.
+
+    ``default`` is an int, float, str or a tuple of floats; ``choices`` empty means any value.
+    """
+
+    name: str
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an output may lie from the float64 reference, and why.
+
+    ``factor`` multiplies PyTorch's own float32 error against float64; ``atol`` is added, in units
+    of the output.
+    """
+
+    factor: float = 3.0
+    atol: float = 0.0
+    reason: str = "float32 kernels that sum in another order"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of the graph: name, shape of numbers and named dimensions, NumPy dtype.
+
+    ``compare`` says how two values of an output are compared: ``"values"`` element by element,
+    ``"detections"`` as rows of (x1, y1, x2, y2, score, class) that are matched before.
+    """
+
+    name: str
+    shape: tuple[Extent, ...]
+    dtype: str = "float32"
+    compare: str = "values"
+    tolerance: Tolerance = Tolerance()
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is built: the file format, the opset, the output form and the precision."""
+
+    format: str = "onnx"
+    opset: int = 20
+    form: str = "default"
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked an adapter to load; ``names`` is None for the adapter's own class names."""
+
+    weights: Path
+    form: str
+    dims: tuple[Dim, ...]
+    names: tuple[str, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything about the loaded model that outlives the checkpoint.
+
+    ``dims`` are those of the request, narrowed where the model must. ``preprocess`` and ``decode``
+    are JSON objects whose ``kind`` tells a plugin's ``convkit_preprocess`` or ``convkit_decode``
+    hook that they are its own. ``facts`` are for people. ``expect`` overrides how often the patch
+    or rewrite of that name must fire for this model.
+    """
+
+    variant: str
+    dims: tuple[Dim, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocess: Mapping[str, Any]
+    decode: Mapping[str, Any]
+    classes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    expect: Mapping[str, Expect] = field(default_factory=dict)
+
+
+@dataclass
+class SourceModel:
+    """The model as the checkpoint defines it.
+
+    ``module`` is on the CPU, in float32 and eval mode. ``reference`` runs it *unpatched* on a
+    mapping of input tensors (of any float dtype) and returns the outputs under the names of
+    ``spec.outputs``: it defines what the engine has to compute. Under the export patches the
+    module itself must return these outputs as a tuple in the order of ``spec.outputs``.
+    """
+
+    module: torch.nn.Module
+    spec: ModelSpec
+    reference: Callable[[torch.nn.Module, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+
+
+class Adapter(ABC):
+    """One family of models. Subclasses declare themselves and implement `load`.
+
+    ``forms`` are the output forms, the default first; ``dims`` the named dimensions with their
+    default ranges; ``options`` the settings that ``--set`` accepts.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    forms: ClassVar[tuple[str, ...]] = ("default",)
+    dims: ClassVar[tuple[Dim, ...]] = (Dim("batch", 1, 1, 8),)
+    options: ClassVar[tuple[Option, ...]] = ()
+    opset: ClassVar[int] = 20
+
+    @abstractmethod
+    def load(self, request: Request) -> SourceModel:
+        """Read the checkpoint and return the model.
+
+        Raises:
+            CheckpointError: the file is not a safe checkpoint of one of this adapter's networks.
+        """
+
+    def representative_images(self, spec: ModelSpec, count: int, seed: int) -> Sequence[np.ndarray]:
+        """Return ``count`` images (uint8, H x W x 3, BGR) that look like what the model will see.
+
+        They are used where the user gives none. The default draws synthetic scenes.
+        """
+        from convkit.imaging import synthetic_scenes
+
+        return synthetic_scenes(count, seed=seed)

@@ -1,0 +1,229 @@
+"""The artifact: a directory with a proved graph, its manifest and its proof, complete or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from convkit.errors import ArtifactError, ConvkitError, EnvironmentProblem, IntegrityError, OutputError
+
+__all__ = ["SCHEMA_VERSION", "Artifact", "check_destination", "sha256", "staging"]
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+VERDICT = "proof/verdict.json"
+SAMPLES = "proof/samples.npz"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact directory that was opened and whose manifest is whole.
+
+    ``manifest`` is the parsed ``manifest.json``. Nothing else has been read yet; `verify` compares
+    every file with its recorded hash.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Artifact:
+        """Open an artifact directory.
+
+        Raises:
+            ArtifactError: it is no complete artifact, or one of a newer schema.
+            IntegrityError: its manifest was edited.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise ArtifactError(f"There is no artifact {path}.", hint="`convkit convert` makes one.")
+        if not path.is_dir():
+            raise ArtifactError(f"{path} is a file, not an artifact directory.", hint="Give the directory it lies in.")
+        if path.name.endswith(".partial") or not (path / MANIFEST).is_file():
+            raise ArtifactError(
+                f"{path} is not a complete artifact: it has no {MANIFEST} or was left behind by a killed conversion.",
+                hint="Delete it and convert again.",
+            )
+        try:
+            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise IntegrityError(
+                f"{path / MANIFEST} cannot be read: {error}", hint="Restore the artifact or convert again."
+            ) from error
+        if not isinstance(manifest, dict) or manifest.get("seal") != _seal(manifest):
+            raise IntegrityError(
+                f"{path / MANIFEST} was edited after the proof: its seal does not fit its content.",
+                hint="Restore the artifact or convert again; settings are changed by converting, not by editing.",
+            )
+        if manifest.get("schema_version") != SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{path} has manifest schema {manifest.get('schema_version')}; this convkit reads {SCHEMA_VERSION}.",
+                hint="Use the convkit version that made it, or convert again.",
+            )
+        return cls(path, manifest)
+
+    @property
+    def model(self) -> Path:
+        """The ONNX file."""
+        return self.path / MODEL
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """The verdict that was reached when the artifact was made."""
+        return dict(json.loads((self.path / VERDICT).read_text(encoding="utf-8")))
+
+    def verify(self) -> None:
+        """Compare every file with the hash in the manifest.
+
+        Raises:
+            IntegrityError: a file is missing or is not the one that was proved.
+        """
+        for name, entry in self.manifest["files"].items():
+            file = self.path / name
+            if not file.is_file():
+                raise IntegrityError(f"{file} is missing.", hint="Restore the artifact or convert again.")
+            if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
+                raise IntegrityError(
+                    f"{file} is not the file that was proved: its SHA-256 differs from the manifest's.",
+                    hint="Restore the artifact or convert again.",
+                )
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_destination(path: Path, *, overwrite: bool) -> None:
+    """Refuse early what could not be written later.
+
+    Raises:
+        OutputError: something is there already, or the folder cannot be written.
+    """
+    if path.exists() or path.is_symlink():
+        if not overwrite:
+            raise OutputError(
+                f"{path} exists already.", hint="Give another --output, or --overwrite to replace an artifact."
+            )
+        if not (path / MANIFEST).is_file():
+            raise OutputError(
+                f"{path} is not an artifact, so it is not overwritten.", hint="Give another --output or remove it."
+            )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"):
+            pass
+    except OSError as error:
+        raise _output_error(path, error) from error
+
+
+@contextlib.contextmanager
+def staging(path: Path) -> Iterator[Path]:
+    """Yield a temporary directory beside ``path``; it is removed again unless `publish` renamed it.
+
+    Raises:
+        OutputError, EnvironmentProblem: the disk refuses.
+    """
+    remove_stale(path)
+    try:
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.", suffix=".partial"))
+        folder.chmod(0o755)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    try:
+        yield folder
+    except OSError as error:
+        raise _output_error(path, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_stale(path: Path) -> None:
+    """Remove what killed conversions to ``path`` left behind."""
+    for folder in path.parent.glob(f".{path.name}.*.partial"):
+        match = re.fullmatch(re.escape(f".{path.name}.") + r"(\d+)\..+\.partial", folder.name)
+        if match and not _alive(int(match.group(1))):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite: bool) -> Artifact:
+    """Seal ``folder`` with its manifest and rename it to ``path``, in one step for any onlooker.
+
+    The manifest is written last, after every other file has reached the disk.
+    """
+    files = {
+        str(file.relative_to(folder).as_posix()): {"sha256": sha256(file), "bytes": file.stat().st_size}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    document: dict[str, Any] = {"schema_version": SCHEMA_VERSION, **manifest, "files": files}
+    document["seal"] = _seal(document)
+    for name in files:
+        _flush(folder / name)
+    (folder / MANIFEST).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _flush(folder / MANIFEST)
+    if overwrite and path.exists():
+        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.", suffix=".partial"))
+        path.rename(old / "old")
+        folder.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        try:
+            folder.rename(path)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise OutputError(
+                    f"{path} appeared while the conversion ran.", hint="Give another --output or --overwrite."
+                ) from error
+            raise
+    return Artifact(path, document)
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over the canonical JSON of everything but the seal itself."""
+    body = {key: value for key, value in manifest.items() if key != "seal"}
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _output_error(path: Path, error: OSError) -> ConvkitError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return EnvironmentProblem(
+            f"No room to write {path}: {error.strerror}.", hint="Free some space or give an --output elsewhere."
+        )
+    return OutputError(
+        f"Cannot write {path}: {error.strerror or error}.", hint="Give an --output in a folder that you may write to."
+    )

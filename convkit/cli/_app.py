@@ -1,0 +1,62 @@
+"""The typer application: the core's commands and those of the plugins."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from convkit.plugins import PluginManager
+
+__all__ = ["build_app"]
+
+
+def build_app(manager: PluginManager) -> typer.Typer:
+    """Return the application with every command."""
+    from convkit.cli import adapters, convert, diff, doctor, evaluate, inspect, new, plugins, run, validate
+
+    app = typer.Typer(
+        name="convkit",
+        help="Take a research checkpoint to a deployable engine, with the proof that both compute the same thing.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_root)
+    app.command("convert")(convert.convert)
+    app.command("validate")(validate.validate)
+    app.command("run")(run.run)
+    app.command("evaluate")(evaluate.evaluate)
+    app.command("inspect")(inspect.inspect)
+    app.command("diff")(diff.diff)
+    app.command("adapters")(adapters.adapters)
+    app.command("plugins")(plugins.plugins)
+    app.command("doctor")(doctor.doctor)
+    app.add_typer(new.app, name="new")
+    manager.hook.convkit_commands(app=app)
+    for broken in manager.broken:
+        sys.stderr.write(f"warning: plugin {broken.name!r} of {broken.distribution} is left out: {broken.reason}\n")
+    return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from convkit import __version__
+
+        sys.stdout.write(f"convkit {__version__}\n")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+    no_plugin: Annotated[
+        list[str] | None,
+        typer.Option("--no-plugin", help="Leave out a plugin; may stand anywhere, more than once.", metavar="NAME"),
+    ] = None,
+) -> None:
+    del version, no_plugin

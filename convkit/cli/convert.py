@@ -1,0 +1,160 @@
+"""``convkit convert``: checkpoint to proved artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from convkit.cli._options import JsonOption, QuietOption, VerboseOption, set_talk
+
+if TYPE_CHECKING:
+    from convkit.artifact import Artifact
+    from convkit.pipeline import Conversion
+
+ADVANCED = "Advanced"
+
+
+def convert(
+    adapter: Annotated[str, typer.Argument(help="Which model family; `convkit adapters` lists them.")],
+    weights: Annotated[Path, typer.Option("--weights", "-w", help="The checkpoint.", metavar="FILE")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory to make; default ./ADAPTER-VARIANT-SIZE.")
+    ] = None,
+    to: Annotated[str | None, typer.Option("--to", "--format", help="Target format: onnx.")] = None,
+    form: Annotated[str | None, typer.Option("--form", help="Output form, one of the adapter's.")] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option("--shape", help="NAME=N or NAME=MIN:OPT:MAX, e.g. batch=1:4:8.", metavar="NAME=SIZES"),
+    ] = None,
+    opset: Annotated[int | None, typer.Option("--opset", help="ONNX opset.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="fp32.")] = None,
+    inputs: Annotated[
+        Path | None, typer.Option("--inputs", help="Folder of real images to prove with.", metavar="DIR")
+    ] = None,
+    names: Annotated[Path | None, typer.Option("--names", help="Class names, one a line.", metavar="FILE")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", help="An option of the adapter.", metavar="NAME=VALUE")
+    ] = None,
+    samples: Annotated[int | None, typer.Option("--samples", help="Images to prove with.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the synthetic images.")] = None,
+    backend: Annotated[str | None, typer.Option("--backend", help="Engine to prove.", metavar="NAME")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Device of the engine.", metavar="DEVICE")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Settings file; default ./convkit.toml.", metavar="FILE")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artifact that is there.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show stages and settings with their origin; do nothing.")
+    ] = False,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Convert a checkpoint to a proved artifact."""
+    set_talk(quiet=quiet, verbose=verbose)
+    from convkit.errors import ProofFailedError
+    from convkit.pipeline import Conversion
+
+    conversion = Conversion.plan(
+        adapter,
+        weights=weights,
+        output=output,
+        config=config,
+        settings={
+            "to": to,
+            "form": form,
+            "shape": shape,
+            "opset": opset,
+            "precision": precision,
+            "inputs": inputs,
+            "names": names,
+            "set": option,
+            "samples": samples,
+            "seed": seed,
+            "backend": backend,
+            "device": device,
+        },
+    )
+    if plan:
+        _show_plan(conversion, json=json)
+        return 0
+    from convkit.cli._console import emit, emit_json, error_text, stderr, talk
+    from convkit.cli._verdict import print_verdict
+    from convkit.proof import Verdict
+
+    try:
+        with talk(f"convert {adapter}") as step:
+            artifact = conversion.run(overwrite=overwrite, progress=step)
+    except ProofFailedError as error:
+        verdict = getattr(error, "verdict", None)
+        if verdict is not None:
+            print_verdict(verdict, stderr(), verbose=True)
+        if json:
+            emit_json({"proved": False, "error": error.message, "hint": error.hint})
+        stderr().print(error_text(error), markup=False)
+        return error.exit_code
+    verdict = Verdict.from_json(artifact.verdict)
+    print_verdict(verdict, stderr(), verbose=verbose)
+    if json:
+        emit_json(_summary(artifact, verdict, step.seconds))
+        return 0
+    _next_commands(artifact, step.seconds)
+    emit(str(artifact.path))
+    return 0
+
+
+def _summary(artifact: Artifact, verdict: Any, seconds: float) -> dict[str, Any]:
+    manifest = artifact.manifest
+    return {
+        "proved": verdict.passed,
+        "artifact": str(artifact.path),
+        "adapter": manifest["adapter"]["name"],
+        "variant": manifest["model"]["variant"],
+        "form": manifest["graph"]["form"],
+        "opset": manifest["graph"]["opset"],
+        "seconds": round(seconds, 2),
+        "verdict": verdict.to_json(),
+    }
+
+
+def _next_commands(artifact: Artifact, seconds: float) -> None:
+    from convkit.cli._console import stderr
+
+    console = stderr()
+    variant = artifact.manifest["model"]["variant"]
+    console.print(f"\n{variant} converted and proved in {seconds:.1f} s. Next:", markup=False)
+    for command, purpose in (
+        (f"convkit run {artifact.path} IMAGE --draw out/", "see what it finds"),
+        (f"convkit validate {artifact.path}", "prove it again, anywhere"),
+        (f"convkit inspect {artifact.path}", "look inside"),
+    ):
+        console.print(f"  {command:<56} {purpose}", markup=False)
+
+
+def _show_plan(conversion: Conversion, *, json: bool) -> None:
+    from convkit.cli._console import emit_json, stdout
+
+    stages = [
+        "read the checkpoint",
+        "run PyTorch in float64 and float32",
+        "patch and export to ONNX",
+        "rewrite the graph",
+        "prove every shape on the engine",
+        "write the artifact",
+    ]
+    settings = conversion.settings.to_json()
+    dims = [str(dim) for dim in conversion.settings.dims]
+    if json:
+        emit_json({"adapter": conversion.adapter.name, "stages": stages, "settings": settings, "dims": dims})
+        return
+    from rich.table import Table
+
+    console = stdout()
+    console.print("Stages: " + " > ".join(stages), markup=False)
+    console.print("Shapes: " + ", ".join(dims), markup=False)
+    table = Table("setting", "value", "origin", box=None, pad_edge=False)
+    for item in settings:
+        table.add_row(item["name"], str(item["value"]), item["origin"])
+    console.print(table)

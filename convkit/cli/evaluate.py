@@ -1,0 +1,56 @@
+"""``convkit evaluate``: the average precision of an artifact on a COCO-format data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convkit.cli._options import (
+    ArtifactArgument,
+    BackendOption,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    VerboseOption,
+    set_talk,
+)
+
+
+def evaluate(
+    artifact: ArtifactArgument,
+    coco: Annotated[Path, typer.Option("--coco", help="Annotations in COCO format.", metavar="ANN.json")],
+    images: Annotated[Path, typer.Option("--images", help="Folder of the images.", metavar="DIR")],
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", "-w", help="Evaluate this checkpoint in PyTorch too and compare.", metavar="FILE"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N images.")] = None,
+    backend: BackendOption = "onnxruntime",
+    device: DeviceOption = "cpu",
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Print AP@[.5:.95], AP50 and the other COCO figures of an artifact; images are streamed."""
+    set_talk(quiet=quiet, verbose=verbose)
+    from convkit.cli._console import emit_json, stdout, talk
+    from convkit.evaluation import evaluate_artifact
+
+    with talk("evaluate") as step:
+        report = evaluate_artifact(
+            artifact, coco, images, weights=weights, limit=limit, backend=backend, device=device, progress=step
+        )
+    if json:
+        emit_json(report.to_json())
+    else:
+        from rich.table import Table
+
+        table = Table("", *report.figures, box=None, pad_edge=False)
+        for metric in next(iter(report.figures.values())):
+            table.add_row(metric, *(f"{values[metric]:.4f}" for values in report.figures.values()))
+        console = stdout()
+        console.print(table)
+        console.print(f"{report.images} images, {report.annotations} annotations, {report.seconds:.1f} s", markup=False)
+    return 0 if report.agrees else 4

@@ -1,0 +1,41 @@
+"""``convkit plugins``: what is loaded, what is broken, who implements which hook."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from convkit.cli._options import JsonOption
+
+
+def plugins(
+    hook: Annotated[str | None, typer.Option("--hook", help="Only plugins that implement this hook.")] = None,
+    json: JsonOption = False,
+) -> int:
+    """List the plugins with their hooks."""
+    from convkit import hookspecs
+    from convkit.cli._console import emit_json, stdout
+    from convkit.errors import SettingError, suggest
+    from convkit.plugins import manager
+
+    known = [name for name in dir(hookspecs) if name.startswith("convkit_")]
+    if hook is not None and hook not in known:
+        raise SettingError(f"There is no hook {hook!r}.", hint=suggest(hook, known) or f"Hooks: {', '.join(known)}.")
+    infos = [info for info in manager().infos() if hook is None or hook in info.hooks]
+    if json:
+        loaded = [
+            {"name": i.name, "distribution": i.distribution, "version": i.version, "hooks": list(i.hooks)}
+            for i in infos
+        ]
+        broken = [{"name": b.name, "distribution": b.distribution, "error": b.reason} for b in manager().broken]
+        emit_json({"plugins": loaded, "broken": broken})
+        return 0
+    console = stdout()
+    for info in infos:
+        console.print(f"{info.name}  ({info.distribution} {info.version})", markup=False)
+        for name in info.hooks:
+            console.print(f"  {name}", markup=False)
+    for failed in manager().broken:
+        console.print(f"{failed.name}  ({failed.distribution}) BROKEN: {failed.reason}", markup=False)
+    return 0

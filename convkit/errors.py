@@ -1,0 +1,118 @@
+"""The errors that convkit raises: each states a fact, offers a remedy and carries an exit code.
+
+Exit codes: 1 user error, 2 usage, 3 conversion failed, 4 validation failed, 5 environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+__all__ = [
+    "AdapterNotFoundError",
+    "ArtifactError",
+    "CheckpointError",
+    "ConversionError",
+    "ConvkitError",
+    "EnvironmentProblem",
+    "ExportError",
+    "ImageError",
+    "IntegrityError",
+    "OutputError",
+    "PatchError",
+    "PluginError",
+    "ProofFailedError",
+    "RewriteError",
+    "SettingError",
+    "ValidationError",
+    "suggest",
+]
+
+
+class ConvkitError(Exception):
+    """Base of all errors for people: ``message`` is the fact, ``hint`` the remedy."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class SettingError(ConvkitError):
+    """A flag or setting has a value that cannot be obeyed."""
+
+    exit_code = 2
+
+
+class AdapterNotFoundError(ConvkitError):
+    """No installed plugin offers the adapter that was asked for."""
+
+
+class CheckpointError(ConvkitError):
+    """The weights file cannot be read, is unsafe, or does not fit the adapter's networks."""
+
+
+class ImageError(ConvkitError):
+    """An image or video cannot be read or has no pixels."""
+
+
+class OutputError(ConvkitError):
+    """The place for the results exists already or cannot be written."""
+
+
+class ArtifactError(ConvkitError):
+    """A directory is not a complete convkit artifact."""
+
+
+class ConversionError(ConvkitError):
+    """A stage of the conversion failed."""
+
+    exit_code = 3
+
+
+class PatchError(ConversionError):
+    """An export patch matched or fired another number of times than it declares."""
+
+
+class ExportError(ConversionError):
+    """PyTorch could not export the model, or the exported graph is not valid."""
+
+
+class RewriteError(ConversionError):
+    """A graph rewrite fired another number of times than it declares, or broke the graph."""
+
+
+class ValidationError(ConvkitError):
+    """Something that claims to be proved is not."""
+
+    exit_code = 4
+
+
+class IntegrityError(ValidationError):
+    """A file of an artifact is not the file that was proved."""
+
+
+class ProofFailedError(ValidationError):
+    """Two stages do not compute the same thing."""
+
+
+class EnvironmentProblem(ConvkitError):  # noqa: N818 - EnvironmentError is a builtin
+    """This machine lacks something: a library, a device, room on the disk."""
+
+    exit_code = 5
+
+
+class PluginError(EnvironmentProblem):
+    """A plugin breaks the contract of the hooks."""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return ``"Did you mean X?"`` for the closest known word, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else ""

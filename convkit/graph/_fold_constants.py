@@ -1,0 +1,27 @@
+"""Replace nodes whose inputs are all constant by what they compute."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from convkit.graph._rewrite import Rewrite
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+__all__ = ["FoldConstants"]
+
+
+class FoldConstants(Rewrite):
+    """Fold constant subgraphs with ONNX Runtime, except where the result is much larger than its source."""
+
+    name: ClassVar[str] = "graph.fold-constants"
+    reason: ClassVar[str] = "a value that never changes is computed once, here"
+    size_threshold: ClassVar[int] = 16 * 2**20
+
+    def apply(self, graph: gs.Graph, misses: list[str]) -> int:
+        """Fold, and count the nodes that became constants."""
+        before = len(graph.nodes)
+        graph.fold_constants(fold_shapes=True, size_threshold=self.size_threshold)
+        graph.cleanup()
+        return before - len(graph.nodes)

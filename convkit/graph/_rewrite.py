@@ -1,0 +1,139 @@
+"""What a graph rewrite is, and how one is applied, counted and recorded."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from convkit.errors import RewriteError
+from convkit.expect import Expect, optional
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_graphsurgeon as gs
+
+__all__ = ["Miss", "NodeRewrite", "Rewrite", "RewriteRecord", "apply_rewrite"]
+
+
+@dataclass(frozen=True)
+class Miss:
+    """Why a node that looks right is not rewritten."""
+
+    reason: str
+
+
+@dataclass
+class RewriteRecord:
+    """What one rewrite did: how often it fired, the nodes that went and came, and the near misses."""
+
+    name: str
+    reason: str
+    expect: str
+    fired: int = 0
+    removed: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    near_misses: list[str] = field(default_factory=list)
+
+
+class Rewrite(ABC):
+    """A change of the graph that keeps what it computes. It must be idempotent.
+
+    ``name`` is how records and settings call it (``plugin.what-it-does``), ``reason`` why it is
+    worth doing, ``expect`` how often it must fire.
+    """
+
+    name: ClassVar[str]
+    reason: ClassVar[str]
+    expect: Expect = optional()
+
+    @abstractmethod
+    def apply(self, graph: gs.Graph, misses: list[str]) -> int:
+        """Change ``graph`` in place, append near misses, return how often the rewrite fired."""
+
+
+class NodeRewrite(Rewrite):
+    """A rewrite that looks at one node after the other.
+
+    ``op_types`` are the node types worth a look.
+    """
+
+    op_types: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def match(self, graph: gs.Graph, node: gs.Node) -> Any:
+        """Return what `rewrite` needs, a `Miss` that says why not, or None if it is no candidate."""
+
+    @abstractmethod
+    def rewrite(self, graph: gs.Graph, node: gs.Node, match: Any) -> None:
+        """Change the graph around ``node``."""
+
+    def apply(self, graph: gs.Graph, misses: list[str]) -> int:
+        """Rewrite every node that matches."""
+        fired = 0
+        for node in list(graph.nodes):
+            if node.op not in self.op_types:
+                continue
+            match = self.match(graph, node)
+            if isinstance(match, Miss):
+                misses.append(f"{node.name}: {match.reason}")
+            elif match is not None:
+                self.rewrite(graph, node, match)
+                fired += 1
+        return fired
+
+
+def apply_rewrite(
+    model: onnx.ModelProto, rewrite: Rewrite, expect: Expect | None = None
+) -> tuple[onnx.ModelProto, RewriteRecord]:
+    """Return the rewritten model and what happened; ``model`` itself is not changed.
+
+    IR version, opsets and the metadata of model and nodes are kept. ``expect`` overrides the
+    rewrite's own expectation.
+
+    Raises:
+        RewriteError: the rewrite fired another number of times than expected.
+    """
+    import onnx_graphsurgeon as gs
+
+    wanted = expect or rewrite.expect
+    record = RewriteRecord(rewrite.name, rewrite.reason, str(wanted))
+    graph = gs.import_onnx(model)
+    record.fired = rewrite.apply(graph, record.near_misses)
+    if not wanted.accepts(record.fired):
+        misses = "".join(f"\n  {miss}" for miss in record.near_misses[:10])
+        raise RewriteError(
+            f"Rewrite {rewrite.name!r} fired {record.fired} time{'' if record.fired == 1 else 's'};"
+            f" it declares {wanted}.",
+            hint=f"Near misses:{misses}" if misses else "The graph holds no node that it looks for.",
+        )
+    if not record.fired:
+        return model, record
+    result = gs.export_onnx(graph.cleanup().toposort(), do_type_check=False)
+    _keep_metadata(model, result)
+    before, after = _signatures(model), _signatures(result)
+    record.removed = [name for name in before if name not in after]
+    record.added = [name for name in after if name not in before]
+    record.changed = [name for name in after if name in before and after[name] != before[name]]
+    return result, record
+
+
+def _keep_metadata(source: onnx.ModelProto, result: onnx.ModelProto) -> None:
+    result.ir_version = source.ir_version
+    result.producer_name, result.producer_version = source.producer_name, source.producer_version
+    del result.metadata_props[:]
+    result.metadata_props.extend(source.metadata_props)
+    metadata = {node.name: node.metadata_props for node in source.graph.node}
+    for node in result.graph.node:
+        if node.name in metadata and not node.metadata_props:
+            node.metadata_props.extend(metadata[node.name])
+
+
+def _signatures(model: onnx.ModelProto) -> dict[str, tuple[Any, ...]]:
+    """Return what identifies each node by name: its type, inputs and attributes."""
+    table: dict[str, tuple[Any, ...]] = {}
+    for node in model.graph.node:
+        attributes = tuple(sorted(attribute.SerializeToString() for attribute in node.attribute))
+        table[node.name] = (node.op_type, tuple(node.input), attributes)
+    return table

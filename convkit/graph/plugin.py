@@ -1,0 +1,20 @@
+"""The plugin that brings the rewrites every graph can use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from convkit.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from convkit.graph import Rewrite
+
+
+@hookimpl(tryfirst=True)
+def convkit_graph_rewrites() -> Iterable[Rewrite]:
+    """Fold constants before anybody looks for patterns."""
+    from convkit.graph._drop_identity import DropIdentity
+    from convkit.graph._fold_constants import FoldConstants
+
+    return [FoldConstants(), DropIdentity()]

@@ -1,0 +1,77 @@
+"""The contract with plugins: every hook of convkit, one function each.
+
+A plugin is a module named by an entry point in the group ``convkit``. It marks its functions with
+``@convkit.hookimpl`` and may accept any subset of a hook's arguments. The module itself must be
+light: heavy imports (torch, onnx, cupy …) belong inside the functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import typer
+
+    from convkit.adapter import Adapter, SourceModel, Target
+    from convkit.backends import Backend
+    from convkit.graph import Rewrite
+    from convkit.patching import Patch
+    from convkit.processing import Decode, Preprocess
+    from convkit.remedies import Remedy
+    from convkit.tensorrt import TensorRTPlugin
+
+hookspec = pluggy.HookspecMarker("convkit")
+hookimpl = pluggy.HookimplMarker("convkit")
+
+
+@hookspec
+def convkit_adapters() -> Iterable[Adapter]:
+    """Return the adapters of this distribution."""
+
+
+@hookspec
+def convkit_export_patches(adapter: str, model: SourceModel, target: Target) -> Iterable[Patch]:
+    """Return reversible patches that make modules of the model exportable."""
+
+
+@hookspec
+def convkit_onnx_translations(target: Target) -> Mapping[Callable[..., Any], Callable[..., Any]]:
+    """Return torch operators mapped to the onnxscript functions that the exporter emits for them."""
+
+
+@hookspec
+def convkit_graph_rewrites(adapter: str, target: Target) -> Iterable[Rewrite]:
+    """Return rewrites of the exported ONNX graph, in the order in which they must run."""
+
+
+@hookspec(firstresult=True)
+def convkit_preprocess(adapter: str, spec: Mapping[str, Any]) -> Preprocess | None:
+    """Return what turns images into input tensors by this specification, or None if it is not yours."""
+
+
+@hookspec(firstresult=True)
+def convkit_decode(adapter: str, spec: Mapping[str, Any]) -> Decode | None:
+    """Return what turns output tensors into results by this specification, or None if it is not yours."""
+
+
+@hookspec
+def convkit_tensorrt_plugins(target: Target) -> Iterable[TensorRTPlugin]:
+    """Return the TensorRT plugins that serve ONNX nodes which TensorRT has no layer for."""
+
+
+@hookspec
+def convkit_backends() -> Iterable[Backend]:
+    """Return inference engines that can run an artifact."""
+
+
+@hookspec
+def convkit_commands(app: typer.Typer) -> None:
+    """Add commands to the ``convkit`` command line."""
+
+
+@hookspec
+def convkit_remedies() -> Iterable[Remedy]:
+    """Return known error texts with their causes and cures, for ``convkit doctor``."""

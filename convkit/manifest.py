@@ -1,0 +1,80 @@
+"""What the manifest says, and the model specification read back from it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from convkit.adapter import ModelSpec, TensorSpec, Tolerance
+from convkit.artifact import sha256
+from convkit.dims import Dim
+
+__all__ = ["environment", "spec_from_manifest", "spec_to_json", "weights_entry"]
+
+PACKAGES = (
+    "convkit", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxscript", "opencv-python-headless",
+    "polygraphy", "torch",
+)  # fmt: skip
+
+
+def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
+    """Return the part of the manifest that describes the model."""
+    return {
+        "variant": spec.variant,
+        "dims": [dim.to_json() for dim in spec.dims],
+        "inputs": [_tensor_to_json(tensor) for tensor in spec.inputs],
+        "outputs": [_tensor_to_json(tensor) for tensor in spec.outputs],
+        "preprocess": dict(spec.preprocess),
+        "decode": dict(spec.decode),
+        "classes": list(spec.classes),
+        "facts": dict(spec.facts),
+    }
+
+
+def spec_from_manifest(manifest: Mapping[str, Any]) -> ModelSpec:
+    """Return the model specification that `spec_to_json` wrote."""
+    model = manifest["model"]
+    return ModelSpec(
+        variant=model["variant"],
+        dims=tuple(Dim(**dim) for dim in model["dims"]),
+        inputs=tuple(_tensor_from_json(tensor) for tensor in model["inputs"]),
+        outputs=tuple(_tensor_from_json(tensor) for tensor in model["outputs"]),
+        preprocess=model["preprocess"],
+        decode=model["decode"],
+        classes=tuple(model["classes"]),
+        facts=model["facts"],
+    )
+
+
+def environment(engine: Mapping[str, str]) -> dict[str, Any]:
+    """Return versions of Python, the packages and the engine on which the proof ran."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": versions,
+        "engine": dict(engine),
+    }
+
+
+def weights_entry(path: Path) -> dict[str, Any]:
+    """Return name, size and hash of the checkpoint."""
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def _tensor_to_json(tensor: TensorSpec) -> dict[str, Any]:
+    return {**asdict(tensor), "shape": list(tensor.shape)}
+
+
+def _tensor_from_json(entry: Mapping[str, Any]) -> TensorSpec:
+    shape: Sequence[int | str] = entry["shape"]
+    return TensorSpec(entry["name"], tuple(shape), entry["dtype"], entry["compare"], Tolerance(**entry["tolerance"]))

@@ -1,0 +1,72 @@
+"""The shapes at which an artifact is proved: min, opt, max and an odd one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from convkit.dims import Dim
+
+__all__ = ["Case", "shape_cases"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One size of every named dimension, called after the corner of the profile it is."""
+
+    name: str
+    sizes: tuple[tuple[str, int], ...]
+
+    @property
+    def table(self) -> dict[str, int]:
+        """The sizes by dimension name."""
+        return dict(self.sizes)
+
+    @property
+    def batch(self) -> int:
+        """The batch size, 1 for a model without that dimension."""
+        return self.table.get("batch", 1)
+
+    @property
+    def picture(self) -> tuple[tuple[str, int], ...]:
+        """The sizes of all dimensions but the batch."""
+        return tuple(item for item in self.sizes if item[0] != "batch")
+
+    def __str__(self) -> str:
+        return f"{self.name} ({', '.join(f'{name} {size}' for name, size in self.sizes)})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return name and sizes as a JSON object."""
+        return {"name": self.name, "sizes": self.table}
+
+
+def shape_cases(dims: Iterable[Dim]) -> list[Case]:
+    """Return the corners of the profile and one odd shape inside it, each shape once."""
+    dims = tuple(dims)
+    corners = {
+        "min": tuple((dim.name, dim.min) for dim in dims),
+        "opt": tuple((dim.name, dim.opt) for dim in dims),
+        "max": tuple((dim.name, dim.max) for dim in dims),
+        "odd": tuple((dim.name, odd_size(dim)) for dim in dims),
+    }
+    names: dict[tuple[tuple[str, int], ...], list[str]] = {}
+    for name, sizes in corners.items():
+        names.setdefault(sizes, []).append(name)
+    return [Case("=".join(found), sizes) for sizes, found in names.items()]
+
+
+def odd_size(dim: Dim) -> int:
+    """Return a size that nobody tuned for: a prime number of steps, neither min, opt nor max."""
+    inside = [
+        size
+        for size in range(dim.min + (-dim.min % dim.multiple_of), dim.max + 1, dim.multiple_of)
+        if size not in (dim.min, dim.opt, dim.max)
+    ]
+    primes = [size for size in inside if _prime(size // dim.multiple_of) and size // dim.multiple_of > 2]
+    candidates = primes or inside
+    return candidates[len(candidates) // 2] if candidates else dim.opt
+
+
+def _prime(number: int) -> bool:
+    return number > 1 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))

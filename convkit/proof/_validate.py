@@ -1,0 +1,62 @@
+"""Prove an artifact again, anywhere: without the checkpoint and without the model's source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from convkit.artifact import Artifact
+from convkit.backends import open_session
+from convkit.manifest import spec_from_manifest
+from convkit.proof._cases import shape_cases
+from convkit.proof._evidence import load_evidence
+from convkit.proof._prove import prove
+from convkit.proof._samples import find_decode
+from convkit.proof._verdict import Verdict
+
+__all__ = ["validate"]
+
+
+def validate(
+    path: Path | str,
+    *,
+    backend: str = "onnxruntime",
+    device: str = "cpu",
+    progress: Callable[[str], None] = lambda text: None,
+) -> Verdict:
+    """Check the hashes of an artifact and run its proof again on this machine.
+
+    The engine is compared with the stored float64 results in every shape, under the limits that
+    were measured when the artifact was made.
+
+    Raises:
+        ArtifactError, IntegrityError: it is no artifact, or not the one that was proved.
+        EnvironmentProblem: the backend cannot run here.
+    """
+    artifact = Artifact.open(path)
+    progress("checking hashes")
+    artifact.verify()
+    manifest, recorded = artifact.manifest, artifact.verdict
+    spec = spec_from_manifest(manifest)
+    samples, reference = load_evidence(artifact.path, spec.inputs[0])
+    session = open_session(backend, artifact.model, device=device)
+    try:
+        return prove(
+            spec,
+            reference=reference,
+            engine=session.run,
+            samples=samples,
+            cases=shape_cases(spec.dims),
+            yardsticks=recorded["yardsticks"],
+            decode=find_decode(manifest["adapter"]["name"], spec.decode),
+            verdict=Verdict(
+                backend,
+                session.device,
+                reference=f"stored {recorded['reference']} results",
+                inputs=recorded["inputs"],
+                yardsticks=recorded["yardsticks"],
+            ),
+            progress=progress,
+        )
+    finally:
+        session.close()

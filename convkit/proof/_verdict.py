@@ -1,0 +1,109 @@
+"""The verdict: every check with its figure and its limit, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["Check", "Stage", "Verdict"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure against its limit.
+
+    ``kind`` is ``values``, ``detections`` (rows of a graph output), ``decoded`` (results in image
+    pixels), ``shape`` or ``batch``; ``figures`` and ``limits`` have the same keys.
+    """
+
+    kind: str
+    case: str
+    output: str
+    passed: bool
+    figures: Mapping[str, float]
+    limits: Mapping[str, float]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the conversion: its error against the step before it and against float64."""
+
+    name: str
+    output: str
+    against_previous: float
+    against_float64: float
+    limit: float
+    passed: bool
+    note: str = ""
+
+
+@dataclass
+class Verdict:
+    """What was proved of one engine.
+
+    ``reference`` names the arithmetic of the reference, ``backend`` and ``device`` what was judged.
+    ``yardsticks`` are PyTorch's own float32 errors, from which the limits follow.
+    """
+
+    backend: str
+    device: str
+    reference: str = "PyTorch float64"
+    inputs: str = ""
+    checks: list[Check] = field(default_factory=list)
+    ledger: list[Stage] = field(default_factory=list)
+    yardsticks: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are checks and all of them, and all stages, passed."""
+        return bool(self.checks) and all(c.passed for c in self.checks) and all(s.passed for s in self.ledger)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    @property
+    def failures(self) -> list[Check]:
+        """The checks that did not pass."""
+        return [check for check in self.checks if not check.passed]
+
+    def headline(self) -> str:
+        """Return the verdict in one sentence."""
+        if self.passed:
+            return f"proved: {len(self.checks)} checks passed on {self.backend} ({self.device})"
+        stage = next((stage for stage in self.ledger if not stage.passed), None)
+        where = f"; the error enters at stage {stage.name!r}, output {stage.output!r}" if stage else ""
+        return f"NOT proved: {len(self.failures)} of {len(self.checks)} checks failed on {self.backend}{where}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole verdict as a JSON object; infinite figures become null."""
+        document = {"passed": self.passed, "headline": self.headline(), **asdict(self)}
+        cleaned: dict[str, Any] = _finite(document)
+        return cleaned
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Verdict:
+        """Return the verdict that `to_json` wrote."""
+        return cls(
+            backend=document["backend"],
+            device=document["device"],
+            reference=document["reference"],
+            inputs=document["inputs"],
+            checks=[Check(**check) for check in document["checks"]],
+            ledger=[Stage(**stage) for stage in document["ledger"]],
+            yardsticks={name: dict(table) for name, table in document["yardsticks"].items()},
+            notes=list(document["notes"]),
+        )
+
+
+def _finite(value: Any) -> Any:
+    """Return ``value`` with what JSON cannot hold replaced by None."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value

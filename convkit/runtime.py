@@ -1,0 +1,141 @@
+"""load(): an artifact becomes a predictor: preprocess, engine, decode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convkit.adapter import ModelSpec
+from convkit.artifact import Artifact
+from convkit.backends import Session, open_session
+from convkit.errors import ConversionError, ImageError, ValidationError
+from convkit.imaging import as_bgr, read_image
+from convkit.manifest import spec_from_manifest
+from convkit.processing import Prepared
+from convkit.proof._samples import find_decode, find_preprocess
+from convkit.results import Result
+
+__all__ = ["Predictor", "load"]
+
+Image = np.ndarray | str | Path
+
+
+def load(path: Path | str, *, backend: str = "onnxruntime", device: str = "cpu", verify: bool = True) -> Predictor:
+    """Load an artifact as a predictor.
+
+    ``verify`` False skips the comparison of the files with their hashes.
+
+    Raises:
+        ArtifactError, IntegrityError: it is no artifact, or not the one that was proved.
+        ValidationError: the artifact was rejected by its proof.
+        EnvironmentProblem: the backend cannot run here.
+    """
+    artifact = Artifact.open(path)
+    if verify:
+        artifact.verify()
+    if not artifact.manifest["verdict"]["passed"]:
+        raise ValidationError(
+            f"{path} was rejected: {artifact.manifest['verdict']['headline']}.",
+            hint=f"`convkit validate {path} -v` shows every check and where the error enters.",
+        )
+    return Predictor(artifact, open_session(backend, artifact.model, device=device))
+
+
+class Predictor:
+    """Runs images through an artifact."""
+
+    def __init__(self, artifact: Artifact, session: Session) -> None:
+        self.artifact = artifact
+        self.session = session
+        self.spec: ModelSpec = spec_from_manifest(artifact.manifest)
+        name = artifact.manifest["adapter"]["name"]
+        self._preprocess = find_preprocess(name, self.spec.preprocess)
+        decode = find_decode(name, self.spec.decode)
+        if decode is None:
+            raise ConversionError(
+                f"No plugin decodes {self.spec.decode.get('kind')!r} results.",
+                hint=f"Install {artifact.manifest['adapter']['distribution']}, which brought this adapter.",
+            )
+        self._decode = decode
+        batch = next((dim for dim in self.spec.dims if dim.name == "batch"), None)
+        self.batch_min, self.batch_max = (batch.min, batch.max) if batch else (1, 1)
+
+    def __call__(self, images: Image | Sequence[Image] | np.ndarray) -> Any:
+        """Return the result of one image, or a list of results for a list of images.
+
+        An image is a path or a uint8 array H x W x 3 in BGR order (grey, alpha and 16-bit arrays
+        are converted).
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
+        if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim in (2, 3)):
+            return self.predict([images])[0]
+        return self.predict(list(images))
+
+    def predict(self, images: Iterable[Image]) -> list[Result]:
+        """Return one result an image, in order."""
+        return list(self.stream(images))
+
+    def stream(self, images: Iterable[Image], *, batch: int = 1) -> Iterator[Result]:
+        """Yield one result an image, holding no more than ``batch`` images at a time."""
+        size = min(max(batch, self.batch_min), self.batch_max)
+        pending: list[Prepared] = []
+        for image in images:
+            pending.append(self.prepare(image))
+            if len(pending) == size:
+                yield from self.run(pending)
+                pending = []
+        if pending:
+            yield from self.run(pending)
+
+    def prepare(self, image: Image) -> Prepared:
+        """Return one image as an input tensor (float32, C x H x W)."""
+        array = as_bgr(image) if isinstance(image, np.ndarray) else read_image(image)
+        prepared = self._preprocess(array)
+        self._check_size(prepared)
+        return prepared
+
+    def run(self, prepared: Sequence[Prepared]) -> list[Result]:
+        """Return the results of prepared images; equal sizes share a batch."""
+        results: list[Result] = []
+        for _, group in groupby(prepared, key=lambda item: item.tensor.shape):
+            items = list(group)
+            for start in range(0, len(items), self.batch_max):
+                results.extend(self._batch(items[start : start + self.batch_max]))
+        return results
+
+    def _batch(self, items: list[Prepared]) -> list[Result]:
+        count = len(items)
+        padded = items + [items[-1]] * (self.batch_min - count)
+        outputs = self.session.run({self.spec.inputs[0].name: np.stack([item.tensor for item in padded])})
+        return self._decode({name: value[:count] for name, value in outputs.items()}, [item.meta for item in items])
+
+    def _check_size(self, prepared: Prepared) -> None:
+        dims = {dim.name: dim for dim in self.spec.dims}
+        for size, extent in zip(prepared.tensor.shape, self.spec.inputs[0].shape[1:], strict=True):
+            dim = dims.get(extent) if isinstance(extent, str) else None
+            if dim and not dim.min <= size <= dim.max:
+                raise ImageError(
+                    f"The image needs an input {dim.name} of {size};"
+                    f" the artifact was proved for {dim.min} to {dim.max}.",
+                    hint=f"Convert with --shape {dim.name}={min(dim.min, size)}:{dim.opt}:{max(dim.max, size)}.",
+                )
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.session.close()
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        model = self.artifact.manifest["model"]
+        return f"Predictor({self.artifact.manifest['adapter']['name']} {model['variant']} on {self.session.device})"
