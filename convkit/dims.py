@@ -39,10 +39,11 @@ class Dim:
             )
         for size in (self.min, self.opt, self.max):
             if size % self.multiple_of:
+                below = size // self.multiple_of * self.multiple_of
+                above = below + self.multiple_of
                 raise SettingError(
                     f"Dimension {self.name!r} cannot be {size}: this model needs a multiple of {self.multiple_of}.",
-                    hint=f"The nearest sizes are {size // self.multiple_of * self.multiple_of or self.multiple_of}"
-                    f" and {(size // self.multiple_of + 1) * self.multiple_of}.",
+                    hint=f"The nearest sizes are {below} and {above}." if below else f"The smallest size is {above}.",
                 )
 
     @classmethod

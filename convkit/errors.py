@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from convkit.proof import Verdict
 
 __all__ = [
     "AdapterNotFoundError",
@@ -99,7 +102,11 @@ class IntegrityError(ValidationError):
 
 
 class ProofFailedError(ValidationError):
-    """Two stages do not compute the same thing."""
+    """Two stages do not compute the same thing; ``verdict`` tells where."""
+
+    def __init__(self, message: str, *, hint: str = "", verdict: Verdict | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.verdict = verdict
 
 
 class EnvironmentProblem(ConvkitError):  # noqa: N818 - EnvironmentError is a builtin

@@ -7,18 +7,44 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from convkit.adapter import ModelSpec, TensorSpec, Tolerance
+from convkit import __version__
+from convkit.adapter import Adapter, ModelSpec, TensorSpec, Tolerance
 from convkit.artifact import sha256
 from convkit.dims import Dim
+from convkit.plugins import manager
 
-__all__ = ["environment", "spec_from_manifest", "spec_to_json", "weights_entry"]
+if TYPE_CHECKING:
+    from convkit.building import Builder
+    from convkit.settings import Settings
+
+__all__ = ["make_manifest", "spec_from_manifest", "spec_to_json"]
 
 PACKAGES = (
     "convkit", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxscript", "opencv-python-headless",
     "polygraphy", "torch",
 )  # fmt: skip
+
+
+def make_manifest(
+    adapter: Adapter, weights: Path, settings: Settings, builder: Builder, verdict: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the manifest of a finished build, but for the hashes of its files."""
+    target = builder.target
+    return {
+        "convkit": __version__,
+        "adapter": {"name": adapter.name, **_origin(adapter.name)},
+        "weights": {"file": weights.name, "bytes": weights.stat().st_size, "sha256": sha256(weights)},
+        "model": spec_to_json(builder.source.spec),
+        "graph": {**asdict(target), "ir_version": builder.ir_version},
+        "settings": settings.to_json(),
+        "patches": {plugin: [asdict(record) for record in group] for plugin, group in builder.patches.items()},
+        "translations": builder.translations,
+        "rewrites": [{"plugin": plugin, **asdict(record)} for plugin, record in builder.rewrites],
+        "environment": _environment({"backend": builder.backend, "device": builder.device}),
+        "verdict": {"passed": verdict["passed"], "headline": verdict["headline"]},
+    }
 
 
 def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
@@ -50,7 +76,15 @@ def spec_from_manifest(manifest: Mapping[str, Any]) -> ModelSpec:
     )
 
 
-def environment(engine: Mapping[str, str]) -> dict[str, Any]:
+def _origin(adapter: str) -> dict[str, str]:
+    """Return the plugin that offers an adapter and its distribution."""
+    offers = manager().gather("convkit_adapters")
+    plugin = next(name for name, items in offers.items() if adapter in {item.name for item in items})
+    info = next(info for info in manager().infos() if info.name == plugin)
+    return {"plugin": plugin, "distribution": info.distribution, "version": info.version}
+
+
+def _environment(engine: Mapping[str, str]) -> dict[str, Any]:
     """Return versions of Python, the packages and the engine on which the proof ran."""
     versions = {}
     for name in PACKAGES:
@@ -64,11 +98,6 @@ def environment(engine: Mapping[str, str]) -> dict[str, Any]:
         "packages": versions,
         "engine": dict(engine),
     }
-
-
-def weights_entry(path: Path) -> dict[str, Any]:
-    """Return name, size and hash of the checkpoint."""
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _tensor_to_json(tensor: TensorSpec) -> dict[str, Any]:

@@ -88,9 +88,8 @@ def convert(
         with talk(f"convert {adapter}") as step:
             artifact = conversion.run(overwrite=overwrite, progress=step)
     except ProofFailedError as error:
-        verdict = getattr(error, "verdict", None)
-        if verdict is not None:
-            print_verdict(verdict, stderr(), verbose=True)
+        if error.verdict is not None:
+            print_verdict(error.verdict, stderr(), verbose=True)
         if json:
             emit_json({"proved": False, "error": error.message, "hint": error.hint})
         stderr().print(error_text(error), markup=False)

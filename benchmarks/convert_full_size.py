@@ -1,0 +1,91 @@
+"""Convert a full-size resdcn_18 at 512x512: wall time, peak memory, and inference beside PyTorch.
+
+The checkpoint is random but well-conditioned, in the official format: 14.4 M parameters, 80 classes.
+Run with two cores to compare with docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+LIMIT_SECONDS, LIMIT_GIB, LIMIT_RATIO = 25.0, 3.0, 0.75
+
+
+def convert(weights: Path, output: Path, extra: list[str]) -> tuple[float, float]:
+    """Run the command in a process of its own; return seconds and peak resident memory in GiB."""
+    command = [sys.executable, "-m", "convkit", "convert", "centernet", "-w", str(weights), "-o", str(output), *extra]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    if status:
+        sys.exit(f"the conversion failed with status {os.waitstatus_to_exitcode(status)}")
+    return seconds, usage.ru_maxrss / 2**20
+
+
+def inference(weights: Path, artifact: Path, runs: int) -> tuple[float, float]:
+    """Return the median milliseconds of PyTorch eager and of ONNX Runtime, measured in turns."""
+    import numpy as np
+    import torch
+
+    import convkit
+    from convkit.adapter import Request
+    from convkit.plugins import manager
+
+    predictor = convkit.load(artifact)
+    spec = predictor.spec
+    adapter = manager().adapter("centernet")
+    options = {option.name: option.default for option in adapter.options}
+    module = adapter.load(Request(weights, "heads", spec.dims, None, options)).module
+    image = np.random.default_rng(0).normal(size=(1, 3, 512, 512)).astype(np.float32)
+    tensor = torch.from_numpy(image)
+    times: dict[str, list[float]] = {"torch": [], "ort": []}
+    with torch.no_grad():
+        for turn in range(runs + 2):
+            for name, call in (
+                ("torch", lambda: module(tensor)),
+                ("ort", lambda: predictor.session.run({"images": image})),
+            ):
+                started = time.perf_counter()
+                call()
+                if turn >= 2:
+                    times[name].append(1e3 * (time.perf_counter() - started))
+    return statistics.median(times["torch"]), statistics.median(times["ort"])
+
+
+def main() -> None:
+    """Print the table; exit 1 when a limit is passed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=15, help="timed inferences of each engine")
+    parser.add_argument("--weights", type=Path, help="a checkpoint to use in place of the random one")
+    options = parser.parse_args()
+    from support.checkpoints import make_checkpoint
+
+    with tempfile.TemporaryDirectory() as folder:
+        weights = options.weights or make_checkpoint(
+            Path(folder) / "resdcn_18.pth", classes=80, width=1.0, head_conv=64
+        )
+        artifact = Path(folder) / "artifact"
+        seconds, memory = convert(weights, artifact, [])
+        torch_ms, ort_ms = inference(weights, artifact, options.runs)
+    ratio = ort_ms / torch_ms
+    print("| figure | measured | limit |")
+    print("|---|---|---|")
+    print(f"| convert resdcn_18 512x512, batch 1:1:8, to a proved artifact | {seconds:.1f} s | {LIMIT_SECONDS:.0f} s |")
+    print(f"| peak resident memory of that | {memory:.2f} GiB | {LIMIT_GIB:.0f} GiB |")
+    print(f"| PyTorch eager, batch 1 | {torch_ms:.1f} ms | |")
+    print(f"| ONNX Runtime, batch 1 | {ort_ms:.1f} ms ({ratio:.2f} of eager) | {LIMIT_RATIO} of eager |")
+    sys.exit(not (seconds <= LIMIT_SECONDS and memory <= LIMIT_GIB and ratio <= LIMIT_RATIO))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""``convkit diff``: how two graphs differ, and which rewrite made each difference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convkit.cli._options import JsonOption
+
+if TYPE_CHECKING:
+    import onnx
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from convkit.graph._diff import GraphDiff, NodeChange, WeightChange
+
+__all__ = ["diff"]
+
+SHOWN = 12
+"""Lines of one list that are shown without ``--all``."""
+_MARKS = {"removed": ("-", "red"), "added": ("+", "green"), "changed": ("~", "yellow")}
+
+
+def diff(
+    a: Annotated[Path, typer.Argument(help="An artifact directory or an ONNX file.", metavar="A")],
+    b: Annotated[Path, typer.Argument(help="What to compare it with.", metavar="B")],
+    show_all: Annotated[bool, typer.Option("--all", help="Show long lists in full.")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 1 if the graphs differ, like git diff.")] = False,
+    json: JsonOption = False,
+) -> int:
+    """Compare two graphs node by node; the exit code is 0 whether or not they differ, unless --exit-code is given."""
+    from convkit.cli._console import emit_json, stdout
+    from convkit.cli._layout import show
+    from convkit.graph._diff import diff_graphs
+    from convkit.graph._load import open_graph
+
+    first, second = open_graph(a), open_graph(b)
+    result = diff_graphs(first.model, second.model)
+    if json:
+        emit_json({"a": first.label, "b": second.label, **result.to_json()})
+    else:
+        limit = None if show_all else SHOWN
+        header = _header(first.label, first.model, second.label, second.model)
+        show(stdout(), *header, *_body(result, limit), *_summary(result))
+    return int(exit_code and not result.identical)
+
+
+def _header(a_label: str, a_model: onnx.ModelProto, b_label: str, b_model: onnx.ModelProto) -> Iterator[RenderableType]:
+    from convkit.cli._layout import table
+
+    grid = table("", "graph", "nodes", "weights", numbers=(2, 3))
+    for name, label, model in (("A", a_label, a_model), ("B", b_label, b_model)):
+        grid.add_row(name, label, str(len(model.graph.node)), str(len(model.graph.initializer)))
+    yield grid
+    yield ""
+
+
+def _body(result: GraphDiff, limit: int | None) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    from convkit.cli._layout import plural, table
+    from convkit.graph._diff import OTHER
+
+    for rewrite, changes in result.groups().items():
+        title = "not explained by a rewrite" if rewrite == OTHER else rewrite
+        yield Text(f"{title}  ({plural(len(changes), 'node')})", style="bold")
+        yield _node_table(changes, limit)
+        yield ""
+    if result.weights:
+        yield Text(f"weights  ({len(result.weights)})", style="bold")
+        yield _weight_table(result.weights, limit)
+        yield ""
+    if result.interface:
+        yield Text("graph", style="bold")
+        grid = table("", "A", "B")
+        for difference in result.interface:
+            grid.add_row(difference.what, difference.a or "none", difference.b or "none")
+        yield grid
+        yield ""
+    if result.operators:
+        yield Text("operators", style="bold")
+        grid = table("", "A", "B", "change", numbers=(1, 2, 3))
+        for name, (before, after) in result.operators.items():
+            grid.add_row(name, str(before), str(after), f"{after - before:+d}")
+        yield grid
+        yield ""
+
+
+def _summary(result: GraphDiff) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    from convkit.cli._layout import plural
+
+    if result.identical:
+        yield Text("The graphs compute the same: no difference but names.", style="green")
+    else:
+        counts = {kind: sum(change.kind == kind for change in result.nodes) for kind in _MARKS}
+        yield Text(
+            f"{plural(result.same, 'node')} the same, "
+            + ", ".join(f"{count} {kind}" for kind, count in counts.items()),
+            style="bold",
+        )
+    if result.matched_by == "structure":
+        yield Text(
+            "The names have too little in common: nodes were paired by operator, weight shapes and order.",
+            style="yellow",
+        )
+
+
+def _node_table(changes: Sequence[NodeChange], limit: int | None) -> Table:
+    grid = _list_table()
+    for change in changes[:limit]:
+        details = "; ".join(change.details)
+        _add(
+            grid,
+            change.kind,
+            change.name,
+            "" if change.name.endswith(f"/{change.operator}") else change.operator,
+            details,
+        )
+    _add_rest(grid, len(changes), limit)
+    return grid
+
+
+def _weight_table(changes: Sequence[WeightChange], limit: int | None) -> Table:
+    from convkit.cli._layout import shape_text
+
+    grid = _list_table()
+    for change in changes[:limit]:
+        largest = change.max_abs_difference
+        details = "" if largest is None else f"differs by up to {largest:.3g}"
+        _add(grid, change.kind, change.name, f"{change.dtype} {shape_text(change.shape)}", details)
+    _add_rest(grid, len(changes), limit)
+    return grid
+
+
+def _list_table() -> Table:
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    for _ in range(3):
+        grid.add_column(overflow="fold")
+    return grid
+
+
+def _add(grid: Table, kind: str, *cells: str) -> None:
+    from rich.text import Text
+
+    mark, style = _MARKS[kind]
+    grid.add_row(Text(f"  {mark}", style=style), *(Text(cell) for cell in cells))
+
+
+def _add_rest(grid: Table, count: int, limit: int | None) -> None:
+    if limit is not None and count > limit:
+        grid.add_row("", f"and {count - limit} more (--all shows them)", "", style="dim")

@@ -1,0 +1,236 @@
+"""``convkit inspect``: what an artifact or a bare ONNX file is, holds and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from convkit.cli._options import JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from convkit.artifact import Artifact
+    from convkit.graph._stats import GraphStats, PluginUse
+    from convkit.tensorrt import TensorRTPlugin
+
+__all__ = ["inspect"]
+
+SHOWN_CLASSES = 8
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="An artifact directory or an ONNX file.", metavar="ARTIFACT|MODEL.onnx")],
+    shape: Annotated[
+        list[str] | None,
+        typer.Option("--shape", help="Size of a symbolic dimension for the arithmetic.", metavar="NAME=N"),
+    ] = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=0, help="How many of the costliest nodes to show.")] = 5,
+    json: JsonOption = False,
+) -> None:
+    """Show inputs, outputs, operators, parameters, arithmetic and precision; of an artifact also its proof."""
+    from convkit.cli._console import emit_json, stdout
+    from convkit.cli._layout import show
+    from convkit.graph._load import open_graph
+    from convkit.graph._stats import graph_stats, plugin_uses
+
+    source = open_graph(path)
+    sizes = _default_sizes(source.artifact) | _parse_sizes(shape or (), _symbols(source.model))
+    stats = graph_stats(source.model, sizes)
+    uses = plugin_uses(stats.operators, _tensorrt_plugins(source.artifact, stats))
+    if json:
+        emit_json(_document(source.label, source.artifact, stats, uses))
+        return
+    show(
+        stdout(),
+        *(_artifact_part(source.artifact) if source.artifact else _file_part(source.file)),
+        *_graph_part(stats, uses),
+        *_cost_part(stats, nodes),
+    )
+
+
+def _document(label: str, artifact: Artifact | None, stats: GraphStats, uses: Sequence[PluginUse]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "path": label,
+        "manifest": dict(artifact.manifest) if artifact else None,
+        "graph": stats.to_json(),
+        "tensorrt_plugins": [asdict(use) for use in uses],
+    }
+
+
+def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    from convkit.cli._layout import bytes_text, field_grid
+    from convkit.dims import Dim
+
+    manifest = artifact.manifest
+    model, graph, verdict = manifest["model"], manifest["graph"], manifest["verdict"]
+    adapter, weights, packages = manifest["adapter"], manifest["weights"], manifest["environment"]["packages"]
+    onnx_file = manifest["files"][artifact.model.name]
+    dims = [Dim(**dim) for dim in model["dims"]]
+    yield Text(str(artifact.path), style="bold")
+    yield Text(verdict["headline"], style="green" if verdict["passed"] else "bold red")
+    yield ""
+    yield field_grid(
+        [
+            ("adapter", f"{adapter['name']} ({adapter['distribution']} {adapter['version']})"),
+            ("model", f"{model['variant']}, form {graph['form']}, {graph['precision']}"),
+            ("shapes", ", ".join(map(str, dims))),
+            ("classes", _class_names(model["classes"])),
+            *((str(name), _plain(value)) for name, value in model["facts"].items()),
+            ("weights", f"{weights['file']}, {bytes_text(weights['bytes'])}, sha256 {weights['sha256'][:12]}"),
+            ("graph", f"{artifact.model.name}, {bytes_text(onnx_file['bytes'])}, sha256 {onnx_file['sha256'][:12]}"),
+            ("patches", _fired(record for group in manifest["patches"].values() for record in group)),
+            ("rewrites", _fired(manifest["rewrites"])),
+            ("made with", f"convkit {manifest['convkit']}, torch {packages['torch']}, onnx {packages['onnx']}"),
+        ]
+    )
+    yield ""
+
+
+def _file_part(file: Path) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    from convkit.artifact import sha256
+    from convkit.cli._layout import bytes_text
+
+    yield Text(str(file), style="bold")
+    yield f"{bytes_text(file.stat().st_size)}, sha256 {sha256(file)[:12]}; a bare graph: nothing is proved of it"
+    yield ""
+
+
+def _graph_part(stats: GraphStats, uses: Sequence[PluginUse]) -> Iterator[RenderableType]:
+    from convkit.cli._layout import bytes_text, count_text, field_grid, plural, shape_text
+
+    opsets = ", ".join(f"{domain} {version}" for domain, version in stats.opsets.items())
+    produced = f", by {stats.producer}" if stats.producer else ""
+    weights = ", ".join(f"{count_text(count)} {dtype}" for dtype, count in stats.parameter_dtypes.items())
+    if len(stats.parameter_dtypes) == 1:
+        weights = next(iter(stats.parameter_dtypes))
+    rows: list[tuple[str, RenderableType]] = [
+        ("format", f"opset {opsets}; IR {stats.ir_version}{produced}"),
+        *(("input", f"{tensor.name}  {tensor.dtype}  {shape_text(tensor.shape)}") for tensor in stats.inputs),
+        *(("output", f"{tensor.name}  {tensor.dtype}  {shape_text(tensor.shape)}") for tensor in stats.outputs),
+        ("parameters", f"{count_text(stats.parameters)}, {bytes_text(stats.parameter_bytes)} ({weights or 'none'})"),
+        ("precision", ", ".join(f"{plural(n, f'{dtype} tensor')}" for dtype, n in stats.tensor_dtypes.items())),
+        ("quantised", ", ".join(f"{name} x{count}" for name, count in stats.quantization.items())),
+        *(("TensorRT", _plugin_text(use)) for use in uses),
+    ]
+    yield field_grid(rows)
+    yield ""
+
+
+def _cost_part(stats: GraphStats, shown: int) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    from convkit.cli._layout import flops_text, plural, shape_text, table
+
+    by_operator = stats.flops_by_operator()
+    operators = table("operator", "nodes", *(["arithmetic", "share"] if stats.flops else []), numbers=(1, 2, 3))
+    for name, count in sorted(stats.operators.items(), key=lambda item: -by_operator.get(item[0], 0)):
+        flops = by_operator.get(name)
+        cost = [flops_text(flops), f"{flops / stats.flops:.1%}"] if flops and stats.flops else []
+        operators.add_row(name, str(count), *cost)
+    yield operators
+    yield ""
+    if stats.flops is None:
+        names = " ".join(f"--shape {name}=N" for name in stats.unsized)
+        yield Text(f"{plural(stats.nodes, 'node')}; give {names} to count their arithmetic", style="yellow")
+        return
+    sizes = "".join(f", {name}={size}" for name, size in stats.sizes.items())
+    yield Text(
+        f"{flops_text(stats.flops)} in {plural(stats.nodes, 'node')}{sizes} (a multiply-add is two)", style="bold"
+    )
+    if stats.uncounted:
+        names = ", ".join(f"{name} x{count}" for name, count in stats.uncounted.items())
+        yield Text(f"not counted, for want of a formula or a shape: {names}", style="yellow")
+    if not stats.costs or not shown:
+        return
+    costliest = table("costliest nodes", "module", "output", "arithmetic", "share", numbers=(3, 4))
+    for node in stats.costs[:shown]:
+        share = f"{node.flops / stats.flops:.1%}" if stats.flops else ""
+        costliest.add_row(node.name, node.module, shape_text(node.output), flops_text(node.flops), share)
+    yield ""
+    yield costliest
+
+
+def _class_names(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = ", …" if len(names) > SHOWN_CLASSES else ""
+    return f"{len(names)}: {', '.join(names[:SHOWN_CLASSES])}{more}"
+
+
+def _fired(records: Any) -> str:
+    """Return which patches or rewrites did something, and how often."""
+    entries = list(records)
+    fired = [f"{entry['name']} x{entry['fired']}" for entry in entries if entry["fired"]]
+    idle = len(entries) - len(fired)
+    if not fired:
+        return f"none of {idle} had anything to do" if idle else "none"
+    return ", ".join(fired) + (f" ({idle} more had nothing to do)" if idle else "")
+
+
+def _plugin_text(use: PluginUse) -> str:
+    if use.plugin is None:
+        return f"{use.operator} x{use.nodes}: no layer, and no plugin known that serves it"
+    plugin = use.plugin
+    origin = "shipped with TensorRT" if plugin.source == "shipped" else f"from {plugin.source}"
+    note = f"; {plugin.note}" if plugin.note else ""
+    return f"{use.operator} x{use.nodes}: plugin {plugin.plugin} version {plugin.version}, {origin}{note}"
+
+
+def _plain(value: Any) -> str:
+    """Return a fact about a model as a person would write it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(_plain, value))
+    return str(value)
+
+
+def _default_sizes(artifact: Artifact | None) -> dict[str, int]:
+    """Return the sizes that an artifact is optimised for."""
+    return {dim["name"]: dim["opt"] for dim in artifact.manifest["model"]["dims"]} if artifact else {}
+
+
+def _symbols(model: Any) -> list[str]:
+    from convkit.graph._shapes import graph_inputs, symbols, tensor_info
+
+    return symbols(tensor_info(value) for value in graph_inputs(model.graph))
+
+
+def _parse_sizes(texts: Sequence[str], known: Sequence[str]) -> dict[str, int]:
+    """Parse every ``NAME=N``; names are whatever the graph calls its dimensions."""
+    from convkit.errors import SettingError, suggest
+
+    sizes = {}
+    for text in texts:
+        name, _, number = text.strip().rpartition("=")
+        if not name or not number.isascii() or not number.isdigit() or int(number) < 1:
+            raise SettingError(f"--shape {text!r} is not a size.", hint="Write NAME=N, for example --shape batch=4.")
+        if name not in known:
+            listed = f"It has {', '.join(known)}." if known else "All its dimensions are fixed."
+            raise SettingError(
+                f"The graph has no symbolic dimension {name!r}.", hint=f"{listed} {suggest(name, known)}".strip()
+            )
+        sizes[name] = int(number)
+    return sizes
+
+
+def _tensorrt_plugins(artifact: Artifact | None, stats: GraphStats) -> list[TensorRTPlugin]:
+    """Return the TensorRT plugins that the loaded plugins declare for such a graph."""
+    from convkit.adapter import Target
+    from convkit.plugins import manager
+
+    target = Target(opset=stats.opsets.get("ai.onnx", 0))
+    if artifact:
+        target = Target(**{key: artifact.manifest["graph"][key] for key in ("format", "opset", "form", "precision")})
+    found = manager().gather("convkit_tensorrt_plugins", target=target)
+    return [plugin for plugins in found.values() for plugin in plugins]

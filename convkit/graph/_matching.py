@@ -1,0 +1,177 @@
+"""Which node of one graph is which of another, and what differs between two that belong together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+from convkit.graph._shapes import graph_inputs
+from convkit.graph._stats import operator_name
+from convkit.graph._tensors import Constant, constants
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Matching", "Side", "match_nodes", "node_differences"]
+
+MIN_NAMESAKES = 0.5
+"""Share of the smaller graph's nodes that must have a namesake of the same operator to match by name."""
+
+
+class Side:
+    """One of the two graphs, with what looking things up in it needs."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.nodes = list(model.graph.node)
+        self.keys = list(_unique(node.name or f"node of {next(iter(node.output), '')}" for node in self.nodes))
+        self.constants = constants(model.graph)
+        self.inputs = {value.name: position for position, value in enumerate(graph_inputs(model.graph))}
+        self.producers = {
+            name: (index, slot)
+            for index, node in enumerate(self.nodes)
+            for slot, name in enumerate(node.output)
+            if name
+        }
+        self.opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+
+    def schema(self, node: onnx.NodeProto) -> onnx.defs.OpSchema | None:
+        """Return the definition of the node's operator, or None for one that ONNX does not know."""
+        import onnx
+
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        try:
+            return onnx.defs.get_schema(node.op_type, self.opsets.get(domain or "ai.onnx", 1), domain)
+        except onnx.defs.SchemaError:
+            return None
+
+
+@dataclass
+class Matching:
+    """Pairs of node indices, and whether ``names`` or ``structure`` told what belongs together."""
+
+    by: str
+    pairs: dict[int, int] = field(default_factory=dict)
+
+
+def match_nodes(a: Side, b: Side) -> Matching:
+    """Pair the nodes of two graphs: by name, or by structure where the names have nothing in common.
+
+    By structure means: both sequences of nodes, in their topological order, are aligned by the
+    longest runs of nodes of the same operator with weights of the same shapes; between these runs
+    by operator alone.
+    """
+    index = {key: position for position, key in enumerate(b.keys)}
+    pairs = {i: index[key] for i, key in enumerate(a.keys) if key in index}
+    alike = sum(operator_name(a.nodes[i]) == operator_name(b.nodes[j]) for i, j in pairs.items())
+    if alike >= MIN_NAMESAKES * min(len(a.nodes), len(b.nodes)):
+        return Matching("names", pairs)
+    return Matching("structure", _align(a, b))
+
+
+def _align(a: Side, b: Side) -> dict[int, int]:
+    pairs: dict[int, int] = {}
+    first, second = ([(operator_name(node), _weight_shapes(side, node)) for node in side.nodes] for side in (a, b))
+    for tag, a0, a1, b0, b1 in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
+        if tag == "equal":
+            pairs.update(zip(range(a0, a1), range(b0, b1), strict=True))
+        elif tag == "replace":
+            before, after = [token[0] for token in first[a0:a1]], [token[0] for token in second[b0:b1]]
+            for block in SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks():
+                pairs.update((a0 + block.a + step, b0 + block.b + step) for step in range(block.size))
+    return pairs
+
+
+def _weight_shapes(side: Side, node: onnx.NodeProto) -> tuple[tuple[int, ...], ...]:
+    return tuple(side.constants[name].shape for name in node.input if name in side.constants)
+
+
+def node_differences(a: Side, b: Side, matching: Matching, i: int, j: int) -> list[str]:
+    """Return in words how node ``j`` of ``b`` differs from node ``i`` of ``a``; names do not matter."""
+    first, second = a.nodes[i], b.nodes[j]
+    found = []
+    if operator_name(first) != operator_name(second):
+        found.append(f"operator: {operator_name(first)} -> {operator_name(second)}")
+    found.extend(_attribute_differences(a, b, first, second))
+    schema = b.schema(second)
+    for slot, (name, other) in enumerate(zip_longest(first.input, second.input, fillvalue="")):
+        difference = _input_difference(a, b, matching, name, other)
+        if difference:
+            role = schema.inputs[slot].name if schema and slot < len(schema.inputs) else f"input {slot}"
+            found.append(f"{role}: {difference}")
+    return found
+
+
+def _input_difference(a: Side, b: Side, matching: Matching, name: str, other: str) -> str:
+    """Return how what flows into two nodes differs, following it to where it comes from."""
+    first, second = a.constants.get(name), b.constants.get(other)
+    if first and second:
+        return first.difference(second)
+    if name in a.producers and other in b.producers and not (first or second):
+        (i, slot), (j, other_slot) = a.producers[name], b.producers[other]
+        same = matching.pairs.get(i) == j and slot == other_slot
+    elif name in a.inputs and other in b.inputs:
+        same = name == other if matching.by == "names" else a.inputs[name] == b.inputs[other]
+    else:
+        same = name == other and not (first or second)
+    return "" if same else f"{_call(name, first)} -> {_call(other, second)}"
+
+
+def _call(name: str, constant: Constant | None) -> str:
+    if constant:
+        return f"constant {constant.dtype} {list(constant.shape)}"
+    return name or "none"
+
+
+def _attribute_differences(a: Side, b: Side, first: onnx.NodeProto, second: onnx.NodeProto) -> Iterator[str]:
+    before, after = _attributes(a, first), _attributes(b, second)
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, Constant) and isinstance(new, Constant):
+            difference = old.difference(new)
+            if difference:
+                yield f"{name}: {difference}"
+        elif old != new:
+            yield f"{name}: {_show(old)} -> {_show(new)}"
+
+
+def _attributes(side: Side, node: onnx.NodeProto) -> dict[str, Any]:
+    """Return the attributes of a node, those left out with their defaults."""
+    import onnx
+
+    schema = side.schema(node)
+    defaults = [entry.default_value for entry in schema.attributes.values()] if schema else []
+    table = {}
+    for attribute in (*defaults, *node.attribute):
+        if attribute.type == onnx.AttributeProto.UNDEFINED:
+            continue
+        value = onnx.helper.get_attribute_value(attribute)
+        if isinstance(value, onnx.TensorProto):
+            value = Constant(attribute.name, value)
+        elif hasattr(value, "SerializeToString"):
+            value = value.SerializeToString(deterministic=True)
+        elif not isinstance(value, int | float | bytes):
+            value = list(value)
+        table[attribute.name] = value
+    return table
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bytes):
+        return value.decode() if len(value) <= 40 and value.isascii() else f"{len(value)} bytes"
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _unique(names: Iterator[str]) -> Iterator[str]:
+    """Yield the names, the second of the same name as ``name#2`` and so on."""
+    seen: Counter[str] = Counter()
+    for name in names:
+        seen[name] += 1
+        yield name if seen[name] == 1 else f"{name}#{seen[name]}"

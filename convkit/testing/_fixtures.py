@@ -1,0 +1,85 @@
+"""What a conformance class declares, and the fixtures that its checks share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+
+from convkit.plugins import manager
+from convkit.testing._subject import Subject
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+    from convkit.adapter import SourceModel
+    from convkit.artifact import Artifact
+
+__all__ = ["Fixtures"]
+
+
+class Fixtures:
+    """Base of the checks. Model, graph and artifact are made once for each output form.
+
+    ``adapter`` is the adapter's name. ``shapes`` are as for ``--shape``: choose small ones, the
+    checks convert for real. ``options`` are as for ``--set``. ``forms`` None checks every output
+    form.
+    """
+
+    adapter: ClassVar[str]
+    shapes: ClassVar[Sequence[str]] = ()
+    options: ClassVar[Mapping[str, Any]] = {}
+    forms: ClassVar[Sequence[str] | None] = None
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run every check that names ``form`` once for each output form."""
+        if "form" in metafunc.fixturenames:
+            forms = self.forms or manager().adapter(self.adapter).forms
+            metafunc.parametrize("form", list(forms), scope="class")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def weights(cls) -> Path:
+        """Return the path of a checkpoint; every conformance class brings its own."""
+        pytest.fail(f"{cls.__name__} must define the fixture `weights`, which returns the path of a checkpoint.")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def subject(cls, weights: Path) -> Subject:
+        """Return the adapter under test."""
+        return Subject.find(cls.adapter, weights, cls.shapes, cls.options)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, subject: Subject, form: str) -> SourceModel:
+        """Return the loaded model; no check may leave a trace on it."""
+        return subject.load(form)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def images(cls, subject: Subject) -> Sequence[np.ndarray]:
+        """Return four images (uint8, H x W x 3, BGR); the default is the adapter's representative ones."""
+        spec = subject.load(subject.adapter.forms[0]).spec
+        return list(subject.adapter.representative_images(spec, 4, 0))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def exported(cls, subject: Subject, form: str) -> onnx.ModelProto:
+        """Return the ONNX graph as PyTorch exports it, before any rewrite."""
+        from convkit.export import export_onnx
+        from convkit.patching import patched
+
+        source = subject.load(form)
+        with patched(source.module, subject.patches(source, form), dict(source.spec.expect)):
+            return export_onnx(
+                source.module, source.spec, opset=subject.adapter.opset, translations=subject.translations(form)
+            )
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def artifact(cls, subject: Subject, form: str, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+        """Return the artifact of one output form, converted and proved."""
+        return subject.convert(form, tmp_path_factory.mktemp("artifact") / form)

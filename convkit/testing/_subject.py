@@ -1,0 +1,113 @@
+"""The adapter under test: how the kit loads, patches, feeds and converts it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convkit.adapter import Adapter, Request, SourceModel, Target
+from convkit.dims import Dim, apply_overrides
+from convkit.plugins import manager
+from convkit.proof import Samples, find_decode, shape_cases
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from convkit.artifact import Artifact
+    from convkit.graph import Rewrite
+    from convkit.patching import Patch
+    from convkit.processing import Decode
+
+__all__ = ["Subject"]
+
+SMALL_BATCH = "batch=1:2:3"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An adapter, a checkpoint for it, and what the kit asks of it."""
+
+    adapter: Adapter
+    weights: Path
+    shapes: tuple[str, ...] = ()
+    options: Mapping[str, Any] | None = None
+
+    @classmethod
+    def find(cls, name: str, weights: Path, shapes: Sequence[str], options: Mapping[str, Any]) -> Subject:
+        """Return the subject; a batch that may vary is kept to three samples unless ``shapes`` names it."""
+        adapter = manager().adapter(name)
+        varies = any(dim.name == "batch" and dim.dynamic for dim in adapter.dims)
+        named = any(shape.partition("=")[0] == "batch" for shape in shapes)
+        return cls(adapter, Path(weights), (*shapes, SMALL_BATCH) if varies and not named else tuple(shapes), options)
+
+    @property
+    def plugin(self) -> str:
+        """The entry-point name of the plugin that offers the adapter."""
+        offers = manager().gather("convkit_adapters").items()
+        return next(name for name, adapters in offers if self.adapter.name in {one.name for one in adapters})
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """The dimensions that the kit asks for."""
+        return apply_overrides(self.adapter.dims, self.shapes)
+
+    def request(self, form: str, *, weights: Path | None = None, names: tuple[str, ...] | None = None) -> Request:
+        """Return what `Adapter.load` is asked for."""
+        options = {option.name: option.default for option in self.adapter.options} | dict(self.options or {})
+        return Request(weights or self.weights, form, self.dims, names, options)
+
+    def load(self, form: str) -> SourceModel:
+        """Load the checkpoint anew."""
+        return self.adapter.load(self.request(form))
+
+    def target(self, form: str) -> Target:
+        """Return what the hooks are told."""
+        return Target(opset=self.adapter.opset, form=form)
+
+    def patches(self, source: SourceModel, form: str) -> list[Patch]:
+        """Return the export patches of every plugin."""
+        arguments = {"adapter": self.adapter.name, "model": source, "target": self.target(form)}
+        return [patch for group in manager().gather("convkit_export_patches", **arguments).values() for patch in group]
+
+    def translations(self, form: str) -> dict[Any, Any]:
+        """Return the ONNX translations of every plugin."""
+        found = manager().gather("convkit_onnx_translations", target=self.target(form))
+        return {op: function for pairs in found.values() for op, function in pairs}
+
+    def rewrites(self, form: str) -> list[Rewrite]:
+        """Return the graph rewrites of every plugin, in order."""
+        found = manager().gather("convkit_graph_rewrites", adapter=self.adapter.name, target=self.target(form))
+        return [rewrite for group in found.values() for rewrite in group]
+
+    def decode(self, source: SourceModel) -> Decode | None:
+        """Return the decode of the model, or None where no plugin offers one."""
+        return find_decode(self.adapter.name, source.spec.decode)
+
+    def samples(self, source: SourceModel, images: Sequence[np.ndarray]) -> Samples:
+        """Return the images made ready for every shape that the kit asks for."""
+        pictures = [case.picture for case in shape_cases(source.spec.dims)]
+        return Samples.prepare(self.adapter.name, source.spec, images, pictures)
+
+    def feed(self, source: SourceModel, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the input tensors of the first shape."""
+        return self.samples(source, images).feed(shape_cases(source.spec.dims)[0])
+
+    def convert(self, form: str, output: Path) -> Artifact:
+        """Convert the checkpoint with few samples.
+
+        Raises:
+            ConvkitError: the conversion or the proof failed.
+        """
+        from convkit.pipeline import convert
+
+        return convert(
+            self.adapter.name,
+            weights=self.weights,
+            output=output,
+            form=form,
+            shape=list(self.shapes),
+            set=dict(self.options or {}),
+            samples=4,
+        )
