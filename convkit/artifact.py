@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ MODEL = "model.onnx"
 REPORT = "report.html"
 VERDICT = "proof/verdict.json"
 SAMPLES = "proof/samples.npz"
+REPLACED = "replaced"
 
 
 @dataclass(frozen=True)
@@ -119,19 +121,19 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
     Raises:
         OutputError: something is there already, or the folder cannot be written.
     """
-    if path.exists() or path.is_symlink():
-        if not overwrite:
-            raise OutputError(
-                f"{path} exists already.", hint="Give another --output, or --overwrite to replace an artifact."
-            )
-        if not (path / MANIFEST).is_file():
-            raise OutputError(
-                f"{path} is not an artifact, so it is not overwritten.", hint="Give another --output or remove it."
-            )
     try:
+        remove_stale(path)
+        if path.exists() or path.is_symlink():
+            if not overwrite:
+                raise OutputError(
+                    f"{path} exists already.", hint="Give another --output, or --overwrite to replace an artifact."
+                )
+            if not _is_artifact(path):
+                raise OutputError(
+                    f"{path} is not an artifact, so it is not overwritten.", hint="Give another --output or remove it."
+                )
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"):
-            pass
+        _temporary_beside(path).rmdir()
     except OSError as error:
         raise _output_error(path, error) from error
 
@@ -143,9 +145,8 @@ def staging(path: Path) -> Iterator[Path]:
     Raises:
         OutputError, EnvironmentProblem: the disk refuses.
     """
-    remove_stale(path)
     try:
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.", suffix=".partial"))
+        folder = _temporary_beside(path)
         folder.chmod(0o755)
     except OSError as error:
         raise _output_error(path, error) from error
@@ -158,11 +159,27 @@ def staging(path: Path) -> Iterator[Path]:
 
 
 def remove_stale(path: Path) -> None:
-    """Remove what killed conversions to ``path`` left behind."""
-    for folder in path.parent.glob(f".{path.name}.*.partial"):
+    """Remove what killed conversions to ``path`` left behind, and put back what one was about to replace."""
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         match = re.fullmatch(re.escape(f".{path.name}.") + r"(\d+)\..+\.partial", folder.name)
         if match and not _alive(int(match.group(1))):
+            if (folder / REPLACED).exists() and not path.exists():
+                (folder / REPLACED).rename(path)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary_beside(path: Path) -> Path:
+    """Make a folder whose name tells for which output it is and which process made it."""
+    return Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.", suffix=".partial"))
+
+
+def _is_artifact(path: Path) -> bool:
+    """Tell whether ``path`` is an artifact, be it one that was edited or is of another schema."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and {"schema_version", "files", "seal"} <= manifest.keys()
 
 
 def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite: bool) -> Artifact:
@@ -182,10 +199,14 @@ def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite:
     (folder / MANIFEST).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     _flush(folder / MANIFEST)
     if overwrite and path.exists():
-        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.", suffix=".partial"))
-        path.rename(old / "old")
-        folder.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        old = _temporary_beside(path)
+        path.rename(old / REPLACED)
+        try:
+            folder.rename(path)
+        finally:
+            if not path.exists():
+                (old / REPLACED).rename(path)
+            shutil.rmtree(old, ignore_errors=True)
     else:
         try:
             folder.rename(path)

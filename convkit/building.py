@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from convkit.export import check_graph, export_onnx
 from convkit.graph import apply_rewrite
 from convkit.patching import patched
 from convkit.plugins import manager
+from convkit.progress import Progress
 from convkit.proof import (
     Ledger,
     Samples,
@@ -65,7 +66,7 @@ class Builder:
     folder: Path
     backend: str
     device: str
-    progress: Callable[[str], None]
+    progress: Progress
     patches: dict[str, list[PatchRecord]] = field(default_factory=dict)
     rewrites: list[tuple[str, RewriteRecord]] = field(default_factory=list)
     translations: dict[str, str] = field(default_factory=dict)
@@ -94,7 +95,7 @@ class Builder:
 
     def _measure(self) -> None:
         """Run the untouched network in float64 and float32."""
-        self.progress("running PyTorch in float64 and float32")
+        self.progress(f"running PyTorch in float64 and float32 on {self.images.origin}")
         module, reference = self.source.module, self.source.reference
         self.exact = TorchCompute(copy.deepcopy(module).double(), reference, "float64")
         float32 = TorchCompute(module, reference, "float32")

@@ -16,6 +16,7 @@ import numpy as np
 
 from convkit.artifact import Artifact
 from convkit.errors import ConversionError, EnvironmentProblem, ImageError, SettingError
+from convkit.progress import Progress, silent
 from convkit.results import Detections, Result
 
 __all__ = ["EvaluationReport", "evaluate_artifact"]
@@ -61,7 +62,7 @@ def evaluate_artifact(
     limit: int | None = None,
     backend: str = "onnxruntime",
     device: str = "cpu",
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
 ) -> EvaluationReport:
     """Return the COCO figures of an artifact, and of its checkpoint in PyTorch where ``weights`` is given.
 
@@ -83,7 +84,7 @@ def evaluate_artifact(
             engines["pytorch"] = _torch_predictor(predictor.artifact, weights, predictor)
         rows: dict[str, array[float]] = {name: array("d") for name in engines}
         for number, image_id in enumerate(ids):
-            progress(f"image {number + 1} of {len(ids)}")
+            progress("running images", number, len(ids))
             file = _image_file(images, image_table[image_id])
             for name, engine in engines.items():
                 rows[name].extend(_rows(engine(file), image_id, categories))

@@ -67,7 +67,8 @@ def read_image(path: Path | str) -> np.ndarray:
     if data.size == 0:
         raise ImageError(f"{path} is empty (0 bytes).", hint="The download or copy may have failed; fetch it again.")
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        # COLOR drops alpha and, unlike UNCHANGED, turns a photo as its EXIF orientation says.
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error:
         image = None
     if image is None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
+from inspect import getattr_static
 from typing import TYPE_CHECKING, Any
 
 from convkit.errors import PatchError, suggest
@@ -87,7 +88,8 @@ class AttributePatch:
             record.fired += 1
             return self.replacement(original, *args, **kwargs)
 
-        _install(self.owner, self.attribute, counted, undo)
+        unbound = isinstance(getattr_static(self.owner, self.attribute), staticmethod | classmethod)
+        _install(self.owner, self.attribute, staticmethod(counted) if unbound else counted, undo)
 
 
 Patch = ModulePatch | AttributePatch

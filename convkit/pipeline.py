@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,13 @@ from convkit.adapter import Adapter, ModelSpec, Request, SourceModel, Target
 from convkit.artifact import REPORT, VERDICT, Artifact, check_destination, publish, staging
 from convkit.errors import ProofFailedError, SettingError
 from convkit.plugins import manager
+from convkit.progress import Progress, silent
 from convkit.settings import Settings, read_config, resolve_settings
 
 if TYPE_CHECKING:
     from convkit.building import Images
 
 __all__ = ["Conversion", "convert", "default_output"]
-
-Progress = Callable[[str], None]
 
 
 def convert(
@@ -29,7 +28,7 @@ def convert(
     output: Path | str | None = None,
     config: Path | None = None,
     overwrite: bool = False,
-    progress: Progress = lambda text: None,
+    progress: Progress = silent,
     **settings: Any,
 ) -> Artifact:
     """Convert a checkpoint to a proved artifact.
@@ -78,7 +77,7 @@ class Conversion:
         """What the hooks are told of the result."""
         return Target(self.settings["to"], self.settings["opset"], self.settings["form"], self.settings["precision"])
 
-    def run(self, *, overwrite: bool = False, progress: Progress = lambda text: None) -> Artifact:
+    def run(self, *, overwrite: bool = False, progress: Progress = silent) -> Artifact:
         """Run all stages and return the artifact."""
         if self.output:
             check_destination(self.output, overwrite=overwrite)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from convkit import hookspecs
-from convkit.errors import AdapterNotFoundError, PluginError, suggest
+from convkit.errors import AdapterNotFoundError, ConvkitError, PluginError, suggest
 
 if TYPE_CHECKING:
     from convkit.adapter import Adapter
@@ -91,7 +91,7 @@ class PluginManager:
             version = point.dist.version if point.dist else "?"
             try:
                 self.register(point.load(), point.name, distribution, version)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 self.broken.append(BrokenPlugin(point.name, distribution, reason))
 
@@ -159,14 +159,25 @@ class PluginManager:
         """Call a hook that returns many things; return what each plugin gave, in call order.
 
         Mappings are returned as their items.
+
+        Raises:
+            PluginError: a plugin's hook raised something that is not meant for people.
         """
         results: dict[str, list[Any]] = {}
         plugins = {plugin for _, plugin in self.pluggy.list_name_plugin() if plugin is not None}
         for implementation in reversed(getattr(self.hook, hook).get_hookimpls()):
             others = plugins - {implementation.plugin}
-            for value in self.pluggy.subset_hook_caller(hook, others)(**arguments):
-                items = value.items() if isinstance(value, Mapping) else value
-                results.setdefault(implementation.plugin_name, []).extend(items)
+            name = implementation.plugin_name
+            try:
+                for value in self.pluggy.subset_hook_caller(hook, others)(**arguments):
+                    results.setdefault(name, []).extend(value.items() if isinstance(value, Mapping) else value)
+            except ConvkitError:
+                raise
+            except Exception as error:
+                raise PluginError(
+                    f"Plugin {name!r} failed in {hook}: {type(error).__name__}: {error}".splitlines()[0],
+                    hint=f"Update it, or leave it out with --no-plugin {name}.",
+                ) from error
         return results
 
 

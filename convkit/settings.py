@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -95,6 +96,8 @@ def resolve_settings(adapter: Adapter, flags: Mapping[str, Any], config: Mapping
         SettingError: an unknown name, or a value that cannot be obeyed.
     """
     own = config.get(adapter.name, {})
+    if not isinstance(own, dict):
+        raise SettingError(f"{origin}: {adapter.name!r} is not a table.", hint=f"Write [convert.{adapter.name}].")
     general = {key: value for key, value in config.items() if not isinstance(value, dict) or key == "set"}
     sources = [("flag", flags), (origin, own), (origin, general)]
     adapter_values = {"form": adapter.forms[0], "opset": adapter.opset, "shape": []}
@@ -115,13 +118,17 @@ def resolve_settings(adapter: Adapter, flags: Mapping[str, Any], config: Mapping
 
 
 def _normalise(name: str, value: Any) -> Any:
-    if name in ("inputs", "names") and value is not None:
-        return Path(value)
     if name == "shape":
-        return [value] if isinstance(value, str) else list(value)
-    if name in ("opset", "samples", "seed") and (not isinstance(value, int) or isinstance(value, bool)):
-        raise SettingError(f"{name} is {value!r}.", hint="Give a whole number.")
-    return value
+        shapes = [value] if isinstance(value, str) else value
+        if not isinstance(shapes, list | tuple) or not all(isinstance(shape, str) for shape in shapes):
+            raise SettingError(f"shape is {value!r}.", hint="Give a list of NAME=N or NAME=MIN:OPT:MAX.")
+        return list(shapes)
+    if name in ("opset", "samples", "seed"):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise SettingError(f"{name} is {value!r}.", hint="Give a whole number.")
+    elif value is not None and not isinstance(value, str | Path):
+        raise SettingError(f"{name} is {value!r}.", hint="Give a text.")
+    return Path(value) if name in ("inputs", "names") and value is not None else value
 
 
 def _check(adapter: Adapter, settings: Settings) -> None:
@@ -142,12 +149,16 @@ def _check(adapter: Adapter, settings: Settings) -> None:
         )
     if not 1 <= settings["samples"] <= MAX_SAMPLES:
         raise SettingError(f"--samples is {settings['samples']}.", hint=f"Give 1 to {MAX_SAMPLES}.")
+    if settings["seed"] < 0:
+        raise SettingError(f"seed is {settings['seed']}.", hint="Give 0 or a larger number.")
 
 
 def _options(adapter: Adapter, sources: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], list[Setting]]:
     declared = {option.name: option for option in adapter.options}
     given: dict[str, tuple[str, Any]] = {}
     for label, source in sources:
+        if isinstance(source, str):
+            raise SettingError(f"set is {source!r}.", hint="Write a table [convert.set] with one line an option.")
         pairs = source.items() if isinstance(source, Mapping) else [_pair(text) for text in source or ()]
         for name, value in pairs:
             if name not in declared:
@@ -179,7 +190,12 @@ def _convert(option: Option, value: Any) -> Any:
                 raise ValueError(f"{len(option.default)} numbers are needed")
         else:
             converted = type(option.default)(value)
-    except (TypeError, ValueError) as error:
+            if isinstance(value, bool) or (not isinstance(value, str) and converted != value):
+                raise ValueError(f"it is no {type(option.default).__name__}")
+        numbers = converted if isinstance(converted, tuple) else (converted,)
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ValueError("it is not finite")
+    except (TypeError, ValueError, OverflowError) as error:
         raise SettingError(
             f"Option {option.name!r} cannot be {value!r}: {error}.", hint=f"{option.help} Default: {option.default}."
         ) from error

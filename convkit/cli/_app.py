@@ -36,7 +36,7 @@ def build_app(manager: PluginManager) -> typer.Typer:
     app.command("plugins")(plugins.plugins)
     app.command("doctor")(doctor.doctor)
     app.add_typer(new.app, name="new")
-    manager.hook.convkit_commands(app=app)
+    manager.gather("convkit_commands", app=app)
     for broken in manager.broken:
         sys.stderr.write(f"warning: plugin {broken.name!r} of {broken.distribution} is left out: {broken.reason}\n")
     return app

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
     from convkit.errors import ConvkitError
 
 __all__ = ["Talk", "emit", "emit_json", "error_text", "stderr", "stdout", "talk"]
+
+
+LINE_SECONDS = 10.0
 
 
 class Talk:
@@ -54,37 +58,55 @@ def error_text(error: ConvkitError) -> str:
 
 
 class _Steps:
-    """Shows the current step with the time it takes; on a terminal as a spinner that goes away."""
+    """Shows the current step and how long the work takes.
+
+    On a terminal a bar that goes away when the work is done; elsewhere a line a step, and for
+    steps that count something no more than a line every ten seconds.
+    """
 
     def __init__(self, title: str) -> None:
         self.console = stderr()
         self.title = title
-        self.started = self.step_started = time.perf_counter()
+        self.started = self.step_started = self.line_written = time.perf_counter()
         self.current = ""
-        self.status = self.console.status(title) if self.console.is_terminal else None
+        self.bar = self._bar() if self.console.is_terminal and Talk.level >= 0 else None
+        self.task = self.bar.add_task(title, total=None) if self.bar else None
 
-    def __call__(self, step: str) -> None:
-        self._finish()
-        self.current, self.step_started = step, time.perf_counter()
-        if self.status:
-            self.status.update(f"{self.title}: {step}")
-        elif Talk.level >= 0:
-            self.console.print(f"{self.title}: {step}")
+    def _bar(self) -> Progress:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+        return Progress(*columns, console=self.console, transient=True)
+
+    def __call__(self, step: str, done: int = 0, total: int = 0) -> None:
+        if step != self.current:
+            self._finish()
+            self.current, self.step_started = step, time.perf_counter()
+            self._line(step)
+        elif total and time.perf_counter() - self.line_written > LINE_SECONDS:
+            self._line(f"{step}: {done} of {total}")
+        if self.bar and self.task is not None:
+            self.bar.update(self.task, description=f"{self.title}: {step}", completed=done, total=total or None)
+
+    def _line(self, text: str) -> None:
+        if not self.bar:
+            self.console.print(f"{self.title}: {text}", markup=False)
+            self.line_written = time.perf_counter()
 
     def _finish(self) -> None:
         if self.current and Talk.level > 0:
-            self.console.print(f"  {self.current}: {time.perf_counter() - self.step_started:.2f} s")
+            self.console.print(f"  {self.current}: {time.perf_counter() - self.step_started:.2f} s", markup=False)
         self.current = ""
 
     def __enter__(self) -> _Steps:
-        if self.status:
-            self.status.start()
+        if self.bar:
+            self.bar.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.status:
-            self.status.stop()
         self._finish()
+        if self.bar:
+            self.bar.stop()
 
     @property
     def seconds(self) -> float:

@@ -20,8 +20,9 @@ def show(console: Console, *renderables: RenderableType) -> None:
     if console.is_terminal:
         console.print(*renderables, sep="\n", soft_wrap=False, markup=False)
         return
+    console.width = _WIDE
     with console.capture() as captured:
-        console.print(*renderables, sep="\n", width=_WIDE, markup=False)
+        console.print(*renderables, sep="\n", markup=False)
     text = "\n".join(line.rstrip() for line in captured.get().splitlines())
     console.file.write(text + "\n")
     console.file.flush()

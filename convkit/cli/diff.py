@@ -44,14 +44,14 @@ def diff(
     else:
         limit = None if show_all else SHOWN
         header = _header(first.label, first.model, second.label, second.model)
-        show(stdout(), *header, *_body(result, limit), *_summary(result))
+        show(stdout(), *header, *_body(result, limit), *_summary(result, limit))
     return int(exit_code and not result.identical)
 
 
 def _header(a_label: str, a_model: onnx.ModelProto, b_label: str, b_model: onnx.ModelProto) -> Iterator[RenderableType]:
     from convkit.cli._layout import table
 
-    grid = table("", "graph", "nodes", "weights", numbers=(2, 3))
+    grid = table("", "", "nodes", "weights", numbers=(2, 3))
     for name, label, model in (("A", a_label, a_model), ("B", b_label, b_model)):
         grid.add_row(name, label, str(len(model.graph.node)), str(len(model.graph.initializer)))
     yield grid
@@ -69,9 +69,9 @@ def _body(result: GraphDiff, limit: int | None) -> Iterator[RenderableType]:
         yield Text(f"{title}  ({plural(len(changes), 'node')})", style="bold")
         yield _node_table(changes, limit)
         yield ""
-    if result.weights:
+    if result.weights and limit is None:
         yield Text(f"weights  ({len(result.weights)})", style="bold")
-        yield _weight_table(result.weights, limit)
+        yield _weight_table(result.weights)
         yield ""
     if result.interface:
         yield Text("graph", style="bold")
@@ -89,51 +89,45 @@ def _body(result: GraphDiff, limit: int | None) -> Iterator[RenderableType]:
         yield ""
 
 
-def _summary(result: GraphDiff) -> Iterator[RenderableType]:
+def _summary(result: GraphDiff, limit: int | None) -> Iterator[RenderableType]:
     from rich.text import Text
 
     from convkit.cli._layout import plural
 
     if result.identical:
-        yield Text("The graphs compute the same: no difference but names.", style="green")
+        yield Text("The graphs compute the same: they differ in nothing but names.", style="green")
     else:
-        counts = {kind: sum(change.kind == kind for change in result.nodes) for kind in _MARKS}
-        yield Text(
-            f"{plural(result.same, 'node')} the same, "
-            + ", ".join(f"{count} {kind}" for kind, count in counts.items()),
-            style="bold",
-        )
+        yield Text(f"{plural(result.same_nodes, 'node')} the same{_counts(result.nodes)}", style="bold")
+        hint = "; --all lists them" if result.weights and limit is not None else ""
+        yield f"{plural(result.same_weights, 'weight')} the same{_counts(result.weights)}{hint}"
     if result.matched_by == "structure":
-        yield Text(
-            "The names have too little in common: nodes were paired by operator, weight shapes and order.",
-            style="yellow",
-        )
+        note = "The names have too little in common: nodes were paired by operator, weight shapes and order."
+        yield Text(note, style="yellow")
+
+
+def _counts(changes: Sequence[NodeChange | WeightChange]) -> str:
+    counts = {kind: sum(change.kind == kind for change in changes) for kind in _MARKS}
+    return "".join(f", {count} {kind}" for kind, count in counts.items() if count)
 
 
 def _node_table(changes: Sequence[NodeChange], limit: int | None) -> Table:
     grid = _list_table()
     for change in changes[:limit]:
-        details = "; ".join(change.details)
-        _add(
-            grid,
-            change.kind,
-            change.name,
-            "" if change.name.endswith(f"/{change.operator}") else change.operator,
-            details,
-        )
-    _add_rest(grid, len(changes), limit)
+        evident = change.name.rpartition("/")[2].startswith(change.operator)
+        _add(grid, change.kind, change.name, "" if evident else change.operator, "; ".join(change.details))
+    if limit is not None and len(changes) > limit:
+        grid.add_row("", f"and {len(changes) - limit} more (--all lists them)", "", style="dim")
     return grid
 
 
-def _weight_table(changes: Sequence[WeightChange], limit: int | None) -> Table:
+def _weight_table(changes: Sequence[WeightChange]) -> Table:
     from convkit.cli._layout import shape_text
 
     grid = _list_table()
-    for change in changes[:limit]:
+    for change in changes:
         largest = change.max_abs_difference
         details = "" if largest is None else f"differs by up to {largest:.3g}"
         _add(grid, change.kind, change.name, f"{change.dtype} {shape_text(change.shape)}", details)
-    _add_rest(grid, len(changes), limit)
     return grid
 
 
@@ -152,8 +146,3 @@ def _add(grid: Table, kind: str, *cells: str) -> None:
 
     mark, style = _MARKS[kind]
     grid.add_row(Text(f"  {mark}", style=style), *(Text(cell) for cell in cells))
-
-
-def _add_rest(grid: Table, count: int, limit: int | None) -> None:
-    if limit is not None and count > limit:
-        grid.add_row("", f"and {count - limit} more (--all shows them)", "", style="dim")

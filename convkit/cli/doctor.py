@@ -1,1 +1,217 @@
-def doctor(): ...
+"""``convkit doctor``: what this machine has, or what an error text means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convkit.cli._options import JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from convkit.doctor import Finding, Recognised
+
+__all__ = ["doctor"]
+
+PATIENCE = (1.0, 29.0)
+"""Seconds to wait for the first byte of a pipe: before saying so, and then before taking it for idle.
+
+Programs inherit pipes that nobody ever writes to (ssh without a terminal, build servers).
+"""
+LONGEST = 8 * 2**20
+"""Bytes of an error log that are read, from its end."""
+EXCERPT = 240
+"""Characters of a long line that are shown, beside what matched in it."""
+TELLING = r"error|exception|fail|fatal"
+
+
+def doctor(
+    log: Annotated[
+        Path | None, typer.Argument(help="A file with an error text; - waits for standard input.", metavar="[LOG|-]")
+    ] = None,
+    json: JsonOption = False,
+) -> int:
+    """Check this machine; given an error text (`convkit doctor < error.log`), say what it means.
+
+    Exit codes: 0 all that convkit needs works, or the error is known; 5 something that it needs
+    does not work; 1 the error is not known.
+    """
+    text = _error_text(log)
+    return _check(json=json) if text is None else _explain(text, json=json)
+
+
+def _check(*, json: bool) -> int:
+    from dataclasses import asdict
+
+    from convkit.cli._console import emit_json, stdout
+    from convkit.cli._layout import show
+    from convkit.doctor import examine, works
+    from convkit.errors import EnvironmentProblem
+
+    findings = examine()
+    good = works(findings)
+    if json:
+        emit_json({"works": good, "findings": [asdict(finding) for finding in findings]})
+    else:
+        show(stdout(), *_report(findings, good=good))
+    return 0 if good else EnvironmentProblem.exit_code
+
+
+def _explain(text: str, *, json: bool) -> int:
+    from convkit.cli._console import emit_json, stdout
+    from convkit.cli._layout import show
+    from convkit.doctor import recognise
+
+    found = recognise(text)
+    if json:
+        matches = [{"plugin": r.plugin, "line": r.line, "cause": r.remedy.cause, "cure": r.remedy.cure} for r in found]
+        emit_json({"recognised": bool(found), "matches": matches})
+    elif found:
+        show(stdout(), *_explanations(found))
+    else:
+        show(stdout(), *_unknown(text))
+    return 0 if found else 1
+
+
+def _report(findings: Sequence[Finding], *, good: bool) -> Iterator[RenderableType]:
+    from rich.table import Table
+    from rich.text import Text
+
+    styles = {"ok": "green", "missing": "yellow", "problem": "bold red"}
+    section = ""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for finding in findings:
+        if finding.section != section:
+            if section:
+                grid.add_row()
+            section = finding.section
+            grid.add_row(Text(section, style="bold"))
+        text = Text(finding.text)
+        if finding.remedy:
+            text.append("\n" if finding.state == "problem" else "; ").append(finding.remedy, style="cyan")
+        grid.add_row(Text(f"  {finding.state}", style=styles[finding.state]), finding.name, text)
+    yield grid
+    yield ""
+    troubles = sum(finding.state == "problem" for finding in findings)
+    if not good:
+        yield Text("convkit does not work here; see the problems above", style="bold red")
+    elif troubles:
+        yield Text(f"convkit works here, with {troubles} problem{'' if troubles == 1 else 's'}", style="yellow")
+    else:
+        yield Text("convkit works here", style="green")
+
+
+def _explanations(found: Sequence[Recognised]) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    from convkit.cli._layout import field_grid
+
+    for number, known in enumerate(found):
+        if number:
+            yield ""
+        yield Text(_excerpt(known.line, known.remedy.pattern), style="bold")
+        yield field_grid([("  cause", Text(known.remedy.cause)), ("  cure", Text(known.remedy.cure, style="cyan"))])
+
+
+def _unknown(text: str) -> Iterator[RenderableType]:
+    import re
+
+    from rich.text import Text
+
+    yield Text("No known error in this text.", style="yellow")
+    telling = [line.strip() for line in text.splitlines() if re.search(TELLING, line, flags=re.IGNORECASE)]
+    if telling:
+        line = _excerpt(telling[-1], TELLING)
+        yield Text.assemble("The line that looks most like the cause: ", (line, "bold"))
+    yield Text(
+        "Look the line up in the issues of the tool that wrote it; `convkit doctor` by itself checks this machine,"
+        " and -v makes every convkit command say more.",
+    )
+
+
+def _excerpt(line: str, pattern: str) -> str:
+    """Return the part of a line around what the pattern matches."""
+    import re
+
+    match = re.search(pattern, line, flags=re.IGNORECASE)
+    first, last = match.span() if match else (0, 0)
+    start, end = max(0, first - EXCERPT // 3), last + EXCERPT // 3
+    return ("…" if start else "") + line[start:end].strip() + ("…" if end < len(line) else "")
+
+
+def _error_text(log: Path | None) -> str | None:
+    """Return the error text that was handed over, without colours, or None where there is none."""
+    import re
+
+    if log is None:
+        data = _waiting_input()
+    elif str(log) == "-":
+        data = _read(0)
+    else:
+        data = _read_file(log)
+    if data is None or (log is None and not data.strip()):
+        return None
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", data.decode(errors="replace"))
+
+
+def _waiting_input() -> bytes | None:
+    """Return what a file or pipe on standard input holds; None for a terminal, a device, or a silent pipe."""
+    import os
+    import stat
+    import sys
+
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return None
+    if stat.S_ISREG(mode):
+        return _read(0)
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return None
+    if sys.platform != "win32":
+        import select
+
+        notes = "waiting for an error text on standard input …", "none came; `convkit doctor -` would wait for it"
+        for seconds, note in zip(PATIENCE, notes, strict=True):
+            if select.select([0], [], [], seconds)[0]:
+                break
+            sys.stderr.write(note + "\n")
+        else:
+            return None
+    return _read(0)
+
+
+def _read_file(path: Path) -> bytes:
+    import os
+
+    from convkit.errors import SettingError
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            return _read(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise SettingError(
+            f"{path} cannot be read: {error.strerror}.", hint="Give the file with the error text."
+        ) from error
+
+
+def _read(descriptor: int) -> bytes:
+    """Read to the end; keep no more than the last `LONGEST` bytes."""
+    import os
+
+    data = bytearray()
+    while block := os.read(descriptor, 1 << 16):
+        data += block
+        if len(data) > 2 * LONGEST:
+            del data[:-LONGEST]
+    return bytes(data[-LONGEST:])

@@ -152,10 +152,11 @@ def _cost_part(stats: GraphStats, shown: int) -> Iterator[RenderableType]:
         yield Text(f"not counted, for want of a formula or a shape: {names}", style="yellow")
     if not stats.costs or not shown:
         return
-    costliest = table("costliest nodes", "module", "output", "arithmetic", "share", numbers=(3, 4))
+    costliest = table("costliest nodes", "output", "arithmetic", "share", numbers=(2, 3))
     for node in stats.costs[:shown]:
+        name = node.name if node.name.startswith(node.module) else f"{node.name} of {node.module}"
         share = f"{node.flops / stats.flops:.1%}" if stats.flops else ""
-        costliest.add_row(node.name, node.module, shape_text(node.output), flops_text(node.flops), share)
+        costliest.add_row(name, shape_text(node.output), flops_text(node.flops), share)
     yield ""
     yield costliest
 

@@ -67,7 +67,7 @@ def run(
                 if writer:
                     writer(frame, _above(result, score if score is not None else DRAW_SCORE))
                 count += 1
-                step(f"{count} images")
+                step("running images", count)
     if writer:
         from convkit.cli._console import stderr
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from convkit.errors import ArtifactError
-from convkit.graph._matching import Matching, Side, match_nodes, node_differences
-from convkit.graph._shapes import graph_inputs, tensor_info
+from convkit.graph._matching import Matching, Side, match_nodes, node_differences, tensor_difference
+from convkit.graph._shapes import TensorInfo, graph_inputs, tensor_info
 from convkit.graph._stats import MODULE_KEY, operator_name
 
 if TYPE_CHECKING:
@@ -66,12 +66,14 @@ class Difference:
 class GraphDiff:
     """How the second graph differs from the first.
 
-    ``matched_by`` tells how nodes were paired: by ``names`` or by ``structure``. ``same`` nodes do
-    not differ. ``operators`` holds the number of nodes in both graphs where it is not the same.
+    ``matched_by`` tells how nodes were paired: by ``names`` or by ``structure``. ``same_nodes`` and
+    ``same_weights`` do not differ. ``operators`` holds the number of nodes in both graphs where it
+    is not the same.
     """
 
     matched_by: str
-    same: int
+    same_nodes: int
+    same_weights: int
     nodes: tuple[NodeChange, ...]
     weights: tuple[WeightChange, ...]
     operators: Mapping[str, tuple[int, int]]
@@ -107,14 +109,16 @@ def diff_graphs(a: onnx.ModelProto, b: onnx.ModelProto) -> GraphDiff:
     first, second = Side(a), Side(b)
     matching = match_nodes(first, second)
     changes = list(_node_changes(first, second, matching, _Origins(a, b)))
+    weights = list(_weight_changes(first, second, matching))
     before, after = (Counter(operator_name(node) for node in side.nodes) for side in (first, second))
     return GraphDiff(
         matched_by=matching.by,
-        same=len(matching.pairs) - sum(change.kind == "changed" for change in changes),
+        same_nodes=len(first.nodes) - sum(change.kind != "added" for change in changes),
+        same_weights=len(a.graph.initializer) - sum(change.kind != "added" for change in weights),
         nodes=tuple(changes),
-        weights=tuple(_weight_changes(first, second, matching)),
+        weights=tuple(weights),
         operators={name: (before[name], after[name]) for name in sorted(before | after) if before[name] != after[name]},
-        interface=tuple(_interface(first, second)),
+        interface=tuple(_interface(first, second, matching)),
     )
 
 
@@ -156,7 +160,6 @@ def _node_changes(a: Side, b: Side, matching: Matching, origins: _Origins) -> It
         rewrite = origins.find(kind, *names)
         return NodeChange(kind, names[-1], operator_name(node), module, rewrite, tuple(details))
 
-    paired = set(matching.pairs.values())
     for i, node in enumerate(a.nodes):
         if i not in matching.pairs:
             yield change("removed", node, a.keys[i])
@@ -166,46 +169,61 @@ def _node_changes(a: Side, b: Side, matching: Matching, origins: _Origins) -> It
         if details:
             yield change("changed", b.nodes[j], a.keys[i], b.keys[j], details=details)
     for j, node in enumerate(b.nodes):
-        if j not in paired:
+        if j not in matching.partners:
             yield change("added", node, b.keys[j])
 
 
 def _weight_changes(a: Side, b: Side, matching: Matching) -> Iterator[WeightChange]:
     before = {name: constant for name, constant in a.constants.items() if constant.is_initializer}
     after = {name: constant for name, constant in b.constants.items() if constant.is_initializer}
-    namesakes = _same_slots(a, b, matching) if matching.by == "structure" else {name: name for name in before}
-    pairs = {name: other for name, other in namesakes.items() if name in before and other in after}
+    pairs = {name: name for name in before if name in after} if matching.by == "names" else {}
+    partners = set(pairs)
+    for name, other in _same_slots(a, b, matching):
+        if name in before and other in after and name not in pairs and other not in partners:
+            pairs[name] = other
+            partners.add(other)
     for name, constant in before.items():
         if name not in pairs:
             yield WeightChange("removed", name, constant.dtype, constant.shape)
-        elif constant.difference(other := after[pairs[name]]):
-            difference = constant.max_abs_difference(other)
-            yield WeightChange("changed", other.name, other.dtype, other.shape, difference)
-    paired = set(pairs.values())
+        elif constant.difference(new := after[pairs[name]]):
+            yield WeightChange("changed", new.name, new.dtype, new.shape, constant.max_abs_difference(new))
     for name, constant in after.items():
-        if name not in paired:
+        if name not in partners:
             yield WeightChange("added", name, constant.dtype, constant.shape)
 
 
-def _same_slots(a: Side, b: Side, matching: Matching) -> dict[str, str]:
-    """Pair the tensors that matched nodes read in the same place."""
-    return {
-        name: other
-        for i, j in matching.pairs.items()
-        for name, other in zip(a.nodes[i].input, b.nodes[j].input, strict=False)
-    }
+def _same_slots(a: Side, b: Side, matching: Matching) -> Iterator[tuple[str, str]]:
+    """Yield the names of the tensors that matched nodes read in the same place."""
+    for i, j in matching.pairs.items():
+        yield from zip(a.nodes[i].input, b.nodes[j].input, strict=False)
 
 
-def _interface(a: Side, b: Side) -> Iterator[Difference]:
-    for what, of in (
-        ("IR version", lambda side: {"": str(side.model.ir_version)}),
-        ("opset", lambda side: {domain: str(version) for domain, version in side.opsets.items()}),
-        ("input", lambda side: {v.name: str(tensor_info(v)) for v in graph_inputs(side.model.graph)}),
-        ("output", lambda side: {v.name: str(tensor_info(v)) for v in side.model.graph.output}),
-    ):
-        before, after = of(a), of(b)
-        for name in dict.fromkeys((*before, *after)):
-            if before.get(name) != after.get(name):
-                yield Difference(f"{what} {name}".strip(), before.get(name, ""), after.get(name, ""))
-    if [*a.inputs] != [*b.inputs] and {*a.inputs} == {*b.inputs}:
-        yield Difference("order of inputs", ", ".join(a.inputs), ", ".join(b.inputs))
+def _interface(a: Side, b: Side, matching: Matching) -> Iterator[Difference]:
+    def borders(values: Iterable[onnx.ValueInfoProto]) -> dict[str, TensorInfo]:
+        tensors = [tensor_info(value) for value in values]
+        if matching.by == "names":
+            return {tensor.name: tensor for tensor in tensors}
+        return {str(place): tensor for place, tensor in enumerate(tensors)}
+
+    yield from _table_differences("IR version", {"": a.model.ir_version}, {"": b.model.ir_version})
+    yield from _table_differences("opset", a.opsets, b.opsets)
+    inputs = [borders(graph_inputs(side.model.graph)) for side in (a, b)]
+    yield from _table_differences("input", *inputs)
+    outputs = [borders(side.model.graph.output) for side in (a, b)]
+    yield from _table_differences("output", *outputs)
+    for what, (first, second) in (("inputs", inputs), ("outputs", outputs)):
+        if [*first] != [*second] and {*first} == {*second}:
+            yield Difference(f"order of {what}", ", ".join(first), ", ".join(second))
+    for key, output in outputs[0].items():
+        if key not in outputs[1]:
+            continue
+        before, _, after = tensor_difference(a, b, matching, output.name, outputs[1][key].name).partition(" -> ")
+        if before:
+            yield Difference(f"source of output {key}", before, after)
+
+
+def _table_differences(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Difference]:
+    for name in dict.fromkeys((*before, *after)):
+        texts = [str(table[name]) if name in table else "" for table in (before, after)]
+        if texts[0] != texts[1]:
+            yield Difference(f"{what} {name}".strip(), *texts)

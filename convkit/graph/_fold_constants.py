@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FoldConstants"]
 
+RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+"""Node types that give something else each time, whatever their inputs."""
+
 
 class FoldConstants(Rewrite):
     """Fold constant subgraphs with ONNX Runtime, except where the result is much larger than its source."""
@@ -22,6 +25,8 @@ class FoldConstants(Rewrite):
     def apply(self, graph: gs.Graph, misses: list[str]) -> int:
         """Fold, and count the nodes that became constants."""
         before = len(graph.nodes)
-        graph.fold_constants(fold_shapes=True, size_threshold=self.size_threshold)
+        graph.fold_constants(
+            fold_shapes=True, size_threshold=self.size_threshold, should_exclude_node=lambda node: node.op in RANDOM
+        )
         graph.cleanup()
         return before - len(graph.nodes)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import cached_property
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from convkit.graph._tensors import Constant, constants
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Matching", "Side", "match_nodes", "node_differences"]
+__all__ = ["Matching", "Side", "match_nodes", "node_differences", "tensor_difference"]
 
 MIN_NAMESAKES = 0.5
 """Share of the smaller graph's nodes that must have a namesake of the same operator to match by name."""
@@ -55,7 +56,12 @@ class Matching:
     """Pairs of node indices, and whether ``names`` or ``structure`` told what belongs together."""
 
     by: str
-    pairs: dict[int, int] = field(default_factory=dict)
+    pairs: dict[int, int]
+
+    @cached_property
+    def partners(self) -> frozenset[int]:
+        """The nodes of the second graph that belong to one of the first."""
+        return frozenset(self.pairs.values())
 
 
 def match_nodes(a: Side, b: Side) -> Matching:
@@ -99,31 +105,49 @@ def node_differences(a: Side, b: Side, matching: Matching, i: int, j: int) -> li
     found.extend(_attribute_differences(a, b, first, second))
     schema = b.schema(second)
     for slot, (name, other) in enumerate(zip_longest(first.input, second.input, fillvalue="")):
-        difference = _input_difference(a, b, matching, name, other)
+        difference = tensor_difference(a, b, matching, name, other)
         if difference:
             role = schema.inputs[slot].name if schema and slot < len(schema.inputs) else f"input {slot}"
             found.append(f"{role}: {difference}")
     return found
 
 
-def _input_difference(a: Side, b: Side, matching: Matching, name: str, other: str) -> str:
-    """Return how what flows into two nodes differs, following it to where it comes from."""
+def tensor_difference(a: Side, b: Side, matching: Matching, name: str, other: str) -> str:
+    """Return in words how two tensors differ: in their values, or in where they come from."""
     first, second = a.constants.get(name), b.constants.get(other)
     if first and second:
         return first.difference(second)
-    if name in a.producers and other in b.producers and not (first or second):
-        (i, slot), (j, other_slot) = a.producers[name], b.producers[other]
-        same = matching.pairs.get(i) == j and slot == other_slot
-    elif name in a.inputs and other in b.inputs:
-        same = name == other if matching.by == "names" else a.inputs[name] == b.inputs[other]
+    if first or second:
+        same = False
+    elif name in a.producers and other in b.producers:
+        same = _same_source(a, b, matching, name, other)
+    elif name in a.inputs and other in b.inputs and matching.by == "structure":
+        same = a.inputs[name] == b.inputs[other]
     else:
-        same = name == other and not (first or second)
-    return "" if same else f"{_call(name, first)} -> {_call(other, second)}"
+        same = name == other
+    return "" if same else f"{_call(a, name)} -> {_call(b, other)}"
 
 
-def _call(name: str, constant: Constant | None) -> str:
-    if constant:
+def _same_source(a: Side, b: Side, matching: Matching, name: str, other: str) -> bool:
+    """Tell whether two computed tensors come from the same place.
+
+    A node that is only in one graph and whose neighbour took over the name of its output, as when
+    one node is folded into another, is a difference of that node and not of all that read the tensor.
+    """
+    (i, slot), (j, other_slot) = a.producers[name], b.producers[other]
+    if matching.pairs.get(i) == j:
+        return slot == other_slot
+    return name == other and (i not in matching.pairs or j not in matching.partners)
+
+
+def _call(side: Side, name: str) -> str:
+    """Return a tensor as it is shown to people: its name, or what it is where the name tells little."""
+    if name in side.constants:
+        constant = side.constants[name]
         return f"constant {constant.dtype} {list(constant.shape)}"
+    if name in side.producers:
+        index, slot = side.producers[name]
+        return side.keys[index] + (f":{slot}" if slot else "")
     return name or "none"
 
 

@@ -59,7 +59,7 @@ class Constant:
     def max_abs_difference(self, other: Constant) -> float | None:
         """Return the largest absolute difference of two tensors, compared in float64.
 
-        None where there is none to speak of: other shapes, or elements that are no numbers.
+        None where there is none to speak of: other shapes, or elements that are no finite numbers.
         """
         import numpy as np
 
@@ -68,7 +68,7 @@ class Constant:
         wide = np.complex128 if "complex" in self.dtype + other.dtype else np.float64
         with np.errstate(invalid="ignore"):
             largest = float(np.abs(other.values.astype(wide) - self.values.astype(wide)).max())
-        return None if np.isnan(largest) else largest
+        return largest if np.isfinite(largest) else None
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, Constant]:

@@ -13,10 +13,14 @@ __all__ = ["Case", "shape_cases"]
 
 @dataclass(frozen=True)
 class Case:
-    """One size of every named dimension, called after the corner of the profile it is."""
+    """One size of every named dimension, called after the corner of the profile it is.
+
+    ``varying`` names the dynamic dimensions, the ones worth mentioning.
+    """
 
     name: str
     sizes: tuple[tuple[str, int], ...]
+    varying: tuple[str, ...] = ()
 
     @property
     def table(self) -> dict[str, int]:
@@ -34,7 +38,8 @@ class Case:
         return tuple(item for item in self.sizes if item[0] != "batch")
 
     def __str__(self) -> str:
-        return f"{self.name} ({', '.join(f'{name} {size}' for name, size in self.sizes)})"
+        shown = [f"{name} {size}" for name, size in self.sizes if name in self.varying or not self.varying]
+        return f"{self.name} ({', '.join(shown)})" if shown else self.name
 
     def to_json(self) -> dict[str, Any]:
         """Return name and sizes as a JSON object."""
@@ -53,7 +58,8 @@ def shape_cases(dims: Iterable[Dim]) -> list[Case]:
     names: dict[tuple[tuple[str, int], ...], list[str]] = {}
     for name, sizes in corners.items():
         names.setdefault(sizes, []).append(name)
-    return [Case("=".join(found), sizes) for sizes, found in names.items()]
+    varying = tuple(dim.name for dim in dims if dim.dynamic)
+    return [Case("=".join(found), sizes, varying) for sizes, found in names.items()]
 
 
 def odd_size(dim: Dim) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from convkit.adapter import ModelSpec, TensorSpec
 from convkit.dims import resolve
 from convkit.processing import Decode
+from convkit.progress import Progress, silent
 from convkit.proof._cases import Case
 from convkit.proof._errors import measure
 from convkit.proof._matching import MatchError, compare_results
@@ -18,8 +19,6 @@ from convkit.proof._samples import Samples
 from convkit.proof._verdict import Check, Verdict
 
 __all__ = ["measure_yardsticks", "prove"]
-
-Progress = Callable[[str], None]
 
 
 class _Recorder:
@@ -67,11 +66,11 @@ def prove(
     yardsticks: Mapping[str, Mapping[str, float]],
     decode: Decode | None,
     verdict: Verdict,
-    progress: Progress = lambda text: None,
+    progress: Progress = silent,
 ) -> Verdict:
     """Run ``engine`` in every case, compare it with ``reference`` and add the checks to ``verdict``."""
-    for case in cases:
-        progress(f"proving {case}")
+    for number, case in enumerate(cases):
+        progress(f"proving {case}", number, len(cases))
         recorders = [_Recorder(reference), _Recorder(engine)]
         runs = compare_runs(
             {"reference": recorders[0], "engine": recorders[1]}, [samples.feed(case)], spec.inputs, spec.outputs

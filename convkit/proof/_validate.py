@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from convkit.artifact import Artifact
 from convkit.backends import open_session
 from convkit.manifest import spec_from_manifest
+from convkit.progress import Progress, silent
 from convkit.proof._cases import shape_cases
 from convkit.proof._evidence import load_evidence
 from convkit.proof._prove import prove
@@ -22,7 +22,7 @@ def validate(
     *,
     backend: str = "onnxruntime",
     device: str = "cpu",
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
 ) -> Verdict:
     """Check the hashes of an artifact and run its proof again on this machine.
 

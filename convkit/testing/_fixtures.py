@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
+from convkit.errors import AdapterNotFoundError
 from convkit.plugins import manager
 from convkit.testing._subject import Subject
 
 if TYPE_CHECKING:
     import numpy as np
-    import onnx
 
     from convkit.adapter import SourceModel
     from convkit.artifact import Artifact
@@ -22,7 +22,7 @@ __all__ = ["Fixtures"]
 
 
 class Fixtures:
-    """Base of the checks. Model, graph and artifact are made once for each output form.
+    """Base of the checks. Model and artifact are made once for each output form.
 
     ``adapter`` is the adapter's name. ``shapes`` are as for ``--shape``: choose small ones, the
     checks convert for real. ``options`` are as for ``--set``. ``forms`` None checks every output
@@ -37,8 +37,15 @@ class Fixtures:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run every check that names ``form`` once for each output form."""
         if "form" in metafunc.fixturenames:
-            forms = self.forms or manager().adapter(self.adapter).forms
-            metafunc.parametrize("form", list(forms), scope="class")
+            metafunc.parametrize("form", list(self.forms or self._all_forms()), scope="class")
+
+    def _all_forms(self) -> Sequence[str]:
+        problem = ""
+        try:
+            return manager().adapter(self.adapter).forms
+        except AdapterNotFoundError as error:
+            problem = str(error)
+        return pytest.fail(f"{problem}\nIs its distribution installed? `pip install -e .` does it.", pytrace=False)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -64,19 +71,6 @@ class Fixtures:
         """Return four images (uint8, H x W x 3, BGR); the default is the adapter's representative ones."""
         spec = subject.load(subject.adapter.forms[0]).spec
         return list(subject.adapter.representative_images(spec, 4, 0))
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def exported(cls, subject: Subject, form: str) -> onnx.ModelProto:
-        """Return the ONNX graph as PyTorch exports it, before any rewrite."""
-        from convkit.export import export_onnx
-        from convkit.patching import patched
-
-        source = subject.load(form)
-        with patched(source.module, subject.patches(source, form), dict(source.spec.expect)):
-            return export_onnx(
-                source.module, source.spec, opset=subject.adapter.opset, translations=subject.translations(form)
-            )
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
 
 from convkit.dims import resolve
 from convkit.proof import measure, shape_cases

@@ -71,11 +71,6 @@ class Subject:
         arguments = {"adapter": self.adapter.name, "model": source, "target": self.target(form)}
         return [patch for group in manager().gather("convkit_export_patches", **arguments).values() for patch in group]
 
-    def translations(self, form: str) -> dict[Any, Any]:
-        """Return the ONNX translations of every plugin."""
-        found = manager().gather("convkit_onnx_translations", target=self.target(form))
-        return {op: function for pairs in found.values() for op, function in pairs}
-
     def rewrites(self, form: str) -> list[Rewrite]:
         """Return the graph rewrites of every plugin, in order."""
         found = manager().gather("convkit_graph_rewrites", adapter=self.adapter.name, target=self.target(form))

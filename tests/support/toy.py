@@ -91,9 +91,7 @@ class Softmax:
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.classes = spec["classes"]
 
-    def __call__(
-        self, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]
-    ) -> list[Classification]:
+    def __call__(self, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> list[Classification]:
         logits = outputs["logits"].astype(np.float64)
         weights = np.exp(logits - logits.max(1, keepdims=True))
         return [Classification((w / w.sum()).astype(np.float32), self.classes) for w in weights]

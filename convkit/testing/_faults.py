@@ -1,0 +1,77 @@
+"""Faults to plant: a proof that lets one of them pass proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from convkit.adapter import TensorSpec
+
+__all__ = ["FAULTS", "Fault", "changes_nothing", "plant"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A mistake that converters make, as a function of one output (batch on axis 0)."""
+
+    name: str
+    cause: str
+    change: Callable[[np.ndarray, TensorSpec], np.ndarray]
+
+
+def plant(fault: Fault, value: np.ndarray, output: TensorSpec) -> np.ndarray:
+    """Return the output as an engine with this fault would give it, in its own dtype."""
+    spoilt: np.ndarray = fault.change(value, output).astype(value.dtype)
+    return spoilt
+
+
+def changes_nothing(fault: Fault, output: TensorSpec, shape: tuple[int, ...]) -> bool:
+    """Tell whether the fault leaves any tensor of this shape as it is: channels moved where there is one."""
+    rng = np.random.default_rng(0)
+    if np.issubdtype(np.dtype(output.dtype), np.floating):
+        probe = rng.standard_normal(shape).astype(output.dtype)
+    else:
+        probe = rng.integers(1, 100, shape).astype(output.dtype)
+    return bool(np.array_equal(plant(fault, probe, output), probe))
+
+
+def _channels(value: np.ndarray, output: TensorSpec) -> np.ndarray:
+    """Move every channel by one: axis 1, or the columns of rows that are detections."""
+    axis = value.ndim - 1 if output.compare == "detections" else min(1, value.ndim - 1)
+    return np.roll(value, 1, axis)
+
+
+def _clamped(value: np.ndarray, output: TensorSpec) -> np.ndarray:
+    """Cut off the largest tenth of the range."""
+    low, high = float(value.min()), float(value.max())
+    clamped: np.ndarray = value.copy()
+    clamped[value > low + 0.9 * (high - low)] = low + 0.9 * (high - low)
+    return clamped
+
+
+def _not_finite(value: np.ndarray, output: TensorSpec) -> np.ndarray:
+    """Spoil one element; integers, which have no NaN, get their lowest value."""
+    spoilt: np.ndarray = value.copy()
+    floating = np.issubdtype(value.dtype, np.floating)
+    spoilt.flat[value.size // 2] = np.nan if floating else np.iinfo(value.dtype).min
+    return spoilt
+
+
+FAULTS: tuple[Fault, ...] = (
+    Fault("channels moved", "the order of channels was mixed up", _channels),
+    Fault("negated", "a sign was lost", lambda value, output: -value),
+    Fault(
+        "scaled by 1.001", "a constant was rounded, such as an epsilon or a mean", lambda value, output: value * 1.001
+    ),
+    Fault("clamped", "an activation saturates too early", _clamped),
+    Fault(
+        "in half precision",
+        "the engine computes in float16 without being asked to",
+        lambda value, output: value.astype(np.float16),
+    ),
+    Fault("not a number", "an overflow or a division by zero", _not_finite),
+    Fault("left at zero", "an output was never written", lambda value, output: np.zeros_like(value)),
+    Fault("samples mixed up", "results of a batch belong to other images", lambda value, output: np.roll(value, 1, 0)),
+)

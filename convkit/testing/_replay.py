@@ -1,0 +1,84 @@
+"""The proof of an artifact once more, with an engine that may be spoilt on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from convkit.backends import open_session
+from convkit.dims import resolve
+from convkit.manifest import spec_from_manifest
+from convkit.proof import Verdict, find_decode, load_evidence, prove, shape_cases
+from convkit.testing._faults import Fault, changes_nothing, plant
+
+if TYPE_CHECKING:
+    from convkit.adapter import TensorSpec
+    from convkit.artifact import Artifact
+    from convkit.proof import Compute
+
+__all__ = ["Replay"]
+
+
+class Replay:
+    """Proves an artifact as ``convkit validate`` does; what the real engine gave is remembered."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.name, self.recorded = artifact.manifest["adapter"]["name"], artifact.verdict
+        self.spec = spec_from_manifest(artifact.manifest)
+        self.cases = shape_cases(self.spec.dims)
+        self.samples, self.reference = load_evidence(artifact.path, self.spec.inputs[0])
+        self._session = open_session("onnxruntime", artifact.model)
+        self._known: dict[bytes, dict[str, np.ndarray]] = {}
+
+    def engine(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return what ONNX Runtime gives."""
+        (tensor,) = feed.values()
+        key = str(tensor.shape).encode() + tensor.tobytes()
+        if key not in self._known:
+            self._known[key] = self._session.run(feed)
+        return dict(self._known[key])
+
+    def backwards(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return what ONNX Runtime gives for the batch in reverse, in the order of the feed again."""
+        return _reverse(self.engine(_reverse(feed)))
+
+    def alone(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return what ONNX Runtime gives for each sample in a batch of its own, the smallest that is allowed."""
+        smallest = next((dim.min for dim in self.spec.dims if dim.name == "batch"), 1)
+        (name, tensor), *_ = feed.items()
+        rows = [self.engine({name: np.repeat(sample[None], smallest, axis=0)}) for sample in tensor]
+        return {output: np.concatenate([row[output][:1] for row in rows]) for output in rows[0]}
+
+    def prove(self, engine: Compute) -> Verdict:
+        """Return the verdict on an engine, under the limits of the artifact."""
+        return prove(
+            self.spec,
+            reference=self.reference,
+            engine=engine,
+            samples=self.samples,
+            cases=self.cases,
+            yardsticks=self.recorded["yardsticks"],
+            decode=find_decode(self.name, self.spec.decode),
+            verdict=Verdict("onnxruntime", "cpu", yardsticks=self.recorded["yardsticks"]),
+        )
+
+    def unnoticed(self, fault: Fault) -> list[str]:
+        """Return the outputs in which the fault can be planted without the proof failing."""
+        missed = []
+        for output in self.spec.outputs:
+
+            def faulty(feed: Mapping[str, np.ndarray], output: TensorSpec = output) -> dict[str, np.ndarray]:
+                outputs = self.engine(feed)
+                return {**outputs, output.name: plant(fault, outputs[output.name], output)}
+
+            shapes = [resolve(output.shape, {"batch": 1, **case.table}) for case in self.cases]
+            harmless = all(changes_nothing(fault, output, shape) for shape in shapes)
+            if not harmless and self.prove(faulty).passed:
+                missed.append(output.name)
+        return missed
+
+
+def _reverse(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.ascontiguousarray(value[::-1]) for name, value in tensors.items()}

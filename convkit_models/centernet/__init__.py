@@ -1,0 +1,66 @@
+"""CenterNet for convkit: object detectors with a ResNet trunk, from the official checkpoints.
+
+This module is the entry point: it is light, and each hook imports what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from convkit import hookimpl
+
+if TYPE_CHECKING:
+    from convkit import Adapter, Decode, ModulePatch, Preprocess, Remedy, SourceModel
+
+_ADAPTER = "centernet"
+
+
+@hookimpl
+def convkit_adapters() -> Iterable[Adapter]:
+    """Offer the adapter ``centernet``."""
+    from convkit_models.centernet._adapter import CenterNet
+
+    return [CenterNet()]
+
+
+@hookimpl
+def convkit_export_patches(adapter: str, model: SourceModel) -> Iterable[ModulePatch]:
+    """Make the network return the output form that was asked for."""
+    if adapter != _ADAPTER:
+        return []
+    from convkit_models.centernet._forms import output_patch
+
+    return [output_patch(model.spec.decode)]
+
+
+@hookimpl
+def convkit_preprocess(spec: Mapping[str, Any]) -> Preprocess | None:
+    """Serve the official affine warp and normalisation."""
+    from convkit_models.centernet._spec import PREPROCESS
+
+    if spec.get("kind") != PREPROCESS:
+        return None
+    from convkit_models.centernet._preprocess import Affine
+
+    return Affine(spec)
+
+
+@hookimpl
+def convkit_decode(spec: Mapping[str, Any]) -> Decode | None:
+    """Serve the decoding of all three output forms."""
+    from convkit_models.centernet._spec import DECODE
+
+    if spec.get("kind") != DECODE:
+        return None
+    from convkit_models.centernet._decode import CtdetDecode
+
+    return CtdetDecode(spec)
+
+
+@hookimpl
+def convkit_remedies() -> Iterable[Remedy]:
+    """Explain the errors that the road from CenterNet to ONNX is known for."""
+    from convkit_models.centernet._remedies import REMEDIES
+
+    return REMEDIES

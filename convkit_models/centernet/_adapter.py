@@ -1,0 +1,76 @@
+"""The adapter: one checkpoint in, one model with its specification out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from convkit import Adapter, Dim, Option, Request, SourceModel
+
+__all__ = ["CenterNet"]
+
+COCO_MEAN = (0.40789654, 0.44719302, 0.47026115)
+COCO_STD = (0.28863828, 0.27408164, 0.27809835)
+
+
+class CenterNet(Adapter):
+    """CenterNet ("Objects as Points", Zhou et al. 2019) with a ResNet trunk, for object detection (ctdet).
+
+    Mean and standard deviation are by default those of the COCO data set class, in BGR order: the
+    networks were trained with these, and the published APs measured. The original's demo rounds
+    them to three digits; ``--set mean=0.408,0.447,0.470 --set std=0.289,0.274,0.278`` does the same.
+    """
+
+    name = "centernet"
+    summary = "CenterNet object detection: res_18 to res_152, resdcn_18 to resdcn_152"
+    forms = ("heads", "tutorial", "detections")
+    dims = (
+        Dim("batch", 1, 1, 8),
+        Dim.fixed("height", 512, multiple_of=32),
+        Dim.fixed("width", 512, multiple_of=32),
+    )
+    options = (
+        Option(
+            "resize",
+            "fix_res",
+            "fix_res warps each image to height x width; keep_res keeps its scale and needs ranges for both",
+            ("fix_res", "keep_res"),
+        ),
+        Option("mean", COCO_MEAN, "mean of each channel in BGR order, of values in 0..1"),
+        Option("std", COCO_STD, "standard deviation of each channel in BGR order, of values in 0..1"),
+        Option("topk", 100, "most detections an image"),
+    )
+    opset = 20
+
+    def load(self, request: Request) -> SourceModel:
+        """Read the checkpoint, infer its network, and return that with the checkpoint's weights.
+
+        Raises:
+            CheckpointError: the file is not a safe, complete checkpoint of one of the networks.
+            SettingError: the request does not go with the network.
+        """
+        from convkit_models.centernet._checkpoint import read_checkpoint
+        from convkit_models.centernet._forms import reference
+        from convkit_models.centernet._infer import check_fit, infer_layout
+        from convkit_models.centernet._networks import expected_shapes, restore
+        from convkit_models.centernet._spec import describe
+
+        options = {option.name: option.default for option in self.options} | dict(request.options)
+        checkpoint = read_checkpoint(request.weights)
+        shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.state.items()}
+        source = str(request.weights)
+        layout = infer_layout(shapes, source)
+        check_fit(layout, expected_shapes(layout), shapes, source)
+        network = restore(layout, checkpoint.state)
+        facts: dict[str, Any] = {
+            "architecture": layout.architecture,
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "classes": layout.channels["hm"],
+            "heads": layout.channels,
+            "head_conv": {head.name: head.hidden for head in layout.heads},
+            "widths": [layout.stem, *(stage.out for stage in layout.stages), *(step.out for step in layout.steps)],
+            "epoch": checkpoint.epoch,
+            "file_format": checkpoint.serialisation,
+            "notes": list(checkpoint.notes),
+        }
+        spec = describe(request, layout, options, facts)
+        return SourceModel(network, spec, reference(spec.decode))

@@ -1,0 +1,197 @@
+"""Reading a checkpoint: safely, and into one canonical form whatever wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convkit.errors import CheckpointError
+from convkit_models.centernet._file_kinds import ZIP, identify, unsafe
+
+__all__ = ["Checkpoint", "read_checkpoint"]
+
+_STATE_NAMES = ("state_dict", "model", "model_state_dict")
+_PREFIX = "module."
+_IGNORED_PREFIX = "base.fc."
+_COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of a file: float32 tensors with memory of their own, int64 for ``num_batches_tracked``.
+
+    ``serialisation`` is ``"zip"`` or ``"legacy"``; ``notes`` say what was normalised.
+    """
+
+    state: dict[str, Tensor]
+    serialisation: str
+    epoch: int | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read ``path`` without running any code from it.
+
+    Accepted are the files of the CenterNet code (``epoch``, ``state_dict``, perhaps ``optimizer``),
+    a mapping with the weights under ``model``, and a bare state dict; both formats of torch.save;
+    keys with the prefix ``module.`` of DataParallel; files from before ``num_batches_tracked``;
+    float16, bfloat16 and float64 weights, which become float32; and the never used ``base.fc.*``.
+
+    Raises:
+        CheckpointError: the file is not a checkpoint, needs code to be run, is damaged, or has
+            entries that cannot be weights (NaN, infinity, integers, no tensor at all).
+    """
+    serialisation = identify(path)
+    content = _load(path, serialisation)
+    entries = _find_state(content, path)
+    notes: list[str] = []
+    named = _normalise_names(entries, path, notes)
+    state = _normalise_values(named, path, notes)
+    _add_counters(state, notes)
+    epoch = content.get("epoch") if isinstance(content, Mapping) else None
+    return Checkpoint(state, serialisation, _whole(epoch), tuple(notes))
+
+
+def _load(path: Path, serialisation: str) -> Any:
+    try:
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=serialisation == ZIP)
+    except Exception as error:  # bytes that were not meant for it can make the unpickler raise anything
+        refused = unsafe(path, serialisation)
+        if refused is not None:
+            raise refused from None
+        raise CheckpointError(
+            f"{path} is damaged or cut off: PyTorch cannot read it ({type(error).__name__}).",
+            hint="Download the file again, and check that its size is the published one.",
+        ) from error
+
+
+def _numpy_scalars() -> list[Any]:
+    """Return what unpickles a NumPy scalar, such as the epoch or the best score, under its old and new name."""
+    scalar = np.float64(0).__reduce__()[0]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [*((scalar, name) for name in names), np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefd")]
+
+
+def _find_state(content: Any, path: Path) -> Mapping[Any, Any]:
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, not a checkpoint.",
+            hint="A checkpoint is a dictionary with the weights under 'state_dict'.",
+        )
+    for name in _STATE_NAMES:
+        value = content.get(name)
+        if isinstance(value, Mapping) and value:
+            return value
+    if any(isinstance(value, Tensor) for value in content.values()):
+        return content
+    held = ", ".join(str(name) for name in list(content)[:8]) or "nothing"
+    raise CheckpointError(
+        f"{path} has no entry 'state_dict'; it holds {held}.",
+        hint="A checkpoint is a dictionary with the weights under 'state_dict'.",
+    )
+
+
+def _normalise_names(entries: Mapping[Any, Any], path: Path, notes: list[str]) -> dict[str, Tensor]:
+    wrong = [f"{name} ({type(value).__name__})" for name, value in entries.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise CheckpointError(
+            f"{path} holds entries that are not tensors: {_join(wrong)}.",
+            hint="The weights must be a state dict: torch.save({'epoch': 0, 'state_dict': model.state_dict()}, FILE).",
+        )
+    named: dict[str, Tensor] = {}
+    stripped = dropped = 0
+    for raw, value in entries.items():
+        name = str(raw)
+        if name.startswith(_PREFIX):
+            name = name[len(_PREFIX) :]
+            stripped += 1
+        if name.startswith(_IGNORED_PREFIX):
+            dropped += 1
+            continue
+        if name in named:
+            raise CheckpointError(
+                f"{path} holds {name} twice, with the prefix {_PREFIX!r} and without.",
+                hint="Save the state dict of one model only.",
+            )
+        named[name] = value
+    if stripped:
+        notes.append(f"took the prefix {_PREFIX!r} off {stripped} entries")
+    if dropped:
+        notes.append(f"left out {dropped} entries {_IGNORED_PREFIX}*, which no output depends on")
+    return named
+
+
+def _normalise_values(named: Mapping[str, Tensor], path: Path, notes: list[str]) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    unusable: list[str] = []
+    not_finite: list[str] = []
+    converted: dict[str, int] = {}
+    for name, value in named.items():
+        counter = name.endswith(f".{_COUNTER}")
+        if not _is_plain(value) or not (counter or value.is_floating_point()):
+            unusable.append(f"{name} ({_describe(value)})")
+            continue
+        if not counter and value.dtype != torch.float32:
+            kind = _describe_dtype(value)
+            converted[kind] = converted.get(kind, 0) + 1
+        tensor = value.detach().to(torch.int64 if counter else torch.float32, copy=True).contiguous()
+        if not counter and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            not_finite.append(f"{name} ({bad} of {tensor.numel()} values)")
+        state[name] = tensor
+    if unusable:
+        raise CheckpointError(
+            f"{path} holds entries that cannot be weights of this network: {_join(unusable)}.",
+            hint="Give the checkpoint that training wrote, before any quantisation or conversion.",
+        )
+    if not_finite:
+        raise CheckpointError(
+            f"{path} holds NaN or infinite weights: {_join(not_finite)}.",
+            hint="Training diverged or the file is damaged: give an earlier checkpoint, or download it again.",
+        )
+    notes += [f"converted {count} entries from {kind} to float32" for kind, count in converted.items()]
+    return state
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Tell whether a tensor is dense, has values, and has them all in the file (an expanded one has not)."""
+    return (
+        value.layout == torch.strided
+        and not value.is_quantized
+        and value.device.type == "cpu"
+        and 0 < value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
+
+
+def _add_counters(state: dict[str, Tensor], notes: list[str]) -> None:
+    """Add the batch counters that files from before torch 0.4.1 lack; they play no part in inference."""
+    layers = [name.removesuffix("running_var") for name in state if name.endswith(".running_var")]
+    missing = [layer + _COUNTER for layer in layers if layer + _COUNTER not in state]
+    state.update({name: torch.zeros((), dtype=torch.int64) for name in missing})
+    if missing:
+        notes.append(f"added {len(missing)} entries {_COUNTER}, which older files lack")
+
+
+def _whole(epoch: Any) -> int | None:
+    return int(epoch) if isinstance(epoch, (int, float, np.integer, np.floating)) and epoch == epoch // 1 else None
+
+
+def _describe(value: Tensor) -> str:
+    if value.layout != torch.strided:
+        return "sparse"
+    return f"{_describe_dtype(value)} {tuple(value.shape)}"
+
+
+def _describe_dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _join(items: list[str]) -> str:
+    return ", ".join(items[:6]) + (f" and {len(items) - 6} more" if len(items) > 6 else "")

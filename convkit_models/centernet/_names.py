@@ -1,0 +1,48 @@
+"""Class names of the data sets that CenterNet's published checkpoints were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from convkit.errors import SettingError
+
+__all__ = ["COCO", "PASCAL", "class_names"]
+
+COCO = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis",
+    "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich",
+    "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed",
+    "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven",
+    "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier",
+    "toothbrush",
+)  # fmt: skip
+"""The 80 classes of COCO in the order of their category ids."""
+
+PASCAL = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+"""The 20 classes of Pascal VOC."""
+
+
+def class_names(classes: int, own: Sequence[str] | None) -> tuple[str, ...]:
+    """Return ``own`` names, or those of COCO (80 classes), Pascal VOC (20), or ``class 0``, ``class 1`` …
+
+    Raises:
+        SettingError: there are not as many own names as classes.
+    """
+    if own is not None:
+        if len(own) != len(set(own)):
+            twice = next(name for index, name in enumerate(own) if name in own[:index])
+            raise SettingError(f"The class name {twice!r} is given twice.", hint="Every class needs its own name.")
+        if len(own) != classes:
+            raise SettingError(
+                f"There are {len(own)} class names, but the network has {classes} classes.",
+                hint="Give one name a line in the file of --names, in the order of training.",
+            )
+        return tuple(own)
+    known = {len(names): names for names in (COCO, PASCAL)}
+    return known.get(classes) or tuple(f"class {index}" for index in range(classes))

@@ -1,0 +1,83 @@
+"""Images into input tensors, bit for bit as CenterNet's own detectors make them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+
+from convkit import Prepared
+from convkit.errors import ImageError
+from convkit_models.centernet._geometry import affine
+
+__all__ = ["Affine"]
+
+
+class Affine:
+    """Warp an image to the input size, normalise it, and lay it out as planes.
+
+    The specification has ``resize``:
+
+    * ``fix_res``: the longer side of the image takes the whole width of ``height`` x ``width``, the
+      image sits in the middle, and what is left is black;
+    * ``keep_res``: the image keeps its scale and sits in the middle of an input whose sides are the
+      next multiples of ``pad`` + 1 *above* its own (512 gives 544 with the usual 31). A ``height``
+      or ``width`` that is not None takes the place of that size.
+
+    Pixels outside the image are 0 *before* ``(value / 255 - mean) / std``, channel by channel in
+    the order of the image, which is BGR. The official code computes that in float64, with float32
+    constants, and rounds to float32. There are only 256 pixel values, so the same numbers come from
+    a table.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.keep_res = spec["resize"] == "keep_res"
+        self.height, self.width, self.pad = spec["height"], spec["width"], spec["pad"]
+        mean, std = np.asarray(spec["mean"], np.float32), np.asarray(spec["std"], np.float32)
+        values = np.arange(256, dtype=np.uint8)[:, None] / 255.0
+        self.table = np.ascontiguousarray(((values - mean) / std).astype(np.float32).T)
+
+    def __call__(self, image: np.ndarray) -> Prepared:
+        """Return the tensor (float32, 3 x H x W) of an image (uint8, H x W x 3, BGR).
+
+        ``meta`` holds what maps results back: ``center`` (x, y) and ``scale``, the square of the
+        image that takes the whole width, and ``input``, the (height, width) of the tensor.
+
+        Raises:
+            ImageError: the array is not such an image.
+        """
+        _check(image)
+        rows, columns = image.shape[:2]
+        height, width = self._size(rows, columns)
+        centre = (columns // 2, rows // 2) if self.keep_res else (columns / 2, rows / 2)
+        scale = float(width if self.keep_res else max(rows, columns))
+        matrix = affine(centre, scale, (width, height))
+        tensor = self._normalise(cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR))
+        meta = {"center": [float(centre[0]), float(centre[1])], "scale": scale, "input": [height, width]}
+        return Prepared(tensor, meta)
+
+    def _size(self, rows: int, columns: int) -> tuple[int, int]:
+        if not self.keep_res:
+            return self.height, self.width
+        return self.height or (rows | self.pad) + 1, self.width or (columns | self.pad) + 1
+
+    def _normalise(self, warped: np.ndarray) -> np.ndarray:
+        height, width, channels = warped.shape
+        planes = np.empty((channels, height, width), np.uint8)
+        tensor = np.empty((channels, height, width), np.float32)
+        cv2.split(warped, list(planes))
+        for plane, table, target in zip(planes, self.table, tensor, strict=True):
+            cv2.LUT(plane, table, dst=target)
+        return tensor
+
+
+def _check(image: np.ndarray) -> None:
+    shape = getattr(image, "shape", None)
+    if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        raise ImageError(
+            f"An image of shape {shape} cannot be prepared.", hint="Give pixels as H x W x 3, in BGR order."
+        )
+    if image.dtype != np.uint8:
+        raise ImageError(f"An image of {image.dtype} cannot be prepared.", hint="Give uint8 pixels, 0 to 255.")

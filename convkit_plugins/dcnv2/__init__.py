@@ -1,0 +1,77 @@
+"""DCNv2: deformable convolution for every adapter whose model holds such a layer.
+
+`DCN` is the layer with the official parameter names, `deform_conv2d` the operator behind it. Both
+train and run on any device without a compiled extension, and export to one ONNX ``DeformConv``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from convkit import hookimpl
+
+if TYPE_CHECKING:
+    from convkit import ModulePatch, Remedy, Rewrite, TensorRTPlugin
+    from convkit_plugins.dcnv2._module import DCN
+    from convkit_plugins.dcnv2._op import deform_conv2d
+
+__all__ = ["DCN", "deform_conv2d"]
+
+_HOMES = {"DCN": "_module", "deform_conv2d": "_op"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+@hookimpl
+def convkit_export_patches() -> Iterable[ModulePatch]:
+    """Replace the compiled deformable layers of other projects while the model is exported."""
+    from convkit_plugins.dcnv2._patch import patches
+
+    return patches()
+
+
+@hookimpl
+def convkit_onnx_translations(target: Any) -> Mapping[Callable[..., Any], Callable[..., Any]]:
+    """Emit ``DeformConv`` for the operator."""
+    from convkit_plugins.dcnv2._translation import translations
+
+    return translations(target.opset)
+
+
+@hookimpl
+def convkit_graph_rewrites() -> Iterable[Rewrite]:
+    """Fold the BatchNormalization behind each ``DeformConv``."""
+    from convkit_plugins.dcnv2._fold_batchnorm import FoldBatchNorm
+
+    return [FoldBatchNorm()]
+
+
+@hookimpl
+def convkit_tensorrt_plugins() -> Iterable[TensorRTPlugin]:
+    """Name the plugin of TensorRT's own library that its parser makes of ``DeformConv``."""
+    from convkit import TensorRTPlugin
+
+    return [
+        TensorRTPlugin(
+            op_type="DeformConv",
+            plugin="ModulatedDeformConv2d",
+            version="2",
+            note="float32 or float16; stride, padding and dilation equal in both directions. In float16 the"
+            " sampling positions are rounded to half precision. Fix height and width: its workspace is sized"
+            " without them when they are dynamic. Parsers before 10.15 take version 1, which is still shipped.",
+        )
+    ]
+
+
+@hookimpl
+def convkit_remedies() -> Iterable[Remedy]:
+    """Explain the errors that deformable layers are known for."""
+    from convkit_plugins.dcnv2._remedies import REMEDIES
+
+    return REMEDIES

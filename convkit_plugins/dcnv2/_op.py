@@ -1,0 +1,206 @@
+"""The operator: modulated deformable convolution as ``torch.ops.convkit.deform_conv2d``.
+
+Zhu et al., "Deformable ConvNets v2: More Deformable, Better Results" (CVPR 2019, arXiv 1811.11168); the
+numbers are those of ONNX ``DeformConv`` (opset 19) with a mask and ``group=1``. Output channel o at
+(y, x) is::
+
+    bias[o] + sum over channel c, tap (i, j) of  weight[o, c, i, j] * mask[t, y, x] * sample(c, py, px)
+
+    py = y * stride - padding + i * dilation + offset[2 * t, y, x]
+    px = x * stride - padding + j * dilation + offset[2 * t + 1, y, x]
+    t = g * kh * kw + i * kw + j,  where g is the offset group of channel c
+
+``sample`` interpolates bilinearly in an image that is zero outside. A tap whose position is not a
+number, or lies a whole pixel or more outside, contributes 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from convkit_plugins.dcnv2._compute import compute
+
+__all__ = ["deform_conv2d", "output_size", "pair"]
+
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def deform_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    offset_groups: int = 1,
+) -> Tensor:
+    """Convolve ``x`` with kernels whose taps are displaced and weighted anew at every output position.
+
+    All tensors have one dtype: float64, float32, float16 or bfloat16. The 16-bit types are computed
+    in float32, coordinates included, and rounded once at the end; under autocast everything is
+    float32. Differentiable once, in all five tensors.
+
+    Args:
+        x: [N, C, H, W].
+        weight: [O, C, kh, kw].
+        offset: [N, 2 G kh kw, oh, ow] in pixels of ``x``: groups outermost, taps row by row, (y, x) interleaved.
+        bias: [O], or None for none.
+        mask: [N, G kh kw, oh, ow], the factor of each tap (already through a sigmoid), or None for ones.
+        stride: one number or (vertical, horizontal), like ``padding`` and ``dilation``.
+        padding: how many zero pixels surround ``x`` on each side.
+        dilation: the distance of the undisplaced taps.
+        offset_groups: G, the number of channel groups of ``x`` with offsets of their own.
+
+    Returns:
+        [N, O, oh, ow], contiguous.
+
+    Raises:
+        ValueError: shapes, dtypes or settings do not fit each other.
+    """
+    if bias is None:
+        bias = weight.new_zeros(weight.shape[0])
+    if mask is None:
+        mask = offset.new_ones((offset.shape[0], offset.shape[1] // 2, *offset.shape[2:]))
+    output: Tensor = torch.ops.convkit.deform_conv2d(
+        x, weight, offset, bias, mask, pair(stride), pair(padding), pair(dilation), offset_groups
+    )
+    return output
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """Return (vertical, horizontal) for one number or a sequence of two."""
+    if isinstance(value, int):
+        return value, value
+    vertical, horizontal = value
+    return vertical, horizontal
+
+
+def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Return the length of an output axis, as for an ordinary convolution."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+@torch.library.custom_op("convkit::deform_conv2d", mutates_args=())
+def _operator(
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    bias: Tensor,
+    mask: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    offset_groups: int,
+) -> Tensor:
+    _check(x, weight, offset, bias, mask, stride, padding, dilation, offset_groups)
+    return compute(x, weight, offset, bias, mask, stride, padding, dilation, offset_groups)
+
+
+@_operator.register_fake
+def _fake(
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    bias: Tensor,
+    mask: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    offset_groups: int,
+) -> Tensor:
+    size = _check(x, weight, offset, bias, mask, stride, padding, dilation, offset_groups)
+    return x.new_empty((x.shape[0], weight.shape[0], *size))
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    ctx.save_for_backward(*inputs[:5])
+    ctx.settings = inputs[5:]
+
+
+@once_differentiable
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Compute the output once more, differentiably, and let autograd go back through it.
+
+    Keeping the sampled columns from the forward pass would save that time, but hold kh * kw times
+    the input in memory for every layer of the network.
+    """
+    with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
+        tensors = [
+            tensor.detach().requires_grad_(needed)
+            for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
+        ]
+        output = compute(*tensors, *ctx.settings)
+    gradients = iter(torch.autograd.grad(output, [tensor for tensor in tensors if tensor.requires_grad], gradient))
+    return (*(next(gradients) if tensor.requires_grad else None for tensor in tensors), *[None] * len(ctx.settings))
+
+
+_operator.register_autograd(_backward, setup_context=_save_for_backward)
+_operator.register_autocast("cpu", torch.float32)
+_operator.register_autocast("cuda", torch.float32)
+
+
+def _check(
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    bias: Tensor,
+    mask: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    offset_groups: int,
+) -> tuple[int, int]:
+    """Return (oh, ow), or raise a ValueError that says what does not fit."""
+    if x.dim() != 4 or weight.dim() != 4:
+        raise ValueError(
+            f"deform_conv2d needs x [N, C, H, W] and weight [O, C, kh, kw]; got {_show(x)} and {_show(weight)}"
+        )
+    if x.dtype not in _DTYPES:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+        raise ValueError(f"deform_conv2d computes in {names}; x is {x.dtype}")
+    for name, tensor in (("weight", weight), ("offset", offset), ("bias", bias), ("mask", mask)):
+        if tensor.dtype != x.dtype:
+            raise ValueError(f"deform_conv2d needs one dtype for all tensors; x is {x.dtype}, {name} is {tensor.dtype}")
+    for name, values, least in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+        if len(values) != 2 or min(values) < least:
+            raise ValueError(f"deform_conv2d needs two numbers of at least {least} as {name}; got {list(values)}")
+    batch, channels, height, width = x.shape
+    filters, _, kh, kw = weight.shape
+    if offset_groups < 1 or channels % offset_groups:
+        raise ValueError(f"deform_conv2d cannot divide {channels} channels into {offset_groups} offset groups")
+    oh = output_size(height, kh, stride[0], padding[0], dilation[0])
+    ow = output_size(width, kw, stride[1], padding[1], dilation[1])
+    if any(isinstance(size, int) and size < 1 for size in (oh, ow)):
+        raise ValueError(
+            f"deform_conv2d has no output: x {_show(x)} is smaller than the kernel of weight {_show(weight)}"
+        )
+    taps = offset_groups * kh * kw
+    for name, tensor, expected, meaning in (
+        ("weight", weight, (filters, channels, kh, kw), "[O, C, kh, kw] with the channels of x"),
+        ("bias", bias, (filters,), "[O]"),
+        ("offset", offset, (batch, 2 * taps, oh, ow), "[N, 2 * offset_groups * kh * kw, oh, ow]"),
+        ("mask", mask, (batch, taps, oh, ow), "[N, offset_groups * kh * kw, oh, ow]"),
+    ):
+        if tensor.dim() != len(expected) or any(map(_differ, tensor.shape, expected)):
+            raise ValueError(f"deform_conv2d needs {name} of shape {list(expected)}, {meaning}; got {_show(tensor)}")
+    return oh, ow
+
+
+def _differ(size: int, expected: int) -> bool:
+    """Tell whether two sizes differ; a size that is still symbolic is checked when the operator runs.
+
+    Comparing it now would burn this example's size into an exported graph.
+    """
+    return isinstance(size, int) and isinstance(expected, int) and size != expected
+
+
+def _show(tensor: Tensor) -> str:
+    return str(list(tensor.shape))

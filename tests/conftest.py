@@ -1,0 +1,60 @@
+"""Fixtures that many tests share: the toy adapter, its checkpoint and one artifact of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # read by torch and OpenCV at their import; subprocesses inherit it
+
+import pytest
+from hypothesis import settings
+from support.plugins import registered
+
+if TYPE_CHECKING:
+    from support.toy import ToyPlugin
+
+    from convkit import Artifact
+
+settings.register_profile("convkit", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("convkit")
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what the developer's shell says out of the tests."""
+    for name in ("CONVKIT_LOAD_PLUGINS", "CONVKIT_TRACE_PLUGINS", "CONVKIT_DEBUG", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def toy() -> Iterator[ToyPlugin]:
+    """The toy adapter, installed for one test."""
+    from support.toy import ToyPlugin
+
+    with registered(ToyPlugin()) as plugin:
+        yield plugin
+
+
+@pytest.fixture(scope="session")
+def toy_weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the toy adapter: four classes."""
+    import torch
+    from support.toy import toy_weights
+
+    path = tmp_path_factory.mktemp("weights") / "toy.pth"
+    torch.save(toy_weights(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_artifact(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A proved artifact of the toy adapter with a batch of 1 to 4. Tests that change it work on a copy."""
+    from support.toy import ToyPlugin
+
+    from convkit import convert
+
+    with registered(ToyPlugin()):
+        return convert("toy", weights=toy_weights_file, output=tmp_path_factory.mktemp("artifacts") / "toy")

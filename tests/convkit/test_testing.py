@@ -1,0 +1,343 @@
+"""The conformance kit: a sound adapter passes every check, and every check finds what it is for."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+import torch
+from support.conformance import CHECKS, SoundToy, Variant, reference_with, run_check, spec_with
+from support.plugins import write_distribution
+from support.toy import Resize, Softmax, ToyAdapter
+
+from convkit import (
+    Artifact,
+    Classification,
+    Dim,
+    ModulePatch,
+    NodeRewrite,
+    Option,
+    Prepared,
+    Request,
+    SourceModel,
+    TensorSpec,
+    Tolerance,
+    exactly,
+)
+from convkit.testing import FAULTS
+from convkit.testing._faults import changes_nothing, plant
+from convkit.testing._replay import Replay
+
+LIGHT = """
+from convkit import Adapter, hookimpl
+{imports}
+class Toy(Adapter):
+    name, summary = "toy", "toy"
+    def load(self, request): ...
+@hookimpl
+def convkit_adapters():
+    {body}
+    return [Toy()]
+"""
+FAULT = {fault.name: fault for fault in FAULTS}
+
+
+def install_toy(folder: Path, monkeypatch: pytest.MonkeyPatch, imports: str = "", body: str = "") -> None:
+    """Give the plugin ``toy`` an entry point, which the check of its imports loads in another process."""
+    source = LIGHT.format(imports=imports, body=body)
+    write_distribution(folder, "convkit-toy", {"toy": "light_toy"}, {"light_toy": source})
+    monkeypatch.syspath_prepend(str(folder))
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_sound_adapter_passes(
+    check: str, toy_weights_file: Path, toy_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_toy(tmp_path / "site", monkeypatch)
+    run_check(check, Variant(), toy_weights_file, tmp_path, toy_artifact)
+
+
+def adapter_with(**attributes: Any) -> Variant:
+    return Variant(adapter=type("Toy", (SoundToy,), attributes))
+
+
+def preprocess_with(change: Callable[[np.ndarray, Prepared], Any]) -> Variant:
+    class Changed(Resize):
+        def __call__(self, image: np.ndarray) -> Prepared:
+            return change(image, super().__call__(image))
+
+    return Variant(preprocess=Changed)
+
+
+def decode_with(change: Callable[[Mapping[str, np.ndarray], list[Classification]], Any]) -> Variant:
+    class Changed(Softmax):
+        def __call__(self, outputs: Mapping[str, np.ndarray], metas: Any) -> Any:
+            return change(outputs, super().__call__(outputs, metas))
+
+    return Variant(decode=Changed)
+
+
+def result_with(**methods: Any) -> Variant:
+    kind = type("Changed", (Classification,), methods)
+    return decode_with(lambda outputs, results: [kind(r.probabilities, r.classes) for r in results])
+
+
+def module_with(change: Callable[[torch.nn.Module], Any]) -> Variant:
+    def edit(source: SourceModel) -> SourceModel:
+        change(source.module)
+        return source
+
+    return Variant(edit=edit)
+
+
+def patch_with(change: Callable[..., Any]) -> Variant:
+    """Call ``change(module, result)`` in the patched forward."""
+
+    def patch(old: ModulePatch) -> list[ModulePatch]:
+        def forward(module: torch.nn.Module, original: Any, images: torch.Tensor) -> Any:
+            return change(module, old.forward(module, original, images))
+
+        return [replace(old, forward=forward)]
+
+    return Variant(patch=patch)
+
+
+def leave_trace(module: torch.nn.Module, result: Any) -> Any:
+    module.seen = True  # type: ignore[assignment]
+    return result
+
+
+class Lenient(ToyAdapter):
+    """Loads anything that torch reads: what does not fit is left at random."""
+
+    weights_only: ClassVar[bool] = True
+
+    def load(self, request: Request) -> SourceModel:
+        content = torch.load(request.weights, weights_only=self.weights_only)
+        state = content if isinstance(content, dict) and "head.bias" in content else {"head.bias": torch.zeros(4)}
+        source = SoundToy().load(replace(request, weights=_written(state, request.weights)))
+        return source
+
+
+def _written(state: dict[str, torch.Tensor], path: Path) -> Path:
+    from support.toy import ToyNet
+
+    net = ToyNet(len(state["head.bias"]))
+    net.load_state_dict(state, strict=False)
+    torch.save(net.state_dict(), path.with_suffix(".lenient"))
+    return path.with_suffix(".lenient")
+
+
+class RepeatRelu(NodeRewrite):
+    """Puts another Relu behind every Relu: the same values, but it never ends."""
+
+    name = "toy.repeat"
+    reason = "none"
+    op_types = ("Relu",)
+
+    def match(self, graph: gs.Graph, node: gs.Node) -> bool:
+        return True
+
+    def rewrite(self, graph: gs.Graph, node: gs.Node, match: bool) -> None:
+        middle = gs.Variable(f"{node.name}:again", dtype=np.float32)
+        again = gs.Node("Relu", f"{node.name}/again", inputs=[middle], outputs=list(node.outputs))
+        node.outputs = [middle]
+        graph.nodes.append(again)
+
+
+class Unexplained(RepeatRelu):
+    reason = " "
+
+
+def ill_scaled(module: torch.nn.Module, logits: torch.Tensor) -> torch.Tensor:
+    """Differ between float32 and float64 by more than rounding does."""
+    return logits * (1.1 if logits.dtype == torch.float32 else 1.0)
+
+
+def draw_into(self: Classification, image: np.ndarray) -> np.ndarray:
+    image[:] = 0
+    return image
+
+
+def scribble(image: np.ndarray, prepared: Prepared) -> Prepared:
+    cv2.circle(image, (0, 0), 3, (1, 2, 3), -1)
+    return prepared
+
+
+def spoil(outputs: Mapping[str, np.ndarray], results: Any) -> Any:
+    outputs["logits"][:] = 0
+    return results
+
+
+def across_batch(outputs: Mapping[str, np.ndarray], results: list[Classification]) -> list[Classification]:
+    total = sum(result.probabilities for result in results)
+    return [Classification(result.probabilities / total, result.classes) for result in results]
+
+
+class TupleScale(Resize):
+    """Works otherwise when a tuple has become a list."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        super().__init__(spec)
+        self.scale *= 1.0 if isinstance(spec["range"], tuple) else 2.0
+
+
+def with_range(source: SourceModel) -> SourceModel:
+    return spec_with(preprocess={**source.spec.preprocess, "range": (0, 1)})(source)
+
+
+counter = iter(range(1_000_000))
+OUTPUT = TensorSpec("logits", ("batch", 4))
+IMAGES = TensorSpec("images", ("batch", 3, "height", "width"))
+OPTION = Option("mode", "a", "which mode", ("a", "b"))
+FAULTY: dict[str, list[tuple[Variant, str]]] = {
+    "test_adapter_is_described": [
+        (adapter_with(summary=" "), "summary is empty"),
+        (adapter_with(summary="one\ntwo"), "several lines"),
+        (adapter_with(forms=()), "name at least one output form"),
+        (adapter_with(forms=("logits", "logits")), "forms names one thing twice"),
+        (adapter_with(dims=(*ToyAdapter.dims, Dim.fixed("width", 8))), "dims names one thing twice"),
+        (adapter_with(opset=11), "opset 11"),
+        (adapter_with(options=(replace(OPTION, help=""),)), "has no help"),
+        (adapter_with(options=(replace(OPTION, default="c"),)), "none of its choices"),
+        (adapter_with(options=(replace(OPTION, default=["a"], choices=()),)), "default of list"),
+    ],
+    "test_damaged_file_is_refused": [(Variant(adapter=ToyAdapter), "")],
+    "test_foreign_checkpoint_is_refused": [(Variant(adapter=Lenient), "DID NOT RAISE")],
+    "test_nothing_in_the_file_is_executed": [
+        (Variant(adapter=type("Unsafe", (Lenient,), {"weights_only": False})), ""),
+    ],
+    "test_class_names_are_taken_or_refused": [
+        (Variant(edit=spec_with(classes=("a", "b", "c", "d"))), "--names gave"),
+        (Variant(edit=lambda source: spec_with(classes=source.spec.classes[:4])(source)), "a wrong number of names"),
+    ],
+    "test_model_is_ready_for_inference": [
+        (module_with(lambda module: module.train()), "in training mode: the model, stem"),
+        (module_with(lambda module: module.stem[1].double()), "stem.1.weight is torch.float64"),
+        (module_with(lambda module: module.to("meta")), "lies on meta"),
+    ],
+    "test_spec_is_complete": [
+        (Variant(edit=spec_with(variant="")), "variant is empty"),
+        (Variant(edit=spec_with(dims=ToyAdapter.dims[:2])), "dims are not those asked for"),
+        (Variant(edit=spec_with(inputs=(IMAGES, IMAGES))), "2 inputs"),
+        (Variant(edit=spec_with(outputs=())), "no outputs"),
+        (Variant(edit=spec_with(outputs=(OUTPUT, OUTPUT))), "share a name"),
+        (Variant(edit=spec_with(outputs=(replace(OUTPUT, shape=("batch", "height/64")),))), r"has the shape \(1, 0\)"),
+        (Variant(edit=spec_with(outputs=(replace(OUTPUT, compare="loosely"),))), "unknown comparison"),
+        (Variant(edit=spec_with(facts={"scale": np.float32(1)})), "facts is no JSON object"),
+        (Variant(edit=spec_with(decode={"kind": ""})), "decode has no 'kind'"),
+    ],
+    "test_reference_gives_the_declared_outputs": [
+        (Variant(edit=spec_with(outputs=(replace(OUTPUT, name="scores"),))), "the spec declares"),
+        (Variant(edit=spec_with(outputs=(replace(OUTPUT, shape=("batch", 5)),))), r"has the shape \(1, 4\)"),
+        (Variant(edit=reference_with(lambda module, logits: logits.half())), "is float16"),
+    ],
+    "test_reference_is_deterministic": [
+        (Variant(edit=reference_with(lambda module, logits: logits + torch.rand_like(logits))), "two runs differ"),
+    ],
+    "test_reference_runs_in_float64": [
+        (Variant(edit=reference_with(lambda module, logits: logits.float())), "came back as float32"),
+        (Variant(edit=reference_with(lambda module, logits: logits @ torch.eye(4))), "dtype"),
+        (Variant(edit=reference_with(ill_scaled)), "float32 lies 10.00% from float64"),
+        (Variant(edit=reference_with(lambda module, logits: logits / 0)), "not finite"),
+    ],
+    "test_reference_leaves_the_module_alone": [
+        (Variant(edit=reference_with(leave_trace)), "reference changed seen"),
+        (
+            Variant(edit=reference_with(lambda module, logits: (module.head.bias.data.add_(1), logits)[1])),
+            "changed the values of head.bias",
+        ),
+    ],
+    "test_preprocess_gives_the_declared_tensor": [
+        (preprocess_with(lambda image, p: Prepared(p.tensor.astype(np.float64))), "gave float64"),
+        (preprocess_with(lambda image, p: Prepared(p.tensor[:, :16])), r"gave the shape \(3, 16, 32\)"),
+        (preprocess_with(lambda image, p: Prepared(p.tensor[None])), r"gave the shape \(1, 3, 32, 32\)"),
+        (preprocess_with(lambda image, p: Prepared(p.tensor / np.float32(0))), "not finite"),
+        (preprocess_with(lambda image, p: Prepared(p.tensor, {"size": image.shape[0] * np.int64(1)})), "is not JSON"),
+    ],
+    "test_preprocess_is_deterministic": [
+        (preprocess_with(lambda image, p: Prepared(p.tensor + np.float32(next(counter)))), "two runs differ"),
+        (preprocess_with(lambda image, p: Prepared(p.tensor, {"n": next(counter)})), "different metas"),
+        (preprocess_with(scribble), "preprocess wrote into the image"),
+    ],
+    "test_decode_gives_one_result_an_image": [
+        (decode_with(lambda outputs, results: results[1:]), "4 images gave 3 results"),
+        (decode_with(lambda outputs, results: [r.probabilities for r in results]), "lacks a method"),
+        (result_with(to_json=lambda self: {"p": self.probabilities}), "is not JSON"),
+        (result_with(summary=lambda self: ""), "summary.. is empty"),
+        (result_with(summary=lambda self: "a\nb"), "several lines"),
+        (result_with(draw=draw_into), "draw.. wrote into the image"),
+        (result_with(draw=lambda self, image: image[:1]), "draw.. returned"),
+        (Variant(decode=lambda spec: None), "no plugin decodes 'toy.softmax'"),
+    ],
+    "test_decode_is_deterministic": [
+        (decode_with(spoil), "decode wrote into logits"),
+        (decode_with(across_batch), "one by one give other results"),
+        (decode_with(lambda outputs, results: sorted(results, key=lambda r: r.probabilities[0])), "in reverse"),
+    ],
+    "test_specification_survives_the_manifest": [
+        (Variant(edit=with_range, preprocess=TupleScale), "the preprocess that was read back differs"),
+        (Variant(edit=spec_with(classes=["a", "b", "c", "d"])), "classes reads back as another one"),
+    ],
+    "test_patched_model_returns_the_declared_outputs": [
+        (patch_with(lambda module, result: (*result, *result)), "returns 2 values, not 1"),
+        (patch_with(lambda module, result: (result[0][:, :3],)), "has the shape"),
+        (patch_with(lambda module, result: (result[0].double(),)), "is torch.float64"),
+        (Variant(patch=lambda patch: [replace(patch, match=lambda path, module: False)]), "matches 0 modules"),
+    ],
+    "test_patches_come_off": [(patch_with(leave_trace), "left traces: seen")],
+    "test_patches_come_off_after_an_error": [(patch_with(leave_trace), "left traces: seen")],
+    "test_patches_and_rewrites_say_why": [
+        (Variant(patch=lambda patch: [replace(patch, reason="")]), "toy.tuple has no reason"),
+        (Variant(patch=lambda patch: [replace(patch, name="")]), "has no name"),
+        (Variant(patch=lambda patch: [patch, patch]), "two of these have one name"),
+        (Variant(rewrites=(Unexplained(),)), "toy.repeat has no reason"),
+        (Variant(edit=spec_with(expect={"toy.lost": exactly(1)})), "no plugin brings: toy.lost"),
+    ],
+    "test_rewrites_are_idempotent": [(Variant(rewrites=(RepeatRelu(),)), "toy.repeat fires 4 times")],
+    "test_converts_and_is_proved": [
+        (patch_with(lambda module, result: (result[0] * 1.01,)), "does not compute what PyTorch computes"),
+    ],
+    "test_proof_catches": [
+        (Variant(edit=spec_with(outputs=(replace(OUTPUT, tolerance=Tolerance(atol=100.0)),))), "goes unnoticed in logits"),
+    ],
+    "test_predictor_takes_paths_arrays_and_lists": [
+        (preprocess_with(lambda image, p: Prepared(p.tensor * np.float32(1 + next(counter)))), "another result"),
+    ],
+}
+ELSEWHERE = {
+    "test_entry_module_is_light",
+    "test_artifact_validates_again",
+    "test_dimensions_stay_dynamic",
+    "test_every_sample_stands_alone",
+}
+"""Checks whose faults are planted in tests of their own, below."""
+
+
+def test_every_check_is_shown_to_fail() -> None:
+    assert set(CHECKS) == set(FAULTY) | ELSEWHERE
+
+
+@pytest.mark.parametrize(
+    ("check", "variant", "message"),
+    [(check, variant, message) for check, cases in FAULTY.items() for variant, message in cases],
+    ids=[f"{check}-{message or number}" for check, cases in FAULTY.items() for number, (_, message) in enumerate(cases)],
+)
+def test_check_finds_the_fault(
+    check: str, variant: Variant, message: str, toy_weights_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BaseException, match=message) as caught:
+        run_check(check, variant, toy_weights_file, tmp_path)
+    assert not isinstance(caught.value, KeyboardInterrupt)

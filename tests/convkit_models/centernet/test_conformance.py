@@ -1,0 +1,46 @@
+"""The CenterNet adapter does all that convkit asks of an adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.checkpoints import make_checkpoint
+
+from convkit.imaging import synthetic_scenes
+from convkit.testing import AdapterConformance
+
+pytestmark = pytest.mark.slow
+
+
+class TestDeformable(AdapterConformance):
+    """A narrow resdcn_18 in all output forms; the DCNv2 plugin brings translation and rewrite."""
+
+    adapter = "centernet"
+    shapes = ("height=64", "width=96")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def weights(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return make_checkpoint(tmp_path_factory.mktemp("weights") / "resdcn_18.pth")
+
+
+class TestKeptResolution(AdapterConformance):
+    """A narrow res_18 whose height and width vary with the image."""
+
+    adapter = "centernet"
+    shapes = ("batch=1:2:3", "height=32:64:128", "width=64:96:128")
+    options = {"resize": "keep_res"}
+    forms = ("heads",)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def weights(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return make_checkpoint(tmp_path_factory.mktemp("weights") / "res_18.pth", "res_18")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def images(cls) -> list[np.ndarray]:
+        """Return images that fit into the range without being resized."""
+        return synthetic_scenes(4, height=60, width=90)

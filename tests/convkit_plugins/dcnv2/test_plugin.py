@@ -1,0 +1,115 @@
+"""The entry point: light, complete and known to the plugin system; and the remedies it brings."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import pluggy
+import pytest
+
+import convkit_plugins.dcnv2 as plugin
+from convkit import Target, TensorRTPlugin, hookspecs
+from convkit.remedies import diagnose
+
+
+def test_the_entry_point_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, convkit_plugins.dcnv2\n"
+        "print([m for m in ('torch', 'onnx', 'onnxscript', 'onnx_graphsurgeon', 'numpy') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_it_is_installed_as_an_entry_point() -> None:
+    (entry,) = entry_points(group="convkit", name="dcnv2")
+    assert entry.load() is plugin
+
+
+def test_every_hook_is_known() -> None:
+    manager = pluggy.PluginManager("convkit")
+    manager.add_hookspecs(hookspecs)
+    manager.register(plugin)
+    manager.check_pending()
+    target = Target()
+    (rewrites,) = manager.hook.convkit_graph_rewrites(adapter="any", target=target)
+    assert [rewrite.name for rewrite in rewrites] == ["dcnv2.fold-batchnorm"]
+    (patches,) = manager.hook.convkit_export_patches(adapter="any", model=None, target=target)
+    assert all(patch.expect.accepts(0) for patch in patches)
+    (table,) = manager.hook.convkit_onnx_translations(target=target)
+    assert [str(operator) for operator in table] == ["convkit.deform_conv2d.default"]
+    ((served,),) = manager.hook.convkit_tensorrt_plugins(target=target)
+    assert isinstance(served, TensorRTPlugin)
+    assert (served.op_type, served.plugin, served.source) == ("DeformConv", "ModulatedDeformConv2d", "shipped")
+
+
+def test_public_names_are_loaded_on_demand() -> None:
+    from convkit_plugins.dcnv2 import _module, _op
+
+    assert plugin.DCN is _module.DCN
+    assert plugin.deform_conv2d is _op.deform_conv2d
+    with pytest.raises(AttributeError, match="no attribute 'DCNv3'"):
+        _ = plugin.DCNv3
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        ("RuntimeError: ONNX export failed: Couldn't export Python operator _DCNv2", "autograd function"),
+        ("RuntimeError: ONNX export failed: Couldn't export Python operator DeformConvFunction", "autograd function"),
+        ("ERROR: ModelImporter.cpp:134\n[8] No importer registered for op: DCNv2\ninput: 536", "private node"),
+        ("No importer registered for op: DCNv2_2. Attempting to import as plugin.", "private node"),
+        ("[TRT] No importer registered for op: Plugin. Attempting to import as plugin.", "private node"),
+        ("No Op registered for DCNv2 with domain_version of 9", "private node"),
+        ("ImportError: torch.utils.ffi is deprecated. Please use cpp extensions instead.", "PyTorch has removed"),
+        ("src/cpu/dcn_v2_im2col_cpu.cpp:9:10: fatal error: TH/TH.h: No such file or directory", "PyTorch has removed"),
+        ("DCNv2/src/vision.h: fatal error: THC/THC.h: No such file or directory", "PyTorch has removed"),
+        ('dcn_v2_cuda.cu(107): error: identifier "THCState_getCurrentStream" is undefined', "PyTorch has removed"),
+        ('dcn_v2_cuda.cu(126): error: identifier "THCudaBlas_SgemmBatched" is undefined', "PyTorch has removed"),
+        ("error: ‘THFloatBlas_gemv’ was not declared in this scope", "PyTorch has removed"),
+        ("ModuleNotFoundError: No module named 'models.networks.DCNv2._ext'", "extension is missing"),
+        ("ModuleNotFoundError: No module named '_ext'", "extension is missing"),
+        ("ImportError: cannot import name 'dcn_v2' from 'DCNv2'", "extension is missing"),
+        ("RuntimeError: Not implement on cpu", "on a GPU only"),
+        ("RuntimeError: Not compiled with GPU support", "on a GPU only"),
+        (
+            '  File "networks/DCNv2/dcn_v2_func.py", line 25, in forward\n'
+            "    raise NotImplementedError\nNotImplementedError",
+            "on a GPU only",
+        ),
+        (
+            "RuntimeError: Exporting the operator deform_conv2d to ONNX opset version 13 is not supported.",
+            "torchvision",
+        ),
+        ("RuntimeError: Exporting the operator deform_conv2d to  opset version 11 is not supported.", "torchvision"),
+        (
+            "Exporting the operator 'torchvision::deform_conv2d' to ONNX opset version 17 is not supported",
+            "torchvision",
+        ),
+        ("No ONNX function found for <OpOverload(op='torchvision.deform_conv2d', overload='default')>.", "torchvision"),
+        ("onnx.onnx_cpp2py_export: No Op registered for DeformConv with domain_version of 18", "from opset 19 on"),
+        ("NOT_IMPLEMENTED : Could not find an implementation for DeformConv(19) node with name 'dcn'", "1.25"),
+        ("[E] In node 0: No importer registered for op: DeformConv", "older than 10.1"),
+        ("getPluginCreator could not find plugin ModulatedDeformConv2d version 1", "plugins are not registered"),
+    ],
+)
+def test_known_errors_have_one_remedy(log: str, cause: str) -> None:
+    found = diagnose(f"Traceback (most recent call last):\n{log}\nend of the log", plugin.convkit_remedies())
+    assert len(found) == 1
+    assert cause in found[0][0].cause
+    assert found[0][0].cure
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "ModuleNotFoundError: No module named 'mmcv._ext'",
+        "No importer registered for op: PluginV2Layer",
+        "NotImplementedError: Could not run 'aten::empty_strided' with arguments from the 'CUDA' backend",
+        "Couldn't export Python operator SwishImplementation",
+    ],
+)
+def test_other_errors_are_not_mistaken_for_ours(log: str) -> None:
+    assert not diagnose(log, plugin.convkit_remedies())

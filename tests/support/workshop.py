@@ -1,0 +1,181 @@
+"""Running the code blocks of a document, in order, in one working directory.
+
+The directory stands for the root of the repository: it holds links to everything there, and what
+the blocks write lands beside them. Each command is a shell of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from support.markdown import ROOT, Block
+
+SITE = ".site"
+NOT_LINKED = {"build", "demo-output", "dist"}
+MEASUREMENT = re.compile(r"\d+\.\d+(?:e[+-]?\d+)?%?|\d+e[+-]?\d+|(?<![\w.])0(?![\w.])", flags=re.IGNORECASE)
+ANY_NUMBER = r"(?:\d+(?:\.\d+)?(?:e[+-]?\d+)?%?|inf)"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of a console block, with the output that the document shows for it."""
+
+    text: str
+    output: str
+
+
+def commands(block: Block) -> list[Command]:
+    r"""Split a console block at its ``$ `` prompts; a line that ends with ``\`` goes on."""
+    found: list[Command] = []
+    continued = False
+    for line in block.text.splitlines():
+        if continued:
+            found[-1] = Command(f"{found[-1].text}\n{line.removeprefix('> ')}", "")
+        elif line.startswith("$ "):
+            found.append(Command(line.removeprefix("$ "), ""))
+        else:
+            assert found, f"{block.place} does not begin with a prompt"
+            found[-1] = Command(found[-1].text, f"{found[-1].output}{line}\n")
+        continued = found[-1].text.endswith("\\") and not found[-1].output
+    return found
+
+
+def matches(expected: str, actual: str) -> bool:
+    """Compare an output with what the document shows.
+
+    ``...`` stands for anything, runs of spaces and line ends count as one space, and a number with
+    a point or an exponent, or a zero (a measurement), stands for any number. An empty expectation fits all.
+    """
+    if not expected.strip():
+        return True
+    parts = " ".join(expected.split()).split("...")
+    pattern = r".*".join(_as_pattern(part.strip() if len(parts) > 1 else part) for part in parts)
+    return re.fullmatch(pattern, " ".join(actual.split()), flags=re.DOTALL) is not None
+
+
+def _as_pattern(text: str) -> str:
+    pieces, position = [], 0
+    for number in MEASUREMENT.finditer(text):
+        pieces += [re.escape(text[position : number.start()]), ANY_NUMBER]
+        position = number.end()
+    return "".join([*pieces, re.escape(text[position:])])
+
+
+class Workshop:
+    """A working directory in which blocks run.
+
+    What a document shows of a command is its stdout, its stderr, or the two one after the other: on
+    a terminal, progress is a spinner that leaves nothing behind.
+    """
+
+    def __init__(self, folder: Path, start: Workshop | None = None) -> None:
+        self.folder = folder
+        self.printed = ""
+        if start:
+            shutil.copytree(start.folder, folder, symlinks=True)
+            return
+        folder.mkdir(parents=True)
+        for entry in ROOT.iterdir():
+            if not entry.name.startswith(".") and entry.name not in NOT_LINKED:
+                (folder / entry.name).symlink_to(entry)
+
+    def run(self, block: Block) -> str:
+        """Run a block, or check it, as its language and directive ask; return what was done with it.
+
+        Raises:
+            AssertionError: it ends with another code, or prints something else, than the document says.
+        """
+        reason, file = block.told("skip"), block.told("file")
+        if reason is not None:
+            assert len(reason.split()) >= 2, f"{block.place} is skipped without a reason"
+            return "skipped"
+        if file is not None:
+            target = self.folder / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            assert target.resolve().is_relative_to(self.folder.resolve()), f"{block.place} would change the repository"
+            target.write_text(block.text, encoding="utf-8")
+            return "written"
+        source = block.told("quote")
+        if source is not None:
+            text = (ROOT / source).read_text(encoding="utf-8")
+            for piece in re.split(r"^ *\.\.\.\n", block.text, flags=re.MULTILINE):
+                assert piece in text, f"{block.place} quotes what is not in {source}:\n{piece}"
+            return "compared"
+        distribution = block.told("install")
+        if distribution is not None:
+            self._install(self.folder / distribution)
+            return "installed"
+        if block.directive == "output":
+            assert matches(block.text, self.printed), (
+                f"{block.place} shows\n{block.text}\nbut the code printed\n{self.printed}"
+            )
+            return "compared"
+        if block.language == "console":
+            self._console(block)
+        elif block.language == "python":
+            self._expect([sys.executable, "-c", block.text], 0, "", block)
+        else:
+            raise AssertionError(f"{block.place}: a {block.language or 'plain'} block needs a test directive")
+        return "run"
+
+    def _install(self, source: Path) -> None:
+        """Make a distribution known to Python as an editable install does, without pip or a network."""
+        project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        name, version = project["name"], project["version"]
+        metadata = self.folder / SITE / f"{name.replace('-', '_')}-{version}.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        points = "".join(
+            f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in table.items())
+            for group, table in project["entry-points"].items()
+        )
+        (metadata / "entry_points.txt").write_text(points)
+        for module in source.glob("*/__init__.py"):
+            (self.folder / SITE / module.parent.name).symlink_to(module.parent)
+
+    def _console(self, block: Block) -> None:
+        last = int(block.told("exit") or 0)
+        found = commands(block)
+        for number, command in enumerate(found, start=1):
+            self._expect(
+                ["bash", "-o", "pipefail", "-c", command.text],
+                last if number == len(found) else 0,
+                command.output,
+                block,
+            )
+
+    def _expect(self, words: list[str], code: int, output: str, block: Block) -> None:
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder / SITE),
+            "NO_COLOR": "1",
+            "COLUMNS": "200",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        done = subprocess.run(
+            words,
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.printed = done.stdout
+        everything = done.stderr + done.stdout
+        told = f"{block.place}\n$ {words[-1]}\n{everything}"
+        assert done.returncode == code, f"exit code {done.returncode}, not {code}: {told}"
+        shown = any(matches(output, text) for text in (done.stdout, done.stderr, everything))
+        assert shown, f"another output than the document shows: {told}\nshown:\n{output}"
