@@ -12,13 +12,13 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from convkit._probes import cuda_driver, memory, package_version, run_program, torch_build
 from convkit.backends import Backend
 from convkit.errors import PluginError
 from convkit.plugins import manager
@@ -123,7 +123,7 @@ def _packages() -> Iterator[Finding]:
     for requirement in sorted(wanted.values(), key=lambda entry: (bool(entry.extra), entry.name)):
         if requirement.name not in _OTHERS:
             yield requirement.check()
-    if _version("onnxruntime") and _version("onnxruntime-gpu"):
+    if package_version("onnxruntime") and package_version("onnxruntime-gpu"):
         remedy = "pip uninstall onnxruntime onnxruntime-gpu, then install the one you want"
         text = "installed together with onnxruntime-gpu: they overwrite each other's files"
         yield Finding("core", "onnxruntime", "problem", text, remedy)
@@ -158,41 +158,24 @@ class _Requirement:
         section, core = ("optional", False) if self.extra else ("core", True)
         wanted = f"{self.name}>={self.minimum}" if self.minimum else self.name
         names = (self.name, *_SUBSTITUTES.get(self.name, ()))
-        installed = next((name for name in names if _version(name)), None)
+        installed = next((name for name in names if package_version(name)), None)
         if installed is None and self.extra:
             return Finding(section, self.name, "missing", "not installed", f'pip install "convkit[{self.extra}]"')
         if installed is None:
             remedy = f'pip install "{wanted}"'
             return Finding(section, self.name, "problem", "not installed", remedy, core=core)
-        version = _version(installed)
+        version = package_version(installed)
         if _numbers(version) < _numbers(self.minimum):
             remedy = f'pip install --upgrade "{wanted}"'
             return Finding(section, installed, "problem", f"{version} is too old", remedy, core=core)
-        build = f" ({_torch_build()})" if installed == "torch" else ""
+        build = f" ({torch_build()})" if installed == "torch" else ""
         return Finding(section, installed, "ok", version + build, core=core)
 
 
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
 def _numbers(version: str) -> tuple[int, ...]:
-    """Return the numbers of a version before any local part: ``2.13.0+cpu`` gives (2, 13, 0)."""
-    return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
-
-
-def _torch_build() -> str:
-    """Return what PyTorch was built for, read from the file that it generates at build time."""
-    spec = importlib.util.find_spec("torch")
-    folders = spec.submodule_search_locations if spec else None
-    file = Path(next(iter(folders)), "version.py") if folders else Path()
-    if not file.is_file():
-        return "build unknown"
-    match = re.search(r"^(cuda|hip)\b.*= *['\"]([\d.]+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return f"{ {'cuda': 'CUDA', 'hip': 'ROCm'}[match.group(1)] } {match.group(2)} build" if match else "CPU build"
+    """Return the first three numbers of a version before any local part: ``2.13+cpu`` gives (2, 13, 0)."""
+    numbers = [int(number) for number in re.findall(r"\d+", version.partition("+")[0])]
+    return tuple([*numbers, 0, 0, 0][:3])
 
 
 def _plugins() -> Iterator[Finding]:
@@ -207,7 +190,12 @@ def _plugins() -> Iterator[Finding]:
 
 
 def _backends() -> Iterator[Finding]:
-    backends = [backend for found in manager().gather("convkit_backends").values() for backend in found]
+    try:
+        backends = [backend for found in manager().gather("convkit_backends").values() for backend in found]
+    except Exception as error:
+        # The hook of any plugin may raise anything; without the engines nothing works.
+        yield Finding("engines", "any", "problem", _first_line(error), "See the plugins above.", core=True)
+        return
     findings = [_backend(backend) for backend in backends]
     yield from findings
     if all(finding.state != "ok" for finding in findings):
@@ -223,14 +211,18 @@ def _backend(backend: Backend) -> Finding:
         described = backend.describe()
     except Exception as error:
         # A library that does not load may raise anything; that is what is reported here.
-        return Finding("engines", backend.name, "problem", f"{type(error).__name__}: {error}".splitlines()[0])
+        return Finding("engines", backend.name, "problem", _first_line(error))
     text = "; ".join(value if key == "version" else f"{key} {value}" for key, value in described.items())
     return Finding("engines", backend.name, "ok", text or backend.summary)
 
 
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def _gpu() -> Iterator[Finding]:
     yield _nvidia_smi()
-    version = _cuda_driver()
+    version = cuda_driver()
     if version is None:
         yield Finding("GPU", "CUDA driver", "missing", "no driver library; convkit converts and proves on the CPU")
     elif version == (0, 0):
@@ -245,7 +237,7 @@ def _nvidia_smi() -> Finding:
     if tool is None:
         return Finding("GPU", "NVIDIA GPU", "missing", "none found; convkit converts and proves on the CPU")
     query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    code, output = _run(query, timeout=10)
+    code, output = run_program(query, timeout=10)
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     if code == 0 and lines:
         return Finding("GPU", "NVIDIA GPU", "ok", "; ".join(", driver ".join(line.rsplit(", ", 1)) for line in lines))
@@ -253,26 +245,12 @@ def _nvidia_smi() -> Finding:
     return Finding("GPU", "NVIDIA GPU", "problem", text, "Reboot; if that does not help, reinstall the NVIDIA driver.")
 
 
-def _cuda_driver() -> tuple[int, int] | None:
-    """Return the CUDA version that the driver supports, (0, 0) if it fails, None without a driver."""
-    import ctypes
-
-    try:
-        library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return None
-    number = ctypes.c_int(0)
-    if library.cuDriverGetVersion(ctypes.byref(number)) != 0:
-        return 0, 0
-    return number.value // 1000, number.value % 1000 // 10
-
-
 def _tensorrt() -> Iterator[Finding]:
     if importlib.util.find_spec("tensorrt") is None:
         remedy = 'pip install "convkit[tensorrt]"' if sys.platform == "linux" else ""
         yield Finding("GPU", "TensorRT", "missing", "not installed", remedy)
         return
-    code, output = _run([sys.executable, "-c", "import tensorrt; print(tensorrt.__version__)"], timeout=60)
+    code, output = run_program([sys.executable, "-c", "import tensorrt; print(tensorrt.__version__)"], timeout=60)
     lines = [line for line in output.splitlines() if line.strip()]
     last = lines[-1] if lines else f"exit code {code}"
     if code != 0:
@@ -280,18 +258,19 @@ def _tensorrt() -> Iterator[Finding]:
         yield Finding("GPU", "TensorRT", "problem", f"installed but does not load: {last}", remedy)
         return
     yield Finding("GPU", "TensorRT", "ok", last)
-    if _numbers(last) < (11,) and _numbers(_version("numpy")) >= (2, 4):
-        text = f"TensorRT {last} cannot read the attributes of Python plugins with numpy {_version('numpy')}"
+    if _numbers(last) < (11,) and _numbers(package_version("numpy")) >= (2, 4):
+        text = f"TensorRT {last} cannot read the attributes of Python plugins with numpy {package_version('numpy')}"
         yield Finding("GPU", "numpy", "problem", text, 'pip install "numpy<2.4", or TensorRT 11')
 
 
 def _machine() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("machine", "cores", "ok", str(cores))
-    memory = _memory()
-    if memory is not None:
-        text = f"{memory[0] / 1e9:.1f} GB, {memory[1] / 1e9:.1f} GB of it free"
-        enough = memory[1] >= SPARE_MEMORY
+    known = memory()
+    if known is not None:
+        total, free = known
+        text = f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB of it free"
+        enough = free >= SPARE_MEMORY
         remedy = "" if enough else f"Converting a large network may take {SPARE_MEMORY / 1e9:.0f} GB: close programs."
         yield Finding("machine", "memory", "ok" if enough else "problem", text, remedy)
     for name, folder in (("this folder", Path.cwd()), ("temporary", Path(tempfile.gettempdir()))):
@@ -303,33 +282,3 @@ def _machine() -> Iterator[Finding]:
             yield Finding("machine", name, "problem", text, "Free some space.")
         else:
             yield Finding("machine", name, "ok", text)
-
-
-def _memory() -> tuple[int, int] | None:
-    """Return (total, free) bytes, both no more than the container's limit; None where the system does not tell."""
-    try:
-        page = os.sysconf("SC_PAGE_SIZE")
-        total, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
-    information = Path("/proc/meminfo")
-    if information.is_file():
-        available = re.search(r"MemAvailable:\s+(\d+) kB", information.read_text(encoding="ascii"))
-        free = int(available.group(1)) * 1024 if available else free
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
-    return (min(total, int(text)), min(free, int(text))) if text.isdigit() else (total, free)
-
-
-def _run(command: list[str], timeout: float) -> tuple[int, str]:
-    """Run a program without input; return its exit code and what it wrote to both streams."""
-    try:
-        result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=timeout, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return -1, f"{Path(command[0]).name} did not answer within {timeout:.0f} s"
-    except OSError as error:
-        return -1, str(error)
-    return result.returncode, result.stdout.decode(errors="replace")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from convkit.dims import Dim, Extent, resolve
-from convkit.errors import ExportError
+from convkit.errors import ConvkitError, ExportError
 
 if TYPE_CHECKING:
     import onnx
@@ -69,6 +69,9 @@ def export_onnx(
                 verbose=False,
             )
     except Exception as error:
+        for cause in _causes(error):
+            if isinstance(cause, ConvkitError):
+                raise cause from error
         raise ExportError(
             f"PyTorch could not export the model to ONNX opset {opset}: {_first_line(error)}",
             hint=_export_hint(error),
@@ -77,7 +80,7 @@ def export_onnx(
         raise ExportError("PyTorch's exporter returned nothing.", hint="Check the installed torch and onnxscript.")
     model = program.model_proto
     clean_names(model)
-    _name_output_dims(model, spec, dims)
+    _name_dims(model, spec, dims)
     check_graph(model)
     return model
 
@@ -138,23 +141,44 @@ def _module_path(node: onnx.NodeProto) -> str:
 
     for entry in node.metadata_props:
         if entry.key == SCOPES_KEY:
-            scopes = ast.literal_eval(entry.value)
+            # What reads the size of an input belongs to no module; the exporter says so in a name of its own.
+            scopes = [scope for scope in ast.literal_eval(entry.value) if not scope.startswith("_empty_nn_module")]
             return str(scopes[-2]) if len(scopes) > 1 else ""
     return ""
 
 
-def _name_output_dims(model: onnx.ModelProto, spec: ModelSpec, dims: Mapping[str, Dim]) -> None:
-    """Write the named dimensions of the specification over the exporter's own expressions."""
-    for value, tensor in zip(model.graph.output, spec.outputs, strict=True):
-        shape = value.type.tensor_type.shape
-        if len(shape.dim) != len(tensor.shape):
+def _name_dims(model: onnx.ModelProto, spec: ModelSpec, dims: Mapping[str, Dim]) -> None:
+    """Write the named dimensions of the specification over the exporter's own expressions.
+
+    An axis that was to vary and came out fixed is refused: the exporter does not always say so.
+    """
+    if len(model.graph.output) != len(spec.outputs):
+        raise ExportError(
+            f"The model was exported with {len(model.graph.output)} outputs; the adapter declares {len(spec.outputs)}.",
+            hint="The adapter's ModelSpec does not describe what the patched model returns.",
+        )
+    for value, tensor in zip((*model.graph.input, *model.graph.output), (*spec.inputs, *spec.outputs), strict=True):
+        axes = value.type.tensor_type.shape.dim
+        if len(axes) != len(tensor.shape):
             raise ExportError(
-                f"Output {tensor.name!r} was exported with {len(shape.dim)} axes; the adapter declares {tensor.shape}.",
+                f"{tensor.name!r} was exported with {len(axes)} axes; the adapter declares {tensor.shape}.",
                 hint="The adapter's ModelSpec does not describe what the patched model returns.",
             )
-        for axis, extent in zip(shape.dim, tensor.shape, strict=True):
-            if axis.HasField("dim_param") and isinstance(extent, str):
+        for axis, extent in zip(axes, tensor.shape, strict=True):
+            if not isinstance(extent, str):
+                continue
+            if axis.HasField("dim_param"):
                 axis.dim_param = _expression(extent, dims)
+            elif any(dims[name].dynamic for name in _names(extent)):
+                raise ExportError(
+                    f"{tensor.name!r} was exported with the fixed size {axis.dim_value} where {extent} was to vary.",
+                    hint=f"The model fixes it; give it one size, for example --shape {_names(extent)[0]}=N.",
+                )
+
+
+def _names(extent: str) -> list[str]:
+    """Return the dimensions that an expression names."""
+    return [factor.partition("/")[0].strip() for factor in extent.split("*")]
 
 
 def _expression(extent: Extent, dims: Mapping[str, Dim]) -> str:
@@ -201,10 +225,17 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and what caused it, down to the first cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
 def _first_line(error: BaseException) -> str:
     """Return the line of the deepest cause that says what went wrong."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    *_, error = _causes(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from convkit.backends import Backend, Session
-from convkit.errors import EnvironmentProblem
+from convkit.errors import ConversionError, EnvironmentProblem
 from convkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -59,7 +59,15 @@ class _OnnxRuntimeSession(Session):
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [output.name for output in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+        try:
+            values = self._session.run(names, dict(inputs))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+            raise ConversionError(
+                f"ONNX Runtime cannot run the model on {shapes}: {str(error).splitlines()[0]}",
+                hint="The graph may hold a size as a number that was asked to vary; give that dimension one size.",
+            ) from error
+        return dict(zip(names, values, strict=True))
 
 
 def _provider(device: str, available: list[str]) -> Any:

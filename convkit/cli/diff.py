@@ -114,9 +114,10 @@ def _node_table(changes: Sequence[NodeChange], limit: int | None) -> Table:
     grid = _list_table()
     for change in changes[:limit]:
         evident = change.name.rpartition("/")[2].startswith(change.operator)
-        _add(grid, change.kind, change.name, "" if evident else change.operator, "; ".join(change.details))
+        name = change.name if evident else f"{change.name} ({change.operator})"
+        _add(grid, change.kind, name, "; ".join(change.details))
     if limit is not None and len(changes) > limit:
-        grid.add_row("", f"and {len(changes) - limit} more (--all lists them)", "", style="dim")
+        grid.add_row("", f"and {len(changes) - limit} more (--all lists them)", style="dim")
     return grid
 
 
@@ -126,8 +127,8 @@ def _weight_table(changes: Sequence[WeightChange]) -> Table:
     grid = _list_table()
     for change in changes:
         largest = change.max_abs_difference
-        details = "" if largest is None else f"differs by up to {largest:.3g}"
-        _add(grid, change.kind, change.name, f"{change.dtype} {shape_text(change.shape)}", details)
+        details = "" if largest is None else f", values differ by up to {largest:.3g}"
+        _add(grid, change.kind, change.name, f"{change.dtype} {shape_text(change.shape)}{details}")
     return grid
 
 
@@ -136,13 +137,13 @@ def _list_table() -> Table:
 
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
-    for _ in range(3):
-        grid.add_column(overflow="fold")
+    grid.add_column(overflow="fold")
+    grid.add_column(overflow="fold")
     return grid
 
 
-def _add(grid: Table, kind: str, *cells: str) -> None:
+def _add(grid: Table, kind: str, name: str, details: str) -> None:
     from rich.text import Text
 
     mark, style = _MARKS[kind]
-    grid.add_row(Text(f"  {mark}", style=style), *(Text(cell) for cell in cells))
+    grid.add_row(Text(f"  {mark}", style=style), Text(name), Text(details))

@@ -83,7 +83,7 @@ def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:
             ("model", f"{model['variant']}, form {graph['form']}, {graph['precision']}"),
             ("shapes", ", ".join(map(str, dims))),
             ("classes", _class_names(model["classes"])),
-            *((str(name), _plain(value)) for name, value in model["facts"].items()),
+            ("facts", "; ".join(f"{name} {_plain(value)}" for name, value in model["facts"].items())),
             ("weights", f"{weights['file']}, {bytes_text(weights['bytes'])}, sha256 {weights['sha256'][:12]}"),
             ("graph", f"{artifact.model.name}, {bytes_text(onnx_file['bytes'])}, sha256 {onnx_file['sha256'][:12]}"),
             ("patches", _fired(record for group in manifest["patches"].values() for record in group)),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from convkit.graph._shapes import graph_inputs
 from convkit.graph._stats import operator_name
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["Matching", "Side", "match_nodes", "node_differences", "tensor_difference"]
+
+T = TypeVar("T", bound=Hashable)
 
 MIN_NAMESAKES = 0.5
 """Share of the smaller graph's nodes that must have a namesake of the same operator to match by name."""
@@ -67,9 +69,8 @@ class Matching:
 def match_nodes(a: Side, b: Side) -> Matching:
     """Pair the nodes of two graphs: by name, or by structure where the names have nothing in common.
 
-    By structure means: both sequences of nodes, in their topological order, are aligned by the
-    longest runs of nodes of the same operator with weights of the same shapes; between these runs
-    by operator alone.
+    By structure means: both sequences of nodes, in their topological order, are aligned by operator
+    and shapes of weights; what this leaves over in between, by operator alone.
     """
     index = {key: position for position, key in enumerate(b.keys)}
     pairs = {i: index[key] for i, key in enumerate(a.keys) if key in index}
@@ -80,16 +81,28 @@ def match_nodes(a: Side, b: Side) -> Matching:
 
 
 def _align(a: Side, b: Side) -> dict[int, int]:
-    pairs: dict[int, int] = {}
-    first, second = ([(operator_name(node), _weight_shapes(side, node)) for node in side.nodes] for side in (a, b))
-    for tag, a0, a1, b0, b1 in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
-        if tag == "equal":
-            pairs.update(zip(range(a0, a1), range(b0, b1), strict=True))
-        elif tag == "replace":
-            before, after = [token[0] for token in first[a0:a1]], [token[0] for token in second[b0:b1]]
-            for block in SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks():
-                pairs.update((a0 + block.a + step, b0 + block.b + step) for step in range(block.size))
+    operators = [[operator_name(node) for node in side.nodes] for side in (a, b)]
+    shapes = [[_weight_shapes(side, node) for node in side.nodes] for side in (a, b)]
+    tokens = [list(zip(*pair, strict=True)) for pair in zip(operators, shapes, strict=True)]
+    pairs = dict(_common(tokens[0], tokens[1]))
+    i = j = 0
+    for end_i, end_j in [*pairs.items(), (len(a.nodes), len(b.nodes))]:
+        gap = _common(operators[0][i:end_i], operators[1][j:end_j])
+        pairs.update((i + step_i, j + step_j) for step_i, step_j in gap)
+        i, j = end_i + 1, end_j + 1
     return pairs
+
+
+def _common(first: Sequence[T], second: Sequence[T]) -> Iterator[tuple[int, int]]:
+    """Yield the places of equal elements in the same order: the ends that agree, and the longest runs between."""
+    shorter = min(len(first), len(second))
+    head = next((i for i in range(shorter) if first[i] != second[i]), shorter)
+    tail = next((i for i in range(shorter - head) if first[-1 - i] != second[-1 - i]), shorter - head)
+    yield from ((i, i) for i in range(head))
+    middle = first[head : len(first) - tail], second[head : len(second) - tail]
+    for block in SequenceMatcher(None, *middle, autojunk=False).get_matching_blocks():
+        yield from ((head + block.a + i, head + block.b + i) for i in range(block.size))
+    yield from ((len(first) - i, len(second) - i) for i in range(tail, 0, -1))
 
 
 def _weight_shapes(side: Side, node: onnx.NodeProto) -> tuple[tuple[int, ...], ...]:

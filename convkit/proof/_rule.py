@@ -9,6 +9,7 @@ right to the last bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def judge(
     """Return the check of one output in one case; ``output`` None means decoded results."""
     tolerance = output.tolerance if output else Tolerance()
     figures, limits = _figures(errors), limits_of(yardstick, tolerance)
-    passed = all(figures[key] <= limits.get(key, 0.0) for key in figures)
+    passed = all(math.isfinite(limits.get(key, 0.0)) and figures[key] <= limits.get(key, 0.0) for key in figures)
     return Check(
         kind=kind or (output.compare if output else "decoded"),
         case=case,
@@ -92,7 +93,7 @@ def _figures(errors: Errors) -> dict[str, float]:
             }
         )
         for key, value in pairs.items():
-            figures[key] = max(figures.get(key, 0.0), value)
+            figures[key] = max(figures.get(key, 0.0), math.inf if math.isnan(value) else value)
     return figures
 
 

@@ -14,6 +14,7 @@ from polygraphy.common import TensorMetadata
 from polygraphy.comparator import Comparator, compare
 from polygraphy.logger import G_LOGGER
 
+from convkit.errors import ValidationError
 from convkit.proof._errors import measure
 from convkit.proof._matching import match_detections, rows_to_detections
 
@@ -101,6 +102,11 @@ class _Measure(compare.BaseCompareFunc):  # type: ignore[misc]
     def __call__(self, iter_result0: Any, iter_result1: Any) -> OrderedDict[str, Any]:
         found: OrderedDict[str, Any] = OrderedDict()
         for tensor in self.outputs:
+            if tensor.name not in iter_result1:
+                raise ValidationError(
+                    f"The engine has no output {tensor.name!r}; it returns {', '.join(iter_result1)}.",
+                    hint="The graph is not the one that the specification describes; convert again.",
+                )
             reference, value = np.asarray(iter_result0[tensor.name]), np.asarray(iter_result1[tensor.name])
             if tensor.compare == "detections" and reference.shape == value.shape:
                 found[tensor.name] = [

@@ -36,7 +36,7 @@ def validate(
     artifact = Artifact.open(path)
     progress("checking hashes")
     artifact.verify()
-    manifest, recorded = artifact.manifest, artifact.verdict
+    manifest, recorded = artifact.manifest, Verdict.from_json(artifact.verdict)
     spec = spec_from_manifest(manifest)
     samples, reference = load_evidence(artifact.path, spec.inputs[0])
     session = open_session(backend, artifact.model, device=device)
@@ -47,14 +47,14 @@ def validate(
             engine=session.run,
             samples=samples,
             cases=shape_cases(spec.dims),
-            yardsticks=recorded["yardsticks"],
+            yardsticks=recorded.yardsticks,
             decode=find_decode(manifest["adapter"]["name"], spec.decode),
             verdict=Verdict(
                 backend,
                 session.device,
-                reference=f"stored {recorded['reference']} results",
-                inputs=recorded["inputs"],
-                yardsticks=recorded["yardsticks"],
+                reference=f"stored {recorded.reference} results",
+                inputs=recorded.inputs,
+                yardsticks=recorded.yardsticks,
             ),
             progress=progress,
         )

@@ -93,7 +93,10 @@ class Verdict:
             inputs=document["inputs"],
             checks=[Check(**check) for check in document["checks"]],
             ledger=[Stage(**stage) for stage in document["ledger"]],
-            yardsticks={name: dict(table) for name, table in document["yardsticks"].items()},
+            yardsticks={
+                name: {key: float("inf") if value is None else value for key, value in table.items()}
+                for name, table in document["yardsticks"].items()
+            },
             notes=list(document["notes"]),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import cv2
@@ -11,7 +12,7 @@ import numpy as np
 from convkit import Detections, Result
 from convkit_models.centernet._geometry import affine, transform
 
-__all__ = ["CtdetDecode", "max_pool"]
+__all__ = ["CtdetDecode", "find_peaks", "max_pool"]
 
 _ROW = np.ones((1, 3), np.uint8)
 _SQUARE = np.ones((3, 3), np.uint8)
@@ -45,7 +46,7 @@ class CtdetDecode:
         hm, wh = np.ascontiguousarray(maps["hm"]), maps["wh"]
         _, height, width = hm.shape
         logits = hm.reshape(-1)
-        peaks = np.flatnonzero(hm == max_pool(hm))
+        peaks = find_peaks(hm, self.topk)
         peaks = peaks[_best(logits[peaks], peaks, self.topk)]
         labels, cells = np.divmod(peaks, height * width)
         first = 2 * labels if self.sizes_per_class else np.zeros_like(labels)
@@ -55,13 +56,17 @@ class CtdetDecode:
 
     def _tutorial(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
         rows = maps["output"]
-        classes = (rows.shape[1] - 4) // 2
-        logits = rows[:, 4 : 4 + classes]
-        cells, labels = np.nonzero(logits == rows[:, 4 + classes :])
+        classes, width = (rows.shape[1] - 4) // 2, meta["input"][1] // self.stride
+        logits, pooled = rows[:, 4 : 4 + classes], rows[:, 4 + classes :]
+        cells, labels = np.nonzero(logits >= _floor(logits.reshape(-1, width, classes), self.topk))
+        found = logits[cells, labels] == pooled[cells, labels]
+        if np.count_nonzero(found) < self.topk:
+            cells, labels = np.nonzero(logits == pooled)
+            found = np.ones(len(cells), bool)
+        cells, labels = cells[found], labels[found]
         values = logits[cells, labels]
         best = _best(values, labels * len(rows) + cells, self.topk)
         labels, cells = labels[best], cells[best]
-        width = meta["input"][1] // self.stride
         return self._boxes(labels, cells, width, values[best], rows[cells, :2], rows[cells, 2:4], meta)
 
     def _rows(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
@@ -98,6 +103,21 @@ class CtdetDecode:
         return Detections(boxes, scores[found].astype(np.float32), labels[found].astype(np.int64), self.classes)
 
 
+def find_peaks(planes: np.ndarray, count: int) -> np.ndarray:
+    """Return the flat indices, ascending, of peaks of contiguous planes [C, H, W]: all, or the best ``count`` and more.
+
+    A peak is as high as each of its eight neighbours in its plane. Only cells above a floor are
+    looked at, and only where that gives too few the whole map is.
+    """
+    floor = _floor(planes, count)
+    if floor > -np.inf:
+        cells = np.flatnonzero(planes >= floor)
+        peaks = cells[_are_peaks(planes, cells)]
+        if len(peaks) >= count:
+            return peaks
+    return np.flatnonzero(planes == max_pool(planes))
+
+
 def max_pool(planes: np.ndarray) -> np.ndarray:
     """Return the 3 x 3 maximum around each cell of contiguous planes [C, H, W]; outside counts as -inf.
 
@@ -109,6 +129,25 @@ def max_pool(planes: np.ndarray) -> np.ndarray:
     for edge, inner in ((0, min(1, height - 1)), (height - 1, max(0, height - 2))):
         pooled[:, edge] = cv2.dilate(np.maximum(planes[:, edge], planes[:, inner]), _ROW)
     return pooled
+
+
+def _are_peaks(planes: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    _, height, width = planes.shape
+    flat = planes.reshape(-1)
+    values = flat[cells]
+    row, column = np.divmod(cells % (height * width), width)
+    peaks = np.ones(len(cells), bool)
+    for down, right in product((-1, 0, 1), repeat=2):
+        y, x = row + down, column + right
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        peaks &= values >= flat[np.where(inside, cells + down * width + right, cells)]
+    return peaks
+
+
+def _floor(values: np.ndarray, count: int) -> float:
+    """Return a value that the maxima of many lines along axis 1 reach, so that enough peaks should; else -inf."""
+    highest, lines = values.max(axis=1), 8 * count
+    return float(np.partition(highest, -lines, axis=None)[-lines]) if highest.size > lines else -np.inf
 
 
 def _best(values: np.ndarray, ranks: np.ndarray, count: int) -> np.ndarray:

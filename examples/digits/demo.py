@@ -27,16 +27,16 @@ def step(title: str, *words: str | Path) -> None:
         sys.exit(code)
 
 
-def contact_sheet(folder: Path, target: Path, height: int = 384, columns: int = 3) -> None:
-    """Write the drawings of a folder side by side, each scaled to the same height."""
-    pictures = []
-    for file in sorted(folder.glob("*.*")):
-        image = cv2.imread(str(file))
-        pictures.append(cv2.resize(image, (round(image.shape[1] * height / image.shape[0]), height)))
-    rows = [np.hstack(pictures[start : start + columns]) for start in range(0, len(pictures), columns)]
-    width = max(row.shape[1] for row in rows)
-    padded = [cv2.copyMakeBorder(row, 0, 0, 0, width - row.shape[1], cv2.BORDER_CONSTANT) for row in rows]
-    cv2.imwrite(str(target), np.vstack(padded))
+def contact_sheet(folder: Path, target: Path, width: int = 1280, columns: int = 3) -> None:
+    """Write the drawings of a folder side by side, in rows of the same width."""
+    images = [cv2.imread(str(file)) for file in sorted(folder.glob("*.*"))]
+    rows = []
+    for start in range(0, len(images), columns):
+        group = images[start : start + columns]
+        height = round(width / sum(image.shape[1] / image.shape[0] for image in group))
+        row = np.hstack([cv2.resize(im, (round(im.shape[1] * height / im.shape[0]), height)) for im in group])
+        rows.append(cv2.resize(row, (width, height)))
+    cv2.imwrite(str(target), np.vstack(rows))
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ class SoundToy(ToyAdapter):
             raise CheckpointError(f"{request.weights}: {error}", hint="Give another file.") from error
 
 
-@dataclass
+@dataclass(eq=False)
 class Variant(ToyPlugin):
     """The toy's plugin with one part replaced.
 

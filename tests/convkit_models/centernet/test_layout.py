@@ -9,10 +9,8 @@ HEADS = {"hm": 80, "wh": 2, "reg": 2}
 
 
 def test_names_of_all_ten_architectures() -> None:
-    assert ARCHITECTURES == (
-        *("res_18", "res_34", "res_50", "res_101", "res_152"),
-        *("resdcn_18", "resdcn_34", "resdcn_50", "resdcn_101", "resdcn_152"),
-    )
+    depths = ("18", "34", "50", "101", "152")
+    assert set(ARCHITECTURES) == {f"res_{depth}" for depth in depths} | {f"resdcn_{depth}" for depth in depths}
     assert [Layout.named(name, HEADS).architecture for name in ARCHITECTURES] == list(ARCHITECTURES)
 
 

@@ -1,0 +1,47 @@
+"""Environments of their own for tests that install distributions as a user would."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+
+OFFLINE = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet")
+
+
+def fresh_venv(folder: Path) -> Path:
+    """Make a virtual environment in which everything of the running one is visible; return its Python.
+
+    What is installed there stays there. ``site.addsitedir`` reads the .pth files of the running
+    environment as well, so that packages installed as editable are seen too.
+    """
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    own = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
+    parents = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+    lines = [f"import site; site.addsitedir({path!r})\n" for path in parents]
+    (Path(own) / "parent.pth").write_text("".join(lines))
+    return python
+
+
+def install(python: Path, source: Path, *, target: Path | None = None) -> None:
+    """Install a source tree with pip, without any network; its build backend must be in the running environment."""
+    where = ("--target", str(target)) if target else ()
+    run(python, "-m", "pip", "install", *OFFLINE, *where, str(source))
+
+
+def run(
+    python: Path | str,
+    *arguments: str,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    code: int = 0,
+) -> subprocess.CompletedProcess[str]:
+    """Run Python and return what it wrote; fail with its output when it exits with another code."""
+    done = subprocess.run(
+        [str(python), *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, f"{arguments} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done
