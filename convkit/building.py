@@ -29,6 +29,7 @@ from convkit.proof import (
     find_decode,
     measure_yardsticks,
     prove,
+    save_ends,
     save_evidence,
     shape_cases,
 )
@@ -174,6 +175,7 @@ class Builder:
         session.close()
         names = list(self.images.names[:STORED_SAMPLES])
         save_evidence(self.folder, self.stored, self.exact, names)
+        save_ends(self.folder, self.source.spec, self.images.arrays[:STORED_SAMPLES], self.decode)
         return verdict
 
     def _draw(self, engine: Compute) -> None:

@@ -192,9 +192,8 @@ def _plugins() -> Iterator[Finding]:
 def _backends() -> Iterator[Finding]:
     try:
         backends = [backend for found in manager().gather("convkit_backends").values() for backend in found]
-    except Exception as error:
-        # The hook of any plugin may raise anything; without the engines nothing works.
-        yield Finding("engines", "any", "problem", _first_line(error), "See the plugins above.", core=True)
+    except PluginError as error:
+        yield Finding("engines", "any", "problem", error.message, error.hint, core=True)
         return
     findings = [_backend(backend) for backend in backends]
     yield from findings
@@ -211,13 +210,9 @@ def _backend(backend: Backend) -> Finding:
         described = backend.describe()
     except Exception as error:
         # A library that does not load may raise anything; that is what is reported here.
-        return Finding("engines", backend.name, "problem", _first_line(error))
+        return Finding("engines", backend.name, "problem", f"{type(error).__name__}: {error}".splitlines()[0])
     text = "; ".join(value if key == "version" else f"{key} {value}" for key, value in described.items())
     return Finding("engines", backend.name, "ok", text or backend.summary)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _gpu() -> Iterator[Finding]:

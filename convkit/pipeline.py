@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from convkit.adapter import Adapter, ModelSpec, Request, SourceModel, Target
 from convkit.artifact import REPORT, VERDICT, Artifact, check_destination, publish, staging
-from convkit.errors import ProofFailedError, SettingError
+from convkit.errors import CheckpointError, ProofFailedError, SettingError
 from convkit.plugins import manager
 from convkit.progress import Progress, silent
 from convkit.settings import Settings, read_config, resolve_settings
@@ -117,7 +117,7 @@ class Conversion:
         )
 
     def _load(self) -> SourceModel:
-        return self.adapter.load(
+        source = self.adapter.load(
             Request(
                 weights=self.weights,
                 form=self.settings["form"],
@@ -126,6 +126,13 @@ class Conversion:
                 options=self.settings.options,
             )
         )
+        for name, tensor in source.module.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                raise CheckpointError(
+                    f"{self.weights} holds NaN or infinite weights: {name}.",
+                    hint="Training diverged or the file is damaged: give an earlier checkpoint.",
+                )
+        return source
 
     def _own_images(self) -> Images | None:
         """Return the user's own images, evenly chosen, or None where none are given."""

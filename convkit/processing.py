@@ -35,6 +35,6 @@ class Preprocess(Protocol):
 class Decode(Protocol):
     """Turn the outputs of a batch into one result an image."""
 
-    def __call__(self, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> list[Result]:
+    def __call__(self, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> Sequence[Result]:
         """Return ``len(metas)`` results; ``outputs`` have the batch on axis 0."""
         ...

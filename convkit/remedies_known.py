@@ -64,7 +64,7 @@ CHECKPOINTS = (
         "Adapters of convkit take it off. In own code: {key.removeprefix('module.'): value for key, value in items}.",
     ),
     Remedy(
-        r"(Missing|Unexpected) key\(s\) in state_dict",
+        r"(Missing|Unexpected) key\(s\) in state_dict(?!.*\n?.*\"module\.)",
         "The checkpoint belongs to another architecture than the network, or holds the weights below another key.",
         "Let `convkit convert` read the architecture from the file; its error names the closest one.",
     ),

@@ -113,7 +113,8 @@ class Predictor:
         count = len(items)
         padded = items + [items[-1]] * (self.batch_min - count)
         outputs = self.session.run({self.spec.inputs[0].name: np.stack([item.tensor for item in padded])})
-        return self._decode({name: value[:count] for name, value in outputs.items()}, [item.meta for item in items])
+        rows = {name: value[:count] for name, value in outputs.items()}
+        return list(self._decode(rows, [item.meta for item in items]))
 
     def _check_size(self, prepared: Prepared) -> None:
         dims = {dim.name: dim for dim in self.spec.dims}

@@ -189,7 +189,7 @@ def _convert(option: Option, value: Any) -> Any:
             if len(converted) != len(option.default):
                 raise ValueError(f"{len(option.default)} numbers are needed")
         else:
-            converted = type(option.default)(value)
+            converted = _boolean(value) if isinstance(option.default, bool) else type(option.default)(value)
             if isinstance(value, bool) or (not isinstance(value, str) and converted != value):
                 raise ValueError(f"it is no {type(option.default).__name__}")
         numbers = converted if isinstance(converted, tuple) else (converted,)
@@ -205,3 +205,12 @@ def _convert(option: Option, value: Any) -> Any:
             hint=f"{suggest(str(converted), option.choices)} Choices: {', '.join(option.choices)}.".strip(),
         )
     return converted
+
+
+def _boolean(value: Any) -> bool:
+    words = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() not in words:
+        raise ValueError("true or false is needed")
+    return words[str(value).lower()]

@@ -14,6 +14,7 @@ from hypothesis import settings
 from support.plugins import registered
 
 if TYPE_CHECKING:
+    from support.blobs import BlobPlugin
     from support.toy import ToyPlugin
 
     from convkit import Artifact
@@ -58,3 +59,34 @@ def toy_artifact(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactor
 
     with registered(ToyPlugin()):
         return convert("toy", weights=toy_weights_file, output=tmp_path_factory.mktemp("artifacts") / "toy")
+
+
+@pytest.fixture
+def blobs() -> Iterator[BlobPlugin]:
+    """The rectangle detector, installed for one test."""
+    from support.blobs import BlobPlugin
+
+    with registered(BlobPlugin(), "blobs") as plugin:
+        yield plugin
+
+
+@pytest.fixture(scope="session")
+def blob_weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the rectangle detector."""
+    import torch
+    from support.blobs import blob_weights
+
+    path = tmp_path_factory.mktemp("weights") / "blobs.pth"
+    torch.save(blob_weights(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def blob_artifact(blob_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A proved artifact of the rectangle detector: batch 1 to 3, height 48 to 96, width 64 to 96."""
+    from support.blobs import BlobPlugin
+
+    from convkit import convert
+
+    with registered(BlobPlugin(), "blobs"):
+        return convert("blobs", weights=blob_weights_file, output=tmp_path_factory.mktemp("artifacts") / "blobs")

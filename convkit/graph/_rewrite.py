@@ -124,10 +124,14 @@ def _keep_metadata(source: onnx.ModelProto, result: onnx.ModelProto) -> None:
     result.producer_name, result.producer_version = source.producer_name, source.producer_version
     del result.metadata_props[:]
     result.metadata_props.extend(source.metadata_props)
-    metadata = {node.name: node.metadata_props for node in source.graph.node}
+    by_name = {node.name: node.metadata_props for node in source.graph.node}
+    by_output = {output: node.metadata_props for node in source.graph.node for output in node.output}
     for node in result.graph.node:
-        if node.name in metadata and not node.metadata_props:
-            node.metadata_props.extend(metadata[node.name])
+        # A new node stands where the one stood whose output it now makes.
+        origins = [by_name.get(node.name), *(by_output.get(output) for output in node.output)]
+        found = next((origin for origin in origins if origin), None)
+        if found and not node.metadata_props:
+            node.metadata_props.extend(found)
 
 
 def _signatures(model: onnx.ModelProto) -> dict[str, tuple[Any, ...]]:

@@ -1,6 +1,7 @@
 """Proof: runners, errors, the float64 rule, the ledger and the verdict."""
 
 from convkit.proof._cases import Case, shape_cases
+from convkit.proof._ends import check_ends, save_ends
 from convkit.proof._errors import TensorError, measure
 from convkit.proof._evidence import load_evidence, save_evidence
 from convkit.proof._ledger import Ledger
@@ -22,6 +23,7 @@ __all__ = [
     "TensorError",
     "TorchCompute",
     "Verdict",
+    "check_ends",
     "compare_results",
     "find_decode",
     "find_preprocess",
@@ -30,6 +32,7 @@ __all__ = [
     "measure",
     "measure_yardsticks",
     "prove",
+    "save_ends",
     "save_evidence",
     "shape_cases",
     "validate",

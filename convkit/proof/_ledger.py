@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -33,27 +34,24 @@ class Ledger:
     def add(self, name: str, compute: Compute, note: str = "") -> bool:
         """Run a stage, record its errors and return whether they are within the limits."""
         outputs = {key: np.asarray(value) for key, value in compute(self.feed).items()}
-        runs = compare_runs(
-            {
-                "stage": lambda feed: outputs,
-                "float64": lambda feed: self._reference,
-                "previous": lambda feed: self._previous or outputs,
-            },
-            [self.feed],
-            self.spec.inputs,
-            self.spec.outputs,
-        )
+        against_float64 = self._compare(self._reference, outputs)
+        against_previous = self._compare(self._previous or outputs, outputs)
         passed = True
         for output in self.spec.outputs:
             yardstick = self.yardsticks[output.name]
             key = "rel_l2" if output.compare == "values" else "unexplained"
             limit = limits_of(yardstick, output.tolerance).get(key, 0.0)
-            exact, previous = (self._figure(runs[run][0][output.name]) for run in ("float64", "previous"))
-            good = exact <= limit
+            exact = self._figure(against_float64[output.name])
+            previous = self._figure(against_previous[output.name])
+            good = exact <= limit < math.inf
             passed &= good
             self.stages.append(Stage(name, output.name, previous, exact, limit, good, note))
         self._previous = outputs
         return passed
+
+    def _compare(self, base: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> dict[str, list[object]]:
+        runs = {"base": lambda feed: base, "stage": lambda feed: outputs}
+        return compare_runs(runs, [self.feed], self.spec.inputs, self.spec.outputs)["stage"][0]
 
     @staticmethod
     def _figure(errors: list[object]) -> float:

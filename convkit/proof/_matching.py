@@ -9,7 +9,7 @@ import numpy as np
 
 from convkit.results import Classification, Detections, Result
 
-__all__ = ["MatchError", "box_iou", "compare_results", "match_detections", "rows_to_detections"]
+__all__ = ["MatchError", "box_iou", "compare_results", "json_difference", "match_detections", "rows_to_detections"]
 
 SAME_IOU = 0.9
 SAME_PIXELS = 0.5
@@ -153,18 +153,19 @@ def _worst(differences: np.ndarray) -> float:
 
 
 def _match_json(reference: Result, candidate: Result, slack: float) -> MatchError:
-    note = _json_difference(reference.to_json(), candidate.to_json(), slack, "result")
+    note = json_difference(reference.to_json(), candidate.to_json(), slack, "result")
     return MatchError(1, int(not note), 0, int(bool(note)), note=note)
 
 
-def _json_difference(expected: Any, actual: Any, slack: float, where: str) -> str:
+def json_difference(expected: Any, actual: Any, slack: float, where: str) -> str:
+    """Return where two JSON values first differ by more than rounding, or an empty string."""
     if isinstance(expected, dict) and isinstance(actual, dict) and expected.keys() == actual.keys():
         return next(
-            filter(None, (_json_difference(expected[k], actual[k], slack, f"{where}.{k}") for k in expected)), ""
+            filter(None, (json_difference(expected[k], actual[k], slack, f"{where}.{k}") for k in expected)), ""
         )
     if isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
         pairs = enumerate(zip(expected, actual, strict=True))
-        return next(filter(None, (_json_difference(a, b, slack, f"{where}[{i}]") for i, (a, b) in pairs)), "")
+        return next(filter(None, (json_difference(a, b, slack, f"{where}[{i}]") for i, (a, b) in pairs)), "")
     if isinstance(expected, float) and isinstance(actual, float | int):
         return "" if abs(expected - actual) <= slack * max(1.0, abs(expected)) else f"{where}: {expected} and {actual}"
     return "" if expected == actual else f"{where}: {expected!r} and {actual!r}"

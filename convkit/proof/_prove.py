@@ -11,10 +11,9 @@ from convkit.dims import resolve
 from convkit.processing import Decode
 from convkit.progress import Progress, silent
 from convkit.proof._cases import Case
-from convkit.proof._errors import measure
 from convkit.proof._matching import MatchError, compare_results
 from convkit.proof._rule import DECODED, ILL_CONDITIONED, judge, yardsticks_of
-from convkit.proof._runners import Compute, compare_runs
+from convkit.proof._runners import Compute, compare_runs, output_errors
 from convkit.proof._samples import Samples
 from convkit.proof._verdict import Check, Verdict
 
@@ -141,5 +140,7 @@ def _batch_checks(
         other = dict(engine({name: np.ascontiguousarray(tensor[::-1]) for name, tensor in feed.items()}))
         same = {output.name: batched[output.name][::-1] for output in spec.outputs}
         name = f"batch {case.batch} against reversed"
-    plain = [output for output in spec.outputs if output.compare == "values"]
-    return [judge([measure(same[o.name], other[o.name])], o, name, yardsticks[o.name], kind="batch") for o in plain]
+    return [
+        judge(output_errors(o, same[o.name], other[o.name]), o, name, yardsticks[o.name], kind="batch")
+        for o in spec.outputs
+    ]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from convkit.adapter import TensorSpec
 
-__all__ = ["Compute", "TorchCompute", "compare_runs"]
+__all__ = ["Compute", "TorchCompute", "compare_runs", "output_errors"]
 
 Compute = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 """Anything that turns a feed (batch on axis 0) into outputs by name."""
@@ -108,14 +108,17 @@ class _Measure(compare.BaseCompareFunc):  # type: ignore[misc]
                     hint="The graph is not the one that the specification describes; convert again.",
                 )
             reference, value = np.asarray(iter_result0[tensor.name]), np.asarray(iter_result1[tensor.name])
-            if tensor.compare == "detections" and reference.shape == value.shape:
-                found[tensor.name] = [
-                    match_detections(rows_to_detections(a), rows_to_detections(b))
-                    for a, b in zip(reference, value, strict=True)
-                ]
-            else:
-                found[tensor.name] = [measure(reference, value)]
+            found[tensor.name] = output_errors(tensor, reference, value)
         return found
+
+
+def output_errors(tensor: TensorSpec, reference: np.ndarray, value: np.ndarray) -> list[Any]:
+    """Return the errors of one output: one `TensorError`, or a `MatchError` a sample for detections."""
+    if tensor.compare != "detections" or reference.shape != value.shape:
+        return [measure(reference, value)]
+    return [
+        match_detections(rows_to_detections(a), rows_to_detections(b)) for a, b in zip(reference, value, strict=True)
+    ]
 
 
 def compare_runs(

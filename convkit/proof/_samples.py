@@ -14,7 +14,7 @@ from convkit.plugins import manager
 from convkit.processing import Decode, Prepared, Preprocess
 from convkit.proof._cases import Case
 
-__all__ = ["Samples", "find_decode", "find_preprocess"]
+__all__ = ["Samples", "find_decode", "find_preprocess", "fit"]
 
 Picture = tuple[tuple[str, int], ...]
 
@@ -42,7 +42,7 @@ class Samples:
             sizes = dict(picture)
             preprocess = find_preprocess(adapter, spec.preprocess, sizes)
             shape = resolve(tensor.shape[1:], sizes)
-            prepared[picture] = [_fit(preprocess(image), shape) for image in images]
+            prepared[picture] = [fit(preprocess(image), shape) for image in images]
         return cls(tensor, prepared)
 
     def feed(self, case: Case) -> dict[str, np.ndarray]:
@@ -83,7 +83,7 @@ def find_decode(adapter: str, spec: Mapping[str, Any]) -> Decode | None:
     return found
 
 
-def _fit(prepared: Prepared, shape: tuple[int, ...]) -> Prepared:
+def fit(prepared: Prepared, shape: tuple[int, ...]) -> Prepared:
     """Crop or pad (with edge values) a tensor whose preprocess chose another size by itself."""
     tensor = prepared.tensor
     if tensor.shape == shape:

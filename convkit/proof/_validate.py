@@ -9,6 +9,7 @@ from convkit.backends import open_session
 from convkit.manifest import spec_from_manifest
 from convkit.progress import Progress, silent
 from convkit.proof._cases import shape_cases
+from convkit.proof._ends import check_ends
 from convkit.proof._evidence import load_evidence
 from convkit.proof._prove import prove
 from convkit.proof._samples import find_decode
@@ -27,7 +28,7 @@ def validate(
     """Check the hashes of an artifact and run its proof again on this machine.
 
     The engine is compared with the stored float64 results in every shape, under the limits that
-    were measured when the artifact was made.
+    were measured when the artifact was made; preprocess and decode are replayed on what is stored.
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved.
@@ -39,16 +40,17 @@ def validate(
     manifest, recorded = artifact.manifest, Verdict.from_json(artifact.verdict)
     spec = spec_from_manifest(manifest)
     samples, reference = load_evidence(artifact.path, spec.inputs[0])
+    decode = find_decode(manifest["adapter"]["name"], spec.decode)
     session = open_session(backend, artifact.model, device=device)
     try:
-        return prove(
+        verdict = prove(
             spec,
             reference=reference,
             engine=session.run,
             samples=samples,
             cases=shape_cases(spec.dims),
             yardsticks=recorded.yardsticks,
-            decode=find_decode(manifest["adapter"]["name"], spec.decode),
+            decode=decode,
             verdict=Verdict(
                 backend,
                 session.device,
@@ -60,3 +62,6 @@ def validate(
         )
     finally:
         session.close()
+    progress("replaying preprocess and decode")
+    verdict.checks.extend(check_ends(artifact.path, manifest["adapter"]["name"], spec, decode))
+    return verdict

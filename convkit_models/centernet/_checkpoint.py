@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def _load(path: Path, serialisation: str) -> Any:
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
+            warnings.simplefilter("ignore", UserWarning)  # of damaged files, which end in the error below
             return torch.load(path, map_location="cpu", weights_only=True, mmap=serialisation == ZIP)
     except Exception as error:  # bytes that were not meant for it can make the unpickler raise anything
         refused = unsafe(path, serialisation)

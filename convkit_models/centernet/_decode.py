@@ -58,12 +58,12 @@ class CtdetDecode:
         rows = maps["output"]
         classes, width = (rows.shape[1] - 4) // 2, meta["input"][1] // self.stride
         logits, pooled = rows[:, 4 : 4 + classes], rows[:, 4 + classes :]
-        cells, labels = np.nonzero(logits >= _floor(logits.reshape(-1, width, classes), self.topk))
+        floor = _floor(logits.reshape(-1, width, classes), self.topk)
+        cells, labels = np.divmod(np.flatnonzero(logits >= floor), classes)
         found = logits[cells, labels] == pooled[cells, labels]
-        if np.count_nonzero(found) < self.topk:
-            cells, labels = np.nonzero(logits == pooled)
-            found = np.ones(len(cells), bool)
         cells, labels = cells[found], labels[found]
+        if len(cells) < self.topk:
+            cells, labels = np.divmod(np.flatnonzero(logits == pooled), classes)
         values = logits[cells, labels]
         best = _best(values, labels * len(rows) + cells, self.topk)
         labels, cells = labels[best], cells[best]
@@ -106,13 +106,12 @@ class CtdetDecode:
 def find_peaks(planes: np.ndarray, count: int) -> np.ndarray:
     """Return the flat indices, ascending, of peaks of contiguous planes [C, H, W]: all, or the best ``count`` and more.
 
-    A peak is as high as each of its eight neighbours in its plane. Only cells above a floor are
-    looked at, and only where that gives too few the whole map is.
+    A peak is as high as each of its eight neighbours in its plane. Cells above a floor are looked at
+    one by one; where these are too few or too many, the whole map is pooled.
     """
-    floor = _floor(planes, count)
-    if floor > -np.inf:
-        cells = np.flatnonzero(planes >= floor)
-        peaks = cells[_are_peaks(planes, cells)]
+    cells = np.flatnonzero(planes >= _floor(planes, count))
+    if len(cells) < planes.size / 8:
+        peaks: np.ndarray = cells[_are_peaks(planes, cells)]
         if len(peaks) >= count:
             return peaks
     return np.flatnonzero(planes == max_pool(planes))
@@ -140,14 +139,14 @@ def _are_peaks(planes: np.ndarray, cells: np.ndarray) -> np.ndarray:
     for down, right in product((-1, 0, 1), repeat=2):
         y, x = row + down, column + right
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        peaks &= values >= flat[np.where(inside, cells + down * width + right, cells)]
+        np.logical_and(peaks, values >= flat[np.where(inside, cells + down * width + right, cells)], out=peaks)
     return peaks
 
 
 def _floor(values: np.ndarray, count: int) -> float:
-    """Return a value that the maxima of many lines along axis 1 reach, so that enough peaks should; else -inf."""
-    highest, lines = values.max(axis=1), 8 * count
-    return float(np.partition(highest, -lines, axis=None)[-lines]) if highest.size > lines else -np.inf
+    """Return a value that many maxima along axis 0 reach, so that enough peaks should; -inf for small arrays."""
+    highest, many = values.max(axis=0), 8 * count
+    return float(np.partition(highest, -many, axis=None)[-many]) if highest.size > many else -np.inf
 
 
 def _best(values: np.ndarray, ranks: np.ndarray, count: int) -> np.ndarray:

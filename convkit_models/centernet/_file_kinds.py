@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickletools
+import re
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +24,14 @@ _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LEGACY_PICKLES = 5
 """Such a file holds five pickles: magic number, version, platform, the object, the names of its storages."""
 
+_PLAIN_MODULES = ("torch._utils.", "torch._tensor.", "torch.storage.", "torch.nn.parameter.")
+_PLAIN_NAMES = {
+    "collections.OrderedDict",
+    "_codecs.encode",
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+}
 _DOWNLOAD_AGAIN = "Download the file again, and check that its size is the published one."
 _OTHER_FORMATS = (
     (b"\x1f\x8b", "is compressed with gzip", "Unpack it first: gunzip FILE."),
@@ -100,18 +111,18 @@ def _foreign_names(path: Path, kind: str) -> list[str]:
     The pickle is read as a list of instructions; it is not executed. What cannot be read any more,
     because the file is cut off, is left out.
     """
-    found: dict[str, None] = {}
-    try:
+    found: list[str] = []
+    with contextlib.suppress(
+        ValueError, LookupError, OSError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error
+    ):
         if kind == ZIP:
             with zipfile.ZipFile(path) as archive, archive.open(_pickle_member(archive)) as stream:
-                found.update(dict.fromkeys(_globals(stream)))
+                found.extend(_globals(stream))
         else:
-            with path.open("rb") as stream:
+            with path.open("rb") as file:
                 for _ in range(_LEGACY_PICKLES if kind == LEGACY else 1):
-                    found.update(dict.fromkeys(_globals(stream)))
-    except (ValueError, KeyError, IndexError, OSError, EOFError, UnicodeDecodeError, zipfile.BadZipFile):
-        pass  # the names before the damage are still worth telling
-    return [name for name in found if not _belongs_to_tensors(name)]
+                    found.extend(_globals(file))
+    return _beyond_tensors(dict.fromkeys(found))
 
 
 def _head(path: Path) -> tuple[bytes, int]:
@@ -189,17 +200,15 @@ def _globals(stream: IO[bytes]) -> Iterator[str]:
                 strings.append(top)
 
 
-def _belongs_to_tensors(name: str) -> bool:
-    module, _, attribute = name.rpartition(".")
-    if module == "torch":
-        return attribute[:1].isupper() or attribute in ("float16", "float32", "float64", "bfloat16", "int64", "device")
-    return module in ("torch._utils", "torch._tensor", "torch.storage", "torch.nn.parameter") or name in (
-        "collections.OrderedDict",
-        "_codecs.encode",
-        "numpy.dtype",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-    )
+def _beyond_tensors(names: Iterable[str]) -> list[str]:
+    """Return those of the names that tensors, their containers and NumPy scalars do not need."""
+    return [
+        name
+        for name in names
+        if name not in _PLAIN_NAMES
+        and not name.startswith(_PLAIN_MODULES)
+        and not re.fullmatch(r"torch\.([A-Z]\w*|b?float\d+|int\d+|device)", name)
+    ]
 
 
 def _resave(where: str) -> str:

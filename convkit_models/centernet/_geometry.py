@@ -20,8 +20,8 @@ def affine(centre: Sequence[float], scale: float, size: tuple[int, int], *, inve
     half-pixel shift.
     """
     width, height = size
-    source = _corner_points(np.array(centre, np.float32), np.float32(scale))
-    target = _corner_points(np.array([width * 0.5, height * 0.5], np.float32), np.float32(width))
+    source = _points(centre[0], centre[1], scale)
+    target = _points(width * 0.5, height * 0.5, width)
     matrix = cv2.getAffineTransform(target, source) if inverse else cv2.getAffineTransform(source, target)
     return np.asarray(matrix)
 
@@ -33,7 +33,7 @@ def transform(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return np.stack(mapped, axis=-1).astype(np.float32)
 
 
-def _corner_points(middle: np.ndarray, side: np.float32) -> np.ndarray:
-    above = middle + np.array([0, side * np.float32(-0.5)], np.float32)
-    across = middle - above
-    return np.stack([middle, above, above + np.array([-across[1], across[0]], np.float32)])
+def _points(x: float, y: float, side: float) -> np.ndarray:
+    """Return the three points of a square, float32; centres and halves of whole pixels are exact in it."""
+    half = side / 2
+    return np.array([(x, y), (x, y - half), (x - half, y - half)], np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +55,13 @@ class Affine:
         centre = (columns // 2, rows // 2) if self.keep_res else (columns / 2, rows / 2)
         scale = float(width if self.keep_res else max(rows, columns))
         matrix = affine(centre, scale, (width, height))
-        tensor = self._normalise(cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR))
+        try:
+            warped = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+        except cv2.error as error:  # OpenCV 4 takes sides of up to 32766 pixels
+            raise ImageError(
+                f"OpenCV cannot warp an image of {columns} x {rows} pixels.", hint="Scale it down first."
+            ) from error
+        tensor = self._normalise(warped, *_touched_rows(matrix, rows, height))
         meta = {"center": [float(centre[0]), float(centre[1])], "scale": scale, "input": [height, width]}
         return Prepared(tensor, meta)
 
@@ -63,14 +70,26 @@ class Affine:
             return self.height, self.width
         return self.height or (rows | self.pad) + 1, self.width or (columns | self.pad) + 1
 
-    def _normalise(self, warped: np.ndarray) -> np.ndarray:
+    def _normalise(self, warped: np.ndarray, top: int, bottom: int) -> np.ndarray:
+        """Return the planes of a warped image that is black but for the rows ``top`` to ``bottom``."""
         height, width, channels = warped.shape
-        planes = np.empty((channels, height, width), np.uint8)
         tensor = np.empty((channels, height, width), np.float32)
-        cv2.split(warped, list(planes))
+        planes = cv2.split(warped[top:bottom], list(np.empty((channels, bottom - top, width), np.uint8)))
         for plane, table, target in zip(planes, self.table, tensor, strict=True):
-            cv2.LUT(plane, table, dst=target)
+            cv2.LUT(plane, table, dst=target[top:bottom])
+            target[:top].fill(table[0])
+            target[bottom:].fill(table[0])
         return tensor
+
+
+def _touched_rows(matrix: np.ndarray, rows: int, height: int) -> tuple[int, int]:
+    """Return the range of output rows that the image's rows can reach, with a row to spare at both ends.
+
+    Bilinear sampling reaches one row beyond the image; everything outside the range is black.
+    """
+    ratio, shift = matrix[1, 1], matrix[1, 2]
+    top = min(max(0, math.floor(shift - ratio) - 1), height - 1)
+    return top, max(top + 1, min(height, math.ceil(shift + ratio * rows) + 2))
 
 
 def _check(image: np.ndarray) -> None:

@@ -19,15 +19,19 @@ TRANSLATIONS = {"docs/tutorial.zh-CN.md": "docs/tutorial.md"}
 def workshops(tmp_path_factory):
     """Return what runs all blocks of a document, once, and gives the directory they ran in."""
     done: dict[str, Workshop] = {}
+    failed: set[str] = set()
     root: Path = tmp_path_factory.mktemp("documents")
 
     def visit(document: str) -> Workshop:
+        assert document not in failed, f"the blocks of {document} failed before"
         if document not in done:
+            failed.add(document)
             earlier = markdown.starts_after(document)
             workshop = Workshop(root / document.replace("/", "-"), visit(earlier) if earlier else None)
             for block in markdown.blocks(document):
                 if block.language not in DATA or block.directive:
                     workshop.run(block)
+            failed.discard(document)
             done[document] = workshop
         return done[document]
 

@@ -5,15 +5,27 @@ from __future__ import annotations
 import inspect
 import pickle
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from support.plugins import registered
 from support.toy import Resize, Softmax, ToyAdapter, ToyPlugin
 
-from convkit import Adapter, Artifact, CheckpointError, ModulePatch, Request, Rewrite, SourceModel, hookimpl
+from convkit import (
+    Adapter,
+    Artifact,
+    CheckpointError,
+    Classification,
+    ModulePatch,
+    Prepared,
+    Request,
+    Rewrite,
+    SourceModel,
+    hookimpl,
+)
 from convkit.testing import FAULTS, AdapterConformance
 from convkit.testing._replay import Replay
 from convkit.testing._subject import Subject
@@ -116,7 +128,6 @@ def _parameters(wanted: Iterable[str], given: Mapping[str, Any]) -> Iterable[dic
 
 def spec_with(**changes: Any) -> Edit:
     """Return an edit that replaces fields of the specification."""
-    from dataclasses import replace
 
     def edit(source: SourceModel) -> SourceModel:
         return SourceModel(source.module, replace(source.spec, **changes), source.reference)
@@ -134,3 +145,56 @@ def reference_with(change: Callable[[torch.nn.Module, torch.Tensor], Any]) -> Ed
         return SourceModel(source.module, source.spec, reference)
 
     return edit
+
+
+def adapter_with(**attributes: Any) -> Variant:
+    """Return a variant whose adapter has these class attributes."""
+    return Variant(adapter=type("Toy", (SoundToy,), attributes))
+
+
+def preprocess_with(change: Callable[[np.ndarray, Prepared], Any]) -> Variant:
+    """Return a variant whose preprocess returns ``change(image, prepared)``."""
+
+    class Changed(Resize):
+        def __call__(self, image: np.ndarray) -> Prepared:
+            return change(image, super().__call__(image))
+
+    return Variant(preprocess=Changed)
+
+
+def decode_with(change: Callable[[Mapping[str, np.ndarray], list[Classification]], Any]) -> Variant:
+    """Return a variant whose decode returns ``change(outputs, results)``."""
+
+    class Changed(Softmax):
+        def __call__(self, outputs: Mapping[str, np.ndarray], metas: Any) -> Any:
+            return change(outputs, super().__call__(outputs, metas))
+
+    return Variant(decode=Changed)
+
+
+def result_with(**methods: Any) -> Variant:
+    """Return a variant whose results have these methods."""
+    kind = type("Changed", (Classification,), methods)
+    return decode_with(lambda outputs, results: [kind(r.probabilities, r.classes) for r in results])
+
+
+def module_with(change: Callable[[torch.nn.Module], Any]) -> Variant:
+    """Return a variant that does ``change(module)`` to the loaded module."""
+
+    def edit(source: SourceModel) -> SourceModel:
+        change(source.module)
+        return source
+
+    return Variant(edit=edit)
+
+
+def patch_with(change: Callable[..., Any]) -> Variant:
+    """Call ``change(module, result)`` in the patched forward."""
+
+    def patch(old: ModulePatch) -> list[ModulePatch]:
+        def forward(module: torch.nn.Module, original: Any, images: torch.Tensor) -> Any:
+            return change(module, old.forward(module, original, images))
+
+        return [replace(old, forward=forward)]
+
+    return Variant(patch=patch)

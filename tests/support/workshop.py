@@ -160,6 +160,7 @@ class Workshop:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.folder / SITE),
+            "OMP_NUM_THREADS": "1",  # threads that wait for each other are slow on a shared machine
             "NO_COLOR": "1",
             "COLUMNS": "200",
             "PYTHONDONTWRITEBYTECODE": "1",

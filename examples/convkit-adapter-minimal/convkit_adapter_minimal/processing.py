@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from convkit import Classification, Prepared
+from convkit import Classification, Prepared, Result
 
 __all__ = ["Classify", "GreyResize", "sample_digits"]
 
@@ -35,7 +35,7 @@ class Classify:
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.output, self.classes = spec["output"], list(spec["classes"])
 
-    def __call__(self, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> list[Classification]:
+    def __call__(self, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> list[Result]:
         """Return one classification an image."""
         values = outputs[self.output].astype(np.float64)
         if self.output == "logits":
@@ -48,6 +48,7 @@ def sample_digits(count: int, seed: int, *, ink: str) -> list[np.ndarray]:
     """Return ``count`` scanned digits as uint8 [8, 8, 3], from the sheet that ``train.py`` wrote."""
     data = np.frombuffer((Path(__file__).parent / "samples.png").read_bytes(), np.uint8)
     sheet = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert sheet is not None, "samples.png is damaged"
     rows, columns = sheet.shape[0] // TILE, sheet.shape[1] // TILE
     order = np.random.default_rng(seed).permutation(rows * columns)
     corners = [divmod(int(order[index % len(order)]), columns) for index in range(count)]

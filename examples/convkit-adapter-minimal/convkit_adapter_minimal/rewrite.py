@@ -22,8 +22,9 @@ class FuseHardSwish(NodeRewrite):
         """Return ``x``. A division of anything but a product with a Clip is no candidate at all."""
         product, divisor = node.inputs
         multiply = _producer(product, "Mul")
-        clip = multiply and next(filter(None, (_producer(factor, "Clip") for factor in multiply.inputs)), None)
-        if clip is None:
+        clips = [_producer(factor, "Clip") for factor in multiply.inputs] if multiply else []
+        clip = next(filter(None, clips), None)
+        if multiply is None or clip is None:
             return None
         if _scalar(divisor) != 6:
             return Miss(f"it divides by {_scalar(divisor)}, not by 6")

@@ -1,4 +1,4 @@
-"""``convkit new adapter``: what it writes is complete, clean and passes its own tests; what it refuses leaves nothing."""
+"""``convkit new adapter``: what it writes is complete and passes its own tests; what it refuses leaves nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.installs import install, run
 
-from convkit.cli import run as convkit
+from convkit.cli import execute as convkit
 from convkit.cli.new import write_adapter
 from convkit.errors import OutputError, SettingError
 
@@ -72,7 +72,7 @@ def test_every_placeholder_is_filled_and_the_code_is_clean(name: str, folder: Pa
     options = ["--isolated", "--line-length", "120"]
     for command in (["check", "--select", "E,F,W,I,B,UP,RUF", *options], ["format", "--check", *options]):
         done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, str(path)], capture_output=True, text=True, check=False
+            [sys.executable, "-m", "ruff", *command, "."], cwd=path, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -155,7 +155,7 @@ def test_error_half_way_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 def test_generated_adapter_passes_its_own_tests_and_converts(folder: Path) -> None:
-    path, _ = write_adapter("my-net")
+    path, _ = write_adapter("my-net", folder / "source")
     install(Path(sys.executable), path, target=folder / "site")
     environment = {**os.environ, "PYTHONPATH": str(folder / "site")}
     done = run(sys.executable, "-m", "pytest", "-q", cwd=path, environment=environment)

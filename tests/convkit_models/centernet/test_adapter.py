@@ -167,14 +167,14 @@ class TestModel:
     ) -> None:
         model = load(weights, form, dims=dims)
         patches = list(convkit_export_patches("centernet", model))
-        images = torch.randn(2, 3, 64, 96)
+        images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             expected = model.reference(model.module, {"images": images})
             with patched(model.module, patches, dict(model.spec.expect)):
                 found = model.module(images)
         assert list(expected) == [output.name for output in model.spec.outputs]
         for name, value in zip(expected, found, strict=True):
-            torch.testing.assert_close(value, expected[name], rtol=1.2e-7 if form == "detections" else 0, atol=0)
+            torch.testing.assert_close(value, expected[name], rtol=2.5e-7 if form == "detections" else 0, atol=0)
 
     def test_is_ready_to_export(self, weights: Path) -> None:
         module = load(weights).module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ class TestKeptResolution(AdapterConformance):
 
     adapter = "centernet"
     shapes = ("batch=1:2:3", "height=32:64:128", "width=64:96:128")
-    options = {"resize": "keep_res"}
+    options: ClassVar = {"resize": "keep_res"}
     forms = ("heads",)
 
     @pytest.fixture(scope="class")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from torch import nn
 
 from convkit import Detections
-from convkit_models.centernet._decode import CtdetDecode, max_pool
+from convkit_models.centernet._decode import CtdetDecode, find_peaks, max_pool
 from convkit_models.centernet._forms import output_patch, reference
 
 META = {"center": [320.0, 240.0], "scale": 640.0, "input": [48, 64]}
@@ -244,3 +245,24 @@ def test_results_know_the_class_names() -> None:
 def test_pooling_against_torch(planes: np.ndarray) -> None:
     expected = nn.functional.max_pool2d(torch.from_numpy(planes), 3, stride=1, padding=1)
     np.testing.assert_array_equal(max_pool(planes), expected.numpy())
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth", "few", "flat", "nan"])
+def test_peaks_found_above_the_floor_are_the_best(kind: str) -> None:
+    """Whichever way the peaks are found, the best are those of the pooled map."""
+    rng = np.random.default_rng(5)
+    planes = rng.standard_normal((6, 64, 48)).astype(np.float32)
+    if kind == "smooth":
+        planes = np.stack([cv2.GaussianBlur(plane, (0, 0), 2) for plane in planes])
+    elif kind == "few":
+        planes = np.linspace(0, 1, planes.size, dtype=np.float32).reshape(planes.shape)
+    elif kind == "flat":
+        planes[:] = 0.25
+    elif kind == "nan":
+        planes[3, 5] = np.nan
+    pooled = nn.functional.max_pool2d(torch.from_numpy(planes), 3, stride=1, padding=1).numpy()
+    every = np.flatnonzero(planes == pooled)
+    found = find_peaks(planes, 20)
+    best = np.sort(planes.reshape(-1)[every])[-20:]
+    assert set(found) <= set(every)
+    np.testing.assert_array_equal(np.sort(planes.reshape(-1)[found])[-20:], best)

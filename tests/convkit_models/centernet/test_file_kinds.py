@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.checkpoints import make_checkpoint
 
 from convkit.errors import CheckpointError
@@ -125,6 +128,26 @@ def test_a_file_cut_off_anywhere(tmp_path: Path, legacy: bool, share: float) -> 
     assert "again" in said or share == 0.001
 
 
+@pytest.fixture(scope="module", params=["zip", "legacy"])
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("small") / f"{request.param}.pth"
+    state = {"conv1.weight": torch.randn(2, 3, 7, 7), "bn1.running_var": torch.ones(2)}
+    torch.save({"epoch": 3, "state_dict": state}, path, _use_new_zipfile_serialization=request.param == "zip")
+    return path
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6))
+def test_flipped_bytes_give_weights_or_one_clear_error(small: Path, places: list[tuple[float, int]]) -> None:
+    data = bytearray(small.read_bytes())
+    for place, value in places:
+        data[int(place * len(data))] = value
+    path = small.with_suffix(".bad")
+    path.write_bytes(data)
+    with contextlib.suppress(CheckpointError):  # anything else that is raised fails the test
+        assert read_checkpoint(path).state
+
+
 class Payload:
     """Unpickling this runs a command that leaves a file behind."""
 
@@ -161,6 +184,12 @@ class TestCode:
         if not wrapped:
             pickle.loads(pickle.dumps(content))
             assert trace.exists(), "the payload is harmless, so the test proves nothing"
+
+    @pytest.mark.parametrize("how", ["legacy", "pickle"])
+    def test_is_named_even_where_the_file_is_cut_off(self, tmp_path: Path, how: str) -> None:
+        path = self.write(tmp_path / "evil.pth", [Payload(tmp_path / "trace"), "x" * 5000], how)
+        path.write_bytes(path.read_bytes()[:-2500])
+        assert f"{os.system.__module__}.system" in message(path)
 
     @pytest.mark.parametrize("how", ["zip", "legacy"])
     def test_a_pickled_module(self, tmp_path: Path, how: str) -> None:

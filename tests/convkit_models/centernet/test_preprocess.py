@@ -172,3 +172,12 @@ def test_an_image_that_is_a_view() -> None:
 def test_what_is_no_bgr_image_is_refused(image: Any) -> None:
     with pytest.raises(ImageError, match="cannot be prepared"):
         Affine(spec())(image)
+
+
+def test_what_opencv_cannot_warp_is_an_image_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise cv2.error("(-215:Assertion failed) src.cols < SHRT_MAX")
+
+    monkeypatch.setattr(cv2, "warpAffine", refuse)
+    with pytest.raises(ImageError, match="image of 53 x 37 pixels"):
+        Affine(spec())(noise(37, 53))

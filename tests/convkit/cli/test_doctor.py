@@ -1,0 +1,204 @@
+"""``convkit doctor``: when it examines the machine and when it reads an error, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convkit.cli import execute
+
+CONVKIT = [sys.executable, "-m", "convkit"]
+ERROR = "Traceback (most recent call last):\n  ...\nAssertionError: Torch not compiled with CUDA enabled\n"
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[int, str, str]:
+    code = execute(["doctor", *map(str, words)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def doctor(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*CONVKIT, "doctor", *words], capture_output=True, text=True, timeout=60, **options)
+
+
+class TestMachine:
+    def test_a_working_machine(self) -> None:
+        started = time.perf_counter()
+        result = doctor(stdin=subprocess.DEVNULL)
+        assert result.returncode == 0, result.stdout
+        assert result.stdout.splitlines()[-1].startswith("convkit works here")
+        assert time.perf_counter() - started < 20  # it takes one; a busy machine may need longer
+        words = [line.split()[:2] for line in result.stdout.splitlines()]
+        for package in ("Python", "convkit", "torch", "onnx", "onnxruntime"):
+            assert ["ok", package] in words
+
+    def test_json(self) -> None:
+        document = json.loads(doctor("--json", stdin=subprocess.DEVNULL).stdout)
+        assert document["works"] is True
+        assert {finding["section"] for finding in document["findings"]} == {
+            "core", "optional", "plugins", "engines", "GPU", "machine",
+        }  # fmt: skip
+        for finding in document["findings"]:
+            assert finding["state"] in ("ok", "missing", "problem")
+            assert finding["remedy"] or finding["state"] == "ok" or finding["section"] == "GPU"
+
+    def test_torch_is_not_imported_for_its_version(self) -> None:
+        code = "import sys; from convkit.cli import execute; execute(['doctor', '--json']); print(*sys.modules)"
+        result = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True
+        )
+        modules = set(result.stdout.splitlines()[-1].split())
+        assert "onnxruntime" in modules
+        assert not modules & {"torch", "onnx", "onnxscript", "polygraphy", "cv2"}
+
+    def test_without_an_engine_nothing_works(self) -> None:
+        result = doctor(stdin=subprocess.DEVNULL, env={**os.environ, "CONVKIT_LOAD_PLUGINS": "centernet"})
+        assert result.returncode == 5
+        assert "no engine runs here" in result.stdout
+        assert result.stdout.splitlines()[-1].startswith("convkit does not work here")
+
+    def test_an_optional_trouble_is_told_and_forgiven(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        from convkit import doctor as machine
+        from convkit.cli import doctor as command
+
+        finding = machine.Finding("GPU", "driver", "problem", "too old", "Update [it].")
+        monkeypatch.setattr(machine, "examine", lambda: [finding])
+        assert command._check(json=False) == 0
+        out = capsys.readouterr().out
+        assert "problem  driver  too old" in out
+        assert "Update [it]." in out
+        assert "convkit works here, with 1 problem" in out
+
+
+class TestErrorText:
+    def test_a_known_error_is_explained(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        log = tmp_path / "error.log"
+        log.write_text(ERROR)
+        code, out, err = run(capsys, log)
+        assert (code, err) == (0, "")
+        lines = out.splitlines()
+        assert lines[0] == "AssertionError: Torch not compiled with CUDA enabled"
+        assert lines[1].split()[0] == "cause"
+        assert lines[2].split()[0] == "cure"
+        assert len(lines) == 3
+
+    def test_json(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        log = tmp_path / "error.log"
+        log.write_text(ERROR)
+        code, out, _ = run(capsys, log, "--json")
+        document = json.loads(out)
+        assert (code, document["recognised"]) == (0, True)
+        (match,) = document["matches"]
+        assert match["plugin"] == "remedies"
+        assert match["line"] == "AssertionError: Torch not compiled with CUDA enabled"
+        assert match["cause"]
+        assert match["cure"]
+
+    def test_an_unknown_error_shows_the_telling_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        log = tmp_path / "error.log"
+        log.write_text("starting\nWobbleError: the [frobnicator] is loose\nbye\n")
+        code, out, _ = run(capsys, log)
+        assert code == 1
+        assert "WobbleError: the [frobnicator] is loose" in out
+        assert "convkit doctor" in out
+        assert run(capsys, log, "--json")[:2] == (1, '{\n  "recognised": false,\n  "matches": []\n}\n')
+
+    def test_an_empty_log_is_unknown(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "empty.log").write_text("")
+        assert run(capsys, tmp_path / "empty.log")[0] == 1
+
+    def test_a_log_that_is_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        code, out, err = run(capsys, tmp_path / "nowhere.log")
+        assert (code, out) == (2, "")
+        assert "cannot be read" in err
+
+    def test_colours_do_not_hide_an_error(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        log = tmp_path / "error.log"
+        log.write_text("\x1b[31mAssertionError: Torch not \x1b[1mcompiled with CUDA\x1b[0m enabled\x1b[0m\n")
+        code, out, _ = run(capsys, log)
+        assert code == 0
+        assert "\x1b" not in out
+
+    def test_bytes_that_are_no_text(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        log = tmp_path / "error.log"
+        log.write_bytes(b"\xff\xfe\x00 Torch not compiled with CUDA enabled \x80")
+        assert run(capsys, log)[0] == 0
+
+    def test_of_a_huge_log_the_end_is_read(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        log = tmp_path / "error.log"
+        log.write_text("No space left on device\n" + "all is well\n" * 2_000_000 + ERROR)
+        code, out, _ = run(capsys, log)
+        assert code == 0
+        assert "Torch not compiled" in out
+        assert "No space left" not in out
+
+    def test_only_the_part_of_a_long_line_that_matters_is_shown(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        log = tmp_path / "error.log"
+        log.write_text("x" * 5000 + " Torch not compiled with CUDA enabled " + "y" * 5000)
+        line = run(capsys, log)[1].splitlines()[0]
+        assert "Torch not compiled with CUDA enabled" in line
+        assert len(line) < 400
+
+
+class TestStandardInput:
+    def test_a_file(self, tmp_path: Path) -> None:
+        log = tmp_path / "error.log"
+        log.write_text(ERROR)
+        with log.open() as stream:
+            result = doctor(stdin=stream)
+        assert result.returncode == 0
+        assert result.stdout.startswith("AssertionError: Torch not compiled")
+
+    def test_a_pipe(self) -> None:
+        result = doctor(input=ERROR)
+        assert result.returncode == 0
+        assert result.stdout.startswith("AssertionError: Torch not compiled")
+
+    def test_a_pipe_that_is_slow(self) -> None:
+        writer = subprocess.Popen(
+            [sys.executable, "-c", f"import time; time.sleep(2); print({ERROR!r})"], stdout=subprocess.PIPE
+        )
+        result = doctor("-", stdin=writer.stdout)
+        writer.wait()
+        assert result.returncode == 0
+        assert result.stdout.startswith("AssertionError: Torch not compiled")
+
+    @pytest.mark.parametrize("kind", ["empty file", "blank pipe", "closed"])
+    def test_without_a_text_the_machine_is_examined(self, kind: str, tmp_path: Path) -> None:
+        if kind == "empty file":
+            (tmp_path / "empty").touch()
+            with (tmp_path / "empty").open() as stream:
+                result = doctor(stdin=stream)
+        elif kind == "blank pipe":
+            result = doctor(input="\n  \n")
+        else:
+            shell = " ".join([*CONVKIT, "doctor"]) + " <&-"
+            result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0
+        assert "convkit works here" in result.stdout
+
+    def test_a_pipe_that_nobody_writes_to_does_not_hang(self) -> None:
+        code = "from convkit.cli import doctor, execute; doctor.PATIENCE = (0.2, 0.3); exit(execute(['doctor']))"
+        reader, writer = os.pipe()
+        try:
+            result = subprocess.run(
+                [sys.executable, "-c", code], stdin=reader, capture_output=True, text=True, timeout=60
+            )
+        finally:
+            os.close(reader)
+            os.close(writer)
+        assert result.returncode == 0
+        assert "convkit works here" in result.stdout
+        assert "waiting for an error text" in result.stderr
+        assert "none came" in result.stderr

@@ -1,0 +1,93 @@
+"""The ledger: the same samples after every stage, so that one sees where an error enters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from convkit import ModelSpec, TensorSpec
+from convkit.proof import Ledger, Verdict
+
+SPEC = ModelSpec(
+    "v",
+    (),
+    (TensorSpec("x", ("batch", 4)),),
+    (TensorSpec("double", ("batch", 4)), TensorSpec("half", ("batch", 4))),
+    {},
+    {},
+)
+FEED = {"x": np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)}
+YARDSTICKS = {name: {"max_abs": 1e-7, "rel_l2": 1e-7, "scale": 3.0} for name in ("double", "half")}
+
+
+def stage(double: float = 2.0, half: float = 0.5):
+    return lambda feed: {"double": feed["x"] * np.float32(double), "half": feed["x"] * np.float32(half)}
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger(SPEC, FEED, lambda feed: {"double": feed["x"] * 2.0, "half": feed["x"] * 0.5}, YARDSTICKS)
+
+
+def test_each_stage_is_compared_with_float64_and_with_the_one_before(ledger):
+    assert ledger.add("first", stage())
+    assert not ledger.add("second", stage(double=2.02), "a note")
+    assert not ledger.add("third", stage(double=2.02))
+    rows = {(row.name, row.output): row for row in ledger.stages}
+    assert len(ledger.stages) == 6
+    assert rows["first", "double"].against_previous == 0
+    assert rows["first", "double"].against_float64 < 1e-7
+    assert rows["second", "double"].against_previous == pytest.approx(0.01, rel=1e-4)
+    assert rows["second", "double"].against_float64 == pytest.approx(0.01, rel=1e-4)
+    assert rows["third", "double"].against_previous == 0
+    assert rows["third", "double"].against_float64 == pytest.approx(0.01, rel=1e-4)
+    assert [row.passed for row in ledger.stages] == [True, True, False, True, False, True]
+    assert rows["second", "half"].note == "a note"
+
+
+def test_the_verdict_names_the_stage_and_output_where_the_error_enters(ledger):
+    for name, compute in (("exported", stage()), ("folded", stage(half=0.6)), ("fused", stage(half=0.6))):
+        ledger.add(name, compute)
+    verdict = Verdict("engine", "cpu", ledger=ledger.stages)
+    assert not verdict.passed
+    assert "the error enters at stage 'folded', output 'half'" in verdict.headline()
+
+
+def test_the_limit_is_that_of_the_rule(ledger):
+    ledger.add("first", stage())
+    assert ledger.stages[0].limit == pytest.approx(3e-7 + 4 * 2.0**-23)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda feed: {"double": np.full((2, 4), np.nan, np.float32), "half": feed["x"] * np.float32(0.5)},
+        lambda feed: {"double": feed["x"][:1] * 2, "half": feed["x"] * np.float32(0.5)},
+    ],
+    ids=["NaN", "shape"],
+)
+def test_a_stage_without_numbers_fails(ledger, broken):
+    assert not ledger.add("broken", broken)
+    assert ledger.stages[0].against_float64 == np.inf
+
+
+def test_outputs_of_detections_count_what_is_unexplained():
+    spec = ModelSpec("v", (), SPEC.inputs, (TensorSpec("boxes", ("batch", 20, 6), compare="detections"),), {}, {})
+    rows = np.zeros((2, 20, 6), np.float32)
+    rows[..., 0] = np.arange(20) * 30
+    rows[..., 2:4] = rows[..., :1] + 20
+    rows[..., 4] = np.linspace(0.9, 0.2, 20)
+    yard = {"boxes": {"unexplained": 0.0, "max_box": 1e-5, "max_score": 1e-7, "scale": 0.0}}
+    ledger = Ledger(spec, FEED, lambda feed: {"boxes": rows}, yard)
+    assert ledger.add("shuffled", lambda feed: {"boxes": rows[:, ::-1]})
+    wrong = rows.copy()
+    wrong[0, 3, 5] = 1
+    assert not ledger.add("one class wrong", lambda feed: {"boxes": wrong})
+    assert ledger.stages[-1].against_float64 == 2
+    assert ledger.stages[-1].against_previous == 2
+
+
+def test_where_pytorch_itself_overflows_no_stage_passes():
+    yard = {name: {"max_abs": np.inf, "rel_l2": np.inf, "scale": 1.0} for name in ("double", "half")}
+    ledger = Ledger(SPEC, FEED, lambda feed: {"double": feed["x"] * 2.0, "half": feed["x"] * 0.5}, yard)
+    assert not ledger.add("first", stage(double=7.0))
