@@ -148,7 +148,7 @@ class Conversion:
         return Images(
             [read_image(file) for file in chosen],
             [file.name for file in chosen],
-            f"{count} image{'' if count == 1 else 's'} of {path.name}",
+            f"{count} image{'' if count == 1 else 's'} from {path.name}",
         )
 
     def _synthetic_images(self, spec: ModelSpec) -> Images:

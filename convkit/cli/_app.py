@@ -26,15 +26,18 @@ def build_app(manager: PluginManager) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_root)
-    app.command("convert")(convert.convert)
-    app.command("validate")(validate.validate)
-    app.command("run")(run.run)
-    app.command("evaluate")(evaluate.evaluate)
-    app.command("inspect")(inspect.inspect)
-    app.command("diff")(diff.diff)
-    app.command("adapters")(adapters.adapters)
-    app.command("plugins")(plugins.plugins)
-    app.command("doctor")(doctor.doctor)
+    for name, function, summary in (
+        ("convert", convert.convert, "Take a checkpoint to a proved artifact."),
+        ("validate", validate.validate, "Prove an artifact again, on this machine."),
+        ("run", run.run, "Run images, folders or videos through an artifact."),
+        ("evaluate", evaluate.evaluate, "Measure average precision on COCO annotations."),
+        ("inspect", inspect.inspect, "Look inside an artifact or an ONNX file."),
+        ("diff", diff.diff, "Compare two graphs, grouped by rewrite."),
+        ("adapters", adapters.adapters, "List the model families, or show one."),
+        ("plugins", plugins.plugins, "List the plugins and their hooks."),
+        ("doctor", doctor.doctor, "Check this machine, or explain an error text."),
+    ):
+        app.command(name, short_help=summary)(function)
     app.add_typer(new.app, name="new")
     manager.gather("convkit_commands", app=app)
     for broken in manager.broken:

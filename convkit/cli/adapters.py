@@ -14,7 +14,7 @@ def adapters(
     json: JsonOption = False,
 ) -> None:
     """List the adapters, or show one."""
-    from convkit.cli._console import emit_json, stdout
+    from convkit.cli._console import emit, emit_json
     from convkit.plugins import manager
 
     plugins = manager()
@@ -44,13 +44,14 @@ def adapters(
         )
         return
     width = max((len(item.name) for item in table.values()), default=0)
-    console = stdout()
     for item in table.values():
         owner = owners[item.name]
-        console.print(f"{item.name:<{width}}  {item.summary}  ({owner.distribution} {owner.version})", markup=False)
+        emit(f"{item.name:<{width}}  {item.summary}  ({owner.distribution} {owner.version})")
         if name:
-            console.print(f"  forms   {', '.join(item.forms)}", markup=False)
-            console.print(f"  shapes  {', '.join(str(dim) for dim in item.dims)}", markup=False)
+            emit(f"  forms   {', '.join(item.forms)}")
+            emit(f"  shapes  {', '.join(str(dim) for dim in item.dims)}")
             for option in item.options:
+                default = option.default
+                shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
                 choices = f" ({' | '.join(option.choices)})" if option.choices else ""
-                console.print(f"  --set {option.name}={option.default}{choices}: {option.help}", markup=False)
+                emit(f"  --set {option.name}={shown}{choices}: {option.help}")

@@ -15,7 +15,7 @@ def plugins(
 ) -> int:
     """List the plugins with their hooks."""
     from convkit import hookspecs
-    from convkit.cli._console import emit_json, stdout
+    from convkit.cli._console import emit, emit_json
     from convkit.errors import SettingError, suggest
     from convkit.plugins import manager
 
@@ -31,11 +31,10 @@ def plugins(
         broken = [{"name": b.name, "distribution": b.distribution, "error": b.reason} for b in manager().broken]
         emit_json({"plugins": loaded, "broken": broken})
         return 0
-    console = stdout()
     for info in infos:
-        console.print(f"{info.name}  ({info.distribution} {info.version})", markup=False)
+        emit(f"{info.name}  ({info.distribution} {info.version})")
         for name in info.hooks:
-            console.print(f"  {name}", markup=False)
+            emit(f"  {name}")
     for failed in manager().broken:
-        console.print(f"{failed.name}  ({failed.distribution}) BROKEN: {failed.reason}", markup=False)
+        emit(f"{failed.name}  ({failed.distribution}) BROKEN: {failed.reason}")
     return 0

@@ -94,15 +94,12 @@ def _align(a: Side, b: Side) -> dict[int, int]:
 
 
 def _common(first: Sequence[T], second: Sequence[T]) -> Iterator[tuple[int, int]]:
-    """Yield the places of equal elements in the same order: the ends that agree, and the longest runs between."""
+    """Yield the places of equal elements, in order: the beginning that agrees, and the longest runs behind it."""
     shorter = min(len(first), len(second))
     head = next((i for i in range(shorter) if first[i] != second[i]), shorter)
-    tail = next((i for i in range(shorter - head) if first[-1 - i] != second[-1 - i]), shorter - head)
     yield from ((i, i) for i in range(head))
-    middle = first[head : len(first) - tail], second[head : len(second) - tail]
-    for block in SequenceMatcher(None, *middle, autojunk=False).get_matching_blocks():
+    for block in SequenceMatcher(None, first[head:], second[head:], autojunk=False).get_matching_blocks():
         yield from ((head + block.a + i, head + block.b + i) for i in range(block.size))
-    yield from ((len(first) - i, len(second) - i) for i in range(tail, 0, -1))
 
 
 def _weight_shapes(side: Side, node: onnx.NodeProto) -> tuple[tuple[int, ...], ...]:

@@ -81,7 +81,8 @@ def match_detections(reference: Detections, candidate: Detections, *, score_slac
     ties = unexplained = 0
     for own, other, free in ((reference, candidate, free_rows), (candidate, reference, free_columns)):
         tied = sum(
-            _at_the_cut(own, other, index, score_slack) or _has_neighbour(own, other, index, score_slack)
+            np.isfinite(own.boxes[index]).all()
+            and (_at_the_cut(own, other, index, score_slack) or _has_neighbour(own, other, index, score_slack))
             for index in free
         )
         excused = tied if tied <= TIE_SHARE * len(own) else 0

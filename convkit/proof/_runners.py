@@ -113,8 +113,11 @@ class _Measure(compare.BaseCompareFunc):  # type: ignore[misc]
 
 
 def output_errors(tensor: TensorSpec, reference: np.ndarray, value: np.ndarray) -> list[Any]:
-    """Return the errors of one output: one `TensorError`, or a `MatchError` a sample for detections."""
-    if tensor.compare != "detections" or reference.shape != value.shape:
+    """Return the errors of one output: one `TensorError`, or a `MatchError` a sample for detections.
+
+    Detections of another shape, or with a value that is no number, cannot be matched.
+    """
+    if tensor.compare != "detections" or reference.shape != value.shape or not np.isfinite(value).all():
         return [measure(reference, value)]
     return [
         match_detections(rows_to_detections(a), rows_to_detections(b)) for a, b in zip(reference, value, strict=True)

@@ -69,6 +69,12 @@ class TestPackages:
         versions({"torch": version})
         assert by_name(module._packages())["torch"].state == state
 
+    def test_versions_are_compared_by_their_numbers(self) -> None:
+        ordered = ["1.9", "1.10", "1.10.1", "2", "2.0.1rc1"]
+        numbers = [module._numbers(version) for version in ordered]
+        assert numbers == sorted(set(numbers))
+        assert module._numbers("2.9") == module._numbers("2.9.0+cpu")
+
     def test_one_that_does_the_same(self, versions: Any) -> None:
         versions({"onnxruntime": "", "onnxruntime-gpu": "1.30.0"})
         table = by_name(module._packages())

@@ -8,6 +8,10 @@ import pytest
 from support import markdown
 
 LARGEST_PICTURE = 300_000
+PAGES = [
+    *markdown.DOCUMENTS,
+    *(path.relative_to(markdown.ROOT).as_posix() for path in markdown.ROOT.glob("examples/*/README.md")),
+]
 
 
 def resolve(document: str, target: str) -> tuple[str, str]:
@@ -23,7 +27,7 @@ def relative_links(document: str) -> list[str]:
     return [target for target in markdown.links(document) if "://" not in target and not target.startswith("mailto:")]
 
 
-@pytest.mark.parametrize("document", markdown.DOCUMENTS)
+@pytest.mark.parametrize("document", PAGES)
 def test_relative_links_exist(document):
     broken = []
     for target in relative_links(document):
@@ -33,7 +37,7 @@ def test_relative_links_exist(document):
     assert not broken
 
 
-@pytest.mark.parametrize("document", markdown.DOCUMENTS)
+@pytest.mark.parametrize("document", PAGES)
 def test_links_to_the_web_are_encrypted(document):
     plain = [target for target in markdown.links(document) if target.startswith("http:")]
     assert not plain
@@ -51,6 +55,12 @@ def test_every_page_can_be_reached_from_the_readme(document):
 
 
 def test_pictures_are_small():
-    pictures = [path for path in (markdown.ROOT / "docs").rglob("*") if path.suffix in (".png", ".jpg", ".svg", ".gif")]
+    pictures = [path for path in (markdown.ROOT / "docs" / "images").iterdir() if path.is_file()]
     assert pictures
     assert {path.name: path.stat().st_size for path in pictures if path.stat().st_size > LARGEST_PICTURE} == {}
+
+
+def test_every_picture_is_shown():
+    shown = {resolve(page, target)[0] for page in PAGES for target in relative_links(page)}
+    pictures = {path.relative_to(markdown.ROOT).as_posix() for path in (markdown.ROOT / "docs" / "images").iterdir()}
+    assert pictures <= shown

@@ -180,6 +180,17 @@ class TestNodes:
             Difference("source of output z", "head", "sigmoid"),
         ]
 
+    def test_which_output_of_a_node_is_read(self) -> None:
+        def model(first: str, second: str) -> onnx.ModelProto:
+            nodes = [
+                helper.make_node("Split", ["x"], ["a", "b"], "split", axis=0, num_outputs=2),
+                helper.make_node("Sub", [first, second], ["y"], "sub"),
+            ]
+            return make_model(nodes, {"x": (4,)}, {"y": (2,)})
+
+        diff = diff_graphs(model("a", "b"), model("b", "a"))
+        assert changes(diff) == [("changed", "sub", ("A: split -> split:1", "B: split:1 -> split"))]
+
     def test_the_body_of_a_branch(self) -> None:
         def branch(operator: str) -> onnx.GraphProto:
             nodes = [helper.make_node(operator, ["x"], ["r"])]

@@ -159,6 +159,14 @@ class TestSizes:
         model.graph.value_info.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, ["n", 4, "(h-1)//2+1", 7]))
         assert graph_stats(model, {"height": 64}).flops == 2 * (4 * 32 * 16) * 27
 
+    def test_nor_is_what_it_says_of_its_outputs(self) -> None:
+        nodes = [helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2])]
+        shapes = {"x": (1, 3, "height", 32)}, {"y": (1, 4, "height/2", "columns")}
+        model = make_model(nodes, *shapes, {"w": np.ones((4, 3, 2, 2), np.float32)})
+        assert graph_stats(model, {"height": 64}).flops == 2 * (4 * 32 * 16) * 12
+        model.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 7  # left behind when the input was resized
+        assert graph_stats(model, {"height": 64}).flops == 2 * (4 * 32 * 16) * 12
+
     def test_a_product_behind_a_reshape_that_the_graph_computes(self) -> None:
         model = self.model()
         model.graph.node.insert(4, helper.make_node("Gemm", ["flat", "g"], ["h"]))
@@ -231,6 +239,11 @@ class TestParameters:
         model.graph.initializer.append(helper.make_tensor("w", dtype, [10], [0.0] * 10))
         stats = graph_stats(model, {})
         assert (stats.parameters, stats.parameter_bytes) == (10, 10 * size)
+
+    def test_a_byte_that_is_half_full_is_a_byte(self) -> None:
+        model = make_model([helper.make_node("Relu", ["x"], ["y"])], {"x": (1,)}, {"y": (1,)})
+        model.graph.initializer.append(helper.make_tensor("w", TensorProto.INT4, [7], [0] * 7))
+        assert graph_stats(model, {}).parameter_bytes == 4
 
     def test_quantised_weights_and_biases_count_and_their_scales_do_not(self) -> None:
         nodes = [

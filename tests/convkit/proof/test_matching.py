@@ -310,3 +310,11 @@ def test_results_of_other_kinds_are_compared_by_their_json(candidate, note):
     error = compare_results(Custom(depth=[1.0, 2.0], name="a"), candidate)
     assert error.note.startswith(note)
     assert (error.unexplained == 0) == (note == "")
+
+
+@pytest.mark.parametrize("index", [5, 19])
+def test_a_box_that_is_no_number_is_never_a_tie(index):
+    scene = many()
+    boxes = scene.boxes.copy()
+    boxes[index, 2] = np.nan
+    assert match_detections(scene, Detections(boxes, scene.scores, scene.class_ids)).unexplained >= 1

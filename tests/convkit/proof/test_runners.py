@@ -152,6 +152,24 @@ def test_outputs_of_detections_are_matched_sample_by_sample():
     assert (second.matched, second.unexplained) == (15, 10)
 
 
+@pytest.mark.parametrize("column", range(6))
+def test_rows_that_hold_no_number_are_infinitely_wrong_wherever_it_stands(column):
+    """Also in the last row, which a tie at the cut would excuse, and in the class, which becomes an integer."""
+    rows = np.zeros((1, 20, 6), np.float32)
+    rows[..., 4] = np.linspace(0.9, 0.2, 20)
+    wrong = rows.copy()
+    wrong[0, -1, column] = np.nan
+    boxes = (TensorSpec("boxes", ("batch", 20, 6), compare="detections"),)
+    found = compare_runs(
+        {"a": lambda feed: {"boxes": rows}, "b": lambda feed: {"boxes": wrong}},
+        [{"x": np.zeros((1, 4), np.float32)}],
+        INPUTS,
+        boxes,
+    )
+    (error,) = found["b"][0]["boxes"]
+    assert error.max_abs == np.inf
+
+
 def test_detections_of_another_shape_are_infinitely_wrong():
     boxes = (TensorSpec("boxes", ("batch", 2, 6), compare="detections"),)
     found = compare_runs(
