@@ -23,6 +23,7 @@ __all__ = ["SCHEMA_VERSION", "Artifact", "check_destination", "sha256", "staging
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+EXPORTED = "exported.onnx"
 REPORT = "report.html"
 VERDICT = "proof/verdict.json"
 SAMPLES = "proof/samples.npz"

@@ -13,7 +13,7 @@ import numpy as np
 
 from convkit import __version__
 from convkit.adapter import SourceModel, Target
-from convkit.artifact import MODEL
+from convkit.artifact import EXPORTED, MODEL
 from convkit.backends import Session, open_session
 from convkit.errors import ConversionError
 from convkit.export import check_graph, export_onnx
@@ -68,6 +68,7 @@ class Builder:
     backend: str
     device: str
     progress: Progress
+    keep_exported: bool = False
     patches: dict[str, list[PatchRecord]] = field(default_factory=dict)
     rewrites: list[tuple[str, RewriteRecord]] = field(default_factory=list)
     translations: dict[str, str] = field(default_factory=dict)
@@ -130,6 +131,8 @@ class Builder:
     def _rewrite(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Apply the rewrites of all plugins, each checked and entered in the ledger."""
         found = manager().gather("convkit_graph_rewrites", adapter=self.adapter, target=self.target)
+        if self.keep_exported:
+            (self.folder / EXPORTED).write_bytes(model.SerializeToString())
         self._run_stage("exported", model, f"opset {self.target.opset}, {len(model.graph.node)} nodes")
         for plugin, rewrites in found.items():
             for rewrite in rewrites:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from convkit.dims import Dim, Extent, resolve
@@ -22,6 +23,7 @@ __all__ = ["check_graph", "export_onnx"]
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 MODULE_KEY = "convkit.module"
+WEIGHT = ".weight"
 _KEPT_METADATA = {MODULE_KEY, "pkg.onnxscript.rewriter.rule_name"}
 
 
@@ -109,10 +111,11 @@ def clean_names(model: onnx.ModelProto) -> None:
     traces with local paths, FX code) is dropped; the module path stays as ``convkit.module``.
     """
     fixed = {value.name for value in (*model.graph.input, *model.graph.output)}
+    weights = {tensor.name for tensor in model.graph.initializer if tensor.name.endswith(WEIGHT)}
     renamed: dict[str, str] = {}
     seen: Counter[str] = Counter()
     for node in model.graph.node:
-        path = _module_path(node)
+        path = _module_path(node, weights)
         stem = f"{path}/{node.op_type}" if path else node.op_type
         seen[stem] += 1
         node.name = stem if seen[stem] == 1 else f"{stem}_{seen[stem]}"
@@ -135,14 +138,17 @@ def clean_names(model: onnx.ModelProto) -> None:
     del model.graph.metadata_props[:]
 
 
-def _module_path(node: onnx.NodeProto) -> str:
-    """Return the path of the innermost module that the exporter saw around the node."""
-    import ast
+def _module_path(node: onnx.NodeProto, weights: Set[str]) -> str:
+    """Return the path of the innermost module that the exporter saw around the node.
 
+    Where a normalisation was fused into a convolution, the exporter keeps the scope of the
+    normalisation; the name of the weight tells the convolution's own.
+    """
+    if len(node.input) > 1 and node.input[1] in weights:
+        return str(node.input[1]).removesuffix(WEIGHT)
     for entry in node.metadata_props:
         if entry.key == SCOPES_KEY:
-            # What reads the size of an input belongs to no module; the exporter says so in a name of its own.
-            scopes = [scope for scope in ast.literal_eval(entry.value) if not scope.startswith("_empty_nn_module")]
+            scopes = ast.literal_eval(entry.value)
             return str(scopes[-2]) if len(scopes) > 1 else ""
     return ""
 

@@ -80,13 +80,13 @@ class Conversion:
     def run(self, *, overwrite: bool = False, progress: Progress = silent) -> Artifact:
         """Run all stages and return the artifact."""
         if self.output:
-            check_destination(self.output, overwrite=overwrite)
+            _reserve(self.output, overwrite=overwrite)
         own_images = self._own_images()
         progress("reading the checkpoint")
         source = self._load()
         output = self.output or default_output(self.adapter, source, self.settings["form"])
         if not self.output:
-            check_destination(output, overwrite=overwrite)
+            _reserve(output, overwrite=overwrite)
         images = own_images or self._synthetic_images(source.spec)
         with staging(output) as folder:
             return self._build(source, images, folder, output, overwrite=overwrite, progress=progress)
@@ -99,7 +99,17 @@ class Conversion:
         from convkit.report import render_report
 
         backend, device = self.settings["backend"], self.settings["device"]
-        builder = Builder(self.adapter.name, source, self.target, images, folder, backend, device, progress)
+        builder = Builder(
+            self.adapter.name,
+            source,
+            self.target,
+            images,
+            folder,
+            backend,
+            device,
+            progress,
+            keep_exported=self.settings["keep_exported"],
+        )
         verdict = builder.run()
         progress("writing the artifact")
         document = verdict.to_json()
@@ -108,7 +118,7 @@ class Conversion:
         (folder / REPORT).write_text(render_report(manifest, document, builder.pictures), encoding="utf-8")
         if verdict.passed:
             return publish(folder, output, manifest, overwrite=overwrite)
-        rejected = output.with_name(output.name + ".rejected")
+        rejected = _rejected(output)
         publish(folder, rejected, manifest, overwrite=True)
         raise ProofFailedError(
             f"The ONNX model does not compute what PyTorch computes: {verdict.headline()}.",
@@ -170,6 +180,16 @@ def default_output(adapter: Adapter, source: SourceModel, form: str) -> Path:
     if form != adapter.forms[0]:
         parts.append(form)
     return Path("-".join(part for part in parts if part))
+
+
+def _reserve(output: Path, *, overwrite: bool) -> None:
+    """Refuse early what could not be written later: the artifact, or a rejected one beside it."""
+    check_destination(output, overwrite=overwrite)
+    check_destination(_rejected(output), overwrite=True)
+
+
+def _rejected(output: Path) -> Path:
+    return output.with_name(output.name + ".rejected")
 
 
 def _read_names(path: Path | None) -> tuple[str, ...] | None:

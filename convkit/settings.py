@@ -34,6 +34,7 @@ _BUILT_IN: dict[str, Any] = {
     "seed": 0,
     "backend": "onnxruntime",
     "device": "cpu",
+    "keep_exported": False,
 }
 
 
@@ -126,6 +127,9 @@ def _normalise(name: str, value: Any) -> Any:
     if name in ("opset", "samples", "seed"):
         if not isinstance(value, int) or isinstance(value, bool):
             raise SettingError(f"{name} is {value!r}.", hint="Give a whole number.")
+    elif name == "keep_exported":
+        if not isinstance(value, bool):
+            raise SettingError(f"{name} is {value!r}.", hint="Give true or false.")
     elif value is not None and not isinstance(value, str | Path):
         raise SettingError(f"{name} is {value!r}.", hint="Give a text.")
     return Path(value) if name in ("inputs", "names") and value is not None else value

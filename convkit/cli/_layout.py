@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
+    from rich.text import Text
 
-__all__ = ["bytes_text", "count_text", "field_grid", "flops_text", "plural", "shape_text", "show", "table"]
+__all__ = ["add_row", "bytes_text", "count_text", "field_grid", "flops_text", "plural", "shape_text", "show", "table"]
 
 _WIDE = 10_000
 """Columns of an output that is no terminal: lines never break there."""
@@ -41,7 +42,14 @@ def table(*columns: str, numbers: Sequence[int] = ()) -> Table:
     return result
 
 
-def field_grid(rows: Iterable[tuple[str, RenderableType]]) -> Table:
+def add_row(grid: Table, *cells: str | Text, style: str = "") -> None:
+    """Add a row, taking every character as it is: names may hold ``[b]`` or ``:car:``, which rich would interpret."""
+    from rich.text import Text
+
+    grid.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), style=style)
+
+
+def field_grid(rows: Iterable[tuple[str, str | Text]]) -> Table:
     """Return names with what they stand for, one below the other; empty values are left out."""
     from rich.table import Table
 
@@ -49,8 +57,8 @@ def field_grid(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     result.add_column(style="dim", no_wrap=True, min_width=10)
     result.add_column(overflow="fold")
     for name, value in rows:
-        if value != "":
-            result.add_row(name, value)
+        if value:
+            add_row(result, name, value)
     return result
 
 

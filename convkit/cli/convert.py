@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from convkit.artifact import Artifact
     from convkit.pipeline import Conversion
 
-ADVANCED = "Advanced"
-
 
 def convert(
     adapter: Annotated[str, typer.Argument(help="Which model family; `convkit adapters` lists them.")],
@@ -44,6 +42,9 @@ def convert(
     config: Annotated[
         Path | None, typer.Option("--config", help="Settings file; default ./convkit.toml.", metavar="FILE")
     ] = None,
+    keep_exported: Annotated[
+        bool, typer.Option("--keep-exported", help="Keep the graph as it was before the rewrites, for `convkit diff`.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artifact that is there.")] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show stages and settings with their origin; do nothing.")
@@ -75,6 +76,7 @@ def convert(
             "seed": seed,
             "backend": backend,
             "device": device,
+            "keep_exported": keep_exported or None,
         },
     )
     if plan:

@@ -49,11 +49,11 @@ def diff(
 
 
 def _header(a_label: str, a_model: onnx.ModelProto, b_label: str, b_model: onnx.ModelProto) -> Iterator[RenderableType]:
-    from convkit.cli._layout import table
+    from convkit.cli._layout import add_row, table
 
     grid = table("", "", "nodes", "weights", numbers=(2, 3))
     for name, label, model in (("A", a_label, a_model), ("B", b_label, b_model)):
-        grid.add_row(name, label, str(len(model.graph.node)), str(len(model.graph.initializer)))
+        add_row(grid, name, label, str(len(model.graph.node)), str(len(model.graph.initializer)))
     yield grid
     yield ""
 
@@ -61,7 +61,7 @@ def _header(a_label: str, a_model: onnx.ModelProto, b_label: str, b_model: onnx.
 def _body(result: GraphDiff, limit: int | None) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    from convkit.cli._layout import plural, table
+    from convkit.cli._layout import add_row, plural, table
     from convkit.graph._diff import OTHER
 
     for rewrite, changes in result.groups().items():
@@ -77,14 +77,14 @@ def _body(result: GraphDiff, limit: int | None) -> Iterator[RenderableType]:
         yield Text("graph", style="bold")
         grid = table("", "A", "B")
         for difference in result.interface:
-            grid.add_row(difference.what, difference.a or "none", difference.b or "none")
+            add_row(grid, difference.what, difference.a or "none", difference.b or "none")
         yield grid
         yield ""
     if result.operators:
         yield Text("operators", style="bold")
         grid = table("", "A", "B", "change", numbers=(1, 2, 3))
         for name, (before, after) in result.operators.items():
-            grid.add_row(name, str(before), str(after), f"{after - before:+d}")
+            add_row(grid, name, str(before), str(after), f"{after - before:+d}")
         yield grid
         yield ""
 
@@ -111,13 +111,15 @@ def _counts(changes: Sequence[NodeChange | WeightChange]) -> str:
 
 
 def _node_table(changes: Sequence[NodeChange], limit: int | None) -> Table:
+    from convkit.cli._layout import add_row
+
     grid = _list_table()
     for change in changes[:limit]:
         evident = change.name.rpartition("/")[2].startswith(change.operator)
         name = change.name if evident else f"{change.name} ({change.operator})"
         _add(grid, change.kind, name, "; ".join(change.details))
     if limit is not None and len(changes) > limit:
-        grid.add_row("", f"and {len(changes) - limit} more (--all lists them)", style="dim")
+        add_row(grid, "", f"and {len(changes) - limit} more (--all lists them)", style="dim")
     return grid
 
 
@@ -145,5 +147,7 @@ def _list_table() -> Table:
 def _add(grid: Table, kind: str, name: str, details: str) -> None:
     from rich.text import Text
 
+    from convkit.cli._layout import add_row
+
     mark, style = _MARKS[kind]
-    grid.add_row(Text(f"  {mark}", style=style), Text(name), Text(details))
+    add_row(grid, Text(f"  {mark}", style=style), name, details)

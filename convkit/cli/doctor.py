@@ -81,6 +81,8 @@ def _report(findings: Sequence[Finding], *, good: bool) -> Iterator[RenderableTy
     from rich.table import Table
     from rich.text import Text
 
+    from convkit.cli._layout import add_row
+
     styles = {"ok": "green", "missing": "yellow", "problem": "bold red"}
     section = ""
     grid = Table.grid(padding=(0, 2, 0, 0))
@@ -90,13 +92,13 @@ def _report(findings: Sequence[Finding], *, good: bool) -> Iterator[RenderableTy
     for finding in findings:
         if finding.section != section:
             if section:
-                grid.add_row()
+                add_row(grid)
             section = finding.section
-            grid.add_row(Text(section, style="bold"))
+            add_row(grid, Text(section, style="bold"))
         text = Text(finding.text)
         if finding.remedy:
             text.append("\n" if finding.state == "problem" else "; ").append(finding.remedy, style="cyan")
-        grid.add_row(Text(f"  {finding.state}", style=styles[finding.state]), finding.name, text)
+        add_row(grid, Text(f"  {finding.state}", style=styles[finding.state]), finding.name, text)
     yield grid
     yield ""
     troubles = sum(finding.state == "problem" for finding in findings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ import typer
 from convkit.cli._options import JsonOption
 
 if TYPE_CHECKING:
+    import onnx
     from rich.console import RenderableType
 
     from convkit.artifact import Artifact
@@ -83,7 +84,7 @@ def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:
             ("model", f"{model['variant']}, form {graph['form']}, {graph['precision']}"),
             ("shapes", ", ".join(map(str, dims))),
             ("classes", _class_names(model["classes"])),
-            ("facts", "; ".join(f"{name} {_plain(value)}" for name, value in model["facts"].items())),
+            ("facts", "; ".join(f"{name} {text}" for name, fact in model["facts"].items() if (text := _plain(fact)))),
             ("weights", f"{weights['file']}, {bytes_text(weights['bytes'])}, sha256 {weights['sha256'][:12]}"),
             ("graph", f"{artifact.model.name}, {bytes_text(onnx_file['bytes'])}, sha256 {onnx_file['sha256'][:12]}"),
             ("patches", _fired(record for group in manifest["patches"].values() for record in group)),
@@ -101,7 +102,7 @@ def _file_part(file: Path) -> Iterator[RenderableType]:
     from convkit.cli._layout import bytes_text
 
     yield Text(str(file), style="bold")
-    yield f"{bytes_text(file.stat().st_size)}, sha256 {sha256(file)[:12]}; a bare graph: nothing is proved of it"
+    yield f"{bytes_text(file.stat().st_size)}, sha256 {sha256(file)[:12]}; a bare graph, of which nothing is proved"
     yield ""
 
 
@@ -113,7 +114,7 @@ def _graph_part(stats: GraphStats, uses: Sequence[PluginUse]) -> Iterator[Render
     weights = ", ".join(f"{count_text(count)} {dtype}" for dtype, count in stats.parameter_dtypes.items())
     if len(stats.parameter_dtypes) == 1:
         weights = next(iter(stats.parameter_dtypes))
-    rows: list[tuple[str, RenderableType]] = [
+    rows = [
         ("format", f"opset {opsets}; IR {stats.ir_version}{produced}"),
         *(("input", f"{tensor.name}  {tensor.dtype}  {shape_text(tensor.shape)}") for tensor in stats.inputs),
         *(("output", f"{tensor.name}  {tensor.dtype}  {shape_text(tensor.shape)}") for tensor in stats.outputs),
@@ -129,14 +130,14 @@ def _graph_part(stats: GraphStats, uses: Sequence[PluginUse]) -> Iterator[Render
 def _cost_part(stats: GraphStats, shown: int) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    from convkit.cli._layout import flops_text, plural, shape_text, table
+    from convkit.cli._layout import add_row, flops_text, plural, shape_text, table
 
     by_operator = stats.flops_by_operator()
     operators = table("operator", "nodes", *(["arithmetic", "share"] if stats.flops else []), numbers=(1, 2, 3))
     for name, count in sorted(stats.operators.items(), key=lambda item: -by_operator.get(item[0], 0)):
         flops = by_operator.get(name)
         cost = [flops_text(flops), f"{flops / stats.flops:.1%}"] if flops and stats.flops else []
-        operators.add_row(name, str(count), *cost)
+        add_row(operators, name, str(count), *cost)
     yield operators
     yield ""
     if stats.flops is None:
@@ -156,7 +157,7 @@ def _cost_part(stats: GraphStats, shown: int) -> Iterator[RenderableType]:
     for node in stats.costs[:shown]:
         name = node.name if node.name.startswith(node.module) else f"{node.name} of {node.module}"
         share = f"{node.flops / stats.flops:.1%}" if stats.flops else ""
-        costliest.add_row(name, shape_text(node.output), flops_text(node.flops), share)
+        add_row(costliest, name, shape_text(node.output), flops_text(node.flops), share)
     yield ""
     yield costliest
 
@@ -168,7 +169,7 @@ def _class_names(names: Sequence[str]) -> str:
     return f"{len(names)}: {', '.join(names[:SHOWN_CLASSES])}{more}"
 
 
-def _fired(records: Any) -> str:
+def _fired(records: Iterable[Mapping[str, Any]]) -> str:
     """Return which patches or rewrites did something, and how often."""
     entries = list(records)
     fired = [f"{entry['name']} x{entry['fired']}" for entry in entries if entry["fired"]]
@@ -201,7 +202,7 @@ def _default_sizes(artifact: Artifact | None) -> dict[str, int]:
     return {dim["name"]: dim["opt"] for dim in artifact.manifest["model"]["dims"]} if artifact else {}
 
 
-def _symbols(model: Any) -> list[str]:
+def _symbols(model: onnx.ModelProto) -> list[str]:
     from convkit.graph._shapes import graph_inputs, symbols, tensor_info
 
     return symbols(tensor_info(value) for value in graph_inputs(model.graph))

@@ -135,9 +135,10 @@ def _keep_metadata(source: onnx.ModelProto, result: onnx.ModelProto) -> None:
 
 
 def _signatures(model: onnx.ModelProto) -> dict[str, tuple[Any, ...]]:
-    """Return what identifies each node by name: its type, inputs and attributes."""
+    """Return what identifies each node by name: its type, inputs with the values of constants, attributes."""
+    values = {tensor.name: hash(tensor.raw_data or tensor.SerializeToString()) for tensor in model.graph.initializer}
     table: dict[str, tuple[Any, ...]] = {}
     for node in model.graph.node:
         attributes = tuple(sorted(attribute.SerializeToString() for attribute in node.attribute))
-        table[node.name] = (node.op_type, tuple(node.input), attributes)
+        table[node.name] = (node.op_type, tuple((name, values.get(name)) for name in node.input), attributes)
     return table

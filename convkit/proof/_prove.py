@@ -134,7 +134,8 @@ def _batch_checks(
     feed = samples.feed(case)
     lowest = next((dim.min for dim in spec.dims if dim.name == "batch"), 1)
     if lowest == 1:
-        rows = [0, case.batch - 1]
+        distinct = min(case.batch, len(samples.prepared[case.picture]))
+        rows = sorted({0, distinct - 1, case.batch - 1})
         single = [engine({name: tensor[row : row + 1] for name, tensor in feed.items()}) for row in rows]
         other = {output.name: np.concatenate([one[output.name] for one in single]) for output in spec.outputs}
         same = {output.name: batched[output.name][rows] for output in spec.outputs}

@@ -58,7 +58,7 @@ class CtdetDecode:
         rows = maps["output"]
         classes, width = (rows.shape[1] - 4) // 2, meta["input"][1] // self.stride
         logits, pooled = rows[:, 4 : 4 + classes], rows[:, 4 + classes :]
-        floor = _floor(logits.reshape(-1, width, classes), self.topk)
+        floor = _floor(logits.reshape(-1, width, classes)[::4], self.topk)
         cells, labels = np.divmod(np.flatnonzero(logits >= floor), classes)
         found = logits[cells, labels] == pooled[cells, labels]
         cells, labels = cells[found], labels[found]
@@ -109,7 +109,7 @@ def find_peaks(planes: np.ndarray, count: int) -> np.ndarray:
     A peak is as high as each of its eight neighbours in its plane. Cells above a floor are looked at
     one by one; where these are too few or too many, the whole map is pooled.
     """
-    cells = np.flatnonzero(planes >= _floor(planes, count))
+    cells = np.flatnonzero(planes >= _floor(planes[:, ::4], count))
     if len(cells) < planes.size / 8:
         peaks: np.ndarray = cells[_are_peaks(planes, cells)]
         if len(peaks) >= count:
@@ -143,9 +143,13 @@ def _are_peaks(planes: np.ndarray, cells: np.ndarray) -> np.ndarray:
     return peaks
 
 
-def _floor(values: np.ndarray, count: int) -> float:
-    """Return a value that many maxima along axis 0 reach, so that enough peaks should; -inf for small arrays."""
-    highest, many = values.max(axis=0), 8 * count
+def _floor(sample: np.ndarray, count: int) -> float:
+    """Return a value that enough peaks should exceed, judged by every fourth row; -inf where these are few.
+
+    It is the one that 2 * ``count`` of the sample's maxima along axis 0 reach, so that some 8 times
+    as many cells as are wanted come into question.
+    """
+    highest, many = sample.max(axis=0), 2 * count
     return float(np.partition(highest, -many, axis=None)[-many]) if highest.size > many else -np.inf
 
 

@@ -29,10 +29,4 @@ REMEDIES = (
         cause="The export script was written for PyTorch 1.x; the argument no longer exists.",
         cure=f"{_CONVERT} needs no script.",
     ),
-    Remedy(
-        pattern=r"Weights only load failed|Unsupported global: GLOBAL",
-        cause="The file needs code to be run, or was written by a tool that stores more than tensors.",
-        cure="Where it was made, save the weights alone:"
-        " torch.save({'epoch': 0, 'state_dict': model.state_dict()}, FILE).",
-    ),
 )

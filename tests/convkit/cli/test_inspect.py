@@ -103,7 +103,7 @@ class TestFile:
     ) -> None:
         code, out, _ = run(capsys, onnx_file, "--shape", "height=16", "--shape", "n=2")
         assert code == 0
-        assert "nothing is proved of it" in out
+        assert "of which nothing is proved" in out
         convolution = 2 * (2 * 4 * 16 * 8) * 3
         deformable = 2 * (2 * 2 * 16 * 8) * 36 + 7 * (2 * 16 * 8) * 9 * 4
         total = convolution + deformable
@@ -233,6 +233,15 @@ class TestLayout:
         rows = {tuple(line.split()) for line in wide.splitlines() if line.startswith(("Conv", "DeformConv"))}
         assert len(rows) == 2
         assert rows <= {tuple(line.split()) for line in narrow.splitlines()}
+
+    def test_names_are_shown_letter_by_letter(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        node = helper.make_node("MatMul", ["[red]:car:[/red]", "w"], ["y"], name="[b]:key:[/b]")
+        model = make_model([node], {"[red]:car:[/red]": (1, 4)}, {"y": (1, 4)}, {"w": np.ones((4, 4), np.float32)})
+        path = tmp_path / "[i].onnx"
+        onnx.save(model, path)
+        _, out, _ = run(capsys, path)
+        for name in ("[red]:car:[/red]", "[b]:key:[/b]", "[i].onnx"):
+            assert name in out
 
     def test_a_pipe_gets_plain_unbroken_lines(self, onnx_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         _, out, _ = run(capsys, onnx_file)
