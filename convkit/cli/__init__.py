@@ -9,6 +9,9 @@ from typing import Any
 
 __all__ = ["main"]
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
@@ -35,7 +38,7 @@ def execute(words: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; nothing was written\n")
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -86,4 +89,6 @@ def _run(words: list[str], blocked: list[str]) -> int:
             raise
         error.show()
         return int(error.exit_code)
+    if code == INTERRUPTED:  # newer typers turn Ctrl-C into this code and say nothing
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0

@@ -14,67 +14,60 @@ from support.plugins import TOY_MODULE, write_distribution
 from convkit import Artifact, convert
 from convkit.errors import ArtifactError
 
-FRACTIONS = {
-    "SIGKILL": ["0.05", "0.2", "0.45", "0.7", "0.85", "0.93", "0.97", "1.01"],
-    "SIGINT": ["0.05", "0.3", "0.6", "0.8", "0.95"],
-}
+KILLS = [f"SIGKILL@{fraction}" for fraction in (0.1, 0.5, 0.85, 0.93, 0.98)]
+INTERRUPTIONS = [f"SIGINT@{fraction}" for fraction in (0.2, 0.6, 0.9)]
 """When the signal comes, as a share of a whole conversion; towards the end files are written."""
 
 
-def outcomes(folder: Path, weights: Path, signal: str) -> dict[str, int]:
-    """Return the exit status of one conversion for each fraction."""
-    site = write_distribution(folder / "site", "convkit-toy", {"toy": "toy_entry:plugin"}, {"toy_entry": TOY_MODULE})
+@pytest.fixture(scope="module")
+def outcomes(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    """Return the folder of all conversions and the exit status of each."""
+    site, work = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("work")
+    write_distribution(site, "convkit-toy", {"toy": "toy_entry:plugin"}, {"toy_entry": TOY_MODULE})
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(site), str(Path(__file__).parents[1])]),
         "CONVKIT_LOAD_PLUGINS": "toy,graph,onnxruntime",
         "OMP_NUM_THREADS": "1",
     }
-    (folder / "work").mkdir()
-    run = subprocess.run(
-        [sys.executable, killed.__file__, str(folder / "work"), str(weights), signal, *FRACTIONS[signal]],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, killed.__file__, str(work), str(toy_weights_file), *KILLS, *INTERRUPTIONS]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    return {line.split()[0]: int(line.split()[2]) for line in run.stdout.splitlines()}
+    return work, {line.split()[0]: int(line.split()[1]) for line in run.stdout.splitlines()}
 
 
 @pytest.mark.slow
-def test_a_killed_conversion_leaves_an_artifact_that_is_whole_or_none(toy, toy_weights_file, tmp_path):
-    statuses = outcomes(tmp_path, toy_weights_file, "SIGKILL")
-    assert list(statuses) == FRACTIONS["SIGKILL"]
-    assert list(statuses.values()).count(-9) >= 4, statuses
-    for fraction in statuses:
-        folder = tmp_path / "work" / fraction
-        output = folder / "out"
+def test_a_killed_conversion_leaves_an_artifact_that_is_whole_or_none(outcomes, toy, toy_weights_file):
+    work, statuses = outcomes
+    assert [statuses[event] for event in KILLS].count(-9) >= 3, statuses
+    without = []
+    for event in KILLS:
+        output = work / event / "out"
         if output.exists():
             Artifact.open(output).verify()
-        for entry in folder.iterdir():
+        else:
+            without.append(work / event)
+        for entry in output.parent.iterdir():
             if entry != output:
                 assert entry.name.startswith(".out.")
                 with pytest.raises(ArtifactError):
                     Artifact.open(entry)
-    last = next(fraction for fraction in reversed(statuses) if not (tmp_path / "work" / fraction / "out").exists())
-    folder = tmp_path / "work" / last
+    folder = without[-1]
     convert("toy", weights=toy_weights_file, output=folder / "out", samples=1).verify()
     assert [entry.name for entry in folder.iterdir()] == ["out"], "what the killed one left is cleared away"
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_with_130_and_one_line_and_leaves_nothing(toy_weights_file, tmp_path):
-    statuses = outcomes(tmp_path, toy_weights_file, "SIGINT")
-    assert list(statuses) == FRACTIONS["SIGINT"]
-    assert list(statuses.values()).count(130) >= 3, statuses
-    for fraction, status in statuses.items():
-        folder = tmp_path / "work" / fraction
-        log = folder.with_suffix(".log").read_text()
+def test_ctrl_c_ends_with_130_and_one_line_and_leaves_nothing(outcomes):
+    work, statuses = outcomes
+    assert [statuses[event] for event in INTERRUPTIONS].count(130) >= 2, statuses
+    for event in INTERRUPTIONS:
+        folder = work / event
+        log = folder.with_suffix(folder.suffix + ".log").read_text()
         assert "Traceback" not in log
-        if status == 0:
+        if statuses[event] == 0:
             Artifact.open(folder / "out").verify()
             continue
-        assert status == 130
+        assert statuses[event] == 130
         assert log.splitlines()[-1] == "interrupted; nothing was written"
         assert list(folder.iterdir()) == []

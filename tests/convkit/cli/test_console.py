@@ -1,0 +1,124 @@
+"""Where the command line writes: results to stdout, talk to stderr, colour only where it is wanted."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import sys
+
+import pytest
+
+from convkit.cli import _console
+from convkit.cli._console import Talk, emit, emit_json, error_text, stderr, stdout, talk
+from convkit.errors import ImageError
+
+
+@pytest.fixture(autouse=True)
+def _normal_talk():
+    yield
+    Talk.level = 0
+
+
+def test_results_go_to_stdout_and_talk_to_stderr(capsys):
+    emit("a result")
+    stdout().print("a table")
+    stderr().print("some talk")
+    captured = capsys.readouterr()
+    assert captured.out == "a result\na table\n"
+    assert captured.err == "some talk\n"
+
+
+def test_json_keeps_letters_of_every_language(capsys):
+    emit_json({"name": "数字 äöü"})
+    emit_json([1, 2], indent=None)
+    out = capsys.readouterr().out
+    assert "数字 äöü" in out
+    assert out.endswith("[1, 2]\n")
+    assert json.loads(out[: out.index("[")]) == {"name": "数字 äöü"}
+
+
+def test_an_error_shows_the_fact_and_below_it_the_remedy():
+    assert (
+        error_text(ImageError("No such image.", hint="Check the path."))
+        == "error: No such image.\n  hint: Check the path."
+    )
+    assert error_text(ImageError("No such image.")) == "error: No such image."
+
+
+def test_each_step_is_one_line_when_stderr_is_no_terminal(capsys):
+    with talk("convert toy") as step:
+        step("reading [the] checkpoint")
+        for done in range(5):
+            step("proving", done, 5)
+        step("writing")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "convert toy: reading [the] checkpoint",
+        "convert toy: proving",
+        "convert toy: writing",
+    ]
+
+
+def test_a_long_count_says_now_and_then_how_far_it_is(capsys, monkeypatch):
+    monkeypatch.setattr(_console, "LINE_SECONDS", -1.0)
+    with talk("evaluate") as step:
+        for done in range(3):
+            step("running images", done, 3)
+    assert capsys.readouterr().err.splitlines() == [
+        "evaluate: running images",
+        "evaluate: running images: 1 of 3",
+        "evaluate: running images: 2 of 3",
+    ]
+
+
+def test_quiet_says_nothing_and_verbose_says_how_long_each_step_took(capsys):
+    Talk.level = -1
+    with talk("convert") as step:
+        step("reading")
+    stderr().print("more talk")
+    assert capsys.readouterr() == ("", "")
+    Talk.level = 1
+    with talk("convert") as step:
+        step("reading")
+        step("writing")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.strip().split(":")[0] for line in lines] == ["convert", "reading", "convert", "writing"]
+    assert lines[1].endswith(" s")
+
+
+def test_the_time_a_talk_took_is_known_afterwards():
+    with talk("work") as step:
+        pass
+    assert 0 <= step.seconds < 10
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, stream: str) -> str:
+    """Return what a styled line and a talk write when ``stream`` is a terminal."""
+    leader, follower = pty.openpty()
+    with io.TextIOWrapper(os.fdopen(follower, "wb", buffering=0), write_through=True) as terminal:
+        monkeypatch.setattr(sys, stream, terminal)
+        monkeypatch.setenv("TERM", "xterm-256color")
+        (stdout() if stream == "stdout" else stderr()).print("[green]ok[/green]")
+        if stream == "stderr":
+            with talk("work") as step:
+                step("a step", 1, 2)
+        monkeypatch.undo()
+        content = os.read(leader, 100_000).decode()
+    os.close(leader)
+    return content
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_colour_is_used_on_a_terminal_and_not_with_no_color(monkeypatch, stream):
+    assert "\x1b[32mok" in on_a_terminal(monkeypatch, stream)
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = on_a_terminal(monkeypatch, stream)
+    assert "ok" in plain
+    assert "\x1b[32m" not in plain
+
+
+def test_on_a_terminal_the_step_is_shown_as_a_bar(monkeypatch):
+    assert "work: a step" in on_a_terminal(monkeypatch, "stderr")
