@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from convkit.results import Classification, Detections, Result
     from convkit.runtime import Predictor, load
     from convkit.tensorrt import TensorRTPlugin
+    from convkit.weights import read_weights
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ _HOMES = {
     "convkit.results": ("Classification", "Detections", "Result"),
     "convkit.runtime": ("Predictor", "load"),
     "convkit.tensorrt": ("TensorRTPlugin",),
+    "convkit.weights": ("read_weights",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -88,6 +90,7 @@ __all__ = [
     "hookimpl",
     "load",
     "optional",
+    "read_weights",
     "validate",
 ]
 

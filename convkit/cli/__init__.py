@@ -83,6 +83,10 @@ def _run(words: list[str], blocked: list[str]) -> int:
         code = command.main(words, prog_name="convkit", standalone_mode=False)
     except typer.Abort:
         raise KeyboardInterrupt from None
+    except SystemExit as error:  # how click ends a command whose reader has gone away
+        if isinstance(error.__context__, BrokenPipeError):
+            raise error.__context__ from None
+        raise
     except Exception as error:
         # Usage errors are click's in older typers and typer's own in newer ones; both show themselves.
         if not hasattr(error, "show") or not hasattr(error, "exit_code"):

@@ -20,9 +20,9 @@ def adapters(
     plugins = manager()
     table = {name: plugins.adapter(name)} if name else plugins.adapters()
     infos = {info.name: info for info in plugins.infos()}
-    owners = {
-        item.name: infos[plugin] for plugin, items in plugins.gather("convkit_adapters").items() for item in items
-    }
+    offers = plugins.gather("convkit_adapters")
+    # The first plugin that offers a name wins, so it is entered last.
+    owners = {item.name: infos[plugin] for plugin, items in reversed(offers.items()) for item in items}
     if json:
         emit_json(
             [

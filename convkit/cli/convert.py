@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,7 +95,7 @@ def convert(
             print_verdict(error.verdict, stderr(), verbose=True)
         if json:
             emit_json({"proved": False, "error": error.message, "hint": error.hint})
-        stderr().print(error_text(error), markup=False)
+        sys.stderr.write(error_text(error) + "\n")
         return error.exit_code
     verdict = Verdict.from_json(artifact.verdict)
     print_verdict(verdict, stderr(), verbose=verbose)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from convkit.errors import CheckpointError
-from convkit_models.centernet._file_kinds import ZIP, identify, unsafe
+from convkit.weights import identify, read_weights
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 
@@ -48,37 +47,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: the file is not a checkpoint, needs code to be run, is damaged, or has
             entries that cannot be weights (NaN, infinity, integers, no tensor at all).
     """
-    serialisation = identify(path)
-    content = _load(path, serialisation)
+    content = read_weights(path)
     entries = _find_state(content, path)
     notes: list[str] = []
     named = _normalise_names(entries, path, notes)
     state = _normalise_values(named, path, notes)
     _add_counters(state, notes)
     epoch = content.get("epoch") if isinstance(content, Mapping) else None
-    return Checkpoint(state, serialisation, _whole(epoch), tuple(notes))
-
-
-def _load(path: Path, serialisation: str) -> Any:
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
-            warnings.simplefilter("ignore", UserWarning)  # of damaged files, which end in the error below
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=serialisation == ZIP)
-    except Exception as error:  # bytes that were not meant for it can make the unpickler raise anything
-        refused = unsafe(path, serialisation)
-        if refused is not None:
-            raise refused from None
-        raise CheckpointError(
-            f"{path} is damaged or cut off: PyTorch cannot read it ({type(error).__name__}).",
-            hint="Download the file again, and check that its size is the published one.",
-        ) from error
-
-
-def _numpy_scalars() -> list[Any]:
-    """Return what unpickles a NumPy scalar, such as the epoch or the best score, under its old and new name."""
-    scalar = np.float64(0).__reduce__()[0]
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    return [*((scalar, name) for name in names), np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefd")]
+    return Checkpoint(state, identify(path), _whole(epoch), tuple(notes))
 
 
 def _find_state(content: Any, path: Path) -> Mapping[Any, Any]:

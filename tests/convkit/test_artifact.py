@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import crash
 from support.crash import make_artifact
+from support.disks import small_disk
 
 from convkit.artifact import MANIFEST, MODEL, SAMPLES, VERDICT, Artifact, check_destination, publish, sha256, staging
 from convkit.errors import ArtifactError, EnvironmentProblem, IntegrityError, OutputError
@@ -266,27 +265,6 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, nam
 
 def test_missing_parents_are_made(tmp_path):
     make_artifact(tmp_path / "a" / "b" / "out").verify()
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
-    """Yield a folder with little room: a tiny file system where one can be mounted, else a limit on file sizes."""
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode == 0:
-        try:
-            yield folder
-        finally:
-            subprocess.run(["umount", str(folder)], check=True)
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024 // 4, hard))
-    try:
-        yield folder
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("kilobytes", [4, 8, 12, 16, 20])

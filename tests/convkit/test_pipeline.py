@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from support.disks import small_disk
 from support.plugins import registered
 from support.toy import ToyAdapter, ToyNet, ToyPlugin, toy_weights
 
@@ -338,3 +339,13 @@ def test_an_engine_that_is_missing_is_a_problem_of_the_environment(toy, toy_weig
     with pytest.raises(EnvironmentProblem, match="no backend 'tensorrtx'"):
         convert("toy", weights=toy_weights_file, output=tmp_path / "out", backend="tensorrtx", samples=1)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kilobytes", [4, 24, 120, 600])
+def test_a_disk_that_fills_up_during_a_conversion_leaves_nothing(toy, toy_weights_file, tmp_path, kilobytes):
+    """It is full at the first graph, at the samples, at their images, or at the report."""
+    with small_disk(tmp_path / "disk", kilobytes) as disk:
+        with pytest.raises(EnvironmentProblem, match="No room to write") as caught:
+            convert("toy", weights=toy_weights_file, output=disk / "out")
+        assert list(disk.iterdir()) == []
+    assert "Free some space" in caught.value.hint

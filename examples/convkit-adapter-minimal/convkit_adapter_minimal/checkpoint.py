@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from convkit import CheckpointError, ModelSpec, Request, SourceModel, TensorSpec, exactly
+from convkit import CheckpointError, ModelSpec, Request, SourceModel, TensorSpec, exactly, read_weights
 from convkit.errors import SettingError
 from convkit_adapter_minimal.network import SIZE, DigitNet
 
@@ -23,11 +22,7 @@ def read(path: Path) -> DigitNet:
     Raises:
         CheckpointError: the file is anything else. Nothing in it is ever executed.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} is not a PyTorch checkpoint: {reason}", hint="Fetch the file again.") from error
+    content = read_weights(path)
     try:
         net = DigitNet(tuple(content["arch"]["widths"]), content["arch"]["classes"])
         net.load_state_dict(content["weights"])

@@ -86,12 +86,12 @@ def test_the_code_a_command_returns_is_the_exit_code(extended, code):
     ("words", "message"),
     [
         (["nonsense"], "nonsense"),
-        (["convert"], "ADAPTER"),
+        (["convert"], "adapter"),
         (["convert", "toy"], "--weights"),
-        (["convert", "toy", "--weights", "x", "--opset", "many"], "many"),
+        (["convert", "toy", "--weights", "x", "--opset", "many"], "--opset"),
         (["convert", "toy", "--weights", "x", "--nonsense"], "--nonsense"),
-        (["run", "a", "b", "--batch", "0"], "0"),
-        (["run", "a", "b", "--score", "1.5"], "1.5"),
+        (["run", "a", "b", "--batch", "0"], "--batch"),
+        (["run", "a", "b", "--score", "1.5"], "--score"),
         (["run", "a"], "IMAGE"),
         (["adapters", "--no-plugin"], "--no-plugin needs a name"),
     ],
@@ -100,7 +100,7 @@ def test_a_wrong_usage_is_code_2_with_the_reason_on_stderr(cli, words, message):
     said = cli(*words)
     assert said.code == 2
     assert said.out == ""
-    assert message in said.err
+    assert message.lower() in said.err.lower()
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

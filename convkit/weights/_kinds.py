@@ -85,12 +85,12 @@ def identify(path: Path) -> str:
         )
     if _is_safetensors(head, size):
         raise CheckpointError(
-            f"{path} is a safetensors file; CenterNet checkpoints are files of torch.save.",
+            f"{path} is a safetensors file, not a file of torch.save.",
             hint="Convert it: torch.save({'epoch': 0, 'state_dict': safetensors.torch.load_file(FILE)}, NEW_FILE).",
         )
     raise CheckpointError(
         f"{path} is not a PyTorch checkpoint: it starts with {head[:8]!r}.",
-        hint="Give the .pth file that the CenterNet code saved, for example model_best.pth.",
+        hint="Give the file that the training code saved with torch.save, for example model_best.pth.",
     )
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from support.checkpoints import make_checkpoint
 
 from convkit.errors import CheckpointError
+from convkit.weights import LEGACY, ZIP, identify
 from convkit_models.centernet._checkpoint import read_checkpoint
-from convkit_models.centernet._file_kinds import LEGACY, ZIP, identify
 
 
 def message(path: Path) -> str:

@@ -1,0 +1,139 @@
+"""``convkit run``: images, folders and videos in, a line or a JSON object an image out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support.blobs import draw_blobs
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Make a folder with three pictures."""
+    path = tmp_path / "pictures"
+    path.mkdir()
+    for seed in range(3):
+        cv2.imwrite(str(path / f"{seed}.png"), draw_blobs(seed)[0])
+    return path
+
+
+def test_json_is_one_object_a_line_as_documented(cli, blob_artifact, folder):
+    said = cli("run", blob_artifact.path, "pictures", "pictures/1.png", "--json")
+    assert said.code == 0
+    rows = [json.loads(line) for line in said.lines]
+    assert [row["image"] for row in rows] == ["pictures/0.png", "pictures/1.png", "pictures/2.png", "pictures/1.png"]
+    for seed, row in zip((0, 1, 2, 1), rows, strict=True):
+        assert set(row) == {"image", "detections"}
+        _, boxes, classes = draw_blobs(seed)
+        expected = {(("red", "green")[c], tuple(box)) for box, c in zip(boxes.tolist(), classes.tolist(), strict=True)}
+        assert {(found["class_name"], tuple(found["box"])) for found in row["detections"]} == expected
+        for found in row["detections"]:
+            assert set(found) == {"class_id", "class_name", "score", "box"}
+            assert 0.5 < found["score"] <= 1
+
+
+def test_without_json_each_image_is_a_line_with_its_summary(cli, blob_artifact, folder):
+    said = cli("run", blob_artifact.path, "pictures/0.png", "pictures/1.png")
+    assert said.code == 0
+    counts = [len(draw_blobs(seed)[1]) for seed in (0, 1)]
+    assert [line.partition(": ")[2].split()[0] for line in said.lines] == [str(count) for count in counts]
+    assert "run: loading" in said.err
+    assert cli("run", blob_artifact.path, "pictures/0.png", "-q").err == ""
+
+
+def test_a_classifier_prints_its_best_class(cli, toy_artifact, folder):
+    said = cli("run", toy_artifact.path, folder / "0.png", "--json")
+    (row,) = (json.loads(line) for line in said.lines)
+    assert row["classes"][0]["class_name"].startswith("class ")
+    text = cli("run", toy_artifact.path, folder / "0.png")
+    assert row["classes"][0]["class_name"] in text.out
+
+
+def test_scores_below_the_threshold_are_left_out(cli, blob_artifact, folder):
+    found = json.loads(cli("run", blob_artifact.path, "pictures/1.png", "--json").out)["detections"]
+    every = [row["score"] for row in found]
+    cut = sorted(every)[len(every) // 2]
+    said = cli("run", blob_artifact.path, "pictures/1.png", "--json", "--score", cut)
+    assert [row["score"] for row in json.loads(said.out)["detections"]] == [score for score in every if score >= cut]
+    assert json.loads(cli("run", blob_artifact.path, "pictures/1.png", "--json", "--score", 1).out)["detections"] == []
+
+
+def test_drawings_are_written_one_an_image_and_none_over_another(cli, blob_artifact, folder):
+    other = folder.with_name("more")
+    shutil.copytree(folder, other)
+    cv2.imwrite(str(other / "0.bmp"), draw_blobs(0)[0])
+    said = cli("run", blob_artifact.path, folder, other, "--draw", "out/deep")
+    assert said.code == 0
+    written = sorted(path.name for path in Path("out/deep").iterdir())
+    assert written == ["0-2.png", "0-3.png", "0.png", "1-2.png", "1.png", "2-2.png", "2.png"]
+    drawn = cv2.imread("out/deep/0.png")
+    assert drawn.shape == (64, 96, 3)
+    assert (drawn != draw_blobs(0)[0]).any()
+    assert "7 drawings in out/deep" in said.err
+
+
+def test_the_frames_of_a_video_are_images_too(cli, blob_artifact):
+    writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter.fourcc(*"MJPG"), 5, (96, 64))
+    for seed in range(4):
+        writer.write(draw_blobs(seed)[0])
+    writer.release()
+    said = cli("run", blob_artifact.path, "clip.avi", "--json", "--draw", "out")
+    assert [json.loads(line)["image"] for line in said.lines] == [f"clip.avi#{index}" for index in range(4)]
+    assert sorted(path.name for path in Path("out").iterdir()) == [f"clip_{index:06d}.jpg" for index in range(4)]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 50])
+def test_the_batch_size_changes_no_result(cli, blob_artifact, folder, batch):
+    assert (
+        cli("run", blob_artifact.path, folder, "--json", "--batch", batch).out
+        == cli("run", blob_artifact.path, folder, "--json").out
+    )
+
+
+def test_results_before_a_broken_image_are_kept_and_it_is_named(cli, blob_artifact, folder):
+    (folder / "1.png").write_bytes(b"")
+    said = cli("run", blob_artifact.path, folder, "--json")
+    assert said.code == 1
+    assert [json.loads(line)["image"] for line in said.lines] == [str(folder / "0.png")]
+    assert "1.png is empty" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["nowhere", "pictures"], 1, "no artifact"),
+        (["pictures", "pictures"], 1, "not a complete artifact"),
+        (["ARTIFACT", "nowhere.png"], 1, "no image"),
+        (["ARTIFACT", "empty"], 1, "holds no images"),
+        (["ARTIFACT", "pictures", "--backend", "onnx"], 5, "no backend"),
+        (["ARTIFACT", "pictures", "--device", "cuda:0"], 5, "cuda:0"),
+        (["ARTIFACT", "pictures", "--draw", "pictures/0.png"], 1, "Cannot make"),
+    ],
+)
+def test_what_cannot_be_run_is_one_error(cli, blob_artifact, folder, words, code, message):
+    Path("empty").mkdir()
+    said = cli("run", *[blob_artifact.path if word == "ARTIFACT" else word for word in words])
+    assert (said.code, said.out) == (code, "")
+    assert message in said.err
+
+
+def test_an_artifact_that_was_changed_is_not_run(cli, blob_artifact, folder):
+    copy = Path(shutil.copytree(blob_artifact.path, "copy"))
+    (copy / "model.onnx").write_bytes(b"other")
+    said = cli("run", copy, folder)
+    assert (said.code, said.out) == (4, "")
+    assert "not the file that was proved" in said.err
+
+
+def test_grey_and_transparent_pictures_are_read(cli, blob_artifact):
+    image = draw_blobs(3)[0]
+    cv2.imwrite("alpha.png", np.dstack([image, np.full(image.shape[:2], 7, np.uint8)]))
+    cv2.imwrite("grey.png", image[..., 0])
+    rows = [json.loads(line) for line in cli("run", blob_artifact.path, "alpha.png", "grey.png", "--json").lines]
+    assert len(rows[0]["detections"]) == len(draw_blobs(3)[1])
+    assert rows[1]["detections"] == []
