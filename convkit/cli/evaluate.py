@@ -49,8 +49,13 @@ def evaluate(
 
         table = Table("", *report.figures, box=None, pad_edge=False)
         for metric in next(iter(report.figures.values())):
-            table.add_row(metric, *(f"{values[metric]:.4f}" for values in report.figures.values()))
+            table.add_row(metric, *(_figure(values[metric]) for values in report.figures.values()))
         console = stdout()
         console.print(table)
         console.print(f"{report.images} images, {report.annotations} annotations, {report.seconds:.1f} s", markup=False)
     return 0 if report.agrees else 4
+
+
+def _figure(value: float) -> str:
+    """Return a COCO figure; -1 stands for no annotation of that size."""
+    return "-" if value < 0 else f"{value:.4f}"

@@ -48,7 +48,7 @@ def main() -> None:
     step(
         "Convert the checkpoint and prove the result",
         *("convert", "centernet", "--weights", CHECKPOINT, "--shape", "height=256", "--shape", "width=256"),
-        *("--names", HERE / "names.txt", "--inputs", HERE / "images", "--output", artifact, "--overwrite", "-v"),
+        *("--names", HERE / "names.txt", "--inputs", HERE / "images", "--output", artifact, "--overwrite"),
     )
     step("Prove the artifact again, from its own files alone", "validate", artifact)
     step("Run it on images and draw what it finds", "run", artifact, HERE / "images", "--draw", drawings)

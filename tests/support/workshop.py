@@ -64,6 +64,11 @@ def matches(expected: str, actual: str) -> bool:
     return re.fullmatch(pattern, " ".join(actual.split()), flags=re.DOTALL) is not None
 
 
+def _bare(code: str) -> str:
+    """Return code without indentation and empty lines: ruff sets quoted code flush left."""
+    return "".join(f"{line.strip()}\n" for line in code.splitlines() if line.strip())
+
+
 def _as_pattern(text: str) -> str:
     pieces, position = [], 0
     for number in MEASUREMENT.finditer(text):
@@ -108,9 +113,9 @@ class Workshop:
             return "written"
         source = block.told("quote")
         if source is not None:
-            text = (ROOT / source).read_text(encoding="utf-8")
+            text = _bare((ROOT / source).read_text(encoding="utf-8"))
             for piece in re.split(r"^ *\.\.\.\n", block.text, flags=re.MULTILINE):
-                assert piece in text, f"{block.place} quotes what is not in {source}:\n{piece}"
+                assert _bare(piece) in text, f"{block.place} quotes what is not in {source}:\n{piece}"
             return "compared"
         distribution = block.told("install")
         if distribution is not None:
