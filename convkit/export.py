@@ -148,7 +148,8 @@ def _module_path(node: onnx.NodeProto, weights: Set[str]) -> str:
         return str(node.input[1]).removesuffix(WEIGHT)
     for entry in node.metadata_props:
         if entry.key == SCOPES_KEY:
-            scopes = ast.literal_eval(entry.value)
+            # What reads the size of an input belongs to no module; the exporter says so in a name of its own.
+            scopes = [scope for scope in ast.literal_eval(entry.value) if not scope.startswith("_empty_nn_module")]
             return str(scopes[-2]) if len(scopes) > 1 else ""
     return ""
 

@@ -99,18 +99,22 @@ class PluginManager:
         """Register a plugin object and check its hooks against the specification.
 
         Raises:
-            PluginError: it implements a hook that does not exist.
+            PluginError: it implements a hook that does not exist, or asks for an argument that a hook lacks.
         """
-        self.pluggy.register(plugin, name)
         try:
+            self.pluggy.register(plugin, name)
             self.pluggy.check_pending()
         except pluggy.PluginValidationError as error:
             self.pluggy.unregister(name=name)
             known = [hook for hook in dir(hookspecs) if hook.startswith("convkit_")]
             unknown = [hook for hook in dir(plugin) if hook.startswith("convkit_") and hook not in known]
+            if unknown:
+                raise PluginError(
+                    f"Plugin {name!r} implements an unknown hook: {', '.join(unknown)}.",
+                    hint=suggest(unknown[0], known) or "See docs/hooks.md.",
+                ) from error
             raise PluginError(
-                f"Plugin {name!r} implements an unknown hook: {', '.join(unknown) or error}.",
-                hint=suggest(unknown[0], known) if unknown else "See docs/hooks.md.",
+                f"Plugin {name!r} does not fit a hook: {' '.join(str(error).split())}.", hint="See docs/hooks.md."
             ) from error
         self._origins[name] = (distribution, version)
 

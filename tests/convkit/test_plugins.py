@@ -226,6 +226,19 @@ def test_an_unknown_adapter_is_an_error_with_suggestion_and_list():
     assert caught.value.exit_code == 1
 
 
+def test_a_hook_with_an_argument_that_does_not_exist_is_refused_and_leaves_nothing():
+    class Greedy(Offering):
+        @hookimpl
+        def convkit_decode(self, adaptor: str) -> None:
+            return None
+
+    fresh = PluginManager()
+    with pytest.raises(PluginError, match=r"'greedy' does not fit a hook: .*convkit_decode.*'adaptor'"):
+        fresh.register(Greedy("stowaway"), "greedy")
+    assert fresh.infos() == []
+    assert fresh.adapters() == {}, "its other hooks are gone too"
+
+
 def test_unregistering_takes_every_trace_away():
     fresh = PluginManager()
     fresh.register(Offering("a"), "gone", "dist", "1")
