@@ -105,7 +105,8 @@ class PluginManager:
             self.pluggy.register(plugin, name)
             self.pluggy.check_pending()
         except pluggy.PluginValidationError as error:
-            self.pluggy.unregister(name=name)
+            if self.pluggy.has_plugin(name):
+                self.pluggy.unregister(name=name)
             known = [hook for hook in dir(hookspecs) if hook.startswith("convkit_")]
             unknown = [hook for hook in dir(plugin) if hook.startswith("convkit_") and hook not in known]
             if unknown:

@@ -145,12 +145,13 @@ def test_a_path_without_a_file_is_refused(tmp_path, make):
 
 
 def test_a_folder_gives_its_images_by_name_and_nothing_else(tmp_path, colour):
-    for name in ("b.png", "a.jpg", "C.PNG"):
+    names = ["C.PNG", "a.jpg", *(f"{letter}.png" for letter in "bcdefghijklm")]
+    for name in (*names[5:], *names[:5]):
         write(tmp_path / name, colour)
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in find_images(tmp_path)] == ["C.PNG", "a.jpg", "b.png"]
-    assert [frame.name for frame in frames([tmp_path])] == ["C.PNG", "a.jpg", "b.png"]
+    assert [path.name for path in find_images(tmp_path)] == names
+    assert [frame.name for frame in frames([tmp_path])] == names
 
 
 @pytest.mark.parametrize(("path", "message"), [("empty", "holds no images"), ("missing", "no folder")])

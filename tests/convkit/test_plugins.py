@@ -158,7 +158,8 @@ def test_registering_an_unknown_hook_is_refused_with_a_suggestion_and_leaves_not
         fresh.register(Typo(), "mine")
     assert "Did you mean 'convkit_graph_rewrites'" in caught.value.hint
     assert fresh.infos() == []
-    assert fresh.hook.convkit_graph_rewrites(adapter="a", target=None) == []
+    fresh.register(Offering("a"), "mine")
+    assert list(fresh.adapters()) == ["a"], "the name is free again"
 
 
 class Offering:

@@ -54,6 +54,8 @@ def test_classification_ranks_ties_in_class_order():
     result = Classification(np.array([0.2, 0.35, 0.1, 0.35], np.float32), ("a", "b", "c"), top=3)
     assert [(i, name) for i, name, _ in result.best()] == [(1, "b"), (3, "3"), (0, "a")]
     assert result.summary() == "b (0.35)"
+    many = Classification(np.tile(np.array([0.3, 0.1, 0.3, 0.2], np.float32), 25), top=50)
+    assert [class_id for class_id, _, _ in many.best()] == [i for i in range(100) if i % 4 in (0, 2)]
     assert [row["class_id"] for row in json.loads(json.dumps(result.to_json()))["classes"]] == [1, 3, 0]
 
 

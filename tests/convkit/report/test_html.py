@@ -94,6 +94,8 @@ def test_names_and_notes_are_text_and_never_markup(documents):
     assert reader.open == []
     assert "script" not in {tag for tag, _ in reader.tags}
     assert reader.text.count("alert('x')") >= 8
+    for tag, attributes in reader.tags:
+        assert tag != "img" or {*attributes} <= {"src", "alt"}, "a quote in a name must not end an attribute"
 
 
 def test_pictures_are_embedded_with_their_captions(documents):
