@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from convkit.adapter import Adapter, ModelSpec, Request, SourceModel, Target
 from convkit.artifact import REPORT, VERDICT, Artifact, check_destination, publish, staging
+from convkit.backends import find_backend
 from convkit.errors import CheckpointError, ProofFailedError, SettingError
 from convkit.plugins import manager
 from convkit.progress import Progress, silent
@@ -81,6 +82,7 @@ class Conversion:
         """Run all stages and return the artifact."""
         if self.output:
             _reserve(self.output, overwrite=overwrite)
+        find_backend(self.settings["backend"], self.settings["device"])
         own_images = self._own_images()
         progress("reading the checkpoint")
         source = self._load()
@@ -167,7 +169,7 @@ class Conversion:
         count, seed = self.settings["samples"], self.settings["seed"]
         arrays = list(self.adapter.representative_images(spec, count, seed))
         names = [f"synthetic scene {index}" for index in range(len(arrays))]
-        return Images(arrays, names, f"{len(arrays)} synthetic scenes, seed {seed}")
+        return Images(arrays, names, f"{len(arrays)} synthetic scene{'' if len(arrays) == 1 else 's'}, seed {seed}")
 
 
 def default_output(adapter: Adapter, source: SourceModel, form: str) -> Path:

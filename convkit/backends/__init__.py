@@ -12,7 +12,7 @@ from convkit.errors import EnvironmentProblem, suggest
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Backend", "Session", "open_session"]
+__all__ = ["Backend", "Session", "find_backend", "open_session"]
 
 
 class Session(ABC):
@@ -40,8 +40,8 @@ class Backend(ABC):
     files: ClassVar[tuple[str, ...]] = ("model.onnx",)
 
     @abstractmethod
-    def problem(self) -> str:
-        """Return why this backend cannot run here, or an empty string if it can."""
+    def problem(self, device: str = "cpu") -> str:
+        """Return why this backend cannot run on ``device`` here, or an empty string if it can."""
 
     @abstractmethod
     def open(self, model: Path, *, device: str = "cpu") -> Session:
@@ -52,8 +52,8 @@ class Backend(ABC):
         return {}
 
 
-def open_session(name: str, model: Path, *, device: str = "cpu") -> Session:
-    """Load ``model`` with the backend of that name.
+def find_backend(name: str, device: str = "cpu") -> Backend:
+    """Return the backend of that name, which can run on ``device``.
 
     Raises:
         EnvironmentProblem: there is no such backend, or it cannot run here.
@@ -65,8 +65,17 @@ def open_session(name: str, model: Path, *, device: str = "cpu") -> Session:
         raise EnvironmentProblem(
             f"There is no backend {name!r}.", hint=f"{suggest(name, table)} Known: {', '.join(table) or 'none'}."
         )
-    problem = table[name].problem()
+    backend: Backend = table[name]
+    problem = backend.problem(device)
     if problem:
         raise EnvironmentProblem(f"Backend {name!r} cannot run here: {problem}", hint="`convkit doctor` tells more.")
-    backend: Backend = table[name]
-    return backend.open(model, device=device)
+    return backend
+
+
+def open_session(name: str, model: Path, *, device: str = "cpu") -> Session:
+    """Load ``model`` with the backend of that name.
+
+    Raises:
+        EnvironmentProblem: there is no such backend, or it cannot run here.
+    """
+    return find_backend(name, device).open(model, device=device)

@@ -23,9 +23,19 @@ class OnnxRuntime(Backend):
     name: ClassVar[str] = "onnxruntime"
     summary: ClassVar[str] = "ONNX Runtime (CPU and CUDA execution providers)"
 
-    def problem(self) -> str:
-        """Return an empty string: ONNX Runtime is a core dependency."""
-        return "" if importlib.util.find_spec("onnxruntime") else "the package onnxruntime is not installed."
+    def problem(self, device: str = "cpu") -> str:
+        """Return what is missing: the package, or the execution provider of the device."""
+        if not importlib.util.find_spec("onnxruntime"):
+            return "the package onnxruntime is not installed."
+        if device == "cpu":
+            return ""
+        import onnxruntime
+
+        try:
+            _provider(device, onnxruntime.get_available_providers())
+        except EnvironmentProblem as error:
+            return f"{error.message} {error.hint}"
+        return ""
 
     def open(self, model: Path, *, device: str = "cpu") -> Session:
         """Make an inference session with the execution provider of the device."""
@@ -48,6 +58,8 @@ class _OnnxRuntimeSession(Session):
         self.device = device
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Idle threads that spin take the cores from PyTorch, which runs in turns with this session.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         provider = _provider(device, onnxruntime.get_available_providers())
         try:
             self._session = onnxruntime.InferenceSession(str(model), options, providers=[provider])

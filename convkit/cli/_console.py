@@ -19,6 +19,8 @@ __all__ = ["Talk", "emit", "emit_json", "error_text", "stderr", "stdout", "talk"
 
 
 LINE_SECONDS = 10.0
+PIPE_WIDTH = 200
+"""Columns of an output that is no terminal: wide enough that no table row breaks."""
 
 
 class Talk:
@@ -31,14 +33,17 @@ def stdout() -> Console:
     """Return a console for results (tables); plain text when it is no terminal."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    terminal = sys.stdout.isatty()
+    return Console(highlight=False, soft_wrap=not terminal, width=None if terminal else PIPE_WIDTH)
 
 
 def stderr() -> Console:
     """Return a console for talk."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty(), quiet=Talk.level < 0)
+    terminal, quiet = sys.stderr.isatty(), Talk.level < 0
+    width = None if terminal else PIPE_WIDTH
+    return Console(stderr=True, highlight=False, soft_wrap=not terminal, width=width, quiet=quiet)
 
 
 def emit(text: str) -> None:

@@ -20,8 +20,8 @@ MULTIPLE = 32
 """Height and width are multiples of the trunk's stride."""
 
 _LOGITS = Tolerance(atol=1e-5, reason="float32 sums in another order; 1e-5 of a logit moves a score by 3e-6 at most")
-_CELLS = Tolerance(atol=1e-4, reason="float32 sums in another order; 1e-4 of a cell is 0.0004 px of the input")
-_PIXELS = Tolerance(atol=4e-4, reason="float32 sums in another order; as in the heads, times the stride of 4")
+_CELLS = Tolerance(atol=1e-5, reason="float32 sums in another order; 1e-5 of a cell is 0.00004 px of the input")
+_PIXELS = Tolerance(atol=4e-5, reason="float32 sums in another order; as in the heads, times the stride of 4")
 
 
 def describe(request: Request, layout: Layout, options: Mapping[str, Any], facts: Mapping[str, Any]) -> ModelSpec:

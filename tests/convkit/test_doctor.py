@@ -170,7 +170,7 @@ class Engine(Backend):
     def __init__(self, problem: str | Exception = "", described: Mapping[str, str] | Exception | None = None) -> None:
         self.trouble, self.described = problem, described or {}
 
-    def problem(self) -> str:
+    def problem(self, device: str = "cpu") -> str:
         if isinstance(self.trouble, Exception):
             raise self.trouble
         return self.trouble

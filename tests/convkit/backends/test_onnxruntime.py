@@ -85,7 +85,7 @@ class Unfit(Backend):
     name = "unfit"
     summary = "never runs"
 
-    def problem(self) -> str:
+    def problem(self, device: str = "cpu") -> str:
         return "its library is missing."
 
     def open(self, model: Path, *, device: str = "cpu") -> Session:
