@@ -1,9 +1,10 @@
-"""Convert with the toy adapter, which must be installed, in child processes that a signal hits after some time.
+"""Convert with the toy adapter, which must be installed, in child processes that a signal hits at a known moment.
 
-Run as ``python killed.py FOLDER WEIGHTS SIGNAL@FRACTION…``: what is slow to import is imported once;
-then for each event a child runs ``convkit convert`` into ``FOLDER/<event>/out`` and gets the signal
-after that share of the time which a conversion takes. A line a child: event and exit status
-(negative for a signal that ended it).
+Run as ``python killed.py FOLDER WEIGHTS SIGNAL@MOMENT…``: what is slow to import is imported once;
+then for each event a child runs ``convkit convert`` into ``FOLDER/<event>/out`` and sends itself the
+signal at that moment: the beginning of a step (part of its name), or ``half of FILE``, when the
+first half of that file is written. A line a child: event and exit status (negative for a signal
+that ended it).
 """
 
 from __future__ import annotations
@@ -11,46 +12,64 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from convkit import convert
-from convkit.cli import execute
+from convkit.cli import _console, execute
+
+HALF = "half of "
 
 
-def child(folder: Path, weights: str) -> int:
-    """Run the command line in a new process and return its id."""
+def child(folder: Path, weights: str, signal_number: int, moment: str) -> int:
+    """Run the command line in a new process that sends itself a signal; return its exit status."""
     folder.mkdir()
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
         for stream in (1, 2):
             os.dup2(os.open(folder.with_suffix(folder.suffix + ".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        arm(lambda: os.kill(os.getpid(), signal_number), moment)
         os._exit(execute(["convert", "toy", "--weights", weights, "--output", str(folder / "out"), "--samples", "2"]))
-    return pid
-
-
-def wait(pid: int) -> int:
-    """Return the exit code of a child, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def arm(strike: Callable[[], None], moment: str) -> None:
+    """Call ``strike`` when the step begins or half of the file is written."""
+    if not moment.startswith(HALF):
+        step = _console._Steps.__call__
+
+        def announce(self: Any, name: str, done: int = 0, total: int = 0) -> None:
+            step(self, name, done, total)
+            if moment in name:
+                strike()
+
+        _console._Steps.__call__ = announce  # type: ignore[method-assign]
+        return
+
+    def halved(write: Callable[..., int]) -> Callable[..., int]:
+        def writing(self: Path, data: Any, *args: Any, **kwargs: Any) -> int:
+            if self.name == moment.removeprefix(HALF):
+                write(self, data[: len(data) // 2], *args, **kwargs)
+                strike()
+            return write(self, data, *args, **kwargs)
+
+        return writing
+
+    Path.write_bytes = halved(Path.write_bytes)  # type: ignore[method-assign]
+    Path.write_text = halved(Path.write_text)  # type: ignore[method-assign]
+
+
 def main(folder: Path, weights: str, events: list[str]) -> None:
-    """Measure a conversion, then cut others short."""
+    """Convert once to import and compile everything, then cut others short."""
     torch.set_num_threads(1)
     convert("toy", weights=weights, output=folder / "warm", samples=2)
-    started = time.perf_counter()
-    if wait(child(folder / "whole", weights)) != 0:
-        raise SystemExit((folder / "whole.log").read_text())
-    duration = time.perf_counter() - started
     for event in events:
-        name, _, fraction = event.partition("@")
-        pid = child(folder / event, weights)
-        time.sleep(float(fraction) * duration)
-        os.kill(pid, getattr(signal, name))
-        sys.stdout.write(f"{event} {wait(pid)}\n")
+        name, _, moment = event.partition("@")
+        sys.stdout.write(f"{event}\t{child(folder / event, weights, getattr(signal, name), moment)}\n")
 
 
 if __name__ == "__main__":

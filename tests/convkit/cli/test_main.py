@@ -195,7 +195,7 @@ def test_what_only_lists_imports_nothing_heavy(words):
     assert imported & {"torch", "onnx", "onnxruntime", "onnx_graphsurgeon", "polygraphy", "cv2", "numpy"} == set()
 
 
-@pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.parametrize(("word", "limit"), [("--help", 0.3), ("adapters", 0.4)])
 def test_what_only_lists_answers_at_once(word, limit):
     """The fastest of some runs counts: the others measure what else the machine is doing."""
