@@ -42,16 +42,19 @@ def measure(reference: np.ndarray, value: np.ndarray) -> TensorError:
         return _broken(f"shape {value.shape} where {reference.shape} is expected")
     if reference.size == 0:
         return TensorError(0.0, 0.0, 0.0)
-    expected, actual = reference.astype(np.float64), value.astype(np.float64)
-    if np.isnan(actual).any():
-        return _broken(f"{int(np.isnan(actual).sum())} values are NaN")
-    if np.isnan(expected).any():
-        return _broken(f"{int(np.isnan(expected).sum())} values of the reference are NaN")
-    same_infinity = np.isinf(expected) & (expected == actual)
-    difference = np.abs(np.subtract(actual, expected, where=~same_infinity, out=np.zeros_like(expected)))
+    expected, actual = (array.astype(np.float64, copy=False) for array in (reference, value))
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(actual - expected)
+    if not np.isfinite(difference.sum()):
+        for array, owner in ((actual, ""), (expected, " of the reference")):
+            if np.isnan(array).any():
+                return _broken(f"{int(np.isnan(array).sum())} values{owner} are NaN")
+        difference[np.isinf(expected) & (expected == actual)] = 0.0
+        expected_finite = np.where(np.isfinite(expected), expected, 0.0)
+    else:
+        expected_finite = expected
     worst = np.unravel_index(int(np.argmax(difference)), difference.shape)
-    finite = np.where(np.isfinite(expected), expected, 0.0)
-    norm, scale = float(np.linalg.norm(finite)), float(np.abs(finite).max())
+    norm, scale = float(np.linalg.norm(expected_finite)), float(np.abs(expected_finite).max())
     error = float(np.linalg.norm(difference))
     return TensorError(
         max_abs=float(difference[worst]),

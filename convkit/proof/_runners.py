@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Compute", "TorchCompute", "compare_runs", "output_errors"]
 
+ERRORS = "errors of all outputs"
+
 Compute = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 """Anything that turns a feed (batch on axis 0) into outputs by name."""
 
@@ -94,7 +96,11 @@ class _Runner(BaseRunner):  # type: ignore[misc]
 
 
 class _Measure(compare.BaseCompareFunc):  # type: ignore[misc]
-    """A polygraphy comparison that measures and leaves the judgement to the rule."""
+    """A polygraphy comparison that measures and leaves the judgement to the rule.
+
+    All errors stand under one key that names no output: polygraphy sorts the values of every
+    output that a comparison names, for statistics in its log, and that takes longer than the rest.
+    """
 
     def __init__(self, outputs: Sequence[TensorSpec]) -> None:
         self.outputs = outputs
@@ -109,7 +115,7 @@ class _Measure(compare.BaseCompareFunc):  # type: ignore[misc]
                 )
             reference, value = np.asarray(iter_result0[tensor.name]), np.asarray(iter_result1[tensor.name])
             found[tensor.name] = output_errors(tensor, reference, value)
-        return found
+        return OrderedDict({ERRORS: found})
 
 
 def output_errors(tensor: TensorSpec, reference: np.ndarray, value: np.ndarray) -> list[Any]:
@@ -141,4 +147,4 @@ def compare_runs(
         accuracy = Comparator.compare_accuracy(
             stream, comparisons=[(0, index) for index in range(1, len(runners))], compare_func=[_Measure(outputs)]
         )
-    return {pair[1]: [dict(iteration) for iteration in iterations] for pair, iterations in accuracy[0].items()}
+    return {pair[1]: [dict(iteration[ERRORS]) for iteration in iterations] for pair, iterations in accuracy[0].items()}
