@@ -33,17 +33,20 @@ def stdout() -> Console:
     """Return a console for results (tables); plain text when it is no terminal."""
     from rich.console import Console
 
-    terminal = sys.stdout.isatty()
-    return Console(highlight=False, soft_wrap=not terminal, width=None if terminal else PIPE_WIDTH)
+    return _wide_on_a_pipe(Console(highlight=False))
 
 
 def stderr() -> Console:
     """Return a console for talk."""
     from rich.console import Console
 
-    terminal, quiet = sys.stderr.isatty(), Talk.level < 0
-    width = None if terminal else PIPE_WIDTH
-    return Console(stderr=True, highlight=False, soft_wrap=not terminal, width=width, quiet=quiet)
+    return _wide_on_a_pipe(Console(stderr=True, highlight=False, quiet=Talk.level < 0))
+
+
+def _wide_on_a_pipe(console: Console) -> Console:
+    if not console.is_terminal:
+        console.width, console.soft_wrap = PIPE_WIDTH, True
+    return console
 
 
 def emit(text: str) -> None:

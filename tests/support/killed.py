@@ -32,6 +32,7 @@ def child(folder: Path, weights: str, signal_number: int, moment: str) -> int:
     if pid == 0:
         for stream in (1, 2):
             os.dup2(os.open(folder.with_suffix(folder.suffix + ".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background may inherit it ignored
         arm(lambda: os.kill(os.getpid(), signal_number), moment)
         os._exit(execute(["convert", "toy", "--weights", weights, "--output", str(folder / "out"), "--samples", "2"]))
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
