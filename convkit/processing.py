@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from convkit.results import Result
 
-__all__ = ["Decode", "Prepared", "Preprocess"]
+__all__ = ["Decode", "DeviceDecode", "DevicePreprocess", "Placement", "Prepared", "Preprocess"]
 
 
 @dataclass(frozen=True)
@@ -37,4 +37,48 @@ class Decode(Protocol):
 
     def __call__(self, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> Sequence[Result]:
         """Return ``len(metas)`` results; ``outputs`` have the batch on axis 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an image of a given size goes in the input tensor: all that a device preprocess needs to know of it."""
+
+    shape: tuple[int, int, int]
+    """Channels, height and width of the input tensor."""
+    matrix: np.ndarray
+    """float32 [2, 3]: a pixel (x, y, 1) of the input tensor to the point of the image that it samples."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class DevicePreprocess(Protocol):
+    """A preprocess on the GPU; what ``on_device()`` of a `Preprocess` returns where it has one."""
+
+    def place(self, height: int, width: int) -> Placement:
+        """Return the placement of an image of that size; ``meta`` is that of the host's preprocess."""
+        ...
+
+    def launch(self, table: Any, pixels: Any, output: Any, stream: int) -> None:
+        """Fill ``output`` [B, C, H, W] on the stream from the images that ``table`` [B] describes in ``pixels``."""
+        ...
+
+
+@runtime_checkable
+class DeviceDecode(Protocol):
+    """A decode on the GPU; what ``on_device()`` of a `Decode` returns where it has one."""
+
+    rows: int
+    """How many results an image has at most."""
+
+    def back(self, meta: Mapping[str, Any]) -> np.ndarray:
+        """Return float32 [6], row by row: a point (x, y, 1) of the output map to the image."""
+        ...
+
+    def launch(self, outputs: Mapping[str, Any], back: Any, results: Any, counts: Any, stream: int) -> None:
+        """Write ``results`` float32 [B, rows, 6] (x1, y1, x2, y2, score, class) and ``counts`` int32 [B]."""
+        ...
+
+    def results(self, rows: np.ndarray, counts: np.ndarray) -> list[Result]:
+        """Return the results of a batch from the host's copies of what ``launch`` wrote."""
         ...
