@@ -22,6 +22,8 @@ __all__ = [
     "ExportError",
     "ImageError",
     "IntegrityError",
+    "KernelArgumentError",
+    "KernelError",
     "OutputError",
     "PatchError",
     "PluginError",
@@ -89,6 +91,14 @@ class ExportError(ConversionError):
 
 class RewriteError(ConversionError):
     """A graph rewrite fired another number of times than it declares, or broke the graph."""
+
+
+class KernelError(ConversionError):
+    """A CUDA kernel is declared wrongly, does not compile, or breaks the bound or signature that it declares."""
+
+
+class KernelArgumentError(ConvkitError, ValueError):
+    """A kernel would be launched with an argument or a geometry that it does not take."""
 
 
 class ValidationError(ConvkitError):

@@ -4,6 +4,8 @@
 // unpack2<T>(bits) convert two values that share a 32-bit word, the first one in its lower half. Rounding is to nearest
 // even, overflow gives infinity, and a value that is not a number becomes 0x7fff in either type, as the hardware does it.
 //
+// The constants of a variant are macros that are defined before this text, so no template parameter is called T here.
+//
 // CONVKIT_DEVICE is 1 where a GPU runs the code, and 0 where host.h lets a C++ compiler build it (CONVKIT_HOST).
 #ifndef CONVKIT_CUH
 #define CONVKIT_CUH
@@ -53,8 +55,8 @@ CONVKIT_INLINE float to_float(half_t value) {
 CONVKIT_INLINE float to_float(bfloat16_t value) { return __uint_as_float(static_cast<unsigned>(value.bits) << 16); }
 
 // Return the value as a T: float, half_t or bfloat16_t.
-template <typename T>
-CONVKIT_INLINE T from_float(float value);
+template <typename Stored>
+CONVKIT_INLINE Stored from_float(float value);
 
 template <>
 CONVKIT_INLINE float from_float<float>(float value) {
@@ -99,9 +101,9 @@ CONVKIT_INLINE bfloat16_t from_float<bfloat16_t>(float value) {
 }
 
 // Return two values as T in one word, `low` in its lower half.
-template <typename T>
+template <typename Stored>
 CONVKIT_INLINE unsigned pack2(float low, float high) {
-    return from_float<T>(low).bits | static_cast<unsigned>(from_float<T>(high).bits) << 16;
+    return from_float<Stored>(low).bits | static_cast<unsigned>(from_float<Stored>(high).bits) << 16;
 }
 
 #if CONVKIT_DEVICE && CONVKIT_ARCH >= 800
@@ -121,9 +123,9 @@ CONVKIT_INLINE unsigned pack2<bfloat16_t>(float low, float high) {
 #endif
 
 // Return the two T of a word as floats, the lower half in `x`.
-template <typename T>
+template <typename Stored>
 CONVKIT_INLINE float2 unpack2(unsigned bits) {
-    const T low = {static_cast<unsigned short>(bits & 0xffffu)}, high = {static_cast<unsigned short>(bits >> 16)};
+    const Stored low = {static_cast<unsigned short>(bits & 0xffffu)}, high = {static_cast<unsigned short>(bits >> 16)};
     return make_float2(to_float(low), to_float(high));
 }
 

@@ -1,0 +1,38 @@
+"""CUDA kernels: one source each, compiled by NVRTC, launched on anyone's arrays, and written for other hosts.
+
+A kernel is a ``.cu`` file with an ``extern "C"`` entry point and a `Kernel` that declares it. ``kernel.variant(...)``
+gives values to its constants, `load` returns what launches it, `compile_variant` its PTX or cubin.
+"""
+
+from __future__ import annotations
+
+from convkit.kernels._compile import Image, Resources, check_bound, compile_variant
+from convkit.kernels._declaration import Argument, Bound, Kernel, Launch, Variant, itemsize
+from convkit.kernels._launch import Launcher, load
+from convkit.kernels._ptx import check_signature, parse_ptx
+from convkit.kernels._source import flatten
+from convkit.kernels._symbols import Symbol, c_expression, cdiv, evaluate, maximum, minimum
+
+__all__ = [
+    "Argument",
+    "Bound",
+    "Image",
+    "Kernel",
+    "Launch",
+    "Launcher",
+    "Resources",
+    "Symbol",
+    "Variant",
+    "c_expression",
+    "cdiv",
+    "check_bound",
+    "check_signature",
+    "compile_variant",
+    "evaluate",
+    "flatten",
+    "itemsize",
+    "load",
+    "maximum",
+    "minimum",
+    "parse_ptx",
+]

@@ -1,0 +1,3 @@
+#include "convkit.cuh"
+
+CONVKIT_INLINE bool inside(long long index, int count) { return index < count; }
