@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")  # read by torch and OpenCV at the
 
 import pytest
 from hypothesis import settings
+from support.gpu import missing_gpu
 from support.plugins import registered
 
 if TYPE_CHECKING:
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 
 settings.register_profile("convkit", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("convkit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none; nothing is imported where nothing needs one."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    lack = missing_gpu() if marked else ""
+    for item in marked if lack else ():
+        item.add_marker(pytest.mark.skip(reason=lack))
 
 
 @pytest.fixture(autouse=True)

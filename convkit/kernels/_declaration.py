@@ -131,6 +131,8 @@ class Kernel:
     bound: Bound = Bound()
     options: tuple[str, ...] = ()
     specific: bool = False
+    parameters: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The sizes and constants that ``geometry`` takes."""
 
     def __post_init__(self) -> None:
         names = [argument.name for argument in self.arguments]
@@ -146,7 +148,9 @@ class Kernel:
                     f"Kernel {self.name!r}: the dtype {argument.dtype!r} of {argument.name!r} is neither a dtype nor "
                     "one of its constants."
                 )
-        unknown = self._parameters() - {*self.sizes, *self.constants}
+        parameters = frozenset(inspect.signature(self.geometry).parameters)
+        object.__setattr__(self, "parameters", parameters)
+        unknown = parameters - {*self.sizes, *self.constants}
         if unknown:
             raise KernelError(
                 f"Kernel {self.name!r}: its geometry takes {', '.join(sorted(unknown))}, neither size nor constant."
@@ -167,10 +171,6 @@ class Kernel:
     def target(self, capability: int, kind: str) -> str:
         """Return the compiler's name of a target: ``sm_90`` for the kind cubin, ``compute_90`` for ptx."""
         return f"{'sm' if kind == 'cubin' else 'compute'}_{capability}{'a' if self.specific else ''}"
-
-    def _parameters(self) -> set[str]:
-        return set(inspect.signature(self.geometry).parameters)
-
 
 @dataclass(frozen=True, eq=False)
 class Variant:
@@ -240,7 +240,7 @@ class Variant:
             if isinstance(value, (int, float)) and (type(value) is not int or value < 0):
                 raise KernelArgumentError(f"The size {name} of {self.kernel.name} is {value!r}, no int from 0 up.")
         known: Mapping[str, Any] = {**sizes, **dict(self.constants)}
-        return self.kernel.geometry(**{name: known[name] for name in self.kernel._parameters()})
+        return self.kernel.geometry(**{name: known[name] for name in self.kernel.parameters})
 
     def trace(self) -> Launch:
         """Return the launch as symbols over the names of the sizes.

@@ -31,7 +31,7 @@ def load(variant: Variant) -> Launcher:
 
     Raises:
         EnvironmentProblem: there is no GPU, it is too old for the kernel, or cupy or NVRTC is missing.
-        KernelError: the source does not compile, or uses more than its bound.
+        KernelError: the source does not compile.
     """
     device = _current_device()
     launcher = _loaded.get((variant, device))
@@ -239,13 +239,14 @@ def _scalar(variant: Variant, argument: Argument) -> Callable[[Any], Any]:
     """Return what reads a scalar argument; arrays and tensors are refused, because reading them would wait."""
     real = argument.dtype == "float32"
     exact: tuple[type, ...] = (float, int) if real else (int,)
+    general: Any = numbers.Real if real else numbers.Integral
     convert: Callable[[Any], Any] = float if real else int
 
     def read(value: Any) -> Any:
         kind = type(value)
         if kind in exact:
             return value
-        if issubclass(kind, numbers.Real if real else numbers.Integral) and kind is not bool:
+        if issubclass(kind, general) and kind is not bool:
             return convert(value)
         raise KernelArgumentError(
             f"{variant.label}: {argument.name!r} is a {type(value).__name__}; it must be a number for {argument.dtype}."
