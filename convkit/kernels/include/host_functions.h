@@ -135,6 +135,17 @@ inline int __mul24(int a, int b) { return (a << 8 >> 8) * (b << 8 >> 8); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned(static_cast<unsigned long long>(a) * b >> 32); }
 inline int __mulhi(int a, int b) { return int(static_cast<long long>(a) * b >> 32); }
 
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+    return unsigned(((static_cast<unsigned long long>(high) << 32) | low) >> (shift & 31u));
+}
+
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {  // without its sign mode
+    const unsigned long long bytes = (static_cast<unsigned long long>(high) << 32) | low;
+    unsigned result = 0;
+    for (int i = 0; i < 4; ++i) result |= unsigned((bytes >> (8 * (selector >> (4 * i) & 7u))) & 255u) << (8 * i);
+    return result;
+}
+
 inline unsigned __brev(unsigned value) {
     unsigned result = 0;
     for (int i = 0; i < 32; ++i) result |= (value >> i & 1u) << (31 - i);
