@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from convkit.kernels._compile import Image, Resources, check_bound, compile_variant
 from convkit.kernels._declaration import Argument, Bound, Kernel, Launch, Variant, itemsize
+from convkit.kernels._describe import describe, write_kernels
 from convkit.kernels._launch import Launcher, load
 from convkit.kernels._ptx import check_signature, parse_ptx
 from convkit.kernels._source import flatten
 from convkit.kernels._symbols import Symbol, c_expression, cdiv, evaluate, maximum, minimum
+from convkit.kernels._warp import IMAGE_RECORD, WARP, ImageWarp, image_row, image_table, warp_variants
 
 __all__ = [
+    "IMAGE_RECORD",
+    "WARP",
     "Argument",
     "Bound",
     "Image",
+    "ImageWarp",
     "Kernel",
     "Launch",
     "Launcher",
@@ -28,11 +33,16 @@ __all__ = [
     "check_bound",
     "check_signature",
     "compile_variant",
+    "describe",
     "evaluate",
     "flatten",
+    "image_row",
+    "image_table",
     "itemsize",
     "load",
     "maximum",
     "minimum",
     "parse_ptx",
+    "warp_variants",
+    "write_kernels",
 ]
