@@ -14,14 +14,15 @@ from convkit.hookspecs import hookimpl
 if TYPE_CHECKING:
     from convkit.adapter import Adapter, ModelSpec, Option, Request, SourceModel, Target, TensorSpec, Tolerance
     from convkit.artifact import Artifact
-    from convkit.backends import Backend, Session
+    from convkit.backends import Backend, DeviceSession, Session
+    from convkit.backends.torch._node import TorchNode
     from convkit.dims import Dim
     from convkit.errors import CheckpointError, ConvkitError
     from convkit.expect import Expect, at_least, exactly, optional
     from convkit.graph import Miss, NodeRewrite, Rewrite
     from convkit.patching import AttributePatch, ModulePatch
     from convkit.pipeline import convert
-    from convkit.processing import Decode, Prepared, Preprocess
+    from convkit.processing import Decode, DeviceDecode, DevicePreprocess, Placement, Prepared, Preprocess
     from convkit.proof import Verdict, validate
     from convkit.remedies import Remedy
     from convkit.results import Classification, Detections, Result
@@ -36,14 +37,15 @@ _HOMES = {
         "Adapter", "ModelSpec", "Option", "Request", "SourceModel", "Target", "TensorSpec", "Tolerance",
     ),
     "convkit.artifact": ("Artifact",),
-    "convkit.backends": ("Backend", "Session"),
+    "convkit.backends": ("Backend", "DeviceSession", "Session"),
+    "convkit.backends.torch._node": ("TorchNode",),
     "convkit.dims": ("Dim",),
     "convkit.errors": ("CheckpointError", "ConvkitError"),
     "convkit.expect": ("Expect", "at_least", "exactly", "optional"),
     "convkit.graph": ("Miss", "NodeRewrite", "Rewrite"),
     "convkit.patching": ("AttributePatch", "ModulePatch"),
     "convkit.pipeline": ("convert",),
-    "convkit.processing": ("Decode", "Prepared", "Preprocess"),
+    "convkit.processing": ("Decode", "DeviceDecode", "DevicePreprocess", "Placement", "Prepared", "Preprocess"),
     "convkit.proof": ("Verdict", "validate"),
     "convkit.remedies": ("Remedy",),
     "convkit.results": ("Classification", "Detections", "Result"),
@@ -63,6 +65,9 @@ __all__ = [
     "ConvkitError",
     "Decode",
     "Detections",
+    "DeviceDecode",
+    "DevicePreprocess",
+    "DeviceSession",
     "Dim",
     "Expect",
     "Miss",
@@ -70,6 +75,7 @@ __all__ = [
     "ModulePatch",
     "NodeRewrite",
     "Option",
+    "Placement",
     "Predictor",
     "Prepared",
     "Preprocess",
@@ -83,6 +89,7 @@ __all__ = [
     "TensorRTPlugin",
     "TensorSpec",
     "Tolerance",
+    "TorchNode",
     "Verdict",
     "at_least",
     "convert",

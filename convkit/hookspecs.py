@@ -68,6 +68,11 @@ def convkit_backends() -> Iterable[Backend]:
 
 
 @hookspec
+def convkit_torch_operators() -> Mapping[tuple[str, str], Callable[..., Any]]:
+    """Return builders of torch calls by domain and ONNX operator, for the backend ``torch``."""
+
+
+@hookspec
 def convkit_commands(app: typer.Typer) -> None:
     """Add commands to the ``convkit`` command line."""
 

@@ -47,7 +47,7 @@ class Placement:
     shape: tuple[int, int, int]
     """Channels, height and width of the input tensor."""
     matrix: np.ndarray
-    """float32 [2, 3]: a pixel (x, y, 1) of the input tensor to the point of the image that it samples."""
+    """float32 or float64 [2, 3]: a pixel (x, y, 1) of the input tensor to the point of the image that it samples."""
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -55,12 +55,23 @@ class Placement:
 class DevicePreprocess(Protocol):
     """A preprocess on the GPU; what ``on_device()`` of a `Preprocess` returns where it has one."""
 
+    record: np.dtype[Any]
+    """What ``launch`` reads of an image: a structured type of a multiple of 16 bytes."""
+
     def place(self, height: int, width: int) -> Placement:
         """Return the placement of an image of that size; ``meta`` is that of the host's preprocess."""
         ...
 
+    def row(self, placement: Placement, height: int, width: int, offset: int) -> tuple[Any, ...]:
+        """Return the values of the record of an image of that size, which lies at a byte offset in ``pixels``."""
+        ...
+
     def launch(self, table: Any, pixels: Any, output: Any, stream: int) -> None:
-        """Fill ``output`` [B, C, H, W] on the stream from the images that ``table`` [B] describes in ``pixels``."""
+        """Fill ``output`` [B, C, H, W] on the stream; it may be contiguous or channels-last, of 16 or 32 bits.
+
+        ``pixels`` (uint8 [bytes]) holds the images, BGR rows without gaps, each from a multiple of 16 bytes on;
+        ``table`` (uint8 [B, bytes]) the records. Several records may mean the same image.
+        """
         ...
 
 
@@ -72,11 +83,15 @@ class DeviceDecode(Protocol):
     """How many results an image has at most."""
 
     def back(self, meta: Mapping[str, Any]) -> np.ndarray:
-        """Return float32 [6], row by row: a point (x, y, 1) of the output map to the image."""
+        """Return float64 [6], row by row: a point (x, y, 1) of the output map to the image."""
         ...
 
     def launch(self, outputs: Mapping[str, Any], back: Any, results: Any, counts: Any, stream: int) -> None:
-        """Write ``results`` float32 [B, rows, 6] (x1, y1, x2, y2, score, class) and ``counts`` int32 [B]."""
+        """Write ``results`` float32 [B, rows, 6] (x1, y1, x2, y2, score, class) and ``counts`` int32 [B].
+
+        ``outputs`` are contiguous or channels-last, of 16 or 32 bits; ``back`` is float64 [B, 6]. The first launch
+        for a batch and size may compile and allocate; the ones after it may be captured in a CUDA graph.
+        """
         ...
 
     def results(self, rows: np.ndarray, counts: np.ndarray) -> list[Result]:

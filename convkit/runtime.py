@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from convkit._cuda import Cuda
+from convkit._road import Road
 from convkit.adapter import ModelSpec
 from convkit.artifact import Artifact
 from convkit.backends import Session, open_session
@@ -19,7 +21,7 @@ from convkit.processing import Prepared
 from convkit.proof._samples import find_decode, find_preprocess
 from convkit.results import Result
 
-__all__ = ["Predictor", "load"]
+__all__ = ["GpuPredictor", "Predictor", "load"]
 
 Image = np.ndarray | str | Path
 
@@ -27,12 +29,14 @@ Image = np.ndarray | str | Path
 def load(path: Path | str, *, backend: str = "onnxruntime", device: str = "cpu", verify: bool = True) -> Predictor:
     """Load an artifact as a predictor.
 
-    ``verify`` False skips the comparison of the files with their hashes.
+    On ``device="cuda"`` (or ``cuda:N``) images go the whole road on the GPU as far as the adapter and the
+    backend have device sides; see `GpuPredictor`. ``verify`` False skips the comparison of the files with
+    their hashes.
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved.
         ValidationError: the artifact was rejected by its proof.
-        EnvironmentProblem: the backend cannot run here.
+        EnvironmentProblem: the backend cannot run here, or there is no such device.
     """
     artifact = Artifact.open(path)
     if verify:
@@ -42,7 +46,10 @@ def load(path: Path | str, *, backend: str = "onnxruntime", device: str = "cpu",
             f"{path} was rejected: {artifact.manifest['verdict']['headline']}.",
             hint=f"`convkit validate {path} -v` shows every check and where the error enters.",
         )
-    return Predictor(artifact, open_session(backend, artifact.model, device=device))
+    session = open_session(backend, artifact.model, device=device)
+    if device.partition(":")[0] == "cuda":
+        return GpuPredictor(artifact, session)
+    return Predictor(artifact, session)
 
 
 class Predictor:
@@ -95,9 +102,8 @@ class Predictor:
 
     def prepare(self, image: Image) -> Prepared:
         """Return one image as an input tensor (float32, C x H x W)."""
-        array = as_bgr(image) if isinstance(image, np.ndarray) else read_image(image)
-        prepared = self._preprocess(array)
-        self._check_size(prepared)
+        prepared = self._preprocess(_pixels(image))
+        self._check_size(prepared.tensor.shape)
         return prepared
 
     def run(self, prepared: Sequence[Prepared]) -> list[Result]:
@@ -116,9 +122,9 @@ class Predictor:
         rows = {name: value[:count] for name, value in outputs.items()}
         return list(self._decode(rows, [item.meta for item in items]))
 
-    def _check_size(self, prepared: Prepared) -> None:
+    def _check_size(self, shape: Sequence[int]) -> None:
         dims = {dim.name: dim for dim in self.spec.dims}
-        for size, extent in zip(prepared.tensor.shape, self.spec.inputs[0].shape[1:], strict=True):
+        for size, extent in zip(shape, self.spec.inputs[0].shape[1:], strict=True):
             dim = dims.get(extent) if isinstance(extent, str) else None
             if dim and not dim.min <= size <= dim.max:
                 raise ImageError(
@@ -140,3 +146,70 @@ class Predictor:
     def __repr__(self) -> str:
         model = self.artifact.manifest["model"]
         return f"Predictor({self.artifact.manifest['adapter']['name']} {model['variant']} on {self.session.device})"
+
+
+class GpuPredictor(Predictor):
+    """A predictor whose images go the whole road on the GPU.
+
+    The pixels of a batch are copied to the GPU in one piece, and only the results come back. Between
+    them run the adapter's preprocess, the engine and the adapter's decode, on one stream, from the third
+    batch of a size on in one CUDA graph where the engine can be captured. An end that has no device side
+    runs on the host, which works and is slower; an engine without one makes this a plain predictor.
+    """
+
+    def __init__(self, artifact: Artifact, session: Session) -> None:
+        super().__init__(artifact, session)
+        self.road = self._open_road(session)
+
+    def _open_road(self, session: Session) -> Road | None:
+        ends = [getattr(end, "on_device", None) for end in (self._preprocess, self._decode)]
+        if not any(ends):
+            return None
+        device = Cuda(session.device)
+        with device.active():
+            engine = session.on_device(device.stream)
+            if engine is None:
+                return None
+            preprocess, decode = (end() if end else None for end in ends)
+        return Road(
+            device, engine, self.spec.inputs[0].name, prepare=self._preprocess, decode_on_host=self._decode,
+            preprocess=preprocess, decode=decode, least=self.batch_min,
+        )  # fmt: skip
+
+    def predict(self, images: Iterable[Image]) -> list[Result]:
+        """Return one result an image, in order; as many go together as the artifact allows."""
+        return list(self.stream(images, batch=self.batch_max))
+
+    def stream(self, images: Iterable[Image], *, batch: int = 1) -> Iterator[Result]:
+        """Yield one result an image; while a batch is on the GPU the next one is packed."""
+        if self.road is None:
+            return super().stream(images, batch=batch)
+        return self.road.flow(self._batches(images, min(max(batch, self.batch_min), self.batch_max)))
+
+    def _batches(self, images: Iterable[Image], size: int) -> Iterator[list[Any]]:
+        """Yield up to ``size`` images of one input shape at a time."""
+        assert self.road is not None
+        pending: list[Any] = []
+        for image in images:
+            item = self.road.item(_pixels(image))
+            self._check_size(item.shape)
+            if pending and (len(pending) == size or item.shape != pending[0].shape):
+                yield pending
+                pending = []
+            pending.append(item)
+            if len(pending) == size:
+                yield pending
+                pending = []
+        if pending:
+            yield pending
+
+    def close(self) -> None:
+        """Free the GPU's buffers and the engine."""
+        if self.road is not None:
+            self.road.close()
+        super().close()
+
+
+def _pixels(image: Image) -> np.ndarray:
+    """Return an image as uint8, H x W x 3, BGR."""
+    return as_bgr(image) if isinstance(image, np.ndarray) else read_image(image)

@@ -3,16 +3,48 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from convkit.errors import EnvironmentProblem, suggest
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Backend", "Session", "find_backend", "open_session"]
+__all__ = ["Backend", "DeviceSession", "Session", "find_backend", "open_session"]
+
+
+class DeviceSession(ABC):
+    """The side of a session that stays on the GPU: arrays of the device in and out, all work on one stream.
+
+    Arrays are cupy's or torch's, as the engine has them; both say where they lie by ``__cuda_array_interface__``
+    or ``data_ptr``. Nothing waits for the device but `fetch`.
+    """
+
+    @abstractmethod
+    def buffer(self, name: str, shape: Sequence[int]) -> Any:
+        """Return an uninitialised array for an input, in the type and memory layout that the engine reads best."""
+
+    @abstractmethod
+    def fill(self, buffer: Any, values: np.ndarray) -> None:
+        """Copy host values (float32) into a buffer, converted to its type."""
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Enqueue the engine and return its outputs, which hold until the next run."""
+
+    @abstractmethod
+    def fetch(self, outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Wait for outputs and return them on the host."""
+
+    def capture(self, body: Callable[[], None]) -> Callable[[], None] | None:
+        """Capture what ``body`` enqueues on the stream, and return what replays it.
+
+        None, which the default returns, stands for an engine that cannot be captured.
+        """
+        del body
+        return None
 
 
 class Session(ABC):
@@ -23,6 +55,14 @@ class Session(ABC):
     @abstractmethod
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return every output by name; batch on axis 0."""
+
+    def on_device(self, stream: int) -> DeviceSession | None:
+        """Return the side of the session that stays on the GPU, bound to a CUDA stream (its address).
+
+        None, which the default returns, stands for an engine without one: `run` then takes its place.
+        """
+        del stream
+        return None
 
     def close(self) -> None:
         """Free what the session holds. The default frees nothing."""

@@ -70,6 +70,14 @@ def convkit_tensorrt_plugins() -> Iterable[TensorRTPlugin]:
 
 
 @hookimpl
+def convkit_torch_operators() -> Mapping[tuple[str, str], Callable[..., Any]]:
+    """Run ``DeformConv`` in the backend ``torch`` by the operator."""
+    from convkit_plugins.dcnv2._torch_operator import OPERATORS
+
+    return OPERATORS
+
+
+@hookimpl
 def convkit_remedies() -> Iterable[Remedy]:
     """Explain the errors that deformable layers are known for."""
     from convkit_plugins.dcnv2._remedies import REMEDIES

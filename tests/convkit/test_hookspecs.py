@@ -19,6 +19,7 @@ HOOKS = {
     "convkit_decode": ("adapter", "spec"),
     "convkit_tensorrt_plugins": ("target",),
     "convkit_backends": (),
+    "convkit_torch_operators": (),
     "convkit_commands": ("app",),
     "convkit_remedies": (),
 }

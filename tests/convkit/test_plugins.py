@@ -14,7 +14,7 @@ from convkit import hookimpl
 from convkit.errors import AdapterNotFoundError, PluginError
 from convkit.plugins import PluginManager, block, manager
 
-BUILT_IN = {"centernet", "dcnv2", "graph", "onnxruntime", "remedies"}
+BUILT_IN = {"centernet", "dcnv2", "graph", "onnxruntime", "remedies", "torch"}
 
 ADAPTER_MODULE = """
 from convkit import Adapter, Dim, hookimpl

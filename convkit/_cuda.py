@@ -1,0 +1,98 @@
+"""A CUDA device as the road needs it: memory, one stream, copies beside it, and marks to wait for. By cupy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from convkit.errors import EnvironmentProblem
+
+__all__ = ["Cuda"]
+
+
+class Cuda:
+    """One GPU with a stream of its own, on which all work of a road runs in order.
+
+    Raises:
+        EnvironmentProblem: cupy is missing, or there is no such GPU.
+    """
+
+    def __init__(self, device: str) -> None:
+        try:
+            import cupy
+        except ImportError as error:
+            raise EnvironmentProblem(
+                f"The device {device!r} needs cupy, which is not installed.", hint='pip install "convkit[cuda]"'
+            ) from error
+        self._cupy = cupy
+        _, _, index = device.partition(":")
+        try:
+            count = cupy.cuda.runtime.getDeviceCount()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise EnvironmentProblem(
+                f"There is no CUDA GPU for {device!r}: {str(error).splitlines()[0]}",
+                hint="Use --device cpu; `convkit doctor` shows what the driver says.",
+            ) from error
+        if int(index or 0) >= count:
+            raise EnvironmentProblem(
+                f"There is no {device!r}: the CUDA driver shows {count} GPUs.", hint="Use one of the lower numbers."
+            )
+        self._device = cupy.cuda.Device(int(index or 0))
+        with self._device:
+            self._stream, self._beside = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+
+    @property
+    def stream(self) -> int:
+        """The address of the stream (``cudaStream_t``)."""
+        return int(self._stream.ptr)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make the GPU and its stream the current ones of this thread."""
+        with self._device, self._stream:
+            yield
+
+    def pinned(self, size: int) -> np.ndarray:
+        """Return page-locked host memory, uint8 [size], uninitialised."""
+        memory = self._cupy.cuda.alloc_pinned_memory(max(size, 1))
+        return np.frombuffer(memory, np.uint8, size)
+
+    def memory(self, size: int) -> Any:
+        """Return device memory, uint8 [size], uninitialised."""
+        with self._device:
+            return self._cupy.empty(max(size, 1), self._cupy.uint8)
+
+    def view(self, memory: Any, offset: int, shape: Sequence[int], dtype: str) -> Any:
+        """Return an array that lies in ``memory`` from a byte offset on."""
+        return self._cupy.ndarray(tuple(shape), dtype, memory.data + offset)
+
+    def upload(self, memory: Any, pinned: np.ndarray, size: int, *, beside: bool) -> None:
+        """Enqueue a copy of ``size`` bytes to the device; what is enqueued later waits for it.
+
+        ``beside`` lets it run while the stream still works on what came before.
+        """
+        stream = self._beside if beside else self._stream
+        memory.data.copy_from_host_async(pinned.ctypes.data, size, stream)
+        if beside:
+            self._stream.wait_event(self._event(self._beside))
+
+    def download(self, pinned: np.ndarray, memory: Any) -> None:
+        """Enqueue a copy of ``memory`` to the host."""
+        memory.data.copy_to_host_async(pinned.ctypes.data, pinned.nbytes, self._stream)
+
+    def mark(self) -> Callable[[], None]:
+        """Return what waits until all that is in the stream by now is done."""
+        wait: Callable[[], None] = self._event(self._stream).synchronize
+        return wait
+
+    def wait(self) -> None:
+        """Wait for everything in the stream."""
+        self._stream.synchronize()
+
+    def _event(self, stream: Any) -> Any:
+        event = self._cupy.cuda.Event(block=False, disable_timing=True)
+        event.record(stream)
+        return event

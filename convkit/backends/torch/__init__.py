@@ -1,0 +1,82 @@
+"""PyTorch as an engine: ``model.onnx`` run by torch operators on the CPU or on CUDA.
+
+``torch`` computes in the types of the graph. ``torch-fp16`` and ``torch-bf16`` run the same graph with
+16-bit weights and activations: a choice of the one who runs it, which the proof of the artifact does not
+cover; ``convkit validate --backend torch-fp16`` tells how far the results lie off.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from convkit.backends import Backend, Session
+from convkit.hookspecs import hookimpl
+
+__all__ = ["Torch"]
+
+
+class Torch(Backend):
+    """Runs ``model.onnx`` with PyTorch's operators and those that plugins add.
+
+    ``precision`` None keeps the types of the graph; ``"float16"`` and ``"bfloat16"`` replace float32.
+    """
+
+    name = "torch"
+    summary = "PyTorch operators (CPU and CUDA, the latter in a CUDA graph)"
+
+    def __init__(self, name: str = "torch", precision: str | None = None) -> None:
+        self.name, self.precision = name, precision  # type: ignore[misc]
+
+    def problem(self, device: str = "cpu") -> str:
+        """Return what is missing: the package, CUDA in it, or the GPU."""
+        if not importlib.util.find_spec("torch"):
+            return "the package torch is not installed."
+        kind, _, index = device.partition(":")
+        if kind == "cpu" and not index:
+            return ""
+        if kind != "cuda" or not (index.isdigit() or not index):
+            return f"it knows the devices cpu, cuda and cuda:N, not {device!r}."
+        import torch
+
+        if torch.version.cuda is None:
+            return f"PyTorch {torch.__version__} was built without CUDA, for {device!r}; install one with it."
+        count = torch.cuda.device_count()
+        if int(index or 0) >= count:
+            return f"PyTorch sees {count} CUDA devices, so there is no {device!r}; `nvidia-smi` shows what there is."
+        return ""
+
+    def open(self, model: Path, *, device: str = "cpu") -> Session:
+        """Turn the graph into torch calls, with the weights on the device.
+
+        Raises:
+            EnvironmentProblem: the file cannot be read, or holds an operator that nobody offers.
+        """
+        from convkit.backends.torch._session import TorchSession
+
+        return TorchSession(model, device, self.precision)
+
+    def describe(self) -> dict[str, str]:
+        """Return the version and the CUDA that it was built for."""
+        import torch
+
+        return {"version": torch.__version__, "CUDA": torch.version.cuda or "none"}
+
+
+@hookimpl
+def convkit_backends() -> Iterable[Backend]:
+    """Offer PyTorch in the precision of the graph, in float16 and in bfloat16."""
+    return [Torch(), Torch("torch-fp16", "float16"), Torch("torch-bf16", "bfloat16")]
+
+
+@hookimpl(trylast=True)
+def convkit_torch_operators() -> Mapping[tuple[str, str], Callable[..., Any]]:
+    """Offer the operators of ONNX itself."""
+    from convkit.backends.torch._elementwise import ELEMENTWISE
+    from convkit.backends.torch._fused import FUSED
+    from convkit.backends.torch._layout import LAYOUT
+    from convkit.backends.torch._network import NETWORK
+
+    return {**ELEMENTWISE, **LAYOUT, **NETWORK, **FUSED}

@@ -1,0 +1,233 @@
+"""An ONNX graph as a list of torch calls, made once and run often."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convkit.backends.torch._node import Builder, Function, Key, TorchNode, domain_of, make_node, torch_dtype
+from convkit.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Program"]
+
+LONGEST_CHAIN = 3
+
+
+@dataclass
+class _Step:
+    """One call: the slots that it reads (-1 for nothing), writes, and empties when it is done.
+
+    ``uploads`` are the positions of arguments that lie on the host and have to go to the device;
+    ``known`` holds what went there before, by position and value.
+    """
+
+    node: TorchNode
+    function: Function
+    inputs: Sequence[str]
+    read_on_host: Sequence[int] = ()
+    gives_host: bool = False
+    sources: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    spent: list[int] = field(default_factory=list)
+    uploads: list[int] = field(default_factory=list)
+    known: dict[tuple[int, bytes], Tensor] = field(default_factory=dict)
+
+
+class Program:
+    """A graph made ready to run on one device.
+
+    Shapes and other integers that follow from shapes and constants are computed on the host, so that
+    a run never waits for the device. A value is dropped after its last use. ``precision`` stands in
+    for float32 everywhere inside of the graph; ``channels_last`` is the layout of 4-d inputs and weights.
+
+    Raises:
+        EnvironmentProblem: an operator of the graph is in no table, or set in a way that torch lacks.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        table: Mapping[Key, Builder],
+        device: torch.device,
+        precision: torch.dtype | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        from onnx import numpy_helper
+
+        self.device, self.precision, self.channels_last = device, precision, channels_last
+        constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+        fed = [value for value in model.graph.input if value.name not in constants]
+        self.inputs = {value.name: torch_dtype(value.type.tensor_type.elem_type) for value in fed}
+        self.outputs = {value.name: torch_dtype(value.type.tensor_type.elem_type) for value in model.graph.output}
+        nodes = _nodes(model, constants, device=device, precision=precision)
+        self._steps = _steps(nodes, table, set(self.outputs))
+        self._slots: dict[str, int] = {}
+        self._template: list[Tensor | None] = []
+        self._place(constants)
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the outputs as they were computed, on the device, for tensors in the types of `entry`."""
+        values = list(self._template)
+        for name, value in inputs.items():
+            if name in self._slots:
+                values[self._slots[name]] = value
+        with torch.inference_mode():
+            for step in self._steps:
+                arguments = [values[slot] if slot >= 0 else None for slot in step.sources]
+                for position in step.uploads:
+                    arguments[position] = self._upload(step, position, arguments[position])
+                result = step.function(*arguments)
+                for slot, value in zip(step.targets, result if isinstance(result, tuple) else (result,), strict=False):
+                    values[slot] = value
+                for slot in step.spent:
+                    values[slot] = None
+        results = {name: values[self._slots[name]] for name in self.outputs}
+        return {name: value.to(self.device) for name, value in results.items() if value is not None}
+
+    def entry(self, name: str) -> torch.dtype:
+        """Return the type in which an input enters the program."""
+        dtype = self.inputs[name]
+        return self.precision if self.precision is not None and dtype == torch.float32 else dtype
+
+    def _upload(self, step: _Step, position: int, value: Tensor | None) -> Tensor | None:
+        """Return a small host tensor on the device; one that was there before is not copied again.
+
+        A captured run thus finds everything in place that the run before it needed.
+        """
+        if value is None or value.device == self.device:
+            return value
+        key = (position, f"{value.dtype}{tuple(value.shape)}".encode() + value.numpy().tobytes())
+        if key not in step.known:
+            step.known[key] = value.to(self.device)
+        return step.known[key]
+
+    def _place(self, constants: Mapping[str, np.ndarray]) -> None:
+        """Give each value a slot, decide what stays on the host, and put the constants in their places."""
+        numbers = count()
+        slot = {name: next(numbers) for name in self.inputs}
+        fixed: dict[int, Tensor] = {}
+        on_host: set[str] = {name for name, value in constants.items() if value.dtype.kind in "iub"}
+
+        def constant(name: str, host: bool) -> int:
+            key = f"{name} on the host" if host else name
+            if key not in slot:
+                slot[key] = next(numbers)
+                fixed[slot[key]] = torch.tensor(constants[name]) if host else self._constant(constants[name])
+            return slot[key]
+
+        for step in self._steps:
+            given = [name for name in step.inputs if name]
+            host = bool(given) and all(name in on_host for name in given)
+            for position, name in enumerate(step.inputs):
+                stays = host or position in step.read_on_host
+                if name in constants:
+                    step.sources.append(constant(name, stays))
+                    continue
+                if name and name not in slot:
+                    raise EnvironmentProblem(
+                        f"{step.node.title} reads {name!r}, which nothing in the graph makes.",
+                        hint="The file is damaged; convert again.",
+                    )
+                step.sources.append(slot[name] if name else -1)
+                if name in on_host and not stays:
+                    step.uploads.append(position)
+            for name in step.node.outputs:
+                slot.setdefault(name, next(numbers))
+                step.targets.append(slot[name])
+                if host or step.gives_host:
+                    on_host.add(name)
+        for name in self.outputs:
+            if name not in slot and name in constants:
+                constant(name, False)
+        kept = set(fixed) | {slot[name] for name in self.outputs}
+        for step in reversed(self._steps):
+            step.spent = [number for number in {*step.sources, *step.targets} - kept if number >= 0]
+            kept.update(step.spent)
+        self._slots = slot
+        self._template = [fixed.get(number) for number in range(next(numbers))]
+
+    def _constant(self, values: np.ndarray) -> Tensor:
+        dtype = self.precision if self.precision is not None and values.dtype == np.float32 else None
+        tensor = torch.tensor(values, device=self.device, dtype=dtype)
+        if self.channels_last and tensor.dim() == 4:
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
+
+
+def _nodes(model: onnx.ModelProto, constants: dict[str, np.ndarray], **context: Any) -> list[TorchNode]:
+    """Return the nodes in order; those that are constants go into ``constants``."""
+    opsets = {domain_of(item.domain): item.version for item in model.opset_import}
+    uses = Counter(name for proto in model.graph.node for name in set(proto.input))
+    uses.update(value.name for value in model.graph.output)
+    producers: dict[str, TorchNode] = {}
+    nodes = []
+    for proto in model.graph.node:
+        node = make_node(
+            proto, opset=opsets.get(domain_of(proto.domain), 1), constants=constants, producers=producers, uses=uses,
+            **context,
+        )  # fmt: skip
+        if node.op_type == "Constant" and not node.domain:
+            constants[node.outputs[0]] = _value(node)
+            continue
+        producers.update({name: node for name in node.outputs if name})
+        nodes.append(node)
+    return nodes
+
+
+def _value(node: TorchNode) -> np.ndarray:
+    for name, dtype in (("value", None), ("value_float", np.float32), ("value_floats", np.float32)):
+        if name in node.attributes:
+            return np.asarray(node.attributes[name], dtype)
+    return np.asarray(next(iter(node.attributes.values())), np.int64)
+
+
+def _steps(nodes: Sequence[TorchNode], table: Mapping[Key, Builder], wanted: set[str]) -> list[_Step]:
+    """Return the steps for the values that are wanted, in order; what none of them needs is left out."""
+    needed, steps = set(wanted), []
+    for node in reversed(nodes):
+        if needed.isdisjoint(node.outputs):
+            continue
+        step = _build(node, table)
+        needed.update(step.inputs)
+        steps.append(step)
+    return steps[::-1]
+
+
+def _build(node: TorchNode, table: Mapping[Key, Builder]) -> _Step:
+    """Return the step of a node, by the builder of the longest chain that ends in it and does not decline."""
+    for key in sorted(_chains(node, LONGEST_CHAIN), key=lambda key: -key[1].count("+")):
+        builder = table.get(key)
+        built = builder(node) if builder else None
+        if built is None:
+            continue
+        if isinstance(built, tuple):
+            return _Step(node, built[0], built[1])
+        host, gives = getattr(builder, "host_inputs", ()), getattr(builder, "gives_host", False)
+        return _Step(node, built, node.inputs, host, gives)
+    raise EnvironmentProblem(
+        f"The torch backend has no operator {node.domain or 'ai.onnx'}::{node.op_type} (opset {node.opset},"
+        f" node {node.name!r}).",
+        hint="Use --backend onnxruntime, or add it with the hook convkit_torch_operators (docs/hooks.md).",
+    )
+
+
+def _chains(node: TorchNode, length: int) -> Iterator[Key]:
+    """Yield the keys of the chains of nodes that end in this one, each but the last read by the next alone."""
+    yield node.domain, node.op_type
+    if length == 1:
+        return
+    for position in range(len(node.inputs)):
+        source = node.source(position)
+        if source is not None and len(source.outputs) == 1 and node.only_use(source.outputs[0]):
+            for domain, names in _chains(source, length - 1):
+                yield domain, f"{names}+{node.op_type}"

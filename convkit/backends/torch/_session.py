@@ -1,0 +1,152 @@
+"""Sessions of the torch backend: arrays in and out, or everything on one CUDA stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convkit.backends import DeviceSession, Session
+from convkit.backends.torch._node import Builder, Key
+from convkit.backends.torch._program import Program
+from convkit.errors import ConversionError, EnvironmentProblem
+
+__all__ = ["TorchSession"]
+
+
+class TorchSession(Session):
+    """A graph as torch calls.
+
+    cuDNN runs without TF32 and with algorithms that repeat their results; where the sizes of the input
+    are fixed it tries out the fastest. On CUDA, 4-d tensors are channels-last when they have 16 bits.
+    """
+
+    def __init__(self, model: Path, device: str, precision: str | None = None) -> None:
+        import onnx
+
+        self.device = device
+        try:
+            proto = onnx.load(str(model))
+            if proto.functions:
+                from onnx import inliner
+
+                proto = inliner.inline_local_functions(proto)
+        except Exception as error:
+            raise EnvironmentProblem(
+                f"The torch backend cannot load {model.name}: {str(error).splitlines()[0]}",
+                hint="The file is no ONNX model, or damaged; convert again.",
+            ) from error
+        dtype = None if precision is None else getattr(torch, precision)
+        self.on = torch.device(device)
+        self.program = Program(proto, _operators(), self.on, dtype, self.on.type == "cuda" and dtype is not None)
+        self._fixed = all(
+            all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim[1:])
+            for value in proto.graph.input
+        )
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return every output by name, in the types that the graph declares."""
+        try:
+            with self.settings():
+                results = self.program.run({name: self.enter(name, value) for name, value in inputs.items()})
+                outputs = {name: self.leave(name, value) for name, value in results.items()}
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+            text = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConversionError(
+                f"The torch backend cannot run the model on {shapes}: {text}",
+                hint="The graph may hold a size as a number that was asked to vary; give that dimension one size.",
+            ) from error
+        return outputs
+
+    def enter(self, name: str, value: np.ndarray) -> Tensor:
+        """Return an input on the device in the type and layout in which the program takes it."""
+        host = torch.from_numpy(np.ascontiguousarray(value))
+        tensor = host.to(self.on, self.program.entry(name) if name in self.program.inputs else None)
+        if self.program.channels_last and tensor.dim() == 4:
+            return tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
+
+    def leave(self, name: str, value: Tensor) -> np.ndarray:
+        """Return an output on the host in the type that the graph declares (bfloat16 as float32)."""
+        dtype = self.program.outputs[name]
+        return value.to(torch.float32 if dtype == torch.bfloat16 else dtype).contiguous().cpu().numpy()
+
+    @contextmanager
+    def settings(self) -> Iterator[None]:
+        """Hold PyTorch's global switches where this session needs them."""
+        if self.on.type != "cuda":
+            yield
+            return
+        benchmark = self._fixed
+        with (
+            torch.cuda.device(self.on),
+            torch.backends.cudnn.flags(enabled=True, benchmark=benchmark, deterministic=True, allow_tf32=False),
+        ):
+            yield
+
+    def on_device(self, stream: int) -> DeviceSession | None:
+        """Return the device side on a CUDA stream; None for a session on the CPU."""
+        return _TorchOnDevice(self, stream) if self.on.type == "cuda" else None
+
+
+class _TorchOnDevice(DeviceSession):
+    """The session on torch tensors and one stream; what runs on it can be captured."""
+
+    def __init__(self, session: TorchSession, stream: int) -> None:
+        self._session, self._program = session, session.program
+        self._stream = torch.cuda.ExternalStream(stream, device=session.on)  # type: ignore[no-untyped-call]
+        self._pool: Any = None
+
+    def buffer(self, name: str, shape: Sequence[int]) -> Tensor:
+        """Return an uninitialised input tensor."""
+        last = self._program.channels_last and len(shape) == 4
+        return torch.empty(
+            tuple(shape), dtype=self._program.entry(name), device=self._session.on,
+            memory_format=torch.channels_last if last else torch.contiguous_format,
+        )  # fmt: skip
+
+    def fill(self, buffer: Tensor, values: np.ndarray) -> None:
+        """Copy host values into an input tensor."""
+        with torch.cuda.stream(self._stream):
+            buffer.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Enqueue the program; the outputs keep the type in which they were computed."""
+        with torch.cuda.stream(self._stream), self._session.settings():
+            return self._program.run(inputs)
+
+    def fetch(self, outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """Wait for the outputs and return them on the host."""
+        with torch.cuda.stream(self._stream):
+            return {name: self._session.leave(name, value) for name, value in outputs.items()}
+
+    def capture(self, body: Callable[[], None]) -> Callable[[], None]:
+        """Capture what ``body`` enqueues in a CUDA graph; all graphs of the session share their memory."""
+        graph = torch.cuda.CUDAGraph()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            body()
+
+        def replay() -> None:
+            with torch.cuda.stream(self._stream):
+                graph.replay()
+
+        return replay
+
+
+def _operators() -> dict[Key, Builder]:
+    """Return every operator that plugins offer; of two for the same key the plugin called first wins."""
+    from convkit.plugins import manager
+
+    table: dict[Key, Builder] = {}
+    for found in manager().gather("convkit_torch_operators").values():
+        for key, builder in found:
+            table.setdefault(key, builder)
+    return table
