@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -11,9 +11,11 @@ import numpy as np
 
 from convkit import Prepared
 from convkit.errors import ImageError
+from convkit.kernels import IMAGE_RECORD, ImageWarp, Variant, image_row
+from convkit.processing import Placement
 from convkit_models.centernet._geometry import affine
 
-__all__ = ["Affine"]
+__all__ = ["Affine", "AffineOnDevice"]
 
 
 class Affine:
@@ -51,10 +53,8 @@ class Affine:
         """
         _check(image)
         rows, columns = image.shape[:2]
-        height, width = self._size(rows, columns)
-        centre = (columns // 2, rows // 2) if self.keep_res else (columns / 2, rows / 2)
-        scale = float(width if self.keep_res else max(rows, columns))
-        matrix = affine(centre, scale, (width, height))
+        matrix, meta = self.place(rows, columns)
+        height, width = meta["input"]
         try:
             warped = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
         except cv2.error as error:  # OpenCV 4 takes sides of up to 32766 pixels
@@ -62,8 +62,19 @@ class Affine:
                 f"OpenCV cannot warp an image of {columns} x {rows} pixels.", hint="Scale it down first."
             ) from error
         tensor = self._normalise(warped, *_touched_rows(matrix, rows, height))
-        meta = {"center": [float(centre[0]), float(centre[1])], "scale": scale, "input": [height, width]}
         return Prepared(tensor, meta)
+
+    def place(self, rows: int, columns: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the float64 matrix from an image of that size to the input, and ``meta``."""
+        height, width = self._size(rows, columns)
+        centre = (columns // 2, rows // 2) if self.keep_res else (columns / 2, rows / 2)
+        scale = float(width if self.keep_res else max(rows, columns))
+        meta = {"center": [float(centre[0]), float(centre[1])], "scale": scale, "input": [height, width]}
+        return affine(centre, scale, (width, height)), meta
+
+    def on_device(self) -> AffineOnDevice:
+        """Return the same preprocess on the GPU, a `convkit.DevicePreprocess`."""
+        return AffineOnDevice(self)
 
     def _size(self, rows: int, columns: int) -> tuple[int, int]:
         if not self.keep_res:
@@ -80,6 +91,41 @@ class Affine:
             target[:top].fill(table[0])
             target[bottom:].fill(table[0])
         return tensor
+
+
+class AffineOnDevice:
+    """The preprocess on the GPU: float32 outputs are those of the host, other dtypes their rounding."""
+
+    record = IMAGE_RECORD
+
+    def __init__(self, host: Affine) -> None:
+        self._host = host
+        self._warp = ImageWarp(host.table)
+
+    def place(self, height: int, width: int) -> Placement:
+        """Return the placement of an image of that size; ``matrix`` maps pixels of the tensor to the image."""
+        matrix, meta = self._host.place(height, width)
+        return Placement((3, *meta["input"]), cv2.invertAffineTransform(matrix).astype(np.float32), meta)
+
+    def row(self, placement: Placement, height: int, width: int, offset: int) -> tuple[Any, ...]:
+        """Return the record of an image whose dense rows start ``offset`` bytes behind the start of the pixels.
+
+        Raises:
+            KernelArgumentError: the image is empty or too large.
+        """
+        return image_row(placement, offset, height, width, 3 * width)
+
+    def launch(self, table: Any, pixels: Any, output: Any, stream: Any) -> None:
+        """Fill ``output`` [B, 3, H, W] on the stream from the images of ``table`` [B, 48] in ``pixels``.
+
+        Raises:
+            KernelArgumentError: an argument has the wrong dtype, device, shape, layout or alignment.
+        """
+        self._warp.launch(table, pixels, output, stream)
+
+    def kernels(self) -> Sequence[Variant]:
+        """Return the variants that ``launch`` chooses from by the output's dtype and layout."""
+        return self._warp.kernels()
 
 
 def _touched_rows(matrix: np.ndarray, rows: int, height: int) -> tuple[int, int]:

@@ -1,0 +1,172 @@
+// A batch of 8-bit images of any sizes into one normalised tensor: affine map, bilinear, constant border.
+//
+// Every output pixel (x, y) samples its image at m * (x, y, 1). Coordinates, weights and rounding follow warpAffine of
+// OpenCV 5, step by step in float, so the 8-bit levels are those of OpenCV. A neighbour outside the image is the border.
+//
+// Constants of a variant:
+//   T         type of the output
+//   CHANNELS  bytes of an image's pixel: 1, 3 or 4
+//   SLOTS     channels of the output, zero beyond those of the image
+//   LAST      output is [image][y][x][slot], else [image][slot][y][x]
+//   SWAP      the first three channels are written in reverse order
+//   ROUND     to an 8-bit level before normalisation: 0 not at all, 1 to nearest even (OpenCV), 2 half up
+//   TABLE     `levels` is float [channel][256], the output of each level; else float [channel][4] = {a, b, c, d},
+//             and the output is (v * a + b) + (v * c + d)
+//   STEPS     pixels of a thread, 32 columns apart
+//   WARPS     rows of a block, a warp each
+#include "convkit.cuh"
+
+// One image, as image_table() writes it.
+struct alignas(16) Record {
+    long long offset;          // of its first pixel from `pixels`, in bytes
+    int height, width, pitch;  // pitch: bytes from a row to the next
+    int unused;
+    float m[6];
+};
+
+struct Point {
+    float x, y;
+};
+
+// Two neighbouring pixels of a row: the first of their bytes is the lowest byte of `low`.
+struct Pair {
+    unsigned low, high;
+};
+
+CONVKIT_INLINE Point sampled(const Record &image, int x, int y) {
+    const float *m = image.m, column = static_cast<float>(x), row = static_cast<float>(y);
+    return {__fmaf_rn(m[0], column, __fadd_rn(__fmul_rn(m[1], row), m[2])),
+            __fmaf_rn(m[3], column, __fadd_rn(__fmul_rn(m[4], row), m[5]))};
+}
+
+// Return the pixels at a distance in bytes from the first word. Only words are read that hold a byte of theirs.
+CONVKIT_INLINE Pair load(const unsigned *words, unsigned byte) {
+    const unsigned shift = (byte & 3u) * 8u, first = byte / 4u;
+    const unsigned last = __ldg(words + (byte + 2u * CHANNELS - 1u) / 4u);
+    Pair pair;
+    if (CHANNELS == 1) {
+        pair.low = __funnelshift_r(__ldg(words + first), last, shift);
+        pair.high = 0u;
+    } else {
+        const unsigned middle = __ldg(words + first + 1u);
+        pair.low = __funnelshift_r(__ldg(words + first), middle, shift);
+        pair.high = __funnelshift_r(middle, last, shift);
+    }
+    return pair;
+}
+
+// Return a byte of a pair as a float, plus 2^23, which is exact.
+CONVKIT_INLINE float biased(const Pair &pair, int byte) {
+    return __uint_as_float(__byte_perm(byte < 4 ? pair.low : pair.high, 0x4b000000u, 0x7440u | (byte & 3)));
+}
+
+CONVKIT_INLINE float mix(float left, float right, float weight) { return __fmaf_rn(weight, right - left, left); }
+
+CONVKIT_INLINE float mix_biased(const Pair &pair, int channel, float weight) {
+    const float left = biased(pair, channel), right = biased(pair, channel + CHANNELS);
+    return __fmaf_rn(weight, right - left, left - 8388608.0f);
+}
+
+CONVKIT_INLINE unsigned char border_of(unsigned border, int channel) { return (border >> (8 * channel)) & 255u; }
+
+CONVKIT_INLINE float tap(const Record &image, const unsigned char *first, unsigned border, int x, int y, int channel) {
+    const bool inside = x >= 0 && x < image.width && y >= 0 && y < image.height;
+    return inside ? __ldg(first + y * image.pitch + x * CHANNELS + channel) : border_of(border, channel);
+}
+
+// Return the output of a value that is nearly or exactly an 8-bit level.
+CONVKIT_INLINE float normalised(float value, const float *levels, int channel) {
+    if (ROUND == 1) value = __fadd_rn(value, 12582912.0f) - 12582912.0f;  // 1.5 * 2^23: the sum has no fraction left
+    if (ROUND == 2) value = floorf(value + 0.5f);
+    if (TABLE) return __ldg(levels + channel * 256 + static_cast<int>(value));
+    const float4 line = __ldg(reinterpret_cast<const float4 *>(levels) + channel);
+    return __fadd_rn(__fmaf_rn(value, line.x, line.y), __fmaf_rn(value, line.z, line.w));
+}
+
+struct alignas(SLOTS * sizeof(T) % 16 == 0 ? 16 : SLOTS * sizeof(T) % 8 == 0 ? 8 : sizeof(T)) Pixel {
+    T slot[SLOTS];
+};
+
+CONVKIT_INLINE void write(T *output, const float *values, const float *levels, int x, int y, int height, int width) {
+    Pixel pixel;
+#pragma unroll
+    for (int slot = 0; slot < SLOTS; ++slot) {
+        const int channel = SWAP && slot < 3 ? 2 - slot : slot;
+        pixel.slot[slot] = from_float<T>(slot < CHANNELS ? normalised(values[channel], levels, slot) : 0.0f);
+    }
+    const int at = y * width + x;
+    if (LAST) {
+        reinterpret_cast<Pixel *>(output)[at] = pixel;
+    } else {
+#pragma unroll
+        for (int slot = 0; slot < SLOTS; ++slot) output[slot * height * width + at] = pixel.slot[slot];
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS)
+    convkit_warp(const unsigned char *table, const unsigned char *pixels, const float *levels, T *output,
+                 unsigned border, int height, int width) {
+    const int left = blockIdx.x * (32 * STEPS) + threadIdx.x, y = blockIdx.y * WARPS + threadIdx.y;
+    if (left >= width || y >= height) return;
+    const Record image = reinterpret_cast<const Record *>(table)[blockIdx.z];
+    output += static_cast<long long>(blockIdx.z) * SLOTS * height * width;
+
+    Point at[STEPS];
+    bool outside = true, inside = true;
+#pragma unroll
+    for (int step = 0; step < STEPS; ++step) {
+        const Point point = at[step] = sampled(image, min(left + 32 * step, width - 1), y);
+        outside &= !(point.x > -1.0f && point.x < image.width && point.y > -1.0f && point.y < image.height);
+        inside &= point.x >= 0.0f && point.x < image.width - 1 && point.y >= 0.0f && point.y < image.height - 1;
+    }
+    float values[CHANNELS];
+    if (outside) {
+#pragma unroll
+        for (int channel = 0; channel < CHANNELS; ++channel) values[channel] = border_of(border, channel);
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+            if (left + 32 * step < width) write(output, values, levels, left + 32 * step, y, height, width);
+        }
+    } else if (inside) {  // with all four neighbours
+        const unsigned long long first = reinterpret_cast<unsigned long long>(pixels + image.offset);
+        const unsigned *words = reinterpret_cast<const unsigned *>(first & ~3ull);
+        Pair above[STEPS], below[STEPS];
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+            const unsigned column = static_cast<int>(at[step].x), row = static_cast<int>(at[step].y);
+            const unsigned byte = (first & 3u) + row * image.pitch + column * CHANNELS;
+            above[step] = load(words, byte);
+            below[step] = load(words, byte + image.pitch);
+            at[step] = {at[step].x - static_cast<float>(column), at[step].y - static_cast<float>(row)};
+        }
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+#pragma unroll
+            for (int channel = 0; channel < CHANNELS; ++channel) {
+                values[channel] = mix(mix_biased(above[step], channel, at[step].x),
+                                      mix_biased(below[step], channel, at[step].x), at[step].y);
+            }
+            if (left + 32 * step < width) write(output, values, levels, left + 32 * step, y, height, width);
+        }
+    } else {
+        const unsigned char *first = pixels + image.offset;
+#pragma unroll 1
+        for (int step = 0; step < STEPS; ++step) {
+            if (left + 32 * step >= width) break;
+            const Point point = sampled(image, left + 32 * step, y);
+            // Two pixels beyond the image all neighbours are border already; an int holds these.
+            const float across = floorf(fminf(fmaxf(point.x, -2.0f), image.width + 1.0f));
+            const float down = floorf(fminf(fmaxf(point.y, -2.0f), image.height + 1.0f));
+            const int column = static_cast<int>(across), row = static_cast<int>(down);
+#pragma unroll
+            for (int channel = 0; channel < CHANNELS; ++channel) {
+                const float upper = mix(tap(image, first, border, column, row, channel),
+                                        tap(image, first, border, column + 1, row, channel), point.x - across);
+                const float lower = mix(tap(image, first, border, column, row + 1, channel),
+                                        tap(image, first, border, column + 1, row + 1, channel), point.x - across);
+                values[channel] = mix(upper, lower, point.y - down);
+            }
+            write(output, values, levels, left + 32 * step, y, height, width);
+        }
+    }
+}
