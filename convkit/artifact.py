@@ -24,6 +24,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 EXPORTED = "exported.onnx"
+KERNELS = "kernels"
 REPORT = "report.html"
 VERDICT = "proof/verdict.json"
 SAMPLES = "proof/samples.npz"

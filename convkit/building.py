@@ -13,11 +13,12 @@ import numpy as np
 
 from convkit import __version__
 from convkit.adapter import SourceModel, Target
-from convkit.artifact import EXPORTED, MODEL
+from convkit.artifact import EXPORTED, KERNELS, MODEL
 from convkit.backends import Session, open_session
 from convkit.errors import ConversionError
 from convkit.export import check_graph, export_onnx
 from convkit.graph import apply_rewrite
+from convkit.kernels import write_kernels
 from convkit.patching import patched
 from convkit.plugins import manager
 from convkit.progress import Progress
@@ -27,6 +28,7 @@ from convkit.proof import (
     TorchCompute,
     Verdict,
     find_decode,
+    find_preprocess,
     measure_yardsticks,
     prove,
     save_ends,
@@ -85,7 +87,7 @@ class Builder:
         self.stored = self.samples.first(STORED_SAMPLES)
 
     def run(self) -> Verdict:
-        """Export, rewrite and prove; write model and evidence."""
+        """Export, rewrite and prove; write model, evidence and kernels."""
         self._measure()
         model = self._rewrite(self._export())
         self._check_expectations()
@@ -93,7 +95,9 @@ class Builder:
         self.ir_version = model.ir_version
         (self.folder / MODEL).write_bytes(model.SerializeToString())
         del model
-        return self._prove()
+        verdict = self._prove()
+        self._write_kernels()
+        return verdict
 
     def _measure(self) -> None:
         """Run the untouched network in float64 and float32."""
@@ -192,6 +196,15 @@ class Builder:
                 self.images.names[:STORED_SAMPLES], results, self.images.arrays, strict=False
             )
         ]
+
+    def _write_kernels(self) -> None:
+        """Write the CUDA kernels of preprocess and decode, where they have a side on the device."""
+        ends: list[Any] = [find_preprocess(self.adapter, self.source.spec.preprocess), self.decode]
+        sides = [end.on_device() for end in ends if hasattr(end, "on_device")]
+        variants = [variant for side in sides if hasattr(side, "kernels") for variant in side.kernels()]
+        if variants:
+            self.progress("writing the CUDA kernels")
+            write_kernels(self.folder / KERNELS, variants)
 
     def _open(self, file: Path) -> Session:
         return open_session(self.backend, file, device=self.device)

@@ -21,6 +21,7 @@ from pathlib import Path
 from convkit._probes import cuda_driver, memory, package_version, run_program, torch_build
 from convkit.backends import Backend
 from convkit.errors import PluginError
+from convkit.kernels import cache_folder
 from convkit.plugins import manager
 from convkit.remedies import Remedy, diagnose
 
@@ -277,3 +278,13 @@ def _machine() -> Iterator[Finding]:
             yield Finding("machine", name, "problem", text, "Free some space.")
         else:
             yield Finding("machine", name, "ok", text)
+    yield _kernel_cache()
+
+
+def _kernel_cache() -> Finding:
+    folder = cache_folder()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if nearest.is_dir() and os.access(nearest, os.W_OK):
+        return Finding("machine", "kernel cache", "ok", str(folder))
+    text = f"{folder} cannot be written: kernels are compiled anew by each process"
+    return Finding("machine", "kernel cache", "problem", text, "Set CONVKIT_CACHE to a folder that can be written.")

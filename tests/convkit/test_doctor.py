@@ -337,6 +337,15 @@ class TestMachine:
         monkeypatch.setattr(module.os, "access", lambda path, mode: False)
         assert "not writable" in by_name(module._machine())["this folder"].text
 
+    def test_the_cache_of_kernels(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CONVKIT_CACHE", str(tmp_path / "a" / "b"))
+        finding = by_name(module._machine())["kernel cache"]
+        assert (finding.state, finding.text) == ("ok", str(tmp_path / "a" / "b"))
+        (tmp_path / "a").write_text("", encoding="utf-8")
+        finding = by_name(module._machine())["kernel cache"]
+        assert (finding.state, finding.core) == ("problem", False)
+        assert "CONVKIT_CACHE" in finding.remedy
+
 
 class TestPrograms:
     def test_one_that_hangs_is_given_up(self) -> None:
