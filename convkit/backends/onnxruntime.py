@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from convkit.backends import Backend, Session
+from convkit.backends import Backend, DeviceSession, Session
 from convkit.errors import ConversionError, EnvironmentProblem
 from convkit.hookspecs import hookimpl
 
@@ -53,21 +53,15 @@ class OnnxRuntime(Backend):
 
 class _OnnxRuntimeSession(Session):
     def __init__(self, model: Path, device: str) -> None:
-        import onnxruntime
+        self.device, self._model = device, model
+        self._session = _open(model, device)
 
-        self.device = device
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # Idle threads that spin take the cores from PyTorch, which runs in turns with this session.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        provider = _provider(device, onnxruntime.get_available_providers())
-        try:
-            self._session = onnxruntime.InferenceSession(str(model), options, providers=[provider])
-        except Exception as error:
-            raise EnvironmentProblem(
-                f"ONNX Runtime {onnxruntime.__version__} cannot load {model.name}: {str(error).splitlines()[0]}",
-                hint="A newer ONNX Runtime, or --opset with a lower opset, may help; `convkit doctor` shows versions.",
-            ) from error
+    def on_device(self, stream: int) -> DeviceSession | None:
+        """Return the session on the stream of the caller, opened anew: ONNX Runtime takes a stream at no other time."""
+        if self.device.partition(":")[0] != "cuda":
+            return None
+        self._session = _open(self._model, self.device, stream)
+        return _OnnxRuntimeOnDevice(self._session, self.device)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [output.name for output in self._session.get_outputs()]
@@ -80,6 +74,96 @@ class _OnnxRuntimeSession(Session):
                 hint="The graph may hold a size as a number that was asked to vary; give that dimension one size.",
             ) from error
         return dict(zip(names, values, strict=True))
+
+
+class _OnnxRuntimeOnDevice(DeviceSession):
+    """A session on cupy arrays by I/O binding: nothing is copied, and the host does not wait.
+
+    It is not captured in a CUDA graph: ONNX Runtime synchronises and allocates within a run.
+    """
+
+    def __init__(self, session: Any, device: str) -> None:
+        import onnxruntime
+
+        self._session, self._index = session, int(device.partition(":")[2] or 0)
+        self._types = {value.name: _dtype(value.type) for value in (*session.get_inputs(), *session.get_outputs())}
+        self._outputs: dict[Any, dict[str, Any]] = {}
+        self._options = onnxruntime.RunOptions()
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def buffer(self, name: str, shape: Sequence[int]) -> Any:
+        """Return an uninitialised input array."""
+        import cupy
+
+        return cupy.empty(tuple(shape), self._types[name])
+
+    def fill(self, buffer: Any, values: np.ndarray) -> None:
+        """Copy host values into an input array."""
+        buffer.set(values.astype(buffer.dtype))
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Enqueue the model; the output arrays are made at the first run of a shape and used again."""
+        key = tuple((name, value.shape) for name, value in inputs.items())
+        if key not in self._outputs:
+            self._outputs[key] = self._first(inputs)
+        outputs = self._outputs[key]
+        binding = self._bind(inputs)
+        for name, value in outputs.items():
+            binding.bind_output(name, "cuda", self._index, value.dtype.type, value.shape, value.data.ptr)
+        self._session.run_with_iobinding(binding, self._options)
+        return outputs
+
+    def fetch(self, outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Wait for the outputs and return them on the host."""
+        return {name: value.get() for name, value in outputs.items()}
+
+    def _first(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arrays for the outputs, whose shapes only a run can tell."""
+        import cupy
+
+        binding = self._bind(inputs)
+        names = [output.name for output in self._session.get_outputs()]
+        for name in names:
+            binding.bind_output(name, "cuda", self._index)
+        self._session.run_with_iobinding(binding)
+        shapes = {name: value.shape() for name, value in zip(names, binding.get_outputs(), strict=True)}
+        return {name: cupy.empty(tuple(shape), self._types[name]) for name, shape in shapes.items()}
+
+    def _bind(self, inputs: Mapping[str, Any]) -> Any:
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_input(name, "cuda", self._index, value.dtype.type, value.shape, value.data.ptr)
+        return binding
+
+
+def _dtype(kind: str) -> str:
+    """Return NumPy's name of a type that ONNX Runtime calls ``tensor(float16)``."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def _open(model: Path, device: str, stream: int | None = None) -> Any:
+    """Return an inference session, on a CUDA stream where one is given.
+
+    Raises:
+        EnvironmentProblem: this ONNX Runtime cannot run on the device, or cannot load the model.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Idle threads that spin take the cores from PyTorch, which runs in turns with this session.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    provider = _provider(device, onnxruntime.get_available_providers())
+    if stream is not None:
+        provider[1].update(user_compute_stream=str(stream))
+    try:
+        return onnxruntime.InferenceSession(str(model), options, providers=[provider])
+    except Exception as error:
+        raise EnvironmentProblem(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {model.name}: {str(error).splitlines()[0]}",
+            hint="A newer ONNX Runtime, or --opset with a lower opset, may help; `convkit doctor` shows versions.",
+        ) from error
 
 
 def _provider(device: str, available: list[str]) -> Any:
