@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,8 @@ from convkit.cli._options import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from convkit.imaging import Frame
     from convkit.results import Result
 
@@ -75,17 +79,17 @@ def run(
     return 0
 
 
-def _results(predictor: Any, source: Any, batch: int) -> Any:
-    """Yield (frame, result), holding one batch of frames at a time."""
-    pending: list[Frame] = []
-    size = min(max(batch, predictor.batch_min), predictor.batch_max)
-    for frame in source:
-        pending.append(frame)
-        if len(pending) == size:
-            yield from zip(pending, predictor.predict([item.image for item in pending]), strict=True)
-            pending = []
-    if pending:
-        yield from zip(pending, predictor.predict([item.image for item in pending]), strict=True)
+def _results(predictor: Any, source: Iterable[Frame], batch: int) -> Iterator[tuple[Frame, Result]]:
+    """Yield (frame, result) in order; the predictor decides how many frames it holds at a time."""
+    waiting: deque[Frame] = deque()
+
+    def images() -> Iterator[np.ndarray]:
+        for frame in source:
+            waiting.append(frame)
+            yield frame.image
+
+    for result in predictor.stream(images(), batch=batch):
+        yield waiting.popleft(), result
 
 
 def _above(result: Result, score: float | None) -> Result:
