@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -51,6 +51,7 @@ class _Item:
 
     shape: tuple[int, ...]
     meta: Mapping[str, Any]
+    back: np.ndarray | None = None
     pixels: np.ndarray | None = None
     placement: Placement | None = None
     tensor: np.ndarray | None = None
@@ -60,7 +61,7 @@ class _Item:
 class _Plan:
     """The buffers of one batch size and input shape in one slot, and the captured work on them."""
 
-    batch: int
+    key: tuple[int, tuple[int, ...]]
     tensor: Any
     table: Any = None
     pixels: Any = None
@@ -71,8 +72,11 @@ class _Plan:
     host: np.ndarray | None = None
     outputs: Mapping[str, Any] | None = None
     replay: Callable[[], None] | None = None
-    runs: int = 0
-    uncapturable: bool = False
+
+    @property
+    def batch(self) -> int:
+        """How many images the buffers are for."""
+        return self.key[0]
 
 
 class _Slot:
@@ -121,17 +125,25 @@ class Road:
         self._preprocess, self._decode = preprocess, decode
         self._slots = [_Slot() for _ in range(SLOTS)]
         self._turn = 0
-        self._place = lru_cache(maxsize=256)(preprocess.place) if preprocess else None
+        self._runs: Counter[tuple[int, tuple[int, ...]]] = Counter()
+        self._plain: set[tuple[int, tuple[int, ...]]] = set()
+        self._place = lru_cache(maxsize=256)(self._placed)
         self._record = preprocess.record.itemsize if preprocess else 0
         self._workers: ThreadPoolExecutor | None = None
 
     def item(self, image: np.ndarray) -> _Item:
         """Return an image (uint8, H x W x 3, BGR) with its place in the input tensor."""
-        if self._place is None:
+        if self._preprocess is None:
             prepared = self._prepare(image)
-            return _Item(prepared.tensor.shape, prepared.meta, tensor=prepared.tensor)
-        placement = self._place(image.shape[0], image.shape[1])
-        return _Item(placement.shape, placement.meta, pixels=image, placement=placement)
+            back = self._decode.back(prepared.meta) if self._decode else None
+            return _Item(prepared.tensor.shape, prepared.meta, back, tensor=prepared.tensor)
+        placement, back = self._place(image.shape[0], image.shape[1])
+        return _Item(placement.shape, placement.meta, back, image, placement)
+
+    def _placed(self, height: int, width: int) -> tuple[Placement, np.ndarray | None]:
+        assert self._preprocess is not None
+        placement = self._preprocess.place(height, width)
+        return placement, self._decode.back(placement.meta) if self._decode else None
 
     def flow(self, batches: Iterable[Sequence[_Item]]) -> Iterator[Result]:
         """Yield the results of batches of one shape each, in order; the next is packed while one is under way."""
@@ -188,14 +200,15 @@ class Road:
 
     def _run(self, plan: _Plan) -> None:
         """Enqueue the work on a plan's buffers."""
-        plan.runs += 1
-        if plan.replay is None and plan.runs > 2 and not plan.uncapturable:
+        self._runs[plan.key] += 1
+        if plan.replay is None and self._runs[plan.key] > 2 and plan.key not in self._plain:
             self.device.wait()
             try:
                 plan.replay = self.engine.capture(lambda: self._launch(plan))
             except RuntimeError:  # an operator that waits for the device: plain launches do the same
                 self.device.wait()
-            plan.uncapturable = plan.replay is None
+            if plan.replay is None:
+                self._plain.add(plan.key)
         if plan.replay is not None:
             plan.replay()
         else:
@@ -229,13 +242,13 @@ class Road:
 
     def _new(self, slot: _Slot, batch: int, shape: tuple[int, ...]) -> _Plan:
         view, head = self.device.view, self._head(batch)
-        plan = _Plan(batch, self.engine.buffer(self.input_name, (batch, *shape)))
+        plan = _Plan((batch, shape), self.engine.buffer(self.input_name, (batch, *shape)))
         if self._preprocess is not None:
             plan.table = view(slot.memory, 0, (batch, self._record), "uint8")
             plan.pixels = view(slot.memory, head[0], (slot.staging.nbytes - head[0],), "uint8")
         if self._decode is not None:
             results = batch * self._decode.rows * 24
-            plan.back = view(slot.memory, head[1], (batch, 6), "float64")
+            plan.back = view(slot.memory, head[1], (batch, 8), "float64")
             plan.written = self.device.memory(results + 4 * batch)
             plan.results = view(plan.written, 0, (batch, self._decode.rows, 6), "float32")
             plan.counts = view(plan.written, results, (batch,), "int32")
@@ -245,7 +258,7 @@ class Road:
     def _head(self, batch: int) -> tuple[int, int]:
         """Return where the pixels and where the matrices begin in the staging memory of a batch."""
         matrices = _rounded(batch * self._record)
-        end = matrices + (48 * batch if self._decode is not None else 0)
+        end = matrices + (64 * batch if self._decode is not None else 0)
         return -(-end // _PIXELS) * _PIXELS, matrices
 
     def _pack(self, slot: _Slot, plan: _Plan, items: Sequence[_Item]) -> int:
@@ -256,11 +269,11 @@ class Road:
             offsets.append(end - start)
             end += _rounded(item.pixels.nbytes) if item.pixels is not None else 0
         if self._decode is not None:
-            back = slot.staging[matrices : matrices + 48 * plan.batch].view(np.float64).reshape(plan.batch, 6)
+            back = slot.staging[matrices : matrices + 64 * plan.batch].view(np.float64).reshape(plan.batch, 8)
             for row, item in zip(back, _filled(items, plan.batch), strict=True):
-                row[:] = self._decode.back(item.meta)
+                row[:] = item.back
         if self._preprocess is None:
-            return matrices + 48 * plan.batch if self._decode is not None else 0
+            return matrices + 64 * plan.batch if self._decode is not None else 0
         table = slot.staging[: plan.batch * self._record].view(self._preprocess.record)
         for index, (item, offset) in enumerate(_filled(list(zip(items, offsets, strict=True)), plan.batch)):
             height, width, _ = item.pixels.shape

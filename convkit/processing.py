@@ -83,13 +83,13 @@ class DeviceDecode(Protocol):
     """How many results an image has at most."""
 
     def back(self, meta: Mapping[str, Any]) -> np.ndarray:
-        """Return float64 [6], row by row: a point (x, y, 1) of the output map to the image."""
+        """Return float64 [8]: what decoding needs of an image, such as the map from the output to the image."""
         ...
 
     def launch(self, outputs: Mapping[str, Any], back: Any, results: Any, counts: Any, stream: int) -> None:
         """Write ``results`` float32 [B, rows, 6] (x1, y1, x2, y2, score, class) and ``counts`` int32 [B].
 
-        ``outputs`` are contiguous or channels-last, of 16 or 32 bits; ``back`` is float64 [B, 6]. The first launch
+        ``outputs`` are contiguous or channels-last, of 16 or 32 bits; ``back`` is float64 [B, 8]. The first launch
         for a batch and size may compile and allocate; the ones after it may be captured in a CUDA graph.
         """
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from convkit._road import Road
 from convkit.adapter import ModelSpec
 from convkit.artifact import Artifact
 from convkit.backends import Session, open_session
-from convkit.errors import ConversionError, ImageError, ValidationError
+from convkit.errors import ConversionError, ImageError, KernelArgumentError, ValidationError
 from convkit.imaging import as_bgr, read_image
 from convkit.manifest import spec_from_manifest
 from convkit.processing import Prepared
@@ -170,7 +170,7 @@ class GpuPredictor(Predictor):
             engine = session.on_device(device.stream)
             if engine is None:
                 return None
-            preprocess, decode = (end() if end else None for end in ends)
+            preprocess, decode = (_device_side(end) for end in ends)
         return Road(
             device, engine, self.spec.inputs[0].name, prepare=self._preprocess, decode_on_host=self._decode,
             preprocess=preprocess, decode=decode, least=self.batch_min,
@@ -208,6 +208,14 @@ class GpuPredictor(Predictor):
         if self.road is not None:
             self.road.close()
         super().close()
+
+
+def _device_side(end: Callable[[], Any] | None) -> Any:
+    """Return what ``on_device`` of an end returns; None where it has none, or none for these settings."""
+    try:
+        return end() if end else None
+    except KernelArgumentError:
+        return None
 
 
 def _pixels(image: Image) -> np.ndarray:
