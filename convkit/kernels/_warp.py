@@ -46,7 +46,7 @@ IMAGE_RECORD = np.dtype(
 _ROUNDINGS = ("none", "even", "up")
 _DTYPES = ("float16", "bfloat16", "float32")
 _MOST_SLOTS = 8
-_STEPS, _WARPS = 4, 4
+_STEPS, _WARPS = 2, 4
 _MOST_SIDE = 2**23  # a float32 coordinate still tells halves of a pixel apart
 _MOST_BYTES = 2**31 - 16  # of one image or of one image's tensor elements: indices within them have 32 bits
 

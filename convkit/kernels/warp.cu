@@ -1,7 +1,7 @@
 // A batch of 8-bit images of any sizes into one normalised tensor: affine map, bilinear, constant border.
 //
-// Every output pixel (x, y) samples its image at m * (x, y, 1). Coordinates, weights and rounding follow warpAffine of
-// OpenCV 5, step by step in float, so the 8-bit levels are those of OpenCV. A neighbour outside the image is the border.
+// Every output pixel (x, y) samples its image at m * (x, y, 1). Coordinates, weights and rounding follow OpenCV 5's
+// warpAffine step by step in float, so the 8-bit levels are the same. A neighbour outside the image is the border.
 //
 // Constants of a variant:
 //   T         type of the output
@@ -18,14 +18,17 @@
 
 // One image, as image_table() writes it.
 struct alignas(16) Record {
-    long long offset;          // of its first pixel from `pixels`, in bytes
-    int height, width, pitch;  // pitch: bytes from a row to the next
-    int unused;
+    long long offset;               // of its first pixel from `pixels`, in bytes
+    unsigned height, width, pitch;  // pitch: bytes from a row to the next
+    unsigned unused;
     float m[6];
 };
 
-struct Point {
-    float x, y;
+// The upper left of the four neighbours of a sampled point, and the distances from it. Numbers below zero wrap around,
+// so that one comparison tells whether a pixel lies inside the image.
+struct Spot {
+    unsigned column, row;
+    float across, down;
 };
 
 // Two neighbouring pixels of a row: the first of their bytes is the lowest byte of `low`.
@@ -33,15 +36,18 @@ struct Pair {
     unsigned low, high;
 };
 
-CONVKIT_INLINE Point sampled(const Record &image, int x, int y) {
+CONVKIT_INLINE Spot sampled(const Record &image, int x, int y) {
     const float *m = image.m, column = static_cast<float>(x), row = static_cast<float>(y);
-    return {__fmaf_rn(m[0], column, __fadd_rn(__fmul_rn(m[1], row), m[2])),
-            __fmaf_rn(m[3], column, __fadd_rn(__fmul_rn(m[4], row), m[5]))};
+    const float across = __fmaf_rn(m[0], column, __fadd_rn(__fmul_rn(m[1], row), m[2]));
+    const float down = __fmaf_rn(m[3], column, __fadd_rn(__fmul_rn(m[4], row), m[5]));
+    const int left = __float2int_rd(across), top = __float2int_rd(down);
+    return {static_cast<unsigned>(left), static_cast<unsigned>(top), across - static_cast<float>(left),
+            down - static_cast<float>(top)};
 }
 
 // Return the pixels at a distance in bytes from the first word. Only words are read that hold a byte of theirs.
 CONVKIT_INLINE Pair load(const unsigned *words, unsigned byte) {
-    const unsigned shift = (byte & 3u) * 8u, first = byte / 4u;
+    const unsigned shift = byte * 8u, first = byte / 4u;  // shifts count modulo 32
     const unsigned last = __ldg(words + (byte + 2u * CHANNELS - 1u) / 4u);
     Pair pair;
     if (CHANNELS == 1) {
@@ -69,9 +75,10 @@ CONVKIT_INLINE float mix_biased(const Pair &pair, int channel, float weight) {
 
 CONVKIT_INLINE unsigned char border_of(unsigned border, int channel) { return (border >> (8 * channel)) & 255u; }
 
-CONVKIT_INLINE float tap(const Record &image, const unsigned char *first, unsigned border, int x, int y, int channel) {
-    const bool inside = x >= 0 && x < image.width && y >= 0 && y < image.height;
-    return inside ? __ldg(first + y * image.pitch + x * CHANNELS + channel) : border_of(border, channel);
+CONVKIT_INLINE float tap(const Record &image, const unsigned char *first, unsigned border, unsigned column,
+                         unsigned row, int channel) {
+    const bool inside = column < image.width && row < image.height;
+    return inside ? __ldg(first + row * image.pitch + column * CHANNELS + channel) : border_of(border, channel);
 }
 
 // Return the output of a value that is nearly or exactly an 8-bit level.
@@ -111,13 +118,13 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
     const Record image = reinterpret_cast<const Record *>(table)[blockIdx.z];
     output += static_cast<long long>(blockIdx.z) * SLOTS * height * width;
 
-    Point at[STEPS];
-    bool outside = true, inside = true;
+    Spot at[STEPS];
+    bool outside = true, inside = true;  // all of the pixels, with all of their neighbours
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) {
-        const Point point = at[step] = sampled(image, min(left + 32 * step, width - 1), y);
-        outside &= !(point.x > -1.0f && point.x < image.width && point.y > -1.0f && point.y < image.height);
-        inside &= point.x >= 0.0f && point.x < image.width - 1 && point.y >= 0.0f && point.y < image.height - 1;
+        at[step] = sampled(image, min(left + 32 * step, width - 1), y);
+        outside &= at[step].column + 1u > image.width || at[step].row + 1u > image.height;
+        inside &= at[step].column < image.width - 1u && at[step].row < image.height - 1u;
     }
     float values[CHANNELS];
     if (outside) {
@@ -127,46 +134,39 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
         for (int step = 0; step < STEPS; ++step) {
             if (left + 32 * step < width) write(output, values, levels, left + 32 * step, y, height, width);
         }
-    } else if (inside) {  // with all four neighbours
+    } else if (inside) {
         const unsigned long long first = reinterpret_cast<unsigned long long>(pixels + image.offset);
         const unsigned *words = reinterpret_cast<const unsigned *>(first & ~3ull);
         Pair above[STEPS], below[STEPS];
 #pragma unroll
         for (int step = 0; step < STEPS; ++step) {
-            const unsigned column = static_cast<int>(at[step].x), row = static_cast<int>(at[step].y);
-            const unsigned byte = (first & 3u) + row * image.pitch + column * CHANNELS;
+            const unsigned skew = first & 3u, byte = skew + at[step].row * image.pitch + at[step].column * CHANNELS;
             above[step] = load(words, byte);
             below[step] = load(words, byte + image.pitch);
-            at[step] = {at[step].x - static_cast<float>(column), at[step].y - static_cast<float>(row)};
         }
 #pragma unroll
         for (int step = 0; step < STEPS; ++step) {
 #pragma unroll
             for (int channel = 0; channel < CHANNELS; ++channel) {
-                values[channel] = mix(mix_biased(above[step], channel, at[step].x),
-                                      mix_biased(below[step], channel, at[step].x), at[step].y);
+                values[channel] = mix(mix_biased(above[step], channel, at[step].across),
+                                      mix_biased(below[step], channel, at[step].across), at[step].down);
             }
             if (left + 32 * step < width) write(output, values, levels, left + 32 * step, y, height, width);
         }
     } else {
         const unsigned char *first = pixels + image.offset;
-#pragma unroll 1
+#pragma unroll
         for (int step = 0; step < STEPS; ++step) {
-            if (left + 32 * step >= width) break;
-            const Point point = sampled(image, left + 32 * step, y);
-            // Two pixels beyond the image all neighbours are border already; an int holds these.
-            const float across = floorf(fminf(fmaxf(point.x, -2.0f), image.width + 1.0f));
-            const float down = floorf(fminf(fmaxf(point.y, -2.0f), image.height + 1.0f));
-            const int column = static_cast<int>(across), row = static_cast<int>(down);
+            const unsigned column = at[step].column, row = at[step].row;
 #pragma unroll
             for (int channel = 0; channel < CHANNELS; ++channel) {
                 const float upper = mix(tap(image, first, border, column, row, channel),
-                                        tap(image, first, border, column + 1, row, channel), point.x - across);
-                const float lower = mix(tap(image, first, border, column, row + 1, channel),
-                                        tap(image, first, border, column + 1, row + 1, channel), point.x - across);
-                values[channel] = mix(upper, lower, point.y - down);
+                                        tap(image, first, border, column + 1u, row, channel), at[step].across);
+                const float lower = mix(tap(image, first, border, column, row + 1u, channel),
+                                        tap(image, first, border, column + 1u, row + 1u, channel), at[step].across);
+                values[channel] = mix(upper, lower, at[step].down);
             }
-            write(output, values, levels, left + 32 * step, y, height, width);
+            if (left + 32 * step < width) write(output, values, levels, left + 32 * step, y, height, width);
         }
     }
 }

@@ -132,6 +132,9 @@ def test_any_affine_map_is_within_one_level_of_opencv(linear: list[float], dx: i
     settings = ImageWarp(RAMP, border=(9, 9, 9))
     found = on_host(settings, settings.variant("float32"), *pack([image], [matrix]), (33, 70))[0].transpose(1, 2, 0)
     assert np.abs(found - expected).max() <= 1
+    exact = ImageWarp(RAMP, border=(9, 9, 9), rounding="none")
+    found = on_host(exact, exact.variant("float32"), *pack([image], [matrix]), (33, 70))
+    np.testing.assert_array_equal(found, warp(exact, *pack([image], [matrix]), 33, 70))
 
 
 @pytest.mark.parametrize("rounding", ["none", "even", "up"])
@@ -174,7 +177,8 @@ def test_every_variant_is_its_reference(variant: Variant) -> None:
     """Images of mixed sizes in one launch, at odd offsets, to the last bit of each dtype."""
     constants = dict(variant.constants)
     channels, slots = int(constants["CHANNELS"]), int(constants["SLOTS"])
-    levels = np.sqrt(RAMP) if constants["TABLE"] else (RAMP.astype(np.float64) * 0.0173 - 2.1).astype(np.float32)
+    slopes = np.array([[0.0173], [0.0181], [0.0166]])
+    levels = (np.sqrt(RAMP) if constants["TABLE"] else RAMP.astype(np.float64) * slopes - 2.1).astype(np.float32)
     kept = min(3, channels)
     settings = ImageWarp(
         levels[:kept],
@@ -190,6 +194,17 @@ def test_every_variant_is_its_reference(variant: Variant) -> None:
     found = on_host(settings, variant, table, pixels, (19, 150))
     np.testing.assert_array_equal(found[:, :kept], expected)
     assert not found[:, kept:].any()
+
+
+def test_four_channels_are_swapped_and_scaled_as_they_are_written() -> None:
+    """BGRA to RGBA: the last channel stays, and each level is that of the output's channel."""
+    image, matrix = noise(20, 30, channels=4), [[0.5, 0, 1], [0, 0.5, 1]]
+    factors = np.array([[1], [10], [100], [1000]], np.float32)
+    settings = ImageWarp(factors * RAMP[0], channels=4, border=(0,) * 4, swap=True)
+    plain = ImageWarp(np.tile(RAMP[0], (4, 1)), channels=4, border=(0,) * 4)
+    table, pixels = pack([image], [matrix])
+    found, levels = (on_host(each, each.variant("float32"), table, pixels, (9, 40))[0] for each in (settings, plain))
+    np.testing.assert_array_equal(found, levels[[2, 1, 0, 3]] * factors[..., None])
 
 
 @pytest.mark.parametrize("guard", ["start", "end"])
@@ -227,9 +242,10 @@ def test_the_order_of_threads_does_not_matter(order: Any) -> None:
     )
 
 
-def test_rows_may_lie_apart() -> None:
-    """A window of a larger image, by its pitch, is what a copy of the window is."""
-    whole, matrix = noise(40, 50), letterbox(11, 13, 24, 24, False)
+@pytest.mark.parametrize("matrix", [letterbox(11, 13, 24, 24, False), [[0.5, 0, 0], [0, 0.4, 0]]])
+def test_rows_may_lie_apart(matrix: Any) -> None:
+    """A window of a larger image, by its pitch, is what a copy of the window is; with and without border."""
+    whole = noise(40, 50)
     window = np.ascontiguousarray(whole[5:16, 7:20])
     settings = ImageWarp(RAMP, border=(1, 2, 3))
     inside = image_table([placed(matrix)], [5 * 150 + 21], [(11, 13)], pitches=[150], capacity=6000)
