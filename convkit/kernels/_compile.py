@@ -31,7 +31,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Image:
-    """A compiled variant. ``resources`` are known for a cubin only; ``log`` is what the compiler said."""
+    """A compiled variant. ``log`` is what the compiler said, ``resources`` what it told there of a cubin."""
 
     code: bytes
     kind: Kind
@@ -75,8 +75,14 @@ def compile_variant(variant: Variant, target: str, kind: Kind) -> Image:
     else:
         code, log = _compile(text, variant, options, kind)
         write_entry(key, {"log": log, "entry": entry, "target": target, "kind": kind}, code)
-    resources = _resources(log, entry, variant) if kind == "cubin" else None
-    return Image(code, kind, target, entry, resources, log)
+    if kind == "ptx":
+        return Image(code, kind, target, entry, None, log)
+    if f".text.{entry}\0".encode() not in code:
+        raise KernelError(
+            f"{variant.label} was compiled, but its code has no entry point {entry!r}.",
+            hint=f'Declare it in {variant.kernel.source.name} as extern "C" __global__ void {entry}(...).',
+        )
+    return Image(code, kind, target, entry, _resources(log, entry), log)
 
 
 def check_bound(image: Image, variant: Variant) -> None:
@@ -86,7 +92,11 @@ def check_bound(image: Image, variant: Variant) -> None:
         KernelError: the compiler used more registers, static shared memory or spills.
     """
     if image.resources is None:
-        raise KernelError(f"Only a cubin tells its resources; {image.entry} was compiled to {image.kind}.")
+        log = image.log.strip() or "no log"
+        raise KernelError(
+            f"The resources of {image.entry} are not known; the {image.kind} came with: {log}.",
+            hint="Compile it to a cubin: only then does the compiler tell what it used.",
+        )
     used, bound = image.resources, variant.kernel.bound
     spills = used.spill_stores + used.spill_loads
     excesses = [
@@ -169,8 +179,8 @@ def _failure(variant: Variant, options: tuple[str, ...], log: str) -> Exception:
     )
 
 
-def _resources(log: str, entry: str, variant: Variant) -> Resources:
-    """Read the lines of ``ptxas -v`` about one entry point."""
+def _resources(log: str, entry: str) -> Resources | None:
+    """Read the lines of ``ptxas -v`` about one entry point; None where there are none."""
     start = f"Compiling entry function '{re.escape(entry)}'"
     part = re.search(rf"{start}.*?(?=Compiling entry function|\Z)", log, re.DOTALL)
     own = re.search(
@@ -180,10 +190,7 @@ def _resources(log: str, entry: str, variant: Variant) -> Resources:
     )
     used = re.search(r"Used (\d+) registers(.*)", part.group(0) if part else "")
     if not own or not used:
-        raise KernelError(
-            f"{variant.label} was compiled, but its code has no entry point {entry!r}.",
-            hint=f'Declare it in {variant.kernel.source.name} as extern "C" __global__ void {entry}(...).',
-        )
+        return None
     shared = re.search(r"(\d+) bytes smem", used.group(2))
     stack, stores, loads = map(int, own.groups())
     return Resources(int(used.group(1)), int(shared.group(1)) if shared else 0, stack, stores, loads)

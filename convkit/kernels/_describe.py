@@ -28,7 +28,7 @@ def describe(variant: Variant, targets: Sequence[str] = _TARGETS) -> dict[str, A
 
     ``launch`` holds C expressions over the named ``sizes``, to be evaluated in signed 64-bit integers; ``shared`` is
     the dynamic shared memory in bytes. ``images`` has one entry a target, with the resources of the compiler for
-    just that architecture; it is empty where NVRTC is missing. A target that is older than the kernel becomes the
+    just that architecture, null where it does not tell; it is empty where NVRTC is missing. A target that is older than the kernel becomes the
     oldest that it runs on.
 
     Raises:
@@ -75,7 +75,7 @@ def _describe(variant: Variant, targets: Sequence[str]) -> tuple[dict[str, Any],
             "file": f"{stem}.{image.target}.ptx" if several else f"{stem}.ptx",
             "sha256": _sha256(image.text.encode()),
             "ptx_version": parse_ptx(image.text)[kernel.name].version,
-            "resources": asdict(cubin.resources) if cubin.resources else {},
+            "resources": asdict(cubin.resources) if cubin.resources else None,
         }
         for image, cubin in images
     ]
@@ -119,7 +119,8 @@ def _images(variant: Variant, targets: Sequence[str]) -> list[tuple[Image, Image
         ptx = compile_variant(variant, kernel.target(capability, "ptx"), "ptx")
         cubin = compile_variant(variant, kernel.target(capability, "cubin"), "cubin")
         check_signature(ptx, variant)
-        check_bound(cubin, variant)
+        if cubin.resources:
+            check_bound(cubin, variant)
         found[ptx.target] = ptx, cubin
     return list(found.values())
 

@@ -49,7 +49,7 @@ def test_the_cache_saves_the_compiler(own_cache, monkeypatch):
 @pytest.mark.parametrize("change", ["text", "constants", "options", "target", "kind", "nvrtc"])
 def test_whatever_matters_is_compiled_again(own_cache, tmp_path, monkeypatch, change):
     calls = []
-    monkeypatch.setattr(module, "_compile", lambda *_: (calls.append(1), (b".version", ""))[1])
+    monkeypatch.setattr(module, "_compile", lambda *_: (calls.append(1), (b".text.own\0", ""))[1])
     text = 'extern "C" __global__ void own() {}\n'
     compile_variant(written(tmp_path, text, constants=()), "compute_80", "ptx")
     changed, target = written(tmp_path, text), "compute_80"
@@ -64,7 +64,6 @@ def test_whatever_matters_is_compiled_again(own_cache, tmp_path, monkeypatch, ch
     elif change == "nvrtc":
         monkeypatch.setattr(module, "nvrtc_version", lambda: "99.0")
     if change == "kind":
-        monkeypatch.setattr(module, "_resources", lambda *_: None)
         compile_variant(changed, "sm_80", "cubin")
     else:
         compile_variant(changed, target, "ptx")
@@ -112,7 +111,7 @@ def test_shared_memory_has_a_bound(own_cache):
 
 
 def test_only_a_cubin_has_a_bound(own_cache):
-    with pytest.raises(KernelError, match="was compiled to ptx"):
+    with pytest.raises(KernelError, match="test_scale are not known; the ptx came with: no log"):
         check_bound(compile_variant(VARIANT, "compute_80", "ptx"), VARIANT)
 
 
@@ -122,6 +121,15 @@ extern "C" __global__ void own() { __shared__ volatile char a[128]; a[threadIdx.
 extern "C" __global__ void zlast() { __shared__ volatile char a[2048]; a[threadIdx.x] = 1; }
 """
     assert compile_variant(written(tmp_path, text), "sm_80", "cubin").resources.shared == 128
+
+
+def test_a_silent_compiler_hinders_no_launch_but_every_check(own_cache, monkeypatch):
+    real = module._compile
+    monkeypatch.setattr(module, "_compile", lambda *arguments: (real(*arguments)[0], ""))
+    image = compile_variant(VARIANT, "sm_90", "cubin")
+    assert image.resources is None
+    with pytest.raises(KernelError, match="not known; the cubin came with: no log"):
+        check_bound(image, VARIANT)
 
 
 class TestErrors:
