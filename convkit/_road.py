@@ -190,13 +190,12 @@ class Road:
             assert plan.outputs is not None
             with self.device.active():
                 outputs = self.engine.fetch(plan.outputs)
-            rows = {name: value[:count] for name, value in outputs.items()}
-            return list(self._decode_on_host(rows, [item.meta for item in ticket.items]))
+            kept = {name: value[:count] for name, value in outputs.items()}
+            return list(self._decode_on_host(kept, [item.meta for item in ticket.items]))
         ticket.done()
-        cut = plan.batch * self._decode.rows * 24
-        found = plan.host[:cut].view(np.float32).reshape(plan.batch, self._decode.rows, 6)
-        counts = plan.host[cut:].view(np.int32)
-        return list(self._decode.results(found[:count].copy(), counts[:count].copy()))
+        rows = plan.host[: 24 * plan.batch * self._decode.rows].view(np.float32).reshape(plan.batch, -1, 6)
+        counts = plan.host[self._results(plan.batch) :].view(np.int32)
+        return list(self._decode.results(rows[:count].copy(), counts[:count].copy()))
 
     def _run(self, plan: _Plan) -> None:
         """Enqueue the work on a plan's buffers."""
@@ -247,13 +246,17 @@ class Road:
             plan.table = view(slot.memory, 0, (batch, self._record), "uint8")
             plan.pixels = view(slot.memory, head[0], (slot.staging.nbytes - head[0],), "uint8")
         if self._decode is not None:
-            results = batch * self._decode.rows * 24
+            results = self._results(batch)
             plan.back = view(slot.memory, head[1], (batch, 8), "float64")
             plan.written = self.device.memory(results + 4 * batch)
             plan.results = view(plan.written, 0, (batch, self._decode.rows, 6), "float32")
             plan.counts = view(plan.written, results, (batch,), "int32")
             plan.host = self.device.pinned(results + 4 * batch)
         return plan
+
+    def _results(self, batch: int) -> int:
+        """Return the bytes of the results of a batch, behind which the counts lie."""
+        return _rounded(24 * batch * self._decode.rows) if self._decode is not None else 0
 
     def _head(self, batch: int) -> tuple[int, int]:
         """Return where the pixels and where the matrices begin in the staging memory of a batch."""

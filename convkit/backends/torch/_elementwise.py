@@ -91,8 +91,6 @@ def _clip(node: TorchNode) -> Function:
     "ThresholdedRelu",
     "Gelu",
     "PRelu",
-    "Dropout",
-    "Swish",
 )
 def _activation(node: TorchNode) -> Function:
     alpha = float(node.attributes.get("alpha", {"LeakyRelu": 0.01, "HardSigmoid": 0.2}.get(node.op_type, 1.0)))
@@ -106,8 +104,6 @@ def _activation(node: TorchNode) -> Function:
         return lambda x: torch.where(x > alpha, x, 0)
     if node.op_type == "PRelu":
         return lambda x, slope: torch.where(x < 0, x * slope, x)
-    if node.op_type == "Swish":
-        return lambda x: x * torch.sigmoid(alpha * x)
     if node.op_type == "HardSigmoid":
         beta = float(node.attributes.get("beta", 0.5))
         return lambda x: (alpha * x + beta).clamp(0, 1)

@@ -60,23 +60,23 @@ def _apply_padding(x: Tensor, pads: Sequence[int], value: float = 0.0) -> Tensor
 
 
 def _kernel(node: TorchNode) -> list[int]:
-    weight = node.constant(1)
-    found = node.attributes.get("kernel_shape") or (list(weight.shape[2:]) if weight is not None else None)
-    if found is None or not 1 <= len(found) <= 3:
-        raise refuse(node, "the size of its kernel is not known ahead of time, or has more than three axes")
-    return list(found)
+    found = list(node.attributes.get("kernel_shape") or ())
+    if not 1 <= len(found) <= 3:
+        raise refuse(node, f"its kernel has {len(found)} axes")
+    return found
 
 
 @operator(NETWORK, "Conv")
 def _conv(node: TorchNode) -> Function:
-    window, groups = _Window(node, _kernel(node)), node.attributes.get("group", 1)
-    function = _CONV[len(window.kernel)]
+    groups = node.attributes.get("group", 1)
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        window = _Window(node, weight.shape[2:])
         pads = window.padding(x.shape[2:])
         even = symmetric(pads)
         if even is None:
             x, even = _apply_padding(x, pads), [0] * len(window.kernel)
+        function = _CONV[len(window.kernel)]
         return function(x, weight, bias, window.strides, even, window.dilations, groups)  # type: ignore[no-any-return]
 
     return run
@@ -84,16 +84,16 @@ def _conv(node: TorchNode) -> Function:
 
 @operator(NETWORK, "ConvTranspose")
 def _conv_transpose(node: TorchNode) -> Function:
-    window, groups = _Window(node, _kernel(node)), node.attributes.get("group", 1)
-    if window.auto not in ("NOTSET", "VALID") or "output_shape" in node.attributes:
+    groups, extra = node.attributes.get("group", 1), node.attributes.get("output_padding")
+    if node.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or "output_shape" in node.attributes:
         raise refuse(node, "its padding is not given as numbers")
-    function, axes = _TRANSPOSED[len(window.kernel)], len(window.kernel)
-    extra = list(node.attributes.get("output_padding") or [0] * axes)
-    even = symmetric(window.pads)
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        padding = even if even is not None else [0] * axes
-        result = function(x, weight, bias, window.strides, padding, extra, groups, window.dilations)
+        window = _Window(node, weight.shape[2:])
+        even = symmetric(window.pads)
+        padding, added = even or [0] * len(window.kernel), extra or [0] * len(window.kernel)
+        function = _TRANSPOSED[len(window.kernel)]
+        result = function(x, weight, bias, window.strides, padding, added, groups, window.dilations)
         return result if even is not None else _apply_padding(result, [-amount for amount in window.pads])
 
     return run

@@ -36,6 +36,8 @@ class TorchSession(Session):
                 from onnx import inliner
 
                 proto = inliner.inline_local_functions(proto)
+            if not proto.graph.output:
+                raise ValueError("it holds no graph with outputs")
         except Exception as error:
             raise EnvironmentProblem(
                 f"The torch backend cannot load {model.name}: {str(error).splitlines()[0]}",

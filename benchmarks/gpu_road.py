@@ -1,0 +1,376 @@
+"""resdcn_18 at 512x512 with 80 classes in float16 on a GPU: the network by several engines, and the whole road.
+
+Needs PyTorch with CUDA, cupy and torchvision; onnxruntime-gpu where it is there. The weights are random and
+well-conditioned (tests/support/checkpoints.py). GPU times are medians of CUDA events around one call or one replay of
+a CUDA graph; ``rel L2`` is the distance of the heat map from that of float32 PyTorch. The road begins with images of
+1280x720 pixels in the host's memory and ends with boxes there; its images per second are wall-clock time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import datetime
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support.checkpoints import make_checkpoint, make_network
+
+import convkit
+from convkit.backends.torch import Torch
+from convkit.imaging import synthetic_scenes
+from convkit_models.centernet._preprocess import Affine
+from convkit_plugins.dcnv2 import DCN
+
+HEADS = {"hm": 80, "wh": 2, "reg": 2}
+REPEATS = 30
+
+
+class TorchvisionDCN(nn.Module):
+    """The layer by torchvision's operator, as CenterNet ports use it."""
+
+    def __init__(self, layer: DCN) -> None:
+        super().__init__()
+        self.weight, self.bias, self.conv_offset_mask = layer.weight, layer.bias, layer.conv_offset_mask
+        self.settings = (layer.stride, layer.padding, layer.dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [N, out, oh, ow] for x [N, in, H, W]."""
+        from torchvision.ops import deform_conv2d
+
+        first, second, mask = self.conv_offset_mask(x).chunk(3, dim=1)
+        offset = torch.cat((first, second), dim=1)
+        return deform_conv2d(x, offset, self.weight, self.bias, *self.settings, mask.sigmoid())
+
+
+class Heads(nn.Module):
+    """The network as a function of one tensor to the three heads."""
+
+    def __init__(self, network: nn.Module, *, torchvision: bool) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network)
+        if torchvision:
+            for name, module in list(self.network.named_modules()):
+                if isinstance(module, DCN):
+                    parent, _, child = name.rpartition(".")
+                    setattr(self.network.get_submodule(parent), child, TorchvisionDCN(module))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the heads in the order of `HEADS`."""
+        heads = self.network(images)[-1]
+        return tuple(heads[name] for name in HEADS)
+
+
+def event_microseconds(call: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Return the median time of a call on the GPU's current stream."""
+    times = []
+    for turn in range(repeats + 5):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        if turn >= 5:
+            times.append(start.elapsed_time(end) * 1e3)
+    return statistics.median(times)
+
+
+def graph_microseconds(call: Callable[[], object]) -> float:
+    """Return the median time of a replay of a CUDA graph that holds one call."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            call()
+        return event_microseconds(graph.replay)
+
+
+def distance(found: Any, right: Tensor) -> str:
+    """Return the relative L2 distance of a heat map from the right one."""
+    found = torch.as_tensor(found).float().cuda()
+    return f"{float((found - right).norm() / right.norm()):.1e}"
+
+
+Row = tuple[str, list[str], str]
+
+
+def measured(name: str, make: Callable[[Tensor], tuple[float, Any]], inputs: Sequence[Tensor], right: Tensor) -> Row:
+    """Return a row of the table; ``make`` returns the time and the heat map of a batch."""
+    cells, quality = [], ""
+    for images in inputs:
+        try:
+            micro, heat = make(images)
+        except Exception as error:
+            text = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"[{name}, batch {len(images)}] {type(error).__name__}: {text[:300]}", file=sys.stderr)
+            cells.append("failed")
+            continue
+        cells.append(f"{micro:.0f}")
+        if len(images) == len(inputs[0]):
+            quality = distance(heat[: len(right)], right)
+    return name, cells, quality
+
+
+def torch_rows(network: nn.Module, inputs: Sequence[Tensor], right: Tensor, mode: str) -> Iterator[Row]:
+    """Yield eager and compiled PyTorch, with torchvision's layer and with ours."""
+    for label, torchvision in (("torchvision DCN", True), ("convkit DCN", False)):
+        module = Heads(network, torchvision=torchvision).cuda().half().to(memory_format=torch.channels_last)
+
+        def eager(images: Tensor, module: nn.Module = module) -> tuple[float, Tensor]:
+            return event_microseconds(lambda: module(images)), module(images)[0]
+
+        def graphed(images: Tensor, module: nn.Module = module) -> tuple[float, Tensor]:
+            return graph_microseconds(lambda: module(images)), module(images)[0]
+
+        yield measured(f"PyTorch eager, {label}", eager, inputs, right)
+        yield measured(f"PyTorch eager in a CUDA graph, {label}", graphed, inputs, right)
+        if mode != "none":
+            torch._dynamo.reset()
+            compiled = torch.compile(module, mode=mode, dynamic=False)
+
+            def fast(images: Tensor, compiled: Any = compiled) -> tuple[float, Tensor]:
+                return graph_microseconds(lambda: compiled(images)), compiled(images)[0]
+
+            yield measured(f"torch.compile ({mode}) in a CUDA graph, {label}", fast, inputs, right)
+
+
+def program_row(model: Path, inputs: Sequence[Tensor], right: Tensor) -> Row:
+    """Return the engine of the backend torch-fp16: the artifact's graph, in a CUDA graph."""
+    session: Any = Torch("torch-fp16", "float16").open(model, device="cuda")
+
+    def run(images: Tensor) -> tuple[float, Tensor]:
+        with session.settings():
+            return graph_microseconds(lambda: session.program.run({"images": images})), session.program.run(
+                {"images": images}
+            )["hm"]
+
+    return measured("convkit backend torch-fp16 in a CUDA graph", run, inputs, right)
+
+
+def half_model(source: Path, target: Path) -> Path:
+    """Write a graph of convolutions with every float32 constant, input and output in float16."""
+    import onnx
+    from onnx import TensorProto, numpy_helper
+
+    model = onnx.load(str(source))
+    for item in model.graph.initializer:
+        if item.data_type == TensorProto.FLOAT:
+            item.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(item).astype(np.float16), item.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    del model.graph.value_info[:]
+    onnx.save(model, str(target))
+    return target
+
+
+def onnxruntime_rows(model: Path, inputs: Sequence[Tensor], right: Tensor) -> Iterator[Row]:
+    """Yield ONNX Runtime's CUDA provider with I/O binding, plain and with its own CUDA graph."""
+    try:
+        import onnxruntime
+    except ImportError:
+        yield "ONNX Runtime CUDA", ["not available"] * len(inputs), ""
+        return
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        yield "ONNX Runtime CUDA", ["not available"] * len(inputs), ""
+        return
+    for graph in (False, True):
+
+        def run(images: Tensor, graph: bool = graph) -> tuple[float, Tensor]:
+            stream = torch.cuda.Stream()
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            settings = {"user_compute_stream": str(stream.cuda_stream), "enable_cuda_graph": str(int(graph))}
+            session = onnxruntime.InferenceSession(str(model), options, providers=[("CUDAExecutionProvider", settings)])
+            if session.get_providers()[0] != "CUDAExecutionProvider":
+                raise RuntimeError("the CUDA provider did not load")
+            images = images.contiguous()
+            side = images.shape[2] // 4
+            outputs = {n: torch.empty(len(images), c, side, side, device="cuda").half() for n, c in HEADS.items()}
+            binding = session.io_binding()
+            binding.bind_input("images", "cuda", 0, np.float16, tuple(images.shape), images.data_ptr())
+            for name, value in outputs.items():
+                binding.bind_output(name, "cuda", 0, np.float16, tuple(value.shape), value.data_ptr())
+            how = onnxruntime.RunOptions()
+            how.add_run_config_entry("disable_synchronize_execution_providers", "1")
+            with torch.cuda.stream(stream):
+                micro = event_microseconds(lambda: session.run_with_iobinding(binding, how))
+            return micro, outputs["hm"]
+
+        name = f"ONNX Runtime {onnxruntime.__version__} CUDA{', with its CUDA graph' if graph else ''}"
+        yield measured(name, run, inputs, right)
+
+
+def torch_decode(heads: Sequence[Tensor], k: int = 100) -> Tensor:
+    """Return [B, K, 6] in cells by the usual operators: sigmoid, max_pool2d, topk, gather."""
+    heat, wh, reg = (head.float() for head in heads)
+    heat = heat.sigmoid()
+    heat = heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
+    width = heat.shape[3]
+    scores, cells = heat.flatten(2).topk(k)
+    scores, picks = scores.flatten(1).topk(k)
+    cells, labels = cells.flatten(1).gather(1, picks), picks // k
+    index = cells.unsqueeze(1).expand(-1, 2, -1)
+    offset, size = reg.flatten(2).gather(2, index), wh.flatten(2).gather(2, index)
+    centre = torch.stack([cells % width, cells // width], 1) + offset
+    rows = [centre - size / 2, centre + size / 2, scores.unsqueeze(1), labels.unsqueeze(1)]
+    return torch.cat(rows, 1).transpose(1, 2)
+
+
+def usual_road(network: nn.Module, artifact: convkit.Artifact) -> Callable[[Sequence[np.ndarray]], Any]:
+    """Return the road as it is usually written: OpenCV, upload, PyTorch eager with torchvision, torch decode, copy."""
+    from convkit_models.centernet._geometry import affine, transform
+
+    module = Heads(network, torchvision=True).cuda().half().to(memory_format=torch.channels_last)
+    preprocess = Affine(artifact.manifest["model"]["preprocess"])
+
+    def run(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        prepared = [preprocess(image) for image in images]
+        tensor = torch.from_numpy(np.stack([item.tensor for item in prepared])).cuda().half()
+        rows = torch_decode(module(tensor.to(memory_format=torch.channels_last))).cpu().numpy()
+        boxes = []
+        for row, item in zip(rows, prepared, strict=True):
+            height, width = item.meta["input"]
+            matrix = affine(item.meta["center"], item.meta["scale"], (width // 4, height // 4), inverse=True)
+            boxes.append(
+                np.concatenate([transform(row[:, :4].reshape(-1, 2, 2), matrix).reshape(-1, 4), row[:, 4:]], 1)
+            )
+        return boxes
+
+    return run
+
+
+def images_per_second(run: Callable[[], int], seconds: float = 1.5) -> float:
+    """Return how many images a second a call gets done, by wall-clock time after a warm-up."""
+    run()
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        done += run()
+    return done / (time.perf_counter() - start)
+
+
+def road_rows(network: nn.Module, artifact: convkit.Artifact, batches: Sequence[int]) -> Iterator[Sequence[str]]:
+    """Yield the rows of the second table."""
+    frames = synthetic_scenes(8, seed=3, height=720, width=1280) * 16
+    usual = usual_road(network, artifact)
+    rates = [images_per_second(partial(_count, usual, frames[:batch])) for batch in batches]
+    yield "usual: OpenCV, PyTorch eager, torch decode; images/s", *(f"{rate:.0f}" for rate in rates)
+    for backend, precision in (("torch-fp16", "float16"), ("onnxruntime", "float32")):
+        name = f"convkit, {backend} ({precision})"
+        try:
+            predictor: Any = convkit.load(artifact.path, backend=backend, device="cuda")
+        except convkit.ConvkitError as error:
+            print(f"[road, {backend}] {str(error).splitlines()[0]}", file=sys.stderr)
+            yield name, *["not available"] * len(batches)
+            continue
+        with predictor:
+            columns = [our_road(predictor, frames, batch) for batch in batches]
+        for title, values in zip(
+            ("images/s", "preprocess, engine and decode on the GPU, us a batch", "from call to boxes, us a batch"),
+            zip(*columns, strict=True),
+            strict=True,
+        ):
+            yield f"{name}; {title}", *(f"{value:.0f}" for value in values)
+
+
+def our_road(predictor: Any, frames: Sequence[np.ndarray], batch: int) -> tuple[float, float, float]:
+    """Return images per second, microseconds of a batch on the GPU, and from call to boxes."""
+
+    def once() -> list[Any]:
+        return list(predictor.stream(frames[:batch], batch=batch))
+
+    for _ in range(6):
+        once()
+    many = frames[: 32 * min(batch, 4)]
+    rate = images_per_second(partial(_count, partial(predictor.stream, batch=batch), many))
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        once()
+        times.append((time.perf_counter() - start) * 1e6)
+    plan = next(plan for slot in predictor.road._slots for plan in slot.plans.values() if plan.batch == batch)
+    stream = torch.cuda.ExternalStream(predictor.road.device.stream)
+    with torch.cuda.stream(stream), predictor.road.device.active():
+        gpu = event_microseconds(partial(predictor.road._run, plan))
+    return rate, gpu, statistics.median(times)
+
+
+def _count(run: Callable[[Sequence[np.ndarray]], Any], frames: Sequence[np.ndarray]) -> int:
+    return len(list(run(frames)))
+
+
+def build(folder: Path) -> convkit.Artifact:
+    """Return a fresh artifact of the network."""
+    weights = make_checkpoint(folder / "net.pth", "resdcn_18", heads=HEADS, width=1.0, head_conv=64)
+    shape = ["batch=1:8:32"]
+    return convkit.convert("centernet", weights=weights, output=folder / "artifact", shape=shape, backend="torch")
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--artifact", type=Path, help="an artifact of this network, made before")
+    parser.add_argument(
+        "--compile-mode", default="max-autotune-no-cudagraphs", help="of torch.compile; none leaves it out"
+    )
+    parser.add_argument("--no-network", action="store_true", help="only the road")
+    options = parser.parse_args()
+    import torchvision
+
+    gpu = torch.cuda.get_device_name()
+    print(f"{datetime.date.today()}, {gpu}, {platform.processor() or 'CPU'} with {torch.get_num_threads()} threads")
+    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, cuDNN {torch.backends.cudnn.version()},")
+    print(f"OpenCV {cv2.__version__}, numpy {np.__version__}; command: {' '.join(sys.argv)}\n")
+    network = make_network("resdcn_18", HEADS, width=1.0, head_conv=64)
+    torch.backends.cudnn.benchmark = True
+    with tempfile.TemporaryDirectory() as name, torch.inference_mode():
+        artifact = convkit.Artifact.open(options.artifact) if options.artifact else build(Path(name))
+        header = " | ".join(f"b{batch}" for batch in options.batches)
+        if not options.no_network:
+            frames = synthetic_scenes(4, seed=1)
+            prepared = torch.from_numpy(
+                np.stack([Affine(artifact.manifest["model"]["preprocess"])(f).tensor for f in frames])
+            )
+            inputs = [
+                prepared.repeat(-(-batch // 4), 1, 1, 1)[:batch].cuda().half().to(memory_format=torch.channels_last)
+                for batch in options.batches
+            ]
+            exact = Heads(network, torchvision=False).cuda()
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                right = exact(prepared[: min(4, options.batches[0])].cuda())[0]
+            print(f"| network only, us a batch | {header} | rel L2 |\n|---|{'---|' * (len(inputs) + 1)}")
+            half = half_model(artifact.model, Path(name) / "half.onnx")
+            rows = [
+                program_row(artifact.model, inputs, right),
+                *onnxruntime_rows(half, inputs, right),
+                *torch_rows(network, inputs, right, options.compile_mode),
+            ]
+            for title, cells, quality in rows:
+                print(f"| {title} | {' | '.join(cells)} | {quality} |")
+            print()
+        print(f"| the whole road, images of 1280x720 | {header} |\n|---|{'---|' * len(options.batches)}")
+        for row in road_rows(network, artifact, options.batches):
+            print(f"| {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""PyTorch as a backend: whole graphs, shapes on the host, precision, plugins' operators, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from weakref import ref
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from support.graphs import make_model, node, run_model
+from support.plugins import registered
+
+from convkit import hookimpl, load, validate
+from convkit.backends import open_session
+from convkit.backends.torch import Torch
+from convkit.errors import ConversionError, EnvironmentProblem
+
+
+def save(model: onnx.ModelProto, folder: Path) -> Path:
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def assert_same(model: onnx.ModelProto, folder: Path, **feeds: np.ndarray) -> None:
+    expected = run_model(model, **feeds)
+    found = open_session("torch", save(model, folder)).run(feeds)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert found[name].shape == value.shape
+        assert found[name].dtype == value.dtype
+        np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_shapes_that_depend_on_the_input_are_followed(tmp_path, batch):
+    """Flatten all but the batch by Shape, Gather, Concat, Reshape; sum over what Range and ConstantOfShape make."""
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Shape", ["x"], ["tail"], start=1),
+        node("Size", ["tail"], ["axes"]),
+        node("Gather", ["shape", "zero"], ["batch"], axis=0),
+        node("Unsqueeze", ["batch", "first"], ["row"]),
+        node("Concat", ["row", "rest"], ["wanted"], axis=0),
+        node("Reshape", ["x", "wanted"], ["flat"]),
+        node("ReduceMax", ["wide"], ["many"], keepdims=0),
+        node("Range", ["zero", "many", "one"], ["numbers"]),
+        node("Cast", ["numbers"], ["weights"], to=TensorProto.FLOAT),
+        node("Mul", ["flat", "weights"], ["weighted"]),
+        node("ConstantOfShape", ["row"], ["bias"], value=numpy_helper.from_array(np.array([0.5], np.float32))),
+        node("ReduceSum", ["weighted", "last"], ["sums"], keepdims=0),
+        node("Add", ["sums", "bias"], ["y"]),
+        node("Cast", ["axes"], ["n"], to=TensorProto.FLOAT),
+    ]
+    constants = {
+        "zero": np.array(0), "one": np.array(1), "first": np.array([0]), "last": np.array([-1]), "rest": np.array([-1]),
+        "wide": np.array([1, 24]),
+    }  # fmt: skip
+    model = make_model(nodes, {"x": ["b", 2, 3, 4]}, {"y": ["b"], "n": []}, constants)
+    assert_same(model, tmp_path, x=random(batch, 2, 3, 4))
+
+
+def test_results_of_several_outputs_and_of_comparisons(tmp_path):
+    nodes = [
+        node("Split", ["x"], ["a", "b"], axis=1, num_outputs=2),
+        node("Split", ["x", "sizes"], ["c", "between", "d"], axis=1),
+        node("TopK", ["x", "k"], ["values", "places"], axis=1),
+        node("ArgMax", ["x"], ["top"], axis=1, keepdims=0),
+        node("ArgMin", ["x"], ["low"], axis=0, select_last_index=1),
+        *(node(op, ["a", "b"], [op.lower()]) for op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")),
+        node("And", ["greater", "less"], ["and"]),
+        node("Or", ["and", "greaterorequal"], ["or"]),
+        node("Xor", ["or", "lessorequal"], ["xor"]),
+        node("Not", ["xor"], ["not"]),
+        node("IsNaN", ["a"], ["nan"]),
+        node("IsInf", ["a"], ["inf"]),
+        node("Div", ["places", "two"], ["half"]),
+        node("Mod", ["places", "two"], ["odd"]),
+    ]
+    small = ["equal", "not", "nan", "inf", "half", "odd", "top", "low", "places"]
+    nodes += [node("Cast", [name], [f"{name}_y"], to=TensorProto.FLOAT) for name in small]
+    nodes += [node("CastLike", ["greater", "x"], ["greater_y"])]
+    shapes: dict[str, list[Any]] = {f"{name}_y": [None] * 2 for name in [*small, "greater"]}
+    shapes.update({"top_y": [None], "c": [3, 1], "d": [3, 3], "values": [3, 4]})
+    constants = {"sizes": np.array([1, 2, 3]), "k": np.array([4]), "two": np.array(2)}
+    model = make_model(nodes, {"x": [3, 6]}, shapes, constants)
+    x = np.round(random(3, 6) * 2) / 2
+    x[0, 0] = np.inf
+    assert_same(model, tmp_path, x=x)
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+def test_of_equal_values_topk_takes_the_one_that_comes_first(tmp_path, largest):
+    nodes = [node("TopK", ["x", "k"], ["v", "i"], largest=largest), node("Cast", ["i"], ["y"], to=TensorProto.FLOAT)]
+    model = make_model(nodes, {"x": [4, 50]}, {"v": [4, 9], "y": [4, 9]}, {"k": np.array([9])})
+    x = np.random.default_rng(0).integers(-2, 3, (4, 50)).astype(np.float32)
+    x[0, ::3] = -0.0
+    right = np.argsort(-x if largest else x, axis=1, kind="stable")[:, :9]
+    np.testing.assert_array_equal(open_session("torch", save(model, tmp_path)).run({"x": x})["y"], right)
+
+
+@pytest.mark.parametrize("precision", ["torch-fp16", "torch-bf16"])
+def test_half_precision_stays_inside(tmp_path, precision):
+    """Weights, constants and casts to float32 are rounded; what goes in and comes out is float32."""
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        node("Cast", ["c"], ["d"], to=TensorProto.FLOAT),
+        node("Mul", ["d", "half"], ["y"]),
+    ]
+    constants = {"w": random(4, 3, 3, 3, seed=1), "half": np.float32(0.5)}
+    model = make_model(nodes, {"x": [2, 3, 8, 8]}, {"y": [2, 4, 8, 8]}, constants)
+    x = random(2, 3, 8, 8)
+    session: Any = open_session(precision, save(model, tmp_path))
+    dtype = {"torch-fp16": torch.float16, "torch-bf16": torch.bfloat16}[precision]
+    found = session.run({"x": x})["y"]
+    with torch.no_grad():
+        rounded = [torch.from_numpy(value).to(dtype) for value in (x, constants["w"])]
+        expected = torch.nn.functional.conv2d(*rounded, padding=1) * 0.5
+    assert found.dtype == np.float32
+    assert session.program.run({"x": rounded[0]})["y"].dtype == dtype
+    np.testing.assert_allclose(found, expected.float().numpy(), rtol=1e-2, atol=1e-2)
+    exact = run_model(model, x=x)["y"]
+    assert 1e-5 < np.abs(found - exact).max() < 0.1, "it was not computed in 16 bits"
+
+
+def test_a_graph_of_float16_is_run_as_it_is(tmp_path):
+    graph = helper.make_graph(
+        [node("Add", ["x", "c"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, [3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, [3])],
+        [numpy_helper.from_array(np.array([1, 2, 3], np.float16), "c")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    found = open_session("torch", save(model, tmp_path)).run({"x": np.full(3, 0.1, np.float16)})["y"]
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, np.array([1, 2, 3], np.float16) + np.float16(0.1))
+
+
+def test_values_are_dropped_after_their_last_use(tmp_path):
+    """A chain of 40 sums of 4 MiB each may hold a few of them, not all."""
+    names = ["x", *(f"v{i}" for i in range(39)), "y"]
+    model = make_model([node("Add", [a, a], [b]) for a, b in pairwise(names)], {"x": [1, 2**20]}, {"y": [1, 2**20]})
+    session: Any = open_session("torch", save(model, tmp_path))
+    alive: list[int] = []
+    made: list[ref[torch.Tensor]] = []
+    for step in session.program._steps:
+        function = step.function
+
+        def counted(*tensors: torch.Tensor, function: Callable[..., torch.Tensor] = function) -> torch.Tensor:
+            result = function(*tensors)
+            made.append(ref(result))
+            alive.append(sum(entry() is not None for entry in made))
+            return result
+
+        step.function = counted
+    session.run({"x": np.zeros((1, 2**20), np.float32)})
+    assert len(alive) == 40
+    assert max(alive) <= 2
+
+
+class Gate:
+    """A plugin with an operator of its own, and with a faster way for a chain."""
+
+    def __init__(self) -> None:
+        self.chains = 0
+
+    @hookimpl
+    def convkit_torch_operators(self) -> Mapping[tuple[str, str], Callable[..., Any]]:
+        def gate(builder_node: Any) -> Any:
+            alpha = builder_node.attributes["alpha"]
+            return lambda x: x * (x > alpha)
+
+        def gate_abs(last: Any) -> Any:
+            first = last.source(0)
+            if first.attributes["alpha"] < 0:
+                return None
+            self.chains += 1
+            return (lambda x: (x * (x > first.attributes["alpha"])).abs()), first.inputs
+
+        return {("mine", "Gate"): gate, ("mine", "Gate+Abs"): gate_abs}
+
+
+def gated(alpha: float, *, shared: bool = False) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gate", ["x"], ["g"], domain="mine", alpha=alpha),
+            node("Abs", ["g"], ["y"]),
+            node("Neg", ["g" if shared else "x"], ["z"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [5])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [5]) for name in "yz"],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("mine", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+@pytest.mark.parametrize(("alpha", "shared", "chains"), [(0.5, False, 1), (0.5, True, 0), (-0.5, False, 0)])
+def test_a_plugin_adds_operators_and_chains(tmp_path, alpha, shared, chains):
+    """A chain that others read from, and one that its builder declines, run by the single operators."""
+    x = random(5)
+    path = save(gated(alpha, shared=shared), tmp_path)
+    with registered(Gate(), "gate") as plugin:
+        found = open_session("torch", path).run({"x": x})
+    np.testing.assert_array_equal(found["y"], np.abs(x * (x > alpha)))
+    np.testing.assert_array_equal(found["z"], -(x * (x > alpha)) if shared else -x)
+    assert plugin.chains == chains
+
+
+def test_an_unknown_operator_is_named_with_its_domain(tmp_path):
+    with pytest.raises(EnvironmentProblem, match="mine::Gate") as caught:
+        open_session("torch", save(gated(1.0), tmp_path))
+    assert "convkit_torch_operators" in caught.value.hint
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("content", [b"not a model", b"\x08\x09"])
+def test_a_file_that_is_no_model_is_an_error_in_one_line(tmp_path, content):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(EnvironmentProblem, match="model") as caught:
+        open_session("torch", path)
+    assert "\n" not in caught.value.message
+
+
+def test_a_shape_that_does_not_fit_is_an_error_in_one_line(tmp_path):
+    model = make_model([node("Reshape", ["x", "s"], ["y"])], {"x": ["n", 4]}, {"y": [2, 2]}, {"s": np.array([2, 2])})
+    with pytest.raises(ConversionError, match=r"x \[3, 4\]") as caught:
+        open_session("torch", save(model, tmp_path)).run({"x": random(3, 4)})
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:99", "tpu", "cuda:x", "cpu:1"])
+def test_a_device_that_is_not_there_is_refused(tmp_path, device):
+    if device in ("cuda", "cuda:0") and torch.cuda.is_available():
+        pytest.skip("it is there")
+    with pytest.raises(EnvironmentProblem, match=device) as caught:
+        open_session("torch", tmp_path / "model.onnx", device=device)
+    assert caught.value.exit_code == 5
+
+
+def test_it_describes_itself():
+    backend = Torch()
+    assert backend.problem() == ""
+    assert backend.describe()["version"] == torch.__version__
+    assert [Torch(name, "float16").name for name in ("torch-fp16",)] == ["torch-fp16"]
+
+
+def test_an_artifact_is_proved_and_run_on_it(toy, toy_artifact):
+    assert validate(toy_artifact.path, backend="torch").passed
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    with load(toy_artifact.path) as known, load(toy_artifact.path, backend="torch") as found:
+        np.testing.assert_allclose(found(image).probabilities, known(image).probabilities, rtol=1e-4)
