@@ -28,8 +28,8 @@ def describe(variant: Variant, targets: Sequence[str] = _TARGETS) -> dict[str, A
 
     ``launch`` holds C expressions over the named ``sizes``, to be evaluated in signed 64-bit integers; ``shared`` is
     the dynamic shared memory in bytes. ``images`` has one entry a target, with the resources of the compiler for
-    just that architecture, null where it does not tell; it is empty where NVRTC is missing. A target that is older than the kernel becomes the
-    oldest that it runs on.
+    just that architecture, null where it does not tell; it is empty where NVRTC is missing. A target that is older
+    than the kernel becomes the oldest that it runs on.
 
     Raises:
         KernelError: the kernel does not compile, or breaks its bound or its declared signature.
