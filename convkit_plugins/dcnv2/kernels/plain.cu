@@ -1,0 +1,294 @@
+// Modulated deformable convolution in one launch without tensor cores: the path of float32 and of sm_75.
+//
+// A block computes PIXELS output pixels x FILTERS filters as an implicit matrix product over (group, tap, channel). In
+// each step its threads sample CHUNK channels at one tap into a tile of shared memory, while they multiply the tile of
+// the step before; samples and weights travel through registers, so that their loads overlap with the product.
+//
+// Constants: T, the type of all tensors; SIGMOID, whether the mask still lacks it; RELU; VECTOR, which says that four
+// channels of a pixel follow each other and may be loaded at once: the channel stride of x is 1, and its other strides,
+// its address (in elements) and channels / groups are multiples of 4; PIXELS, FILTERS, and the ROWS x COLUMNS of them
+// that one thread holds. Strides count elements; the pixels of offset, mask and out are numbered row by row. `weight`
+// is packed as [filter tile][group][tap][channel of the group, padded to CHUNK][filter of the tile], zeros in the gaps;
+// `bias` may be null.
+#include "convkit.cuh"
+
+constexpr int CHUNK = 16;
+constexpr int THREADS = PIXELS / ROWS * (FILTERS / COLUMNS);
+constexpr int SHARERS = THREADS / PIXELS;              // threads that sample one pixel
+constexpr int QUADS = CHUNK / 4 / SHARERS;             // times four channels that a thread samples
+constexpr int PIECES = CHUNK * FILTERS / 4 / THREADS;  // times four weights that a thread copies
+constexpr int ROW_GROUPS = ROWS / 4, COLUMN_GROUPS = COLUMNS / 4;
+static_assert(SHARERS * PIXELS == THREADS && QUADS * SHARERS * 4 == CHUNK, "the threads divide the samples evenly");
+static_assert(PIECES * THREADS * 4 == CHUNK * FILTERS, "the threads divide the weights evenly");
+static_assert(ROW_GROUPS * 4 == ROWS && COLUMN_GROUPS * 4 == COLUMNS, "a thread holds multiples of 4 x 4");
+
+// Four neighbouring values as they lie in memory.
+template <int BYTES>
+struct Word {
+    typedef uint2 type;
+};
+
+template <>
+struct Word<4> {
+    typedef float4 type;
+};
+
+typedef Word<sizeof(T)>::type Four;
+
+__device__ __forceinline__ void split(float4 four, float (&values)[4]) {
+    values[0] = four.x, values[1] = four.y, values[2] = four.z, values[3] = four.w;
+}
+
+template <typename Halves>
+__device__ __forceinline__ void split(Halves four, float (&values)[4]) {
+    const float2 low = unpack2<T>(four.x), high = unpack2<T>(four.y);
+    values[0] = low.x, values[1] = low.y, values[2] = high.x, values[3] = high.y;
+}
+
+__device__ __forceinline__ void join(const float (&values)[4], float4& four) {
+    four = make_float4(values[0], values[1], values[2], values[3]);
+}
+
+template <typename Halves>
+__device__ __forceinline__ void join(const float (&values)[4], Halves& four) {
+    four = make_uint2(pack2<T>(values[0], values[1]), pack2<T>(values[2], values[3]));
+}
+
+// One tap at one pixel as it is read: the displacement in pixels and the factor.
+struct Tap {
+    T y, x, mask;
+};
+
+// Where a tap samples: its upper left corner, which may lie outside, as an offset into x, and the share of each of the
+// four corners (upper left, upper right, lower left, lower right). Corners without a bit in `inside` are not read.
+struct Sample {
+    int corner;
+    unsigned inside;
+    float share[4];
+};
+
+// Split the displacement, not the position, into whole pixels and a rest: so no coordinate is ever rounded.
+__device__ __forceinline__ Sample place(const Tap& tap, int base_y, int base_x, int height, int width, int x_row,
+                                        int x_pixel) {
+    const float dy = to_float(tap.y), dx = to_float(tap.x);
+    const float whole_y = floorf(dy), whole_x = floorf(dx), below = dy - whole_y, right = dx - whole_x;
+    const float top = float(base_y) + whole_y, left = float(base_x) + whole_x;
+    Sample sample = {0, 0u, {0.f, 0.f, 0.f, 0.f}};
+    // False also where the position is not a number.
+    const bool touches = top >= -1.f && top < float(height) && (top >= 0.f || below > 0.f) &&
+                         left >= -1.f && left < float(width) && (left >= 0.f || right > 0.f);
+    if (!touches) return sample;
+    const int y = int(top), x = int(left);
+    const unsigned rows = (y >= 0 ? 3u : 0u) | (y + 1 < height ? 12u : 0u);
+    const unsigned columns = (x >= 0 ? 5u : 0u) | (x + 1 < width ? 10u : 0u);
+    float factor = to_float(tap.mask);
+    if (SIGMOID) factor = 1.f / (1.f + expf(-factor));
+    const float upper = factor * (1.f - below), lower = factor * below;
+    sample.corner = y * x_row + x * x_pixel;
+    sample.inside = rows & columns;
+    sample.share[0] = upper * (1.f - right);
+    sample.share[1] = upper * right;
+    sample.share[2] = lower * (1.f - right);
+    sample.share[3] = lower * right;
+    return sample;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) convkit_dcnv2_plain(
+    const T* __restrict__ x, const T* __restrict__ offset, const T* __restrict__ mask, const T* __restrict__ weight,
+    const T* __restrict__ bias, T* __restrict__ out, int batch, int channels, int height, int width, int filters,
+    int out_height, int out_width, int kernel_height, int kernel_width, int stride_y, int stride_x, int pad_top,
+    int pad_left, int dilation_y, int dilation_x, int groups, int x_image, int x_channel, int x_row, int x_pixel,
+    int offset_image, int offset_channel, int offset_pixel, int mask_image, int mask_channel, int mask_pixel,
+    int out_image, int out_channel, int out_pixel) {
+    __shared__ __align__(16) float columns[2][CHUNK][PIXELS + 4];
+    __shared__ __align__(16) float weights[2][CHUNK][FILTERS];
+
+    const int thread = threadIdx.x, tiles = (filters + FILTERS - 1) / FILTERS;
+    const int tile = blockIdx.x % tiles, first_pixel = blockIdx.x / tiles * PIXELS;
+    const int plane = out_height * out_width, total = batch * plane;
+
+    // The pixel that this thread samples. Neighbouring lanes read what lies side by side: channels or pixels.
+    const int slot = VECTOR ? thread / SHARERS : thread % PIXELS, sharer = VECTOR ? thread % SHARERS : thread / PIXELS;
+    const int sampled = first_pixel + slot, image = sampled / plane, position = sampled % plane;
+    const bool exists = sampled < total;
+    const int origin_y = position / out_width * stride_y - pad_top;
+    const int origin_x = position % out_width * stride_x - pad_left;
+    const int offset_start = image * offset_image + position * offset_pixel;
+    const int mask_start = image * mask_image + position * mask_pixel;
+    const T* const pixels = x + image * x_image;
+
+    const int taps = kernel_height * kernel_width, members = channels / groups;
+    const int chunks = (members + CHUNK - 1) / CHUNK, steps = groups * taps * chunks;
+    const T* next_weights = weight + tile * (steps * CHUNK * FILTERS);
+
+    Tap ahead = {};
+    auto read_tap = [&](int number) {
+        if (!exists || number >= groups * taps) return;
+        ahead.y = offset[offset_start + 2 * number * offset_channel];
+        ahead.x = offset[offset_start + (2 * number + 1) * offset_channel];
+        ahead.mask = mask[mask_start + number * mask_channel];
+    };
+
+    // What the step ahead needs, on its way from memory.
+#if VECTOR
+    Four values[QUADS][4];
+#else
+    T values[QUADS][4][4];
+#endif
+    Four pieces[PIECES];
+    Sample sample;
+    int chunk = 0, tap_y = 0, tap_x = 0, group = 0, number = 0;
+
+    auto read_sample = [&]() {
+        const int y = origin_y + tap_y * dilation_y, x = origin_x + tap_x * dilation_x;
+        sample = place(ahead, y, x, height, width, x_row, x_pixel);
+        if (!exists) sample.inside = 0u;
+        read_tap(++number);
+    };
+
+    auto fetch = [&]() {
+#pragma unroll
+        for (int q = 0; q < QUADS; ++q) {
+            const int channel = chunk * CHUNK + (sharer + q * SHARERS) * 4;
+#pragma unroll
+            for (int c = 0; c < 4; ++c) {
+                const int start = sample.corner + (c & 1 ? x_pixel : 0) + (c & 2 ? x_row : 0);
+                const bool inside = sample.inside >> c & 1u;
+#if VECTOR
+                values[q][c] = Four();
+                if (inside && channel < members)
+                    values[q][c] = *reinterpret_cast<const Four*>(pixels + start + group * members + channel);
+#else
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    values[q][c][i] = T();
+                    if (inside && channel + i < members)
+                        values[q][c][i] = pixels[start + (group * members + channel + i) * x_channel];
+                }
+#endif
+            }
+        }
+#pragma unroll
+        for (int p = 0; p < PIECES; ++p)
+            pieces[p] = reinterpret_cast<const Four*>(next_weights)[p * THREADS + thread];
+        next_weights += CHUNK * FILTERS;
+    };
+
+    auto store = [&](int buffer) {
+#pragma unroll
+        for (int q = 0; q < QUADS; ++q) {
+            float sums[4] = {0.f, 0.f, 0.f, 0.f};
+#pragma unroll
+            for (int c = 0; c < 4; ++c) {
+                float corner[4];
+#if VECTOR
+                split(values[q][c], corner);
+#else
+#pragma unroll
+                for (int i = 0; i < 4; ++i) corner[i] = to_float(values[q][c][i]);
+#endif
+#pragma unroll
+                for (int i = 0; i < 4; ++i) sums[i] = fmaf(sample.share[c], corner[i], sums[i]);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; ++i) columns[buffer][(sharer + q * SHARERS) * 4 + i][slot] = sums[i];
+        }
+#pragma unroll
+        for (int p = 0; p < PIECES; ++p) {
+            const int at = (p * THREADS + thread) * 4;
+            float four[4];
+            split(pieces[p], four);
+            *reinterpret_cast<float4*>(&weights[buffer][at / FILTERS][at % FILTERS]) =
+                make_float4(four[0], four[1], four[2], four[3]);
+        }
+    };
+
+    // The outputs of this thread. Neighbouring lanes write what lies side by side: filters or pixels.
+    constexpr int ACROSS = FILTERS / COLUMNS, DOWN = PIXELS / ROWS;
+    const bool last = out_channel == 1;
+    const int across = last ? thread % ACROSS : thread / DOWN, down = last ? thread / ACROSS : thread % DOWN;
+    float sums[ROWS][COLUMNS] = {};
+
+    read_tap(0);
+    read_sample();
+    fetch();
+    store(0);
+    __syncthreads();
+    for (int step = 0; step < steps; ++step) {
+        const int buffer = step & 1;
+        const bool more = step + 1 < steps;
+        if (more) {
+            if (++chunk == chunks) {
+                chunk = 0;
+                if (++tap_x == kernel_width) {
+                    tap_x = 0;
+                    if (++tap_y == kernel_height) tap_y = 0, ++group;
+                }
+                read_sample();
+            }
+            fetch();
+        }
+#pragma unroll
+        for (int k = 0; k < CHUNK; ++k) {
+            float rows[ROW_GROUPS][4], many[COLUMN_GROUPS][4];
+#pragma unroll
+            for (int r = 0; r < ROW_GROUPS; ++r)
+                split(*reinterpret_cast<const float4*>(&columns[buffer][k][(r * DOWN + down) * 4]), rows[r]);
+#pragma unroll
+            for (int c = 0; c < COLUMN_GROUPS; ++c)
+                split(*reinterpret_cast<const float4*>(&weights[buffer][k][(c * ACROSS + across) * 4]), many[c]);
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r) {
+#pragma unroll
+                for (int c = 0; c < COLUMNS; ++c) sums[r][c] = fmaf(rows[r / 4][r % 4], many[c / 4][c % 4], sums[r][c]);
+            }
+        }
+        if (more) store(buffer ^ 1);
+        __syncthreads();
+    }
+
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+        const int filter = tile * FILTERS + (c / 4 * ACROSS + across) * 4 + c % 4;
+        const float constant = bias != nullptr && filter < filters ? to_float(bias[filter]) : 0.f;
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) {
+            sums[r][c] += constant;
+            if (RELU) sums[r][c] = sums[r][c] < 0.f ? 0.f : sums[r][c];  // keeps what is not a number
+        }
+    }
+    const bool aligned = reinterpret_cast<unsigned long long>(out) % sizeof(Four) == 0 && out_image % 4 == 0;
+    const bool four_filters = aligned && last && out_pixel % 4 == 0 && filters % 4 == 0;
+    const bool four_pixels = aligned && out_pixel == 1 && out_channel % 4 == 0 && plane % 4 == 0;
+#pragma unroll
+    for (int r = 0; r < ROW_GROUPS; ++r) {
+        const int pixel = first_pixel + (r * DOWN + down) * 4;
+#pragma unroll
+        for (int c = 0; c < COLUMN_GROUPS; ++c) {
+            const int filter = tile * FILTERS + (c * ACROSS + across) * 4;
+            if (pixel >= total || filter >= filters) continue;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                float row[4], column[4];  // the filters of one pixel, the pixels of one filter
+#pragma unroll
+                for (int j = 0; j < 4; ++j) row[j] = sums[r * 4 + i][c * 4 + j], column[j] = sums[r * 4 + j][c * 4 + i];
+                if (four_pixels) {
+                    if (filter + i >= filters) continue;
+                    T* const start = out + pixel / plane * out_image + pixel % plane + (filter + i) * out_channel;
+                    join(column, *reinterpret_cast<Four*>(start));
+                    continue;
+                }
+                if (pixel + i >= total) continue;
+                T* const start = out + (pixel + i) / plane * out_image + (pixel + i) % plane * out_pixel;
+                if (four_filters) {
+                    join(row, *reinterpret_cast<Four*>(start + filter));
+                    continue;
+                }
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    if (filter + j < filters) start[(filter + j) * out_channel] = from_float<T>(row[j]);
+                }
+            }
+        }
+    }
+}
