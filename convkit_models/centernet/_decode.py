@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -12,10 +13,16 @@ import numpy as np
 from convkit import Detections, Result
 from convkit_models.centernet._geometry import affine, transform
 
-__all__ = ["CtdetDecode", "find_peaks", "max_pool"]
+if TYPE_CHECKING:
+    from convkit_models.centernet._decode_cuda import CudaDecode
+
+__all__ = ["CtdetDecode", "find_peaks", "max_pool", "sigmoid"]
 
 _ROW = np.ones((1, 3), np.uint8)
 _SQUARE = np.ones((3, 3), np.uint8)
+_LOG2_E = 1.4426950408889634
+_LOG_2 = (0.6931471803691238, 1.9082149292705877e-10)  # their sum; multiples of the first are exact in float64
+_TAYLOR = [1 / math.factorial(degree) for degree in range(13, -1, -1)]
 
 
 class CtdetDecode:
@@ -29,11 +36,22 @@ class CtdetDecode:
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.spec = spec
         self.stride: int = spec["stride"]
         self.topk: int = spec["topk"]
         self.sizes_per_class: bool = spec["sizes_per_class"]
         self.classes: Sequence[str] = tuple(spec["classes"])
         self._decode = {"heads": self._heads, "tutorial": self._tutorial, "detections": self._rows}[spec["form"]]
+
+    def on_device(self) -> CudaDecode:
+        """Return the same decoding on the GPU.
+
+        Raises:
+            KernelArgumentError: more detections are asked for than the GPU sorts.
+        """
+        from convkit_models.centernet._decode_cuda import CudaDecode
+
+        return CudaDecode(self.spec)
 
     def __call__(self, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> list[Result]:
         """Return the detections of each image of the batch; ``metas`` are those of the preprocess."""
@@ -87,9 +105,7 @@ class CtdetDecode:
         row, column = np.divmod(cells, width)
         centres = np.stack([column, row], axis=1).astype(offsets.dtype) + offsets
         corners = np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1)
-        with np.errstate(over="ignore"):  # exp of a very low logit is inf, and its score 0, as it should be
-            scores = 1 / (1 + np.exp(-logits))
-        return self._in_image(corners, scores, labels, meta)
+        return self._in_image(corners, sigmoid(logits), labels, meta)
 
     def _in_image(
         self, corners: np.ndarray, scores: np.ndarray, labels: np.ndarray, meta: Mapping[str, Any]
@@ -103,17 +119,36 @@ class CtdetDecode:
         return Detections(boxes, scores[found].astype(np.float32), labels[found].astype(np.int64), self.classes)
 
 
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(-logit)) as float32, from float64 in operations that any IEEE machine repeats to the bit.
+
+    The exponential is a Taylor polynomial of degree 13 around the nearest multiple of log 2, so the error is hardly
+    more than half an ulp of float32; the GPU's kernel does the same. Beyond 700 the result is 0 or 1 in float32 anyway.
+    """
+    x = np.clip(-logits.astype(np.float64), -700, 700)
+    multiple = np.rint(x * _LOG2_E)
+    rest = x + multiple * -_LOG_2[0] + multiple * -_LOG_2[1]
+    power = np.full_like(x, _TAYLOR[0])
+    for coefficient in _TAYLOR[1:]:
+        power = power * rest + coefficient
+    power *= ((multiple.astype(np.int64) + 1023) << 52).view(np.float64)
+    with np.errstate(under="ignore"):  # a very low score is 0, as it should be
+        return np.asarray(1 / (1 + power), np.float32)
+
+
 def find_peaks(planes: np.ndarray, count: int) -> np.ndarray:
     """Return the flat indices, ascending, of peaks of contiguous planes [C, H, W]: all, or the best ``count`` and more.
 
-    A peak is as high as each of its eight neighbours in its plane. Cells above a floor are looked at
-    one by one; where these are too few or too many, the whole map is pooled.
+    A peak is as high as each of its eight neighbours in its plane; NaN is none, nor is a neighbour of it. Cells above
+    a floor are looked at one by one; where these are too few or too many, the whole map is pooled.
     """
     cells = np.flatnonzero(planes >= _floor(planes[:, ::4], count))
     if len(cells) < planes.size / 8:
         peaks: np.ndarray = cells[_are_peaks(planes, cells)]
         if len(peaks) >= count:
             return peaks
+    if np.isnan(planes.max()):  # which OpenCV's comparisons pass over, in some positions
+        return np.flatnonzero(_are_peaks(planes, np.arange(planes.size)))
     return np.flatnonzero(planes == max_pool(planes))
 
 

@@ -247,6 +247,20 @@ def test_pooling_against_torch(planes: np.ndarray) -> None:
     np.testing.assert_array_equal(max_pool(planes), expected.numpy())
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+        elements=st.sampled_from([np.float32(np.nan), -np.inf, np.inf, 0, 1]),
+    )
+)
+def test_peaks_among_nan_against_torch(planes: np.ndarray) -> None:
+    """Pooling in torch hands NaN on, so a neighbour of NaN equals no pooled value: it is no peak."""
+    pooled = nn.functional.max_pool2d(torch.from_numpy(planes), 3, stride=1, padding=1).numpy()
+    np.testing.assert_array_equal(find_peaks(planes, 1000), np.flatnonzero(planes == pooled))
+
+
 @pytest.mark.parametrize("kind", ["noise", "smooth", "few", "flat", "nan"])
 def test_peaks_found_above_the_floor_are_the_best(kind: str) -> None:
     """Whichever way the peaks are found, the best are those of the pooled map."""

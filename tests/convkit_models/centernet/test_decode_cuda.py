@@ -1,0 +1,284 @@
+"""The decoding kernels, run on the host, against the host's own decoding: equal to the bit, in every order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from convkit import Detections
+from convkit.errors import KernelArgumentError
+from convkit.kernels.host import run_on_host
+from convkit_models.centernet._decode import CtdetDecode, sigmoid
+from convkit_models.centernet._decode_cuda import Call, CudaDecode, Tensor, Tuning
+
+SMALL = Tuning(threads=64, unroll=2, groups=2)
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def spec(form: str = "heads", classes: int = 3, topk: int = 20, sizes_per_class: bool = False) -> dict[str, Any]:
+    names = [f"thing {index}" for index in range(classes)]
+    return {"form": form, "stride": 4, "topk": topk, "sizes_per_class": sizes_per_class, "classes": names}
+
+
+def metas_for(batch: int, height: int = 12, width: int = 16) -> list[dict[str, Any]]:
+    return [
+        {"center": [321.5 + 7 * index, 239.0], "scale": 640.0 + 11 * index, "input": [4 * height, 4 * width]}
+        for index in range(batch)
+    ]
+
+
+def heads(
+    batch: int = 1, classes: int = 3, height: int = 12, width: int = 16, *, seed: int = 0, sizes: int = 2
+) -> dict[str, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    return {
+        "hm": torch.from_numpy((2.5 * rng.standard_normal((batch, classes, height, width)) - 2).astype(np.float32)),
+        "wh": torch.from_numpy(rng.uniform(0, 9, (batch, sizes, height, width)).astype(np.float32)),
+        "reg": torch.from_numpy(rng.uniform(0, 1, (batch, 2, height, width)).astype(np.float32)),
+    }
+
+
+def tutorial(maps: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    pooled = F.max_pool2d(maps["hm"], 3, stride=1, padding=1)
+    joined = torch.cat([maps["reg"], maps["wh"], maps["hm"], pooled], dim=1)
+    return {"output": joined.flatten(2).transpose(1, 2).contiguous()}
+
+
+def memory(tensor: torch.Tensor) -> np.ndarray:
+    """Return all that a tensor's storage holds, flat; bfloat16 as uint16."""
+    flat = torch.as_strided(tensor, (tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0)
+    return np.array((flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat).numpy()).view(
+        np.uint16 if flat.dtype == torch.bfloat16 else flat.numpy().dtype
+    )
+
+
+def described(outputs: Mapping[str, torch.Tensor]) -> dict[str, Tensor]:
+    return {
+        name: Tensor(tuple(value.shape), tuple(value.stride()), str(value.dtype).removeprefix("torch."), 0)
+        for name, value in outputs.items()
+    }
+
+
+class OnHost:
+    """A launch of the kernel that the decoding plans for these outputs, on the host."""
+
+    def __init__(
+        self, settings: Mapping[str, Any], outputs: Mapping[str, torch.Tensor], tuning: Tuning = SMALL
+    ) -> None:
+        self.decode = CudaDecode(settings, tuning)
+        self.call = Call.plan(settings, described(outputs), tuning)
+        self.inputs = {name: memory(value) for name, value in outputs.items()}
+        self.scratch = np.zeros(self.call.scratch, np.uint64)
+
+    def __call__(self, metas: Sequence[Mapping[str, Any]], **options: Any) -> list[Detections]:
+        call = self.call
+        arrays = [None if name is None else self.inputs[name] for name in call.inputs]
+        back = np.stack([self.decode.back(meta) for meta in metas])
+        rows = np.full((call.batch, self.decode.rows, 6), np.nan, np.float32)
+        counts = np.full(call.batch, -1, np.int32)
+        scratch = [self.scratch] if call.scratch else []
+        run_on_host(call.variant, call.launch, [*arrays, back, rows, counts, *scratch, *call.scalars], **options)
+        for row, count in zip(rows, counts, strict=True):
+            assert not row[count:].any()
+        return self.decode.results(rows, counts)
+
+
+def assert_equal(found: Sequence[Detections], expected: Sequence[Any]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.class_ids, other.class_ids)
+        np.testing.assert_array_equal(one.scores.view(np.uint32), other.scores.view(np.uint32))
+        np.testing.assert_array_equal(one.boxes.view(np.uint32), other.boxes.view(np.uint32))
+
+
+def check(
+    settings: Mapping[str, Any], outputs: Mapping[str, torch.Tensor], tuning: Tuning = SMALL, **options: Any
+) -> list[Detections]:
+    """Decode with both, compare, and return what was found."""
+    batch = len(next(iter(outputs.values())))
+    metas = metas_for(batch, *next(iter(outputs.values())).shape[2:]) if "hm" in outputs else metas_for(batch)
+    expected = CtdetDecode(settings)({name: value.float().numpy() for name, value in outputs.items()}, metas)
+    found = OnHost(settings, outputs, tuning)(metas, **options)
+    assert_equal(found, expected)
+    assert found[0].classes == tuple(settings["classes"])
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["planes", "cells"])
+@pytest.mark.parametrize("form", ["heads", "tutorial"])
+@pytest.mark.parametrize("classes", [1, 3, 8])
+def test_forms_layouts_and_dtypes(form: str, layout: str, dtype: str, classes: int) -> None:
+    maps = {name: value.to(DTYPES[dtype]) for name, value in heads(2, classes).items()}
+    if layout == "cells":
+        maps = {name: value.to(memory_format=torch.channels_last) for name, value in maps.items()}
+    check(spec(form, classes), maps if form == "heads" else tutorial(maps), guard=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_detections(dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.uniform(-20, 300, (3, 45, 6)).astype(np.float32)
+    rows[..., 4] = rng.choice([0, 0.25, 0.5, np.nan, -1], (3, 45))
+    rows[..., 5] = rng.integers(0, 3, (3, 45))
+    found = check(spec("detections", topk=45), {"detections": torch.from_numpy(rows).to(DTYPES[dtype])}, guard=True)
+    assert 0 < len(found[0]) < 45
+
+
+@pytest.mark.parametrize("form", ["heads", "tutorial"])
+@pytest.mark.parametrize("kind", ["flat", "steps", "ramp", "descending", "low", "infinite", "nan", "some nan", "zeros"])
+@pytest.mark.parametrize("topk", [1, 20, 700])
+def test_awkward_maps(form: str, kind: str, topk: int) -> None:
+    """Ties, plateaus, no peaks, all cells peaks; more of them than lists hold, so that bounds must be raised."""
+    maps = heads(1, 4, 32, 48)
+    hm, rng = maps["hm"], np.random.default_rng(1)
+    if kind == "flat":
+        hm[:] = 0.25
+    elif kind == "steps":
+        hm[:] = hm.round()
+    elif kind == "ramp":
+        hm[:] = torch.arange(hm.numel()).reshape(hm.shape) / 1000
+    elif kind == "descending":
+        hm[:] = -torch.arange(hm.numel()).reshape(hm.shape) / 1000
+    elif kind == "low":
+        hm[:] = -200
+        hm[0, 1, 3:9, 5] = torch.tensor([-90.0, -95, -103, -104, -87, -200])
+    elif kind == "infinite":
+        hm[:] = torch.from_numpy(rng.choice([-np.inf, np.inf, 0], hm.shape).astype(np.float32))
+    elif kind == "nan":
+        hm[:] = torch.nan
+    elif kind == "some nan":
+        hm[torch.from_numpy(rng.random(hm.shape) < 0.05)] = torch.nan
+        hm[0, 2, :3] = -torch.nan
+        hm[0, 3, 4] = torch.inf
+    else:
+        hm[:] = torch.from_numpy(rng.choice([-0.0, 0.0], hm.shape).astype(np.float32))
+    metas = metas_for(1, 32, 48)
+    settings = spec(form, 4, topk)
+    outputs = maps if form == "heads" else tutorial(maps)
+    expected = CtdetDecode(settings)({name: value.numpy() for name, value in outputs.items()}, metas)
+    for tuning in (SMALL, Tuning(threads=32, unroll=1, groups=1)):
+        assert_equal(OnHost(settings, outputs, tuning)(metas), expected)
+
+
+@pytest.mark.parametrize("form", ["heads", "tutorial"])
+def test_the_order_of_threads_and_blocks_does_not_matter(form: str) -> None:
+    maps = heads(2, 4, 32, 48, seed=5)
+    maps["hm"] = maps["hm"].round()
+    outputs = maps if form == "heads" else tutorial(maps)
+    settings, metas = spec(form, 4, 60), metas_for(2, 32, 48)
+    launch = OnHost(settings, outputs)
+    assert launch.call.launch.grid[0] > 3
+    first = launch(metas)
+    for order in ("reverse", 1, 2):
+        assert_equal(launch(metas, order=order), first)
+    assert not launch.scratch[:2].any()
+
+
+def test_sizes_per_class_and_no_offsets() -> None:
+    for dtype in DTYPES.values():
+        maps = {name: value.to(dtype) for name, value in heads(2, sizes=6).items()}
+        del maps["reg"]
+        check(spec(sizes_per_class=True), maps, guard=True)
+
+
+@pytest.mark.parametrize(("height", "width", "classes"), [(1, 1, 1), (1, 9, 2), (7, 1, 3), (5, 7, 1), (9, 11, 5)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_odd_sizes(height: int, width: int, classes: int, layout: torch.memory_format) -> None:
+    maps = {name: value.to(memory_format=layout) for name, value in heads(2, classes, height, width).items()}
+    check(spec(classes=classes, topk=30), maps, guard=True)
+    check(spec(classes=classes, topk=30), maps, guard="start")
+
+
+def test_channels_with_gaps() -> None:
+    """Engines pad channels-last maps to a multiple of 8 channels; what is in the padding does not matter."""
+    maps = heads(2, 3)
+    for name, value in maps.items():
+        padded = torch.full((2, 12, 16, 8), 1e9)
+        padded[..., : value.shape[1]] = value.permute(0, 2, 3, 1)
+        maps[name] = padded.permute(0, 3, 1, 2)[:, : value.shape[1]]
+    check(spec(), maps)
+
+
+def test_more_detections_than_threads_and_a_long_sort() -> None:
+    maps = heads(1, 8, 64, 64, seed=2)
+    found = check(spec(classes=8, topk=1000), maps, Tuning(threads=128, unroll=2, groups=1))
+    assert len(found[0]) == 1000
+    found = check(spec(classes=8, topk=2048), maps, Tuning(threads=128, unroll=2, groups=1))
+    assert len(found[0]) == 2048
+
+
+values = st.one_of(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.floats(-9, 9, width=16))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_map(data: st.DataObject) -> None:
+    classes, height, width = (data.draw(st.integers(1, most)) for most in (5, 9, 9))
+    grid = data.draw(st.lists(values, min_size=classes * height * width, max_size=classes * height * width))
+    maps = heads(1, classes, height, width)
+    maps["hm"] = torch.tensor(grid).reshape(1, classes, height, width)
+    dtype = data.draw(st.sampled_from(list(DTYPES.values())))
+    layout = data.draw(st.sampled_from([torch.contiguous_format, torch.channels_last]))
+    maps = {name: value.to(dtype).to(memory_format=layout) for name, value in maps.items()}
+    topk = data.draw(st.integers(1, 60))
+    check(spec(classes=classes, topk=topk), maps, data.draw(st.sampled_from([SMALL, Tuning(32, 4, 8)])))
+
+
+def test_scores_are_rounded_correctly() -> None:
+    logits = np.concatenate([np.random.default_rng(0).uniform(-110, 30, 200_000), [-np.inf, np.inf, 0]]).astype(
+        np.float32
+    )
+    exact = 1 / (1 + np.exp(-logits.astype(np.longdouble)))
+    np.testing.assert_array_equal(sigmoid(logits), exact.astype(np.float32))
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"hm": None}, "'hm' is missing"),
+            ({"hm": Tensor((1, 2, 12, 16), (384, 192, 16, 1), "float32", 0)}, r"expected \[1, 3, 12, 16\]"),
+            ({"wh": Tensor((1, 6, 12, 16), (1152, 192, 16, 1), "float32", 0)}, r"expected \[1, 2, 12, 16\]"),
+            ({"reg": Tensor((1, 2, 12, 17), (408, 204, 17, 1), "float32", 0)}, r"expected \[1, 2, 12, 16\]"),
+            ({"hm": Tensor((1, 3, 12, 16), (576, 192, 16, 1), "float64", 0)}, "is float64"),
+            ({"wh": Tensor((1, 2, 12, 16), (384, 192, 16, 1), "float16", 0)}, "is float16 on device 0"),
+            ({"wh": Tensor((1, 2, 12, 16), (384, 192, 16, 1), "float32", 0, 1)}, "on device 1"),
+            ({"hm": Tensor((1, 3, 12, 16), (576, 192, 32, 2), "float32", 0)}, "strides"),
+            ({"hm": Tensor((1, 3, 12, 16), (576, 192, 1, 12), "float32", 0)}, "strides"),
+            ({"hm": Tensor((1, 3, 12, 16), (576, 200, 16, 1), "float32", 0)}, "strides"),
+            ({"hm": Tensor((3, 12, 16), (192, 16, 1), "float32", 0)}, "needs 4 axes"),
+            ({"hm": Tensor((0, 3, 12, 16), (576, 192, 16, 1), "float32", 0)}, "none empty"),
+            ({"hm": Tensor((70000, 3, 12, 16), (576, 192, 16, 1), "float32", 0)}, "too large"),
+            ({"hm": Tensor((1, 3, 2**15, 2**15), (3 * 2**30, 2**30, 2**15, 1), "float32", 0)}, "too large"),
+        ],
+    )
+    def test_heads(self, change: Mapping[str, Tensor | None], message: str) -> None:
+        outputs = {name: value for name, value in {**described(heads()), **change}.items() if value is not None}
+        with pytest.raises(KernelArgumentError, match=message):
+            Call.plan(spec(), outputs, SMALL)
+
+    def test_rows(self) -> None:
+        with pytest.raises(KernelArgumentError, match=r"expected \[1, 20, 6\]"):
+            Call.plan(spec("detections"), {"detections": Tensor((1, 9, 6), (54, 6, 1), "float32", 0)}, SMALL)
+        with pytest.raises(KernelArgumentError, match=r"expected \[1, 192, 10\]"):
+            Call.plan(spec("tutorial"), {"output": Tensor((1, 192, 7), (1344, 7, 1), "float32", 0)}, SMALL)
+        with pytest.raises(KernelArgumentError, match="strides"):
+            Call.plan(spec("tutorial"), {"output": Tensor((1, 192, 10), (1920, 1, 192), "float32", 0)}, SMALL)
+
+    def test_too_many_detections(self) -> None:
+        with pytest.raises(KernelArgumentError, match="at most 2048"):
+            CtdetDecode(spec(topk=2049)).on_device()
+
+    def test_arrays_that_are_on_no_gpu(self) -> None:
+        decode = CtdetDecode(spec()).on_device()
+        for value, message in ((torch.zeros(1, 3, 12, 16), "is on cpu"), (np.zeros((1, 3, 12, 16)), "is a ndarray")):
+            with pytest.raises(KernelArgumentError, match=message):
+                decode.launch({"hm": value}, 0, 0, 0, 0)
