@@ -74,7 +74,7 @@ def test_agrees_with_float64(
         normal(layer.filters),
     )
     raw = normal(batch, 3 * taps, *out_size) * 3
-    flat = raw[:, : 2 * taps].flatten()
+    flat = raw[:, : 2 * taps].reshape(-1).clone()
     for value, every in ((float("nan"), 11), (float("inf"), 13), (-1e30, 17), (0.5, 7), (-1.0, 5)):
         flat[::every] = value
     raw[:, : 2 * taps] = flat.view(batch, 2 * taps, *out_size)
