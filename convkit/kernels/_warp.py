@@ -46,6 +46,7 @@ IMAGE_RECORD = np.dtype(
 _ROUNDINGS = ("none", "even", "up")
 _DTYPES = ("float16", "bfloat16", "float32")
 _MOST_SLOTS = 8
+_MOST_PLANS = 256
 _STEPS, _WARPS = 2, 4
 _MOST_SIDE = 2**23  # a float32 coordinate still tells halves of a pixel apart
 _MOST_BYTES = 2**31 - 16  # of one image or of one image's tensor elements: indices within them have 32 bits
@@ -252,6 +253,7 @@ class ImageWarp:
         self.values = np.concatenate([values, np.zeros((channels - len(values), values.shape[1]), np.float32)])
         """What the kernel reads as its argument ``levels``: lines [C, 4], or the levels where no line gives them."""
         self._loaded: dict[int, Any] = {}
+        self._plans: dict[_Output, tuple[Variant, Launch]] = {}
 
     def variant(self, dtype: str, *, slots: int = 0, last: bool = False) -> Variant:
         """Return the kernel for an output of a dtype: planes, or channels ``last``; ``slots`` channels, or all.
@@ -291,23 +293,32 @@ class ImageWarp:
             KernelArgumentError: an argument has the wrong dtype, device, shape, layout or alignment.
         """
         target = _Output.of(output)
-        batch, slots, height, width = target.shape
-        if slots * height * width > _MOST_BYTES or batch > 65535:
-            raise KernelArgumentError(f"The output {list(target.shape)} is too large for 32-bit indices.")
+        batch, _, height, width = target.shape
         if not isinstance(table, int) and tuple(table.shape) != (batch, IMAGE_RECORD.itemsize):
             raise KernelArgumentError(
                 f"The table has the shape {list(table.shape)}; {batch} images need [{batch}, {IMAGE_RECORD.itemsize}]."
             )
-        launcher = load(self.variant(target.dtype, slots=slots, last=target.last))
-        grid = launcher.geometry(batch=batch, height=height, width=width)
-        launcher(grid, table, pixels, self._levels(), output, self.border, height, width, stream=stream)
+        variant, grid = self._plans.get(target) or self._plan(target)
+        launcher = load(variant)
+        levels = self._levels(launcher.device)
+        launcher(grid, table, pixels, levels, output, self.border, height, width, stream=stream)
 
-    def _levels(self) -> Any:
+    def _plan(self, target: _Output) -> tuple[Variant, Launch]:
+        """Return, and remember, variant and geometry for an output."""
+        batch, slots, height, width = target.shape
+        if slots * height * width > _MOST_BYTES:
+            raise KernelArgumentError(f"The output {list(target.shape)} is too large for 32-bit indices.")
+        variant = self.variant(target.dtype, slots=slots, last=target.last)
+        if len(self._plans) >= _MOST_PLANS:
+            self._plans.clear()
+        plan = self._plans[target] = variant, variant.geometry(batch=batch, height=height, width=width).check()
+        return plan
+
+    def _levels(self, device: int) -> Any:
         """Return the levels on the current device."""
-        import cupy
-
-        device = cupy.cuda.Device().id
         if device not in self._loaded:
+            import cupy
+
             with cupy.cuda.Stream(non_blocking=True) as stream:
                 self._loaded[device] = cupy.asarray(self.values)
                 stream.synchronize()
