@@ -194,7 +194,7 @@ def test_agrees_with_the_definition(case: Case, guard: Any, order: Any) -> None:
     check(case, guard=guard, order=order)
 
 
-@pytest.mark.parametrize("tile", TILES, ids=str)
+@pytest.mark.parametrize("tile", TILES, ids=lambda tile: "x".join(map(str, tile)))
 @pytest.mark.parametrize("last", [False, True])
 def test_every_tile_covers_several_blocks(tile: Tile, last: bool) -> None:
     """More filters and pixels than one block has, tails in both, three chunks of channels in each of two groups."""

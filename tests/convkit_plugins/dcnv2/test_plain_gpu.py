@@ -47,7 +47,7 @@ def launch(layer: Layer, x: Tensor, raw: Tensor, weight: Tensor, bias: Tensor, o
 
 @pytest.mark.parametrize("last", [False, True], ids=["nchw", "channels-last"])
 @pytest.mark.parametrize("dtype", BOUNDS, ids=NAMES.values())
-@pytest.mark.parametrize("tile", TILES, ids=str)
+@pytest.mark.parametrize("tile", TILES, ids=lambda tile: "x".join(map(str, tile)))
 @pytest.mark.parametrize(
     ("layer", "batch", "channels", "size"),
     [
