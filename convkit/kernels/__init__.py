@@ -16,7 +16,7 @@ from convkit.kernels._describe import describe, write_kernels
 from convkit.kernels._launch import Launcher, load
 from convkit.kernels._ptx import check_signature, parse_ptx
 from convkit.kernels._source import flatten
-from convkit.kernels._symbols import Symbol, c_expression, cdiv, evaluate, maximum, minimum
+from convkit.kernels._symbols import NUMBERS, Symbol, c_expression, cdiv, evaluate, maximum, minimum
 
 if TYPE_CHECKING:
     from convkit.kernels._warp import IMAGE_RECORD, WARP, ImageWarp, image_row, image_table, warp_variants
@@ -26,6 +26,7 @@ _WARP = ("IMAGE_RECORD", "WARP", "ImageWarp", "image_row", "image_table", "warp_
 
 __all__ = [
     "IMAGE_RECORD",
+    "NUMBERS",
     "WARP",
     "Argument",
     "Bound",

@@ -63,6 +63,7 @@ class Launcher:
         self._function = self._module.get_function(variant.kernel.name).ptr
         self._driver = driver
         self._shared_limit = _WITHOUT_ASKING
+        self._make_slots()
 
     def geometry(self, **sizes: int) -> Launch:
         """Return the launch for these sizes. Keep it where shapes are fixed: working it out costs microseconds.

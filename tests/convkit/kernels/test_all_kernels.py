@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from importlib import import_module
 
+import numpy as np
 import pytest
 from support.sample_kernels import sample_variants
 
-from convkit.kernels import Variant, check_bound, check_signature, compile_variant, describe
+from convkit.kernels import NUMBERS, Variant, check_bound, check_signature, compile_variant, evaluate
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100)
-SOURCES: tuple[str, ...] = ()
+SOURCES: tuple[str, ...] = (
+    "convkit.kernels:warp_variants",
+    "convkit_models.centernet._decode_cuda:decode_variants",
+    "convkit_plugins.dcnv2._plain:plain_variants",
+)
 """``module:function`` of what returns the variants of a kernel that are compiled here."""
 
 
@@ -36,10 +41,25 @@ def test_compiles_as_declared(variant, capability):
     check_bound(compile_variant(variant, kernel.target(capability, "cubin"), "cubin"), variant)
 
 
+def truncated(first, second):
+    """Divide as C does."""
+    quotient = abs(first) // abs(second)
+    return quotient if (first < 0) == (second < 0) else -quotient
+
+
+IN_C = {**NUMBERS, "//": truncated, "cdiv": lambda size, divisor: truncated(size + divisor - 1, divisor)}
+
+
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.label)
-def test_geometry_is_traced(variant):
-    launch = describe(variant)["launch"]
-    assert all(isinstance(text, str) for text in (*launch["grid"], *launch["block"], launch["shared"]))
+def test_geometry_is_the_same_in_c(variant):
+    traced, generator = variant.trace(), np.random.default_rng(2)
+    for _ in range(50):
+        sizes = {name: int(generator.integers(1, 10 ** generator.integers(1, 5))) for name in variant.kernel.sizes}
+        launch = variant.geometry(**sizes)
+        for kind in ("grid", "block"):
+            found = tuple(evaluate(value, sizes, IN_C) for value in getattr(traced, kind))
+            assert found == getattr(launch, kind), (kind, sizes)
+        assert evaluate(traced.shared, sizes, IN_C) == launch.shared
 
 
 def test_names_differ():
