@@ -124,7 +124,8 @@ def run_on_host(
         raise KernelArgumentError(f"{variant.label} takes {len(arguments)} arguments; {len(args)} are given.")
     pairs = list(zip(arguments, args, strict=True))
     boxes = [_box(variant, argument, value) for argument, value in pairs]
-    library = _library(variant, _compiler(compiler), bool(guard))
+    library = _library(variant.text(), variant.kernel.name, _compiler(compiler), bool(guard))
+    _check_signature(variant, library)
 
     request = _Request(tuple(launch.grid), tuple(launch.block), launch.shared)
     request.order = {"forward": 0, "reverse": 1}.get(str(order), 2)
@@ -196,42 +197,38 @@ def _compiler(given: str | None) -> str:
 
 
 @lru_cache(maxsize=64)
-def _library(variant: Variant, compiler: str, checked: bool) -> ctypes.CDLL:
-    """Compile a variant, unless the cache has it, load it and compare its signature with the declaration."""
+def _library(text: str, entry: str, compiler: str, checked: bool) -> ctypes.CDLL:
+    """Compile a flat source, unless the cache has it, and load it."""
     parts = [(name, (INCLUDE / name).read_text(encoding="utf-8")) for name in _HEADERS]
-    text = _DYNAMIC_SHARED.sub(
-        r"static \1*& \2 = reinterpret_cast<\1*&>(convkit_host::dynamic_memory);", variant.text()
-    )
-    parts += [("constants", text), ("entry", f"CONVKIT_HOST_ENTRY({variant.kernel.name})\n")]
-    source = "".join(f'#line 1 "{name}"\n{text}\n' for name, text in parts)
+    parts += [("constants", _DYNAMIC_SHARED.sub(_DYNAMIC_ON_HOST, text)), ("entry", f"CONVKIT_HOST_ENTRY({entry})\n")]
+    source = "".join(f'#line 1 "{name}"\n{part}\n' for name, part in parts)
     flags = (*_FLAGS, *(_CHECKS if checked else ()))
-    key = cache_key(compiler=_version(compiler), flags=flags, source=source)
     folder = cache_folder() / "host"
-    path = folder / f"{key}.so"
+    path = folder / f"{cache_key(compiler=_version(compiler), flags=flags, source=source)}.so"
     if not path.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                _compile(variant, compiler, flags, source, Path(scratch) / "kernel.so")
-                (Path(scratch) / "kernel.so").replace(path)
+                built = Path(scratch) / "kernel.so"
+                _compile(entry, source, compiler, flags, built)
+                built.replace(path)
         except OSError as error:
             raise EnvironmentProblem(
                 f"The kernel cannot be built in {folder}: {error}.", hint="CONVKIT_CACHE names another folder."
             ) from error
     library = ctypes.CDLL(str(path))
     library.convkit_host_run.restype = None
-    _check_signature(variant, library)
     return library
 
 
-def _compile(variant: Variant, compiler: str, flags: Sequence[str], source: str, output: Path) -> None:
+def _compile(entry: str, source: str, compiler: str, flags: Sequence[str], output: Path) -> None:
     """Compile a text into a shared library."""
     command = [compiler, *flags, "-x", "c++", "-", "-o", str(output), "-ldl", "-lm"]
     done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
         raise KernelError(
-            f"{variant.label} does not compile on the host.\n" + "\n".join(lines[:8]),
+            f"{entry} does not compile on the host.\n" + "\n".join(lines[:8]),
             hint="What only a GPU can do belongs into #if CONVKIT_DEVICE; host_functions.h has all the rest.",
         )
 

@@ -352,6 +352,15 @@ def test_variants_share_no_memory(build: Build) -> None:
         assert y[0] == size - 1
 
 
+def test_a_source_that_changed_is_compiled_again(build: Build) -> None:
+    variant = build("int* y", "y[0] = 1;", Argument("y", "int32", output=True))
+    y = np.zeros(1, np.int32)
+    for value in (1, 2):
+        variant.kernel.source.write_text(f'extern "C" __global__ void probe(int* y) {{ y[0] = {value}; }}')
+        run_on_host(variant, one_block(1), (y,))
+        assert y[0] == value
+
+
 def test_null_pointers_and_bfloat16(build: Build) -> None:
     variant = build(
         "const T* x, const T* bias, T* y",
