@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from convkit.errors import EnvironmentProblem, KernelError
-from convkit.kernels._compile import Image, check_bound, compile_variant, nvrtc_version
+from convkit.kernels._compile import Image, compile_variant, nvrtc_version
 from convkit.kernels._declaration import C_TYPES, Variant
 from convkit.kernels._ptx import check_signature, parse_ptx
 from convkit.kernels._symbols import c_expression
@@ -32,7 +32,7 @@ def describe(variant: Variant, targets: Sequence[str] = _TARGETS) -> dict[str, A
     than the kernel becomes the oldest that it runs on.
 
     Raises:
-        KernelError: the kernel does not compile, or breaks its bound or its declared signature.
+        KernelError: the kernel does not compile, or takes other arguments than it declares.
     """
     return _describe(variant, targets)[0]
 
@@ -44,7 +44,7 @@ def write_kernels(folder: Path, variants: Iterable[Variant], targets: Sequence[s
     the same.
 
     Raises:
-        KernelError: a kernel does not compile, or breaks its bound or its declared signature.
+        KernelError: a kernel does not compile, or takes other arguments than it declares.
     """
     folder.mkdir(parents=True, exist_ok=True)
     compiler, note = _compiler()
@@ -109,7 +109,7 @@ def _describe(variant: Variant, targets: Sequence[str]) -> tuple[dict[str, Any],
 
 
 def _images(variant: Variant, targets: Sequence[str]) -> list[tuple[Image, Image]]:
-    """Return the PTX and the cubin of each target, held against the declaration."""
+    """Return the PTX, held against the declaration, and the cubin of each target."""
     kernel, found = variant.kernel, {}
     for target in targets:
         match = re.fullmatch(r"compute_(\d+)a?", target)
@@ -119,8 +119,6 @@ def _images(variant: Variant, targets: Sequence[str]) -> list[tuple[Image, Image
         ptx = compile_variant(variant, kernel.target(capability, "ptx"), "ptx")
         cubin = compile_variant(variant, kernel.target(capability, "cubin"), "cubin")
         check_signature(ptx, variant)
-        if cubin.resources:
-            check_bound(cubin, variant)
         found[ptx.target] = ptx, cubin
     return list(found.values())
 

@@ -15,7 +15,6 @@ from support.sample_kernels import REVERSE, SCALE, sample_variants
 
 from convkit.errors import KernelError
 from convkit.kernels import (
-    Bound,
     Kernel,
     Launch,
     cdiv,
@@ -106,9 +105,6 @@ def test_what_breaks_its_declaration_is_not_written(tmp_path):
     parts = REVERSE.name, REVERSE.source
     with pytest.raises(KernelError, match="takes 3 arguments in the source and 2"):
         write_kernels(tmp_path, [Kernel(*parts, REVERSE.arguments[:2], REVERSE.geometry, ("count",)).variant()])
-    tight = Kernel(*parts, REVERSE.arguments, REVERSE.geometry, ("count",), bound=Bound(registers=1))
-    with pytest.raises(KernelError, match=r"registers \(at most 1\)"):
-        write_kernels(tmp_path, [tight.variant()])
     with pytest.raises(KernelError, match="'sm_75' is no target for PTX"):
         write_kernels(tmp_path, [REVERSE.variant()], ("sm_75",))
 
