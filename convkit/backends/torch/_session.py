@@ -44,7 +44,8 @@ class TorchSession(Session):
                 hint="The file is no ONNX model, or damaged; convert again.",
             ) from error
         dtype = None if precision is None else getattr(torch, precision)
-        self.on = torch.device(device)
+        kind, _, index = device.partition(":")
+        self.on = torch.device(kind, int(index or 0)) if kind == "cuda" else torch.device(device)
         self.program = Program(proto, _operators(), self.on, dtype, self.on.type == "cuda" and dtype is not None)
         self._fixed = all(
             all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim[1:])
