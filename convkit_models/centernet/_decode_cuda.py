@@ -70,7 +70,7 @@ ROWS = Kernel(
     sizes=("batch",),
     geometry=lambda batch, THREADS: Launch(grid=(batch, 1, 1), block=(THREADS, 1, 1)),  # noqa: N803
     constants=("T", "THREADS"),
-    bound=Bound(registers=48, shared=1024, spills=0),
+    bound=Bound(registers=64, shared=1024, spills=0),
 )
 """Decoded rows to boxes in the image."""
 

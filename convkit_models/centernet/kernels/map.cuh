@@ -1,0 +1,145 @@
+// A heat map of logits in one of three layouts, its vectors and its peaks. Constants used: T, LAYOUT, VECTOR.
+#ifndef CENTERNET_MAP_CUH
+#define CENTERNET_MAP_CUH
+
+#include "convkit.cuh"
+
+constexpr int PLANES = 0, TUTORIAL = 2;
+#define LOWEST __int_as_float(0xff800000)  // -inf
+
+template <int BYTES> struct Raw;
+template <> struct Raw<2> { typedef unsigned short Type; };
+template <> struct Raw<4> { typedef unsigned Type; };
+template <> struct Raw<8> { typedef uint2 Type; };
+template <> struct Raw<16> { typedef uint4 Type; };
+
+typedef Raw<VECTOR * sizeof(T)>::Type Load;
+
+union Piece {
+    Load load;
+    T values[VECTOR];
+};
+
+// The heat map of one image.
+struct Map {
+    const T* first;  // the logit of class 0 in cell 0
+    int classes, height, width, pitch;
+    int per_cell;  // vectors of a cell, where classes are adjacent
+    int units;     // vectors of the map
+
+    CONVKIT_INLINE int cells() const { return height * width; }
+
+    CONVKIT_INLINE int offset(int label, int cell) const {
+        return LAYOUT == PLANES ? label * cells() + cell : cell * pitch + label;
+    }
+
+    CONVKIT_INLINE int unit_offset(int unit) const {
+        if (LAYOUT == PLANES) return unit * VECTOR;
+        const int cell = unit / per_cell;
+        return cell * pitch + (unit - cell * per_cell) * VECTOR;
+    }
+
+    // Class * cells + cell of the first value of a vector; those of the others are `rank_step` apart.
+    CONVKIT_INLINE unsigned rank(int unit) const {
+        if (LAYOUT == PLANES) return unit * VECTOR;
+        const int cell = unit / per_cell;
+        return (unit - cell * per_cell) * VECTOR * cells() + cell;
+    }
+
+    CONVKIT_INLINE unsigned rank_step() const { return LAYOUT == PLANES ? 1 : cells(); }
+
+    // No value of the vector, nor of a later one, has a lower rank.
+    CONVKIT_INLINE unsigned lowest_rank(int unit) const {
+        return LAYOUT == PLANES ? unit * VECTOR : unit / per_cell;
+    }
+
+    CONVKIT_INLINE Piece load(int unit) const {
+        Piece piece;
+        piece.load = __ldg(reinterpret_cast<const Load*>(first + unit_offset(unit)));
+        return piece;
+    }
+
+    CONVKIT_INLINE float value(int label, int cell) const { return to_float(first[offset(label, cell)]); }
+
+    // Whether a value is as high as all its neighbours; NaN, and a neighbour that is NaN, make it none.
+    CONVKIT_INLINE bool is_peak(float value_here, int label, int cell) const {
+        if (LAYOUT == TUTORIAL) return value_here == to_float(first[offset(label, cell) + classes]);
+        const int y = cell / width, x = cell - y * width;
+        const int up = y > 0 ? -width : 0, down = y + 1 < height ? width : 0;
+        const int left = x > 0 ? -1 : 0, right = x + 1 < width ? 1 : 0;
+        const float near[8] = {value(label, cell + up + left),    value(label, cell + up),
+                               value(label, cell + up + right),   value(label, cell + left),
+                               value(label, cell + right),        value(label, cell + down + left),
+                               value(label, cell + down),         value(label, cell + down + right)};
+        bool peak = value_here == value_here;
+#pragma unroll
+        for (int index = 0; index < 8; ++index) peak = peak && value_here >= near[index];
+        return peak;
+    }
+};
+
+#if CONVKIT_DEVICE && CONVKIT_ARCH >= 800
+CONVKIT_INLINE unsigned max2(unsigned a, unsigned b, half_t) {
+    unsigned result;
+    asm("max.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+    return result;
+}
+
+CONVKIT_INLINE unsigned max2(unsigned a, unsigned b, bfloat16_t) {
+    unsigned result;
+    asm("max.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+    return result;
+}
+
+// The highest of the 16-bit values in a load; NaN is passed over.
+template <typename Stored>
+CONVKIT_INLINE float highest_of(uint4 load, Stored type) {
+    const unsigned both = max2(max2(load.x, load.y, type), max2(load.z, load.w, type), type);
+    const float2 pair = unpack2<Stored>(both);
+    return fmaxf(fmaxf(pair.x, pair.y), LOWEST);
+}
+
+template <typename Stored>
+CONVKIT_INLINE float highest_of(uint2 load, Stored type) {
+    const float2 pair = unpack2<Stored>(max2(load.x, load.y, type));
+    return fmaxf(fmaxf(pair.x, pair.y), LOWEST);
+}
+#define PACKED_MAXIMUM 1
+#else
+#define PACKED_MAXIMUM 0
+#endif
+
+template <bool PACKED, typename Stored>
+struct Highest {
+    static CONVKIT_INLINE float of(const Piece& piece) {
+        float result = LOWEST;
+#pragma unroll
+        for (int index = 0; index < VECTOR; ++index) result = fmaxf(result, to_float(piece.values[index]));
+        return result;
+    }
+};
+
+#if PACKED_MAXIMUM
+template <typename Stored>
+struct Highest<true, Stored> {
+    static CONVKIT_INLINE float of(const Piece& piece) { return highest_of(piece.load, Stored{}); }
+};
+#endif
+
+// The highest value of a vector, or -inf; in the tutorial's tensor, of those that are their own pooled value.
+CONVKIT_INLINE float highest(const Map& map, const Piece& piece, int unit) {
+    if (LAYOUT == TUTORIAL) {
+        Piece pooled;
+        pooled.load = __ldg(reinterpret_cast<const Load*>(map.first + map.unit_offset(unit) + map.classes));
+        float result = LOWEST;
+#pragma unroll
+        for (int index = 0; index < VECTOR; ++index) {
+            const float here = to_float(piece.values[index]);
+            if (here == to_float(pooled.values[index])) result = fmaxf(result, here);
+        }
+        return result;
+    }
+    return Highest<PACKED_MAXIMUM != 0 && sizeof(T) == 2 && VECTOR >= 4, T>::of(piece);
+}
+
+#endif
