@@ -67,6 +67,8 @@ def compile_variant(variant: Variant, target: str, kind: Kind) -> Image:
     options = ("-std=c++17", f"--gpu-architecture={target}", *variant.kernel.options)
     if kind == "cubin":
         options += ("--ptxas-options=-v",)
+    if _nvrtc().getVersion() >= (12, 9):
+        options += ("--no-cache",)  # what comes from NVRTC's own cache comes without a log
     key = cache_key(text=text, options=options, entry=entry, kind=kind, nvrtc=nvrtc_version())
     found = read_entry(key)
     if found:

@@ -165,6 +165,17 @@ class TestStreams:
         torch.cuda.synchronize()
         assert torch.equal(output.cpu(), torch.from_numpy(expected))
 
+    def test_first_launch_inside_of_a_capture(self, cupy, torch, pixels, expected):
+        known, launch = launcher_of("float32")
+        fresh = Launcher(known.variant, known.image, known.device)
+        source, output = torch.from_numpy(pixels).cuda(), torch.zeros(COUNT, device="cuda")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            fresh(launch, source, output, COUNT, FACTOR, 0)
+        graph.replay()
+        torch.cuda.synchronize()
+        assert torch.equal(output.cpu(), torch.from_numpy(expected))
+
     def test_captured_by_cupy(self, cupy, pixels, expected):
         launcher, launch = launcher_of("float32")
         source, output = cupy.zeros(COUNT, "uint8"), cupy.zeros(COUNT, "float32")
