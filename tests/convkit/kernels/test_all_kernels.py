@@ -10,6 +10,8 @@ from support.sample_kernels import sample_variants
 
 from convkit.kernels import NUMBERS, Variant, check_bound, check_signature, compile_variant, evaluate
 
+pytest.importorskip("cupy")
+
 CAPABILITIES = (75, 80, 86, 89, 90, 100)
 SOURCES: tuple[str, ...] = (
     "convkit.kernels:warp_variants",

@@ -14,6 +14,8 @@ from support.toy import ToyPlugin
 from convkit import convert, hookimpl, validate
 from convkit.errors import IntegrityError
 
+pytest.importorskip("cupy")
+
 
 class DevicePlugin(ToyPlugin):
     """The toy adapter with a preprocess that has a device side of two kernels."""

@@ -11,6 +11,8 @@ from convkit.errors import EnvironmentProblem, KernelError
 from convkit.kernels import Bound, Kernel, Launch, check_bound, compile_variant
 from convkit.kernels import _compile as module
 
+pytest.importorskip("cupy")
+
 VARIANT = SCALE.variant(T="float16", THREADS=64)
 
 

@@ -27,6 +27,8 @@ from convkit.kernels import (
     write_kernels,
 )
 
+pytest.importorskip("cupy")
+
 HALF = SCALE.variant(T="float16", THREADS=64)
 
 

@@ -10,6 +10,8 @@ from support.sample_kernels import SCALE
 from convkit.errors import KernelError
 from convkit.kernels import Argument, Image, check_signature, compile_variant, parse_ptx
 
+pytest.importorskip("cupy")
+
 TEXT = """//
 // .entry comment(.param .u64 none)
 .version 8.7
