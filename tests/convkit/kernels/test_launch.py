@@ -29,11 +29,11 @@ class Driver:
         pass
 
     def __init__(self, formats):
-        self.formats, self.launches, self.limit, self.broken = formats, [], 48 * 1024, False
+        self.formats, self.launches, self.limits, self.broken = formats, [], [48 * 1024], False
 
     def launchKernel(self, function, *rest):
         *numbers, parameters, extra = rest
-        if self.broken or numbers[6] > self.limit:
+        if self.broken or numbers[6] > self.limits[-1]:
             raise self.CUDADriverError("CUDA_ERROR_INVALID_VALUE")
         addresses = (ctypes.c_uint64 * len(self.formats)).from_address(parameters)
         values = [
@@ -46,7 +46,7 @@ class Driver:
         if value > 100_000:
             raise self.CUDADriverError("CUDA_ERROR_INVALID_VALUE")
         assert (function, attribute) == (77, 8)
-        self.limit = value
+        self.limits.append(value)
 
 
 class Array:
@@ -121,13 +121,13 @@ def test_the_frameworks_current_stream(driver, scale, monkeypatch):
 def test_shared_memory_beyond_the_default_is_asked_for_once(driver):
     driver.formats = "QQi"
     launcher = launcher_of(REVERSE)
-    for shared in (48 * 1024, 48 * 1024 + 4, 100, 90_000):
+    for shared in (48 * 1024, 48 * 1024 + 4, 100, 48 * 1024 + 4, 90_000, 60_000):
         launcher(Launch((1, 1, 1), (32, 1, 1), shared), 0, 0, 1, stream=0)
-    assert len(driver.launches) == 4
-    assert driver.limit == 90_000
+    assert len(driver.launches) == 6
+    assert driver.limits == [48 * 1024, 48 * 1024 + 4, 90_000]
     with pytest.raises(KernelArgumentError, match=r"test_reverse needs 100004 bytes of dynamic shared memory"):
         launcher(Launch((1, 1, 1), (32, 1, 1), 100_004), 0, 0, 1, stream=0)
-    assert len(driver.launches) == 4
+    assert len(driver.launches) == 6
 
 
 def test_geometry_is_checked(scale):
@@ -189,6 +189,18 @@ def test_arrays_of_another_device_are_refused(driver, scale, monkeypatch):
     monkeypatch.setattr(cupy.cuda.runtime, "pointerGetAttributes", lambda _: SimpleNamespace(device=3))
     with pytest.raises(KernelArgumentError, match="'pixels' is on device 3, not on device -1"):
         scale(LAUNCH, Array(np.zeros(64, np.uint8)), 0, 1, 1, 0, stream=0)
+
+
+def test_cupy_arrays_are_read_by_dtype_device_and_address(driver, scale):
+    def array(dtype, device):
+        return SimpleNamespace(dtype=np.dtype(dtype), data=SimpleNamespace(device_id=device, ptr=64))
+
+    read = scale._readers[0]._cupy_reader()
+    assert read(array("uint8", HOST)) == 64
+    with pytest.raises(KernelArgumentError, match="'pixels' has dtype int8, not uint8"):
+        read(array("int8", HOST))
+    with pytest.raises(KernelArgumentError, match="'pixels' is on device 1, not on device -1"):
+        read(array("uint8", 1))
 
 
 def test_bfloat16_arrays_may_be_uint16(driver):

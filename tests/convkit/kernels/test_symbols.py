@@ -14,7 +14,11 @@ HEIGHT, WIDTH = Symbol.size("height"), Symbol.size("width")
 def rule(height, width):
     """A rule that uses every operation, with numbers on either side."""
     inner = (height + 2 * 3 - 1) // 2 + (7 + width) * 3
-    return maximum(cdiv(inner, 4) - minimum(width, 5), 1 + 100 // (width + 1)) + (width * 2 - width) * maximum(2, 1)
+    return (
+        maximum(cdiv(inner, 4) - minimum(width, 5), 1 + 100 // (width + 1))
+        + (50_000 - height)
+        + (width * 2 - width) * maximum(2, 1)
+    )
 
 
 @given(st.integers(0, 10_000), st.integers(0, 10_000))
