@@ -3,9 +3,9 @@
 Needs PyTorch with CUDA, cupy and OpenCV. One call is CenterNet's preprocess of a batch of equal images into float16
 planes. GPU times are medians of CUDA-graph replays that go through input sets larger than the L2 cache together. The
 floor is the time to move the output and those sectors of 32 bytes of the images that hold a sampled pixel, at the
-bandwidth of a large copy in the same run. torch's float16 route has float16 coordinates, too, whose steps are up to half
-a pixel of 1920. OpenCV's time is the host's preprocess on all its threads with the upload of the finished float32 tensor;
-beside it stands ours with the upload of the whole images.
+bandwidth of a large copy in the same run. torch's float16 route has float16 coordinates, too, whose steps are up to
+half a pixel of 1920. OpenCV's time is the host's preprocess on all its threads with the upload of the finished float32
+tensor; beside it stands ours with the upload of the whole images.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from convkit.errors import KernelArgumentError
 from convkit.kernels._declaration import Argument, Bound, Kernel, Launch, Variant
 from convkit.kernels._launch import load
+from convkit.kernels._levels import fit_levels, line_values, two_lines
 from convkit.kernels._symbols import cdiv
 
 if TYPE_CHECKING:
@@ -23,10 +23,8 @@ __all__ = [
     "WARP",
     "ImageWarp",
     "Rounding",
-    "fit_levels",
     "image_row",
     "image_table",
-    "line_values",
     "warp_variants",
 ]
 
@@ -70,7 +68,7 @@ WARP = Kernel(
     ),
     sizes=("batch", "height", "width"),
     geometry=_geometry,
-    constants=("T", "CHANNELS", "SLOTS", "LAST", "SWAP", "ROUND", "TABLE", "STEPS", "WARPS"),
+    constants=("T", "CHANNELS", "SLOTS", "LAST", "SWAP", "ROUND", "LINES", "STEPS", "WARPS"),
     bound=Bound(registers=64, shared=0),
 )
 """The declaration of ``warp.cu``, whose head says what its constants mean."""
@@ -127,54 +125,6 @@ def image_row(
     if matrix.shape != (2, 3) or not np.isfinite(matrix).all() or np.abs(matrix).max() > _MOST_SIDE:
         raise KernelArgumentError(f"{name} has no usable matrix: {matrix.tolist()}.")
     return offset, height, width, pitch, matrix
-
-
-def fit_levels(levels: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Return a line a channel through ``levels`` (float32 [C, 256]), and whether it gives each of them bit for bit.
-
-    A line is four float32 numbers a, b, c, d [C, 4]: the value of level v is ``(v * a + b) + (v * c + d)``, computed
-    with fused multiply-adds. a and b have so few digits that the first bracket is exact; c and d are the rest of slope
-    and intercept. These come from the middle of what rounds to the right numbers.
-    """
-    lines = np.array([_split(*_middle(channel)) for channel in levels], np.float32)
-    return lines, bool(np.array_equal(line_values(lines), levels))
-
-
-def line_values(lines: np.ndarray) -> np.ndarray:
-    """Return what lines [C, 4] of `fit_levels` give for each level: float32 [C, 256]."""
-    a, b, c, d = (lines[:, index, None].astype(np.float64) for index in range(4))
-    steps = np.arange(256.0)
-    return (steps * a + b).astype(np.float32) + (steps * c + d).astype(np.float32)  # float64 stands for the fused steps
-
-
-def _middle(levels: np.ndarray) -> tuple[float, float]:
-    """Return slope and intercept with the most room between the numbers that still round to the levels."""
-    steps, exact = np.arange(256.0), levels.astype(np.float64)
-    room = np.maximum(np.spacing(np.abs(levels)).astype(np.float64) / 2, 1e-15 * np.abs(exact).max())
-
-    def ends(slope: float) -> tuple[float, float]:
-        rest = exact - slope * steps
-        return float((rest - room).max()), float((rest + room).min())
-
-    slope = (exact[-1] - exact[0]) / 255
-    low, high = slope - 2 * room.max() / 255, slope + 2 * room.max() / 255
-    for _ in range(100):  # the room is a concave function of the slope
-        third = (high - low) / 3
-        (left, first), (right, last) = ends(low + third), ends(high - third)
-        gain = (last - right) - (first - left)
-        low, high = low + third * (gain >= 0), high - third * (gain <= 0)
-    slope = (low + high) / 2
-    return slope, sum(ends(slope)) / 2
-
-
-def _split(slope: float, intercept: float) -> tuple[float, float, float, float]:
-    """Return slope and intercept rounded to multiples of a power of two of 23 bits, then what is left of each."""
-    largest = 255 * abs(slope) + abs(intercept)
-    unit = 2.0 ** (math.frexp(largest)[1] - 23) if largest else 1.0
-    a, b = round(slope / unit) * unit, round(intercept / unit) * unit
-    c, d = slope - a, intercept - b
-    least = 2.0**-24 * unit  # so that levels that are zero stay it
-    return a, b, c if abs(c) > least else 0.0, d if abs(d) > least else 0.0
 
 
 @dataclass(frozen=True)
@@ -245,15 +195,22 @@ class ImageWarp:
         self.channels, self.swap, self.rounding = channels, swap, rounding
         self.border_pixel = tuple(border)
         self.border = sum(value << (8 * index) for index, value in enumerate(border))
-        lines, exact = fit_levels(self.levels)
-        if rounding == "none" and np.abs(line_values(lines) - self.levels).max() > 1e-5 * np.abs(self.levels).max():
-            raise KernelArgumentError("The levels lie on no line.", hint='Round to levels: rounding="even".')
-        self.table = not exact and rounding != "none"
-        values = self.levels if self.table else lines
-        self.values = np.concatenate([values, np.zeros((channels - len(values), values.shape[1]), np.float32)])
-        """What the kernel reads as its argument ``levels``: lines [C, 4], or the levels where no line gives them."""
-        self._loaded: dict[int, Any] = {}
+        self._fits = {dtype: self._fit(dtype) for dtype in _DTYPES}
+        self._loaded: dict[tuple[int, str], Any] = {}
         self._plans: dict[_Output, tuple[Variant, Launch]] = {}
+
+    def values(self, dtype: str) -> np.ndarray:
+        """Return the kernel's argument ``levels`` for an output of a dtype: float32 [channels, 4 or 256]."""
+        return self._fits[dtype][1]
+
+    def _fit(self, dtype: str) -> tuple[int, np.ndarray]:
+        """Return LINES and ``levels`` of the kernel, with zeros for channels of the images that have no levels."""
+        count, values = fit_levels(self.levels, dtype)
+        if self.rounding == "none":
+            count, values = 2, two_lines(self.levels)
+            if np.abs(line_values(values) - self.levels).max() > 1e-6 * np.abs(self.levels).max():
+                raise KernelArgumentError("The levels lie on no line.", hint='Round to levels: rounding="even".')
+        return count, np.concatenate([values, np.zeros((self.channels - len(values), values.shape[1]), np.float32)])
 
     def variant(self, dtype: str, *, slots: int = 0, last: bool = False) -> Variant:
         """Return the kernel for an output of a dtype: planes, or channels ``last``; ``slots`` channels, or all.
@@ -273,7 +230,7 @@ class ImageWarp:
             LAST=last,
             SWAP=self.swap,
             ROUND=_ROUNDINGS.index(self.rounding),
-            TABLE=self.table,
+            LINES=self._fits[dtype][0],
             STEPS=_STEPS,
             WARPS=_WARPS,
         )
@@ -300,7 +257,7 @@ class ImageWarp:
             )
         variant, grid = self._plans.get(target) or self._plan(target)
         launcher = load(variant)
-        levels = self._levels(launcher.device)
+        levels = self._levels(launcher.device, target.dtype)
         launcher(grid, table, pixels, levels, output, self.border, height, width, stream=stream)
 
     def _plan(self, target: _Output) -> tuple[Variant, Launch]:
@@ -314,23 +271,23 @@ class ImageWarp:
         plan = self._plans[target] = variant, variant.geometry(batch=batch, height=height, width=width).check()
         return plan
 
-    def _levels(self, device: int) -> Any:
+    def _levels(self, device: int, dtype: str) -> Any:
         """Return the levels on the current device."""
-        if device not in self._loaded:
+        if (device, dtype) not in self._loaded:
             import cupy
 
             with cupy.cuda.Stream(non_blocking=True) as stream:
-                self._loaded[device] = cupy.asarray(self.values)
+                self._loaded[device, dtype] = cupy.asarray(self.values(dtype))
                 stream.synchronize()
-        return self._loaded[device]
+        return self._loaded[device, dtype]
 
 
 def warp_variants() -> list[Variant]:
     """Return variants that between them hold every path of the kernel: dtypes, layouts, channels and settings."""
-    ramp = np.tile(np.arange(256, dtype=np.float32), (3, 1))
-    curve = np.sqrt(ramp)
-    variants = [variant for warp in (ImageWarp(ramp), ImageWarp(curve, swap=True)) for variant in warp.kernels()]
-    variants += [ImageWarp(ramp).variant(dtype, slots=slots, last=True) for dtype in _DTYPES for slots in (4, 8)]
-    variants += [ImageWarp(ramp, rounding=rounding).variant("float16") for rounding in ("none", "up")]
-    variants += [ImageWarp(ramp, channels=4, border=(0,) * 4).variant("float16", last=last) for last in (False, True)]
-    return [*variants, ImageWarp(ramp[:1], channels=1, border=(0,)).variant("float32")]
+    steps = np.tile(np.arange(256.0), (3, 1))
+    usual, curve = ((steps / 255 - 0.45) / 0.225).astype(np.float32), np.sqrt(steps).astype(np.float32)
+    variants = [variant for warp in (ImageWarp(usual), ImageWarp(curve, swap=True)) for variant in warp.kernels()]
+    variants += [ImageWarp(usual).variant(dtype, slots=slots, last=True) for dtype in _DTYPES for slots in (4, 8)]
+    variants += [ImageWarp(usual, rounding=rounding).variant("float16") for rounding in ("none", "up")]
+    variants += [ImageWarp(usual, channels=4, border=(0,) * 4).variant("float16", last=last) for last in (False, True)]
+    return [*variants, ImageWarp(usual[:1], channels=1, border=(0,)).variant("float32")]

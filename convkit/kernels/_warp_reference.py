@@ -64,7 +64,7 @@ def sample(image: np.ndarray, matrix: np.ndarray, height: int, width: int, borde
 def _normalise(settings: ImageWarp, plane: np.ndarray, channel: int) -> _Floats:
     if settings.rounding != "none":
         return np.take(settings.levels[channel], plane.astype(np.int64))
-    a, b, c, d = settings.values[channel]
+    a, b, c, d = settings.values("float32")[channel]
     return _fused(plane, a, b) + _fused(plane, c, d)
 
 

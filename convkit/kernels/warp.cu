@@ -10,8 +10,8 @@
 //   LAST      output is [image][y][x][slot], else [image][slot][y][x]
 //   SWAP      the first three channels are written in reverse order
 //   ROUND     to an 8-bit level before normalisation: 0 not at all, 1 to nearest even (OpenCV), 2 half up
-//   TABLE     `levels` is float [channel][256], the output of each level; else float [channel][4] = {a, b, c, d},
-//             and the output is (v * a + b) + (v * c + d)
+//   LINES     `levels` is float [channel][4] = {a, b, c, d} and the output is v * a + b where this is 1,
+//             (v * a + b) + (v * c + d) where it is 2; with 0 it is float [channel][256], the output of each level
 //   STEPS     pixels of a thread, 32 columns apart
 //   WARPS     rows of a block, a warp each
 #include "convkit.cuh"
@@ -46,16 +46,15 @@ CONVKIT_INLINE Spot sampled(const Record &image, int x, int y) {
 }
 
 // Return the pixels at a distance in bytes from the first word. Only words are read that hold a byte of theirs.
-CONVKIT_INLINE Pair load(const unsigned *words, unsigned byte) {
-    const unsigned shift = byte * 8u, first = byte / 4u;  // shifts count modulo 32
-    const unsigned last = __ldg(words + (byte + 2u * CHANNELS - 1u) / 4u);
-    Pair pair;
+CONVKIT_INLINE Pair load(const unsigned char *words, unsigned byte) {
+    const unsigned *word = reinterpret_cast<const unsigned *>(words + (byte & ~3u));
+    const unsigned beyond = (byte & 3u) + 2u * CHANNELS - 1u, shift = byte * 8u;  // shifts count modulo 32
+    Pair pair = {__ldg(word), 0u};
     if (CHANNELS == 1) {
-        pair.low = __funnelshift_r(__ldg(words + first), last, shift);
-        pair.high = 0u;
+        pair.low = __funnelshift_r(pair.low, beyond > 3u ? __ldg(word + 1) : 0u, shift);
     } else {
-        const unsigned middle = __ldg(words + first + 1u);
-        pair.low = __funnelshift_r(__ldg(words + first), middle, shift);
+        const unsigned middle = __ldg(word + 1), last = beyond > 7u ? __ldg(word + 2) : 0u;
+        pair.low = __funnelshift_r(pair.low, middle, shift);
         pair.high = __funnelshift_r(middle, last, shift);
     }
     return pair;
@@ -81,20 +80,27 @@ CONVKIT_INLINE float tap(const Record &image, const unsigned char *first, unsign
     return inside ? __ldg(first + row * image.pitch + column * CHANNELS + channel) : border_of(border, channel);
 }
 
+// What makes outputs of values: the lines of all channels in registers, or where their tables are.
+struct Levels {
+    float4 line[LINES ? CHANNELS : 1];
+    const float *table;
+};
+
 // Return the output of a value that is nearly or exactly an 8-bit level.
-CONVKIT_INLINE float normalised(float value, const float *levels, int channel) {
+CONVKIT_INLINE float normalised(float value, const Levels &levels, int channel) {
     if (ROUND == 1) value = __fadd_rn(value, 12582912.0f) - 12582912.0f;  // 1.5 * 2^23: the sum has no fraction left
     if (ROUND == 2) value = floorf(value + 0.5f);
-    if (TABLE) return __ldg(levels + channel * 256 + static_cast<int>(value));
-    const float4 line = __ldg(reinterpret_cast<const float4 *>(levels) + channel);
-    return __fadd_rn(__fmaf_rn(value, line.x, line.y), __fmaf_rn(value, line.z, line.w));
+    if (!LINES) return __ldg(levels.table + channel * 256 + static_cast<int>(value));
+    const float4 line = levels.line[LINES ? channel : 0];
+    const float output = __fmaf_rn(value, line.x, line.y);
+    return LINES == 1 ? output : __fadd_rn(output, __fmaf_rn(value, line.z, line.w));
 }
 
 struct alignas(SLOTS * sizeof(T) % 16 == 0 ? 16 : SLOTS * sizeof(T) % 8 == 0 ? 8 : sizeof(T)) Pixel {
     T slot[SLOTS];
 };
 
-CONVKIT_INLINE void write(T *output, const float *values, const float *levels, int x, int y, int height, int width) {
+CONVKIT_INLINE void write(T *output, const float *values, const Levels &levels, int x, int y, int height, int width) {
     Pixel pixel;
 #pragma unroll
     for (int slot = 0; slot < SLOTS; ++slot) {
@@ -116,7 +122,12 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
     const int left = blockIdx.x * (32 * STEPS) + threadIdx.x, y = blockIdx.y * WARPS + threadIdx.y;
     if (left >= width || y >= height) return;
     const Record image = reinterpret_cast<const Record *>(table)[blockIdx.z];
-    output += static_cast<long long>(blockIdx.z) * SLOTS * height * width;
+    output += static_cast<long long>(blockIdx.z * SLOTS) * (height * width);
+    Levels normal = {{}, levels};
+#pragma unroll
+    for (int channel = 0; channel < (LINES ? CHANNELS : 0); ++channel) {
+        normal.line[channel] = __ldg(reinterpret_cast<const float4 *>(levels) + channel);
+    }
 
     Spot at[STEPS];
     bool outside = true, inside = true;  // all of the pixels, with all of their neighbours
@@ -132,11 +143,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
         for (int channel = 0; channel < CHANNELS; ++channel) values[channel] = border_of(border, channel);
 #pragma unroll
         for (int step = 0; step < STEPS; ++step) {
-            if (left + 32 * step < width) write(output, values, levels, left + 32 * step, y, height, width);
+            if (left + 32 * step < width) write(output, values, normal, left + 32 * step, y, height, width);
         }
     } else if (inside) {
         const unsigned long long first = reinterpret_cast<unsigned long long>(pixels + image.offset);
-        const unsigned *words = reinterpret_cast<const unsigned *>(first & ~3ull);
+        const unsigned char *words = reinterpret_cast<const unsigned char *>(first & ~3ull);
         Pair above[STEPS], below[STEPS];
 #pragma unroll
         for (int step = 0; step < STEPS; ++step) {
@@ -151,7 +162,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
                 values[channel] = mix(mix_biased(above[step], channel, at[step].across),
                                       mix_biased(below[step], channel, at[step].across), at[step].down);
             }
-            if (left + 32 * step < width) write(output, values, levels, left + 32 * step, y, height, width);
+            if (left + 32 * step < width) write(output, values, normal, left + 32 * step, y, height, width);
         }
     } else {
         const unsigned char *first = pixels + image.offset;
@@ -166,7 +177,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
                                         tap(image, first, border, column + 1u, row + 1u, channel), at[step].across);
                 values[channel] = mix(upper, lower, at[step].down);
             }
-            if (left + 32 * step < width) write(output, values, levels, left + 32 * step, y, height, width);
+            if (left + 32 * step < width) write(output, values, normal, left + 32 * step, y, height, width);
         }
     }
 }

@@ -9,13 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convkit import DevicePreprocess, Placement
 from convkit.errors import KernelArgumentError, KernelError
 from convkit.kernels import IMAGE_RECORD, ImageWarp, Variant, image_row, image_table, warp_variants
-from convkit.kernels._warp import fit_levels, line_values
+from convkit.kernels._levels import fit_levels, line_values, rounded
 from convkit.kernels._warp_reference import warp
 from convkit.kernels.host import run_on_host
 from convkit_models.centernet._preprocess import Affine
@@ -58,19 +59,11 @@ def on_host(
     shape = (batch, height, width, slots) if constants["LAST"] else (batch, slots, height, width)
     stored = np.dtype("uint16" if dtype == "bfloat16" else dtype)
     output = np.full(shape, 0x7FFF if dtype == "bfloat16" else np.nan, stored)
-    values = [table.view(np.uint8), pixels, settings.values, output, settings.border, height, width]
+    values = [table.view(np.uint8), pixels, settings.values(dtype), output, settings.border, height, width]
     run_on_host(variant, variant.geometry(batch=batch, height=height, width=width), values, **how)
     if dtype == "bfloat16":
         output = (output.astype(np.uint32) << 16).view(np.float32)
     return np.moveaxis(output, -1, 1).astype(np.float32) if constants["LAST"] else output.astype(np.float32)
-
-
-def rounded_to(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Return float32 values as they are after rounding to a dtype."""
-    if dtype != "bfloat16":
-        return values.astype(dtype).astype(np.float32)
-    bits = values.view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32)
 
 
 def definition(image: np.ndarray, matrix: Any, height: int, width: int, border: Sequence[int]) -> np.ndarray:
@@ -178,7 +171,7 @@ def test_every_variant_is_its_reference(variant: Variant) -> None:
     constants = dict(variant.constants)
     channels, slots = int(constants["CHANNELS"]), int(constants["SLOTS"])
     slopes = np.array([[0.0173], [0.0181], [0.0166]])
-    levels = (np.sqrt(RAMP) if constants["TABLE"] else RAMP.astype(np.float64) * slopes - 2.1).astype(np.float32)
+    levels = (np.sqrt(RAMP) if constants["LINES"] == 0 else RAMP.astype(np.float64) * slopes - 2.1).astype(np.float32)
     kept = min(3, channels)
     settings = ImageWarp(
         levels[:kept],
@@ -190,7 +183,7 @@ def test_every_variant_is_its_reference(variant: Variant) -> None:
     assert settings.variant(str(constants["T"]), slots=slots, last=bool(constants["LAST"])) == variant
     images = [noise(*size, channels, seed) for seed, size in enumerate(MIXED)]
     table, pixels = pack(images, [letterbox(*size, 19, 150, True) for size in MIXED], gap=5)
-    expected = rounded_to(warp(settings, table, pixels, 19, 150), str(constants["T"]))
+    expected = rounded(warp(settings, table, pixels, 19, 150), str(constants["T"]))
     found = on_host(settings, variant, table, pixels, (19, 150))
     np.testing.assert_array_equal(found[:, :kept], expected)
     assert not found[:, kept:].any()
@@ -271,7 +264,7 @@ def test_centernet_is_the_host_bit_for_bit(resize: str, rows: int, columns: int)
     settings = ImageWarp(host.table)
     for dtype in ("float32", "float16"):
         found = on_host(settings, settings.variant(dtype), table, pixels, placement.shape[1:])[0]
-        np.testing.assert_array_equal(found, rounded_to(expected.tensor, dtype))
+        np.testing.assert_array_equal(found, rounded(expected.tensor, dtype))
     assert settings.variant("float16") in device.kernels()
 
 
@@ -282,16 +275,23 @@ def test_centernet_is_the_host_bit_for_bit(resize: str, rows: int, columns: int)
 def test_lines_give_usual_normalisations_exactly(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     steps = np.arange(256)[None] / 255.0
     levels = ((steps - np.array(mean)[:, None]) / np.array(std)[:, None]).astype(np.float32)
-    lines, exact = fit_levels(levels)
-    assert exact
-    np.testing.assert_array_equal(line_values(lines), levels)
-    assert not ImageWarp(levels).table
+    for dtype, count in (("float32", 2), ("float16", 1), ("bfloat16", 1)):
+        lines, values = fit_levels(levels, dtype)
+        assert lines == count
+        np.testing.assert_array_equal(rounded(line_values(values), dtype), rounded(levels, dtype))
 
 
 def test_levels_on_no_line_are_looked_up() -> None:
-    assert ImageWarp(np.sqrt(RAMP)).table
+    assert dict(ImageWarp(np.sqrt(RAMP)).variant("float16").constants)["LINES"] == 0
     with pytest.raises(KernelArgumentError, match="on no line"):
         ImageWarp(np.sqrt(RAMP), rounding="none")
+
+
+def test_rounding_is_that_of_torch() -> None:
+    values = np.random.default_rng(0).normal(size=4096).astype(np.float32)
+    for dtype in ("float16", "bfloat16", "float32"):
+        expected = torch.from_numpy(values).to(getattr(torch, dtype)).float().numpy()
+        np.testing.assert_array_equal(rounded(values, dtype), expected)
 
 
 def test_the_record_is_what_the_kernel_reads() -> None:
