@@ -35,7 +35,7 @@ PEAKS = Kernel(
         Argument("back", "float64"),
         Argument("results", "float32", output=True),
         Argument("counts", "int32", output=True),
-        Argument("scratch", "uint64", output=True),
+        Argument("scratch", "uint64", output=True, alignment=16),
         *(Argument(name, "int32", pointer=False) for name in ("classes", "height", "width", "topk", "lanes_log")),
         Argument("hm_image", "int64", pointer=False),
         Argument("hm_cell", "int32", pointer=False),
@@ -85,7 +85,7 @@ class Tuning:
 
     threads: int = 256
     unroll: int = 4
-    groups: int = 16
+    groups: int = 4
 
 
 @dataclass(frozen=True)
@@ -323,9 +323,11 @@ def _peak_call(
         lanes_log += 1
     variant = _peaks(hm.dtype, layout, vector, unroll, tuning.threads, topk)
     launch = variant.geometry(batch=batch, vectors=vectors).check()
-    groups = launch.grid[0] * tuning.threads >> lanes_log
+    tiles = launch.grid[0] * tuning.threads
+    keys = cdiv(batch + batch * (tiles >> lanes_log), 2) * 2
+    scratch = keys + cdiv(batch * tiles * itemsize(hm.dtype), 16) * 2
     scalars = (*sizes, topk, lanes_log, *strides)
-    return Call(variant, launch, names, batch + batch * groups + cdiv(batch * groups, 2), scalars, batch)
+    return Call(variant, launch, names, scratch, scalars, batch)
 
 
 def _vector(tensor: Tensor, numbers: Sequence[int]) -> int:

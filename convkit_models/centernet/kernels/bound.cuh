@@ -115,4 +115,37 @@ CONVKIT_INLINE Key lower_bound(Histogram& shared, unsigned count, unsigned enoug
     }
 }
 
+// A bound as above, in most cases from one histogram over values, whose bins have equal width; then somewhat more than
+// `enough` of the keys may reach it.
+template <typename Stream>
+CONVKIT_INLINE Key quick_bound(Histogram& shared, unsigned count, unsigned enough, Stream stream) {
+    Key low = ~0ull, high = 0;
+    stream([&](Key key) {
+        if (key == 0) return;
+        low = min(low, key);
+        high = max(high, key);
+    });
+    block_range(shared, low, high);
+    if (high == 0) return 0;
+    const float bottom = value_of(static_cast<unsigned>(low >> 32));
+    const float range = value_of(static_cast<unsigned>(high >> 32)) - bottom, scale = (BINS - 1) / range;
+    if (range > 0.0f && range < 1e30f && scale < 1e30f) {
+        for (int bin = threadIdx.x; bin < BINS; bin += THREADS) shared.bins[bin] = 0;
+        __syncthreads();
+        stream([&](Key key) {
+            if (key == 0) return;
+            const float value = value_of(static_cast<unsigned>(key >> 32));
+            atomicAdd(&shared.bins[min(BINS - 1, static_cast<int>((value - bottom) * scale))], 1u);
+        });
+        __syncthreads();
+        find_bin(shared, count);
+        if (shared.above == ~0u) return 0;
+        // The edge below the bin's own is lower than all its values, however they were rounded.
+        if (shared.above + shared.within <= enough)
+            return max(low, static_cast<Key>(ascending(bottom + (static_cast<int>(shared.bin) - 1) / scale)) << 32);
+        __syncthreads();
+    }
+    return lower_bound(shared, count, enough, stream);
+}
+
 #endif

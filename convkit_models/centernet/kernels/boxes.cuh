@@ -59,13 +59,18 @@ CONVKIT_INLINE float to_image(const double* row, float x, float y) {
     return static_cast<float>(plus(plus(times(row[0], x), times(row[1], y)), row[2]));
 }
 
-// Write one row: the corners (x1, y1) and (x2, y2), in cells, as pixels of the image, with score and class.
-CONVKIT_INLINE void write_row(float* row, const double* back, float x1, float y1, float x2, float y2, float score,
-                              float label) {
-    row[0] = to_image(back, x1, y1);
-    row[1] = to_image(back + 3, x1, y1);
-    row[2] = to_image(back, x2, y2);
-    row[3] = to_image(back + 3, x2, y2);
+// Two corners (x, y), (z, w), in cells, as pixels of the image.
+CONVKIT_INLINE float4 to_image(const double* back, float4 corners) {
+    return make_float4(to_image(back, corners.x, corners.y), to_image(back + 3, corners.x, corners.y),
+                       to_image(back, corners.z, corners.w), to_image(back + 3, corners.z, corners.w));
+}
+
+// Write one row: a box in the image with its score and class.
+CONVKIT_INLINE void write_row(float* row, float4 box, float score, float label) {
+    row[0] = box.x;
+    row[1] = box.y;
+    row[2] = box.z;
+    row[3] = box.w;
     row[4] = score;
     row[5] = label;
 }

@@ -1,8 +1,10 @@
-// A heat map of logits in one of three layouts, its vectors and its peaks. Constants used: T, LAYOUT, VECTOR.
+// The heads of one image: logits in one of three layouts, their vectors and peaks, and the boxes. Constants used: T, LAYOUT, VECTOR.
 #ifndef CENTERNET_MAP_CUH
 #define CENTERNET_MAP_CUH
 
 #include "convkit.cuh"
+
+#include "bound.cuh"
 
 constexpr int PLANES = 0, TUTORIAL = 2;
 #define LOWEST __int_as_float(0xff800000)  // -inf
@@ -141,5 +143,48 @@ CONVKIT_INLINE float highest(const Map& map, const Piece& piece, int unit) {
     }
     return Highest<PACKED_MAXIMUM != 0 && sizeof(T) == 2 && VECTOR >= 4, T>::of(piece);
 }
+
+// Bits that ascend with a value that a `Stored` holds, as short as that; 0 is below all of them. There is none of NaN.
+template <typename Stored>
+struct Code {
+    typedef unsigned short Bits;
+
+    static CONVKIT_INLINE unsigned of(float value) {
+        const unsigned bits = from_float<Stored>(value + 0.0f).bits;
+        return bits ^ (bits >> 15 ? 0xffffu : 0x8000u);
+    }
+
+    // The same as 32 bits of `ascending`.
+    static CONVKIT_INLINE unsigned wide(unsigned code) {
+        const Stored value = {static_cast<unsigned short>(code >> 15 ? code ^ 0x8000u : ~code)};
+        return code == 0 ? 0 : ascending(to_float(value));
+    }
+};
+
+template <>
+struct Code<float> {
+    typedef unsigned Bits;
+    static CONVKIT_INLINE unsigned of(float value) { return ascending(value); }
+    static CONVKIT_INLINE unsigned wide(unsigned code) { return code; }
+};
+
+// Sizes and offsets of the boxes of one image.
+struct Heads {
+    const T *sizes, *offsets;  // offsets may be null: the middle of the cell
+    int width;
+    int size_axis, size_cell, size_class, offset_axis, offset_cell;
+
+    // The corners (x, y), (z, w) of the box of a class in a cell, in cells.
+    CONVKIT_INLINE float4 corners(int label, int cell) const {
+        const T *size = sizes + cell * size_cell + label * size_class, *offset = offsets + cell * offset_cell;
+        const float half_width = __fmul_rn(to_float(size[0]), 0.5f);
+        const float half_height = __fmul_rn(to_float(size[size_axis]), 0.5f);
+        const int row = cell / width;
+        const float x = __fadd_rn(static_cast<float>(cell - row * width), offsets ? to_float(offset[0]) : 0.5f);
+        const float y = __fadd_rn(static_cast<float>(row), offsets ? to_float(offset[offset_axis]) : 0.5f);
+        return make_float4(__fadd_rn(x, -half_width), __fadd_rn(y, -half_height), __fadd_rn(x, half_width),
+                           __fadd_rn(y, half_height));
+    }
+};
 
 #endif

@@ -30,10 +30,13 @@ convkit_ctdet_rows(const T* __restrict__ detections, const double* __restrict__ 
             written += totals[other];
         }
         __syncthreads();
-        if (score > 0.0f)
-            write_row(rows + place * 6, matrix, __fdiv_rn(to_float(row[0]), stride),
-                      __fdiv_rn(to_float(row[column_step]), stride), __fdiv_rn(to_float(row[2 * column_step]), stride),
-                      __fdiv_rn(to_float(row[3 * column_step]), stride), score, truncf(to_float(row[5 * column_step])));
+        if (score > 0.0f) {
+            const float4 corners = make_float4(__fdiv_rn(to_float(row[0]), stride),
+                                               __fdiv_rn(to_float(row[column_step]), stride),
+                                               __fdiv_rn(to_float(row[2 * column_step]), stride),
+                                               __fdiv_rn(to_float(row[3 * column_step]), stride));
+            write_row(rows + place * 6, to_image(matrix, corners), score, truncf(to_float(row[5 * column_step])));
+        }
     }
     for (int index = written + threadIdx.x; index < topk; index += THREADS) clear_row(rows + index * 6);
     if (threadIdx.x == 0) counts[image] = written;
