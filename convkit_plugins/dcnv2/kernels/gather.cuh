@@ -1,0 +1,97 @@
+// Sampled pixels as operands of a matrix product, straight from global memory into registers.
+//
+// A matrix instruction wants, of 16 rows, two words each of rows lane / 4 and lane / 4 + 8 at columns that depend
+// on lane % 4. The order of the columns is free as long as the weights share it, so thread q of four takes 16
+// neighbouring bytes from 16 q on, and another 16 from 64 + 16 q on: two instructions each.
+//
+// The L1 cache serves one line of 128 bytes at a time, so eight threads load a whole line of one pixel. For every two
+// rows, each thread blends one piece of either; then the four lower and the four upper threads exchange what the
+// other has of their row.
+#pragma once
+#include "deform.cuh"
+
+constexpr int PIECE = 16 / int(sizeof(T));  // channels of one load
+constexpr int CHUNK = 8 * PIECE;            // channels of 128 bytes, one tile of weights
+constexpr int PIXEL_BYTES = C * int(sizeof(T));
+
+// Bilinear weights as the blending wants them.
+#if BLEND_FLOAT
+struct Weights {
+    float4 w;
+};
+CONVKIT_INLINE Weights weights_of(const Sample& s) {
+    return {make_float4(s.weight[0], s.weight[1], s.weight[2], s.weight[3])};
+}
+#else
+struct Weights {
+    unsigned upper, lower;
+};
+CONVKIT_INLINE Weights weights_of(const Sample& s) {
+    return {pack2<half_t>(s.weight[0], s.weight[1]), pack2<half_t>(s.weight[2], s.weight[3])};
+}
+#endif
+
+// The same 16 bytes of a pixel and its three neighbours; the next row is `down` bytes away.
+CONVKIT_INLINE void fetch(uint4 (&v)[4], const char* upper, unsigned down) {
+    const char* lower = upper + down;
+    v[0] = __ldg((const uint4*)upper);
+    v[1] = __ldg((const uint4*)(upper + PIXEL_BYTES));
+    v[2] = __ldg((const uint4*)lower);
+    v[3] = __ldg((const uint4*)(lower + PIXEL_BYTES));
+}
+
+#if !BLEND_FLOAT
+CONVKIT_INLINE unsigned multiply(unsigned a, unsigned b) {
+    unsigned result;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+    return result;
+}
+CONVKIT_INLINE unsigned multiply_add(unsigned a, unsigned b, unsigned c) {
+    unsigned result;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+    return result;
+}
+#endif
+
+// One word of the operand from the same word of the four corners.
+CONVKIT_INLINE unsigned blend(unsigned a, unsigned b, unsigned c, unsigned d, const Weights& weights) {
+#if BLEND_FLOAT
+    const float4 w = weights.w;
+#if TF32
+    float sum = w.x * __uint_as_float(a);
+    sum = fmaf(w.y, __uint_as_float(b), sum);
+    sum = fmaf(w.z, __uint_as_float(c), sum);
+    sum = fmaf(w.w, __uint_as_float(d), sum);
+    unsigned rounded;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(sum));
+    return rounded;
+#else
+    const float2 p = unpack2<T>(a), q = unpack2<T>(b), r = unpack2<T>(c), s = unpack2<T>(d);
+    return pack2<T>(fmaf(w.w, s.x, fmaf(w.z, r.x, fmaf(w.y, q.x, w.x * p.x))),
+                    fmaf(w.w, s.y, fmaf(w.z, r.y, fmaf(w.y, q.y, w.x * p.y))));
+#endif
+#else
+    const unsigned first = __byte_perm(weights.upper, 0, 0x1010), second = __byte_perm(weights.upper, 0, 0x3232);
+    const unsigned third = __byte_perm(weights.lower, 0, 0x1010), fourth = __byte_perm(weights.lower, 0, 0x3232);
+    return multiply_add(fourth, d, multiply_add(third, c, multiply_add(second, b, multiply(first, a))));
+#endif
+}
+
+CONVKIT_INLINE void blend(unsigned (&word)[4], const uint4 (&v)[4], const Weights& w) {
+    word[0] = blend(v[0].x, v[1].x, v[2].x, v[3].x, w);
+    word[1] = blend(v[0].y, v[1].y, v[2].y, v[3].y, w);
+    word[2] = blend(v[0].z, v[1].z, v[2].z, v[3].z, w);
+    word[3] = blend(v[0].w, v[1].w, v[2].w, v[3].w, w);
+}
+
+// Fill row `row` (0 or 1, which stands for 8) of the operands a[half][step] from this thread's pieces of the two
+// neighbouring rows that its group of eight has sampled.
+CONVKIT_INLINE void exchange(unsigned (&a)[2][2][4], int row, const unsigned (&first)[4], const unsigned (&second)[4],
+                             bool upper) {
+#pragma unroll
+    for (int word = 0; word < 4; ++word) {
+        const unsigned received = __shfl_xor_sync(0xffffffffu, upper ? first[word] : second[word], 4);
+        a[0][word / 2][row + word % 2 * 2] = upper ? received : first[word];
+        a[1][word / 2][row + word % 2 * 2] = upper ? second[word] : received;
+    }
+}

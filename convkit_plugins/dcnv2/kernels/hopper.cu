@@ -1,0 +1,391 @@
+// Modulated deformable convolution for Hopper (sm_90a): samples go from global memory to registers, are blended there
+// and multiplied by the tensor cores (wgmma) with weights that one thread has copied into shared memory.
+//
+// x is channels-last and dense, its channels a multiple of 8. A warpgroup computes 64 pixels, a patch TILE_W wide, times TILE_N
+// output channels; a block goes on to further patches until all are done. The weights are packed in tiles of 128 bytes
+// of channels (`pack` in _weights.py) that lie in the order of their use: taps innermost.
+//
+// Further macros: N (output channels), TILE_N (32, 64, 128 or 256), TILE_W, WM (warpgroups with patches of their own),
+// WK (warpgroups that divide the sum of a patch), CM (blocks of a cluster that share copies of the weights), CK (blocks
+// of a cluster that divide the sum), STAGES (tiles of weights in shared memory; all of them stay there if they fit),
+// DEPTH (1 or 2: halves of a tile's rows on their way), BLOCKS (a multiprocessor), BF16, RELU, OUT_PLANES (NCHW).
+// With WK * CK > 1 the grid holds a block for every patch.
+#define TF32 0
+#include "gather.cuh"
+
+#if BF16
+#define ELEMENT "bf16"
+#else
+#define ELEMENT "f16"
+#endif
+#include "wgmma.cuh"
+
+constexpr int ROWS = 64;  // pixels of a warpgroup
+constexpr int TILE_H = ROWS / TILE_W;
+constexpr int CHUNKS = (C + CHUNK - 1) / CHUNK * TAPS;
+constexpr int PART = CHUNKS / CK;  // tiles of weights that a block goes through for a patch
+constexpr int TILE_BYTES = TILE_N * CHUNK * int(sizeof(T));
+constexpr int CONSUMERS = WM * WK;
+constexpr int THREADS = CONSUMERS * 128;
+constexpr int ACC = TILE_N / 2;  // sums of a thread
+constexpr int SLICES = WK * CK;
+constexpr int SHARE = ACC / SLICES;
+constexpr bool RESIDENT = STAGES >= PART;
+constexpr int BARRIERS = 1024;  // bytes in front of the tiles
+constexpr int SAMPLES = G * TAPS * ROWS;
+// The copying thread asks for the place of a tile only this many tiles after its own warpgroup has come to it, so that
+// the other warpgroups will mostly be done with it. Its own has left the tile WK steps before.
+constexpr int LAG = STAGES - WK < WK + 2 ? STAGES - WK : WK + 2;
+
+static_assert(CHUNKS % CK == 0, "CK must divide the tiles of weights");
+static_assert(SHARE * SLICES == ACC && SHARE >= 2, "too many slices for so few columns");
+static_assert(2 * STAGES * 8 <= BARRIERS, "too many stages");
+static_assert(RESIDENT || LAG >= WK, "too few stages");
+
+// A tile of weights: its tap, and its block of CHUNK channels. Warpgroups that divide a sum take every WK-th.
+struct Position {
+    int tap, block;
+
+    CONVKIT_INLINE void advance() {
+        tap += WK;
+        if (TAPS < WK) {
+            block += tap / TAPS;
+            tap %= TAPS;
+        } else if (tap >= TAPS) {
+            tap -= TAPS;
+            ++block;
+        }
+    }
+};
+
+CONVKIT_INLINE unsigned shared_address(const void* p) {
+    unsigned result;
+    asm("{\n.reg .u64 a;\ncvta.to.shared.u64 a, %1;\ncvt.u32.u64 %0, a;\n}\n" : "=r"(result) : "l"(p));
+    return result;
+}
+
+// The default scope is the block. A wider one would empty the L1 cache of the samples each time.
+CONVKIT_INLINE void wait(unsigned barrier, unsigned parity) {
+    asm volatile(
+        "{\n.reg .pred done;\nagain:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n}\n" ::"r"(barrier), "r"(parity) : "memory");
+}
+
+CONVKIT_INLINE unsigned in_block(unsigned address, unsigned rank) {
+    unsigned remote;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+    return remote;
+}
+
+// Wait for all threads of the cluster; what they wrote is visible only with `publish`.
+template <bool publish>
+CONVKIT_INLINE void cluster_sync() {
+    if (publish) asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    else asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Wait for the warpgroups that share a patch.
+CONVKIT_INLINE void patch_sync(int wm) { asm volatile("bar.sync %0, %1;" ::"r"(wm + 1), "n"(WK * 128) : "memory"); }
+
+// A tile has rows of 128 bytes along the sum; 16-byte piece i of row r lies at i ^ (r % 8).
+CONVKIT_INLINE unsigned long long descriptor(unsigned address) {
+    return (unsigned long long)((address & 0x3ffff) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
+}
+
+// Add the bias and write COUNT neighbouring channels of a pixel.
+template <int COUNT>
+CONVKIT_INLINE void store(T* pixel, int channel, long long plane, const float* sums, const T* bias) {
+    float value[COUNT];
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+        value[i] = sums[i] + (N % COUNT == 0 || channel + i < N ? to_float(bias[channel + i]) : 0.f);
+        if (RELU) value[i] = fmaxf(value[i], 0.f);
+    }
+    if (!OUT_PLANES && N % 8 == 0) {
+        unsigned word[COUNT / 2];
+#pragma unroll
+        for (int i = 0; i < COUNT / 2; ++i) word[i] = pack2<T>(value[2 * i], value[2 * i + 1]);
+        if (COUNT == 8)
+            *(uint4*)(pixel + channel) = make_uint4(word[0], word[1 % (COUNT / 2)], word[2 % (COUNT / 2)], word[3 % (COUNT / 2)]);
+        else
+#pragma unroll
+            for (int i = 0; i < COUNT / 2; ++i) *(unsigned*)(pixel + channel + 2 * i) = word[i];
+    } else {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i)
+            if (N % COUNT == 0 || channel + i < N) pixel[(channel + i) * plane] = from_float<T>(value[i]);
+    }
+}
+
+extern "C" __global__ void
+#if CM * CK > 1
+    __cluster_dims__(CM, 1, CK)
+#endif
+    __launch_bounds__(THREADS, BLOCKS)
+    dcnv2_hopper(const T* x, const T* offset, const T* mask, const T* weight, const T* bias, T* out, int batch,
+                 int height, int width, int out_height, int out_width, int offset_image, int offset_channel,
+                 int offset_pixel, int mask_image, int mask_channel, int mask_pixel, int out_pitch) {
+    extern __shared__ __align__(1024) unsigned char memory[];
+    unsigned long long* full = (unsigned long long*)memory;  // [STAGES]
+    unsigned long long* empty = full + STAGES;               // [STAGES]
+    unsigned char* tiles = memory + BARRIERS;                // STAGES * TILE_BYTES
+    Weights* all_weights = (Weights*)(tiles + STAGES * TILE_BYTES);  // [WM][G * TAPS][ROWS]
+    unsigned* all_corners = (unsigned*)(all_weights + WM * SAMPLES);  // [WM][G * TAPS][ROWS]
+
+    const int thread = threadIdx.x;
+    const int rank_m = CM > 1 ? blockIdx.x % CM : 0, rank_k = blockIdx.z;
+    const int tiles_x = (out_width + TILE_W - 1) / TILE_W, tiles_y = (out_height + TILE_H - 1) / TILE_H;
+    const int patches = batch * tiles_x * tiles_y;
+    const int turns = (patches + int(gridDim.x) * WM - 1) / (int(gridDim.x) * WM);
+    const Sizes sizes = {batch, height, width, out_height, out_width};
+    const int begin = rank_k * PART;
+
+    if (thread == 0) {
+        for (int s = 0; s < STAGES; ++s) {
+            asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(full + s)) : "memory");
+            asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(empty + s)), "r"(CM * WM) : "memory");
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    if (CM * CK > 1) cluster_sync<false>();
+    else __syncthreads();
+
+    float acc[ACC];
+    const int group = thread / 128, in_group = thread % 128, lane = thread % 32;
+    const int wm = group % WM, wk = group / WM;
+    const int row = in_group / 32 * 16 + lane / 4, quarter = lane % 4;
+
+    const int total = RESIDENT ? PART : turns * PART;
+    int copied = 0;
+    auto copy = [&](int n) {  // the n-th tile that this block needs, counted over all turns
+        const int s = n % STAGES;
+        const unsigned barrier = shared_address(full + s);
+        if (n >= STAGES) wait(shared_address(empty + s), (n / STAGES - 1) & 1);
+        asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(TILE_BYTES) : "memory");
+        const unsigned to = shared_address(tiles) + s * TILE_BYTES + rank_m * (TILE_BYTES / CM);
+        const unsigned char* from = (const unsigned char*)weight + rank_m * (TILE_BYTES / CM) +
+                                    ((size_t)blockIdx.y * CHUNKS + begin + n % PART) * TILE_BYTES;
+#if CM > 1
+        const unsigned short blocks = ((1u << CM) - 1) << (CM * rank_k);
+        asm volatile(
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
+            "%4;" ::"r"(to), "l"(from), "r"(TILE_BYTES / CM), "r"(barrier), "h"(blocks) : "memory");
+#else
+        asm volatile(
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+            "l"(from), "r"(TILE_BYTES), "r"(barrier) : "memory");
+#endif
+    };
+    if (thread == 0)
+        for (; copied < STAGES && copied < total; ++copied) copy(copied);
+
+    Weights* weights = all_weights + wm * SAMPLES;
+    unsigned* corners = all_corners + wm * SAMPLES;
+    const unsigned down = width * PIXEL_BYTES;
+    const int piece = lane % 8;                                     // of a pixel's 128 bytes
+    const int sampled = in_group / 32 * 16 + lane / 8 * 2;          // first of this thread's two rows among each eight
+
+    int slot = wk, phase = 0;
+
+    for (int turn = 0; turn < turns; ++turn) {
+        const int patch = (turn * int(gridDim.x) + int(blockIdx.x)) * WM + wm;
+        const int image = patch / (tiles_x * tiles_y), place_in = patch % (tiles_x * tiles_y);
+        const int first_x = place_in % tiles_x * TILE_W, first_y = place_in / tiles_x * TILE_H;
+
+        // Offsets are read along pixels where these are neighbours in memory, else along taps; all before the first use.
+        if (turn > 0) patch_sync(wm);
+        {
+            constexpr int EACH = (SAMPLES + WK * 128 - 1) / (WK * 128), GROUP = EACH < 6 ? EACH : 6;
+            auto row_of = [&](int item) { return offset_pixel == 1 ? item % ROWS : item / (G * TAPS); };
+            auto tap_of = [&](int item) { return offset_pixel == 1 ? item / ROWS : item % (G * TAPS); };
+            for (int first = wk * 128 + in_group; first < SAMPLES; first += GROUP * WK * 128) {
+                Raw raw[GROUP];
+#pragma unroll
+                for (int e = 0; e < GROUP; ++e) {
+                    const int item = first + e * WK * 128, r = row_of(item);
+                    const int y = first_y + r / TILE_W, px = first_x + r % TILE_W;
+                    raw[e] = {0.f, 0.f, 0.f};
+                    if (item < SAMPLES && image < batch && y < out_height && px < out_width)
+                        raw[e] = read(offset, {offset_image, offset_channel, offset_pixel}, mask,
+                                      {mask_image, mask_channel, mask_pixel}, image, tap_of(item), y * out_width + px);
+                }
+#pragma unroll
+                for (int e = 0; e < GROUP; ++e) {
+                    const int item = first + e * WK * 128, r = row_of(item), t = tap_of(item);
+                    if (item >= SAMPLES) break;
+                    const Sample sample =
+                        sample_of(raw[e], image < batch ? image : 0, t % TAPS, first_y + r / TILE_W, first_x + r % TILE_W, sizes);
+                    corners[t * ROWS + r] = sample.corner;
+                    weights[t * ROWS + r] = weights_of(sample);
+                }
+            }
+        }
+        patch_sync(wm);
+
+#pragma unroll
+        for (int i = 0; i < ACC; ++i) acc[i] = 0.f;
+        uint4 v[DEPTH][2][4];
+        unsigned a[2][2][2][4] = {};  // operands of two tiles in turn, [half][step]
+        int previous = -1;            // slot of the tile that the tensor cores may still read
+        Position used = {(begin + wk) % TAPS, (begin + wk) / TAPS}, next = used;
+        if (RESIDENT) slot = wk;
+
+        auto channel_of = [&](const Position& at) {
+            const int channel = at.block * CHUNK + piece * PIECE;
+            return C % CHUNK ? min(channel, C - PIECE) : channel;  // beyond C the weights are zero
+        };
+        auto index = [&](const Position& at, int eight) {  // of this thread's first row among eight, in the tables
+            return ((G > 1 ? channel_of(at) / (C / G) * TAPS : 0) + at.tap) * ROWS + sampled + eight * 8;
+        };
+        auto load = [&](int eight) {
+            const int k = index(next, eight);
+            const char* base = (const char*)x + channel_of(next) * int(sizeof(T));
+            const uint2 corner = *(const uint2*)(corners + k);
+            fetch(v[eight % DEPTH][0], base + (unsigned long long)corner.x * PIXEL_BYTES, down);
+            fetch(v[eight % DEPTH][1], base + (unsigned long long)corner.y * PIXEL_BYTES, down);
+        };
+        auto release = [&](int s) {
+            if (!RESIDENT && in_group == 0) {
+                const unsigned barrier = shared_address(empty + s);
+                if (CM == 1) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+#pragma unroll
+                for (int block = 0; CM > 1 && block < CM; ++block)
+                    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(in_block(barrier, block + CM * rank_k))
+                                 : "memory");
+            }
+        };
+        // Wait until the tensor cores are done. Until then the registers of their operands must not be used again, which
+        // the compiler does not know: it has to keep the values.
+        auto finish = [&](const unsigned (&operands)[2][2][4]) {
+            asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+            for (int i = 0; i < 16; ++i) asm volatile("" ::"r"(operands[i / 8][i / 4 % 2][i % 4]) : "memory");
+        };
+        auto multiply = [&](unsigned (&operands)[2][2][4], const unsigned (&busy)[2][2][4], int i) {
+            const bool more = i + WK < PART;
+#pragma unroll
+            for (int eight = 0; eight < 2; ++eight) {
+                const int k = index(used, eight);
+                unsigned first[4], second[4];
+                blend(first, v[eight % DEPTH][0], weights[k]);
+                blend(second, v[eight % DEPTH][1], weights[k + 1]);
+                if (DEPTH == 2) {
+                    if (more) load(eight);
+                } else if (eight == 0) {
+                    load(1);
+                    next.advance();
+                } else if (more) {
+                    load(0);
+                }
+                exchange(operands, eight, first, second, piece >= 4);
+            }
+            if (DEPTH == 2) next.advance();
+            used.advance();
+            finish(busy);
+            if (previous >= 0) release(previous);
+            previous = slot;
+            if (!RESIDENT && thread == 0) {
+                const int reached = turn * PART + i + STAGES - LAG;
+                for (; copied < total && copied <= reached; ++copied) copy(copied);
+            }
+            const unsigned tile = shared_address(tiles) + slot * TILE_BYTES;
+            wait(shared_address(full + slot), phase);
+            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+            for (int step = 0; step < 4; ++step) wgmma(acc, operands[step / 2][step % 2], descriptor(tile + step * 32));
+            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+            slot += WK;
+            if (!RESIDENT && slot >= STAGES) {
+                slot -= STAGES;
+                phase ^= 1;
+            }
+        };
+
+        if (wk < PART) {
+            load(0);
+            if (DEPTH == 2) {
+                load(1);
+                next.advance();
+            }
+        }
+        for (int i = wk; i < PART;) {
+            multiply(a[0], a[1], i);
+            i += WK;
+            if (i >= PART) break;
+            multiply(a[1], a[0], i);
+            i += WK;
+        }
+        finish(a[0]);
+        finish(a[1]);
+#pragma unroll
+        for (int i = 0; i < ACC; ++i) asm volatile("" : "+f"(acc[i])::"memory");
+        if (previous >= 0) release(previous);
+
+        if (SLICES == 1 && image < batch) {
+            const long long plane = (long long)out_height * out_width;
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int r = row + half * 8, y = first_y + r / TILE_W, px = first_x + r % TILE_W;
+                if (y >= out_height || px >= out_width) continue;
+                const long long pixel = (long long)y * out_width + px;
+                T* to = OUT_PLANES ? out + image * N * plane + pixel : out + (image * plane + pixel) * out_pitch;
+#pragma unroll
+                for (int block = 0; block < TILE_N / 32; ++block) {
+                    const int channel = blockIdx.y * TILE_N + block * 32 + quarter * 8;
+                    float values[8];
+#pragma unroll
+                    for (int i = 0; i < 8; ++i) values[i] = acc[(block * 4 + i / 2) * 4 + half * 2 + i % 2];
+                    if (channel < N) store<8>(to, channel, plane, values, bias);
+                }
+            }
+        }
+    }
+
+    if (SLICES > 1) {
+        // The sums of the slices meet in shared memory, and each slice finishes its share of them. A thread's sums are
+        // taken in the order of blocks of 32 columns, two rows, and 8 neighbouring columns of its own.
+        float* sums = (float*)tiles;  // [WK][WM][ACC][128]
+        __syncthreads();
+#pragma unroll
+            for (int o = 0; o < ACC; ++o)
+                sums[((wk * WM + wm) * ACC + o) * 128 + in_group] = acc[(o / 16 * 4 + o % 8 / 2) * 4 + o / 8 % 2 * 2 + o % 2];
+        if (CK > 1) cluster_sync<true>();
+        else __syncthreads();
+        {
+            constexpr int COUNT = SHARE < 8 ? SHARE : 8;
+            const int share = rank_k * WK + wk;
+            const int patch = int(blockIdx.x) * WM + wm, image = patch / (tiles_x * tiles_y);
+            const int place_in = patch % (tiles_x * tiles_y);
+            const int first_x = place_in % tiles_x * TILE_W, first_y = place_in / tiles_x * TILE_H;
+            const long long plane = (long long)out_height * out_width;
+            for (int first = share * SHARE; first < (share + 1) * SHARE; first += COUNT) {
+                float values[COUNT];
+#pragma unroll
+                for (int i = 0; i < COUNT; ++i) values[i] = 0.f;
+#pragma unroll
+                for (int slice = 0; slice < SLICES; ++slice) {
+                    const float* part = sums + ((slice % WK * WM + wm) * ACC + first) * 128 + in_group;
+                    const unsigned address = CK > 1 ? in_block(shared_address(part), rank_m + CM * (slice / WK)) : 0;
+#pragma unroll
+                    for (int i = 0; i < COUNT; ++i) {
+                        float value;
+                        if (CK > 1)
+                            asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address + i * 512));
+                        else
+                            value = part[i * 128];
+                        values[i] += value;
+                    }
+                }
+                const int r = row + first / 8 % 2 * 8, y = first_y + r / TILE_W, px = first_x + r % TILE_W;
+                const int channel = blockIdx.y * TILE_N + first / 16 * 32 + quarter * 8 + first % 8;
+                if (image >= batch || y >= out_height || px >= out_width || channel >= N) continue;
+                const long long pixel = (long long)y * out_width + px;
+                T* to = OUT_PLANES ? out + image * N * plane + pixel : out + (image * plane + pixel) * out_pitch;
+                store<COUNT>(to, channel, plane, values, bias);
+            }
+        }
+    }
+    if (CM * CK > 1) cluster_sync<false>();  // nobody leaves while others may still write to or read from its memory
+}
