@@ -43,20 +43,31 @@ _MOST_SIDE = 2**23  # every whole coordinate, and one beside it, is a float32
 
 
 class Tile(NamedTuple):
-    """The outputs of a block, pixels x filters, and the rows x columns of them that one thread holds."""
+    """The outputs of a block, pixels x filters, and the rows x columns of them that one thread holds.
+
+    The threads of a block form ``parts`` groups, which share the taps and channels among them.
+    """
 
     pixels: int
     filters: int
     rows: int
     columns: int
+    parts: int = 1
 
     @property
     def threads(self) -> int:
         """The threads of a block."""
-        return self.pixels // self.rows * (self.filters // self.columns)
+        return self.pixels // self.rows * (self.filters // self.columns) * self.parts
 
 
-TILES = (Tile(64, 64, 8, 4), Tile(64, 64, 4, 4), Tile(128, 64, 8, 4), Tile(64, 128, 8, 4), Tile(32, 32, 4, 4))
+TILES = (
+    Tile(64, 64, 8, 4),
+    Tile(64, 64, 4, 4),
+    Tile(128, 64, 8, 4),
+    Tile(64, 128, 8, 4),
+    Tile(32, 32, 4, 4),
+    Tile(32, 32, 4, 4, 4),
+)
 """The tiles that are compiled in the tests."""
 
 
@@ -69,9 +80,10 @@ def _geometry(
     FILTERS: int,  # noqa: N803
     ROWS: int,  # noqa: N803
     COLUMNS: int,  # noqa: N803
+    PARTS: int,  # noqa: N803
 ) -> Launch:
     blocks = cdiv(batch * out_height * out_width, PIXELS) * cdiv(filters, FILTERS)
-    return Launch(grid=(blocks, 1, 1), block=(Tile(PIXELS, FILTERS, ROWS, COLUMNS).threads, 1, 1))
+    return Launch(grid=(blocks, 1, 1), block=(Tile(PIXELS, FILTERS, ROWS, COLUMNS, PARTS).threads, 1, 1))
 
 
 PLAIN = Kernel(

@@ -7,19 +7,20 @@
 // Constants: T, the type of all tensors; SIGMOID, whether the mask still lacks it; RELU; VECTOR, which says that four
 // channels of a pixel follow each other and may be loaded at once: the channel stride of x is 1, and its other strides,
 // its address (in elements) and channels / groups are multiples of 4; PIXELS, FILTERS, and the ROWS x COLUMNS of them
-// that one thread holds. Strides count elements; the pixels of offset, mask and out are numbered row by row. `weight`
-// is packed as [filter tile][group][tap][channel of the group, padded to CHUNK][filter of the tile], zeros in the gaps;
-// `bias` may be null.
+// that one thread holds; PARTS, the groups of threads that share the steps of a block, for small problems. Strides
+// count elements; the pixels of offset, mask and out are numbered row by row. `weight` is packed as [filter tile]
+// [group][tap][channel of the group, padded to CHUNK][filter of the tile], zeros in the gaps; `bias` may be null.
 #include "convkit.cuh"
 
 constexpr int CHUNK = 16;
-constexpr int THREADS = PIXELS / ROWS * (FILTERS / COLUMNS);
+constexpr int THREADS = PIXELS / ROWS * (FILTERS / COLUMNS);  // of one part
 constexpr int SHARERS = THREADS / PIXELS;              // threads that sample one pixel
 constexpr int QUADS = CHUNK / 4 / SHARERS;             // times four channels that a thread samples
 constexpr int PIECES = CHUNK * FILTERS / 4 / THREADS;  // times four weights that a thread copies
 constexpr int ROW_GROUPS = ROWS / 4, COLUMN_GROUPS = COLUMNS / 4;
 static_assert(SHARERS * PIXELS == THREADS && QUADS * SHARERS * 4 == CHUNK, "the threads divide the samples evenly");
 static_assert(PIECES * THREADS * 4 == CHUNK * FILTERS, "the threads divide the weights evenly");
+static_assert((PARTS - 1) * PIXELS * FILTERS <= PARTS * 2 * CHUNK * (PIXELS + 4 + FILTERS), "the sums fit the tiles");
 static_assert(ROW_GROUPS * 4 == ROWS && COLUMN_GROUPS * 4 == COLUMNS, "a thread holds multiples of 4 x 4");
 
 // Four neighbouring values as they lie in memory.
@@ -93,17 +94,18 @@ __device__ __forceinline__ Sample place(const Tap& tap, int base_y, int base_x, 
     return sample;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) convkit_dcnv2_plain(
+extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain(
     const T* __restrict__ x, const T* __restrict__ offset, const T* __restrict__ mask, const T* __restrict__ weight,
     const T* __restrict__ bias, T* __restrict__ out, int batch, int channels, int height, int width, int filters,
     int out_height, int out_width, int kernel_height, int kernel_width, int stride_y, int stride_x, int pad_top,
     int pad_left, int dilation_y, int dilation_x, int groups, int x_image, int x_channel, int x_row, int x_pixel,
     int offset_image, int offset_channel, int offset_pixel, int mask_image, int mask_channel, int mask_pixel,
     int out_image, int out_channel, int out_pixel) {
-    __shared__ __align__(16) float columns[2][CHUNK][PIXELS + 4];
-    __shared__ __align__(16) float weights[2][CHUNK][FILTERS];
+    // Two buffers for each part; a row holds the samples and the weights of one channel.
+    __shared__ __align__(16) float memory[PARTS][2][CHUNK][PIXELS + 4 + FILTERS];
 
-    const int thread = threadIdx.x, tiles = (filters + FILTERS - 1) / FILTERS;
+    const int thread = PARTS == 1 ? threadIdx.x : threadIdx.x % THREADS, part = PARTS == 1 ? 0 : threadIdx.x / THREADS;
+    const int tiles = (filters + FILTERS - 1) / FILTERS;
     const int tile = blockIdx.x % tiles, first_pixel = blockIdx.x / tiles * PIXELS;
     const int plane = out_height * out_width, total = batch * plane;
 
@@ -118,8 +120,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) convkit_dcnv2_plain(
     const T* const pixels = x + image * x_image;
 
     const int taps = kernel_height * kernel_width, members = channels / groups;
-    const int chunks = (members + CHUNK - 1) / CHUNK, steps = groups * taps * chunks;
-    const T* next_weights = weight + tile * (steps * CHUNK * FILTERS);
+    const int chunks = (members + CHUNK - 1) / CHUNK, all = groups * taps * chunks;
+    const int most = (all + PARTS - 1) / PARTS, first = min(part * most, all), steps = min(most, all - first);
+    const T* next_weights = weight + (tile * all + first) * (CHUNK * FILTERS);
 
     Tap ahead = {};
     auto read_tap = [&](int number) {
@@ -137,7 +140,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) convkit_dcnv2_plain(
 #endif
     Four pieces[PIECES];
     Sample sample;
-    int chunk = 0, tap_y = 0, tap_x = 0, group = 0, number = 0;
+    int chunk = first % chunks, number = first / chunks, group = number / taps;
+    int tap_y = number % taps / kernel_width, tap_x = number % taps % kernel_width;
 
     auto read_sample = [&]() {
         const int y = origin_y + tap_y * dilation_y, x = origin_x + tap_x * dilation_x;
@@ -191,14 +195,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) convkit_dcnv2_plain(
                 for (int i = 0; i < 4; ++i) sums[i] = fmaf(sample.share[c], corner[i], sums[i]);
             }
 #pragma unroll
-            for (int i = 0; i < 4; ++i) columns[buffer][(sharer + q * SHARERS) * 4 + i][slot] = sums[i];
+            for (int i = 0; i < 4; ++i) memory[part][buffer][(sharer + q * SHARERS) * 4 + i][slot] = sums[i];
         }
 #pragma unroll
         for (int p = 0; p < PIECES; ++p) {
             const int at = (p * THREADS + thread) * 4;
             float four[4];
             split(pieces[p], four);
-            *reinterpret_cast<float4*>(&weights[buffer][at / FILTERS][at % FILTERS]) =
+            *reinterpret_cast<float4*>(&memory[part][buffer][at / FILTERS][PIXELS + 4 + at % FILTERS]) =
                 make_float4(four[0], four[1], four[2], four[3]);
         }
     };
@@ -209,12 +213,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) convkit_dcnv2_plain(
     const int across = last ? thread % ACROSS : thread / DOWN, down = last ? thread / ACROSS : thread % DOWN;
     float sums[ROWS][COLUMNS] = {};
 
-    read_tap(0);
-    read_sample();
-    fetch();
-    store(0);
+    if (steps > 0) {
+        read_tap(number);
+        read_sample();
+        fetch();
+        store(0);
+    }
     __syncthreads();
-    for (int step = 0; step < steps; ++step) {
+    for (int step = 0; step < most; ++step) {
         const int buffer = step & 1;
         const bool more = step + 1 < steps;
         if (more) {
@@ -229,14 +235,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) convkit_dcnv2_plain(
             fetch();
         }
 #pragma unroll
-        for (int k = 0; k < CHUNK; ++k) {
+        for (int k = 0; k < CHUNK && (PARTS == 1 || step < steps); ++k) {
+            const float* const row = memory[part][buffer][k];
             float rows[ROW_GROUPS][4], many[COLUMN_GROUPS][4];
 #pragma unroll
             for (int r = 0; r < ROW_GROUPS; ++r)
-                split(*reinterpret_cast<const float4*>(&columns[buffer][k][(r * DOWN + down) * 4]), rows[r]);
+                split(*reinterpret_cast<const float4*>(row + (r * DOWN + down) * 4), rows[r]);
 #pragma unroll
             for (int c = 0; c < COLUMN_GROUPS; ++c)
-                split(*reinterpret_cast<const float4*>(&weights[buffer][k][(c * ACROSS + across) * 4]), many[c]);
+                split(*reinterpret_cast<const float4*>(row + PIXELS + 4 + (c * ACROSS + across) * 4), many[c]);
 #pragma unroll
             for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
@@ -245,6 +252,22 @@ extern "C" __global__ void __launch_bounds__(THREADS) convkit_dcnv2_plain(
         }
         if (more) store(buffer ^ 1);
         __syncthreads();
+    }
+
+    if (PARTS > 1) {  // the first part adds up what the others have
+        float* const shared = &memory[0][0][0][0];
+        if (part > 0) {
+#pragma unroll
+            for (int i = 0; i < ROWS * COLUMNS; ++i)
+                shared[((part - 1) * ROWS * COLUMNS + i) * THREADS + thread] = sums[i / COLUMNS][i % COLUMNS];
+        }
+        __syncthreads();
+        if (part > 0) return;
+        for (int other = 0; other < PARTS - 1; ++other) {
+#pragma unroll
+            for (int i = 0; i < ROWS * COLUMNS; ++i)
+                sums[i / COLUMNS][i % COLUMNS] += shared[(other * ROWS * COLUMNS + i) * THREADS + thread];
+        }
     }
 
 #pragma unroll

@@ -145,7 +145,8 @@ def by_definition(case: Case, fast: bool = False) -> np.ndarray:
     if fast:
         result = compute(*(torch.from_numpy(array) for array in arrays), *settings).numpy()
     else:
-        result = deform_conv2d_by_loops(*arrays, *settings)
+        with np.errstate(invalid="ignore"):
+            result = deform_conv2d_by_loops(*arrays, *settings)
     return np.maximum(result, 0) if case.relu else result
 
 
@@ -178,7 +179,7 @@ def cases(draw: st.DrawFn) -> Case:
         last=draw(st.tuples(booleans, booleans, booleans)),
         sigmoid=flag,
         relu=not flag,
-        tile=TILES[-1],
+        tile=draw(st.sampled_from(TILES[-2:])),
         wild=draw(st.sampled_from([0.0, 0.5, 3.0, 100.0])),
         seed=draw(st.integers(0, 99)),
         special=draw(
