@@ -48,13 +48,12 @@ CONVKIT_INLINE Spot sampled(const Record &image, int x, int y) {
 // Return the pixels at a distance in bytes from the first word. Only words are read that hold a byte of theirs.
 CONVKIT_INLINE Pair load(const unsigned char *words, unsigned byte) {
     const unsigned *word = reinterpret_cast<const unsigned *>(words + (byte & ~3u));
-    const unsigned shift = byte * 8u;  // shifts count modulo 32
-    const bool longer = (byte & 3u) > (CHANNELS == 1 ? 4u : 8u) - 2u * CHANNELS;  // than one word, or than two
+    const unsigned beyond = (byte & 3u) + 2u * CHANNELS - 1u, shift = byte * 8u;  // shifts count modulo 32
     Pair pair = {__ldg(word), 0u};
     if (CHANNELS == 1) {
-        pair.low = __funnelshift_r(pair.low, longer ? __ldg(word + 1) : 0u, shift);
+        pair.low = __funnelshift_r(pair.low, beyond > 3u ? __ldg(word + 1) : 0u, shift);
     } else {
-        const unsigned middle = __ldg(word + 1), last = longer ? __ldg(word + 2) : 0u;
+        const unsigned middle = __ldg(word + 1), last = beyond > 7u ? __ldg(word + 2) : 0u;
         pair.low = __funnelshift_r(pair.low, middle, shift);
         pair.high = __funnelshift_r(middle, last, shift);
     }
