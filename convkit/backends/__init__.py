@@ -32,7 +32,7 @@ class DeviceSession(ABC):
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Enqueue the engine and return its outputs, which hold until the next run."""
+        """Enqueue the engine and return its outputs, contiguous or channels-last; they hold until the next run."""
 
     @abstractmethod
     def fetch(self, outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:

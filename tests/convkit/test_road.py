@@ -5,21 +5,22 @@ The preprocess and the decode are CenterNet's kernels themselves, compiled for t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from support.gpu import missing_gpu
+from support.road import HostAffine, HostDecode, NumpyDevice
 
 from convkit import Detections
-from convkit._road import Road
+from convkit._cuda import Cuda
+from convkit._road import PLANS, Road
 from convkit.backends import DeviceSession
+from convkit.errors import EnvironmentProblem
 from convkit.imaging import synthetic_scenes
-from convkit.kernels.host import run_on_host
 from convkit_models.centernet._decode import CtdetDecode
-from convkit_models.centernet._decode_cuda import Call, CudaDecode, Tensor, Tuning
-from convkit_models.centernet._preprocess import Affine, AffineOnDevice
+from convkit_models.centernet._preprocess import Affine
 
 SIDE = 64
 DECODE = {"form": "heads", "stride": 4, "topk": 5, "sizes_per_class": False, "classes": ["a", "b"]}
@@ -27,45 +28,6 @@ PREPROCESS: dict[str, Any] = {
     "resize": "fix_res", "height": SIDE, "width": SIDE, "pad": 31, "mean": [0.4, 0.45, 0.5], "std": [0.29, 0.27, 0.28],
 }  # fmt: skip
 SIZES = [(48, 64), (64, 48), (7, 130), (2, 3), (90, 33), (64, 64)]
-
-
-class NumpyDevice:
-    """Runs at once what a GPU would run later; each copy is noted."""
-
-    stream = 7
-
-    def __init__(self) -> None:
-        self.uploads: list[tuple[int, bool]] = []
-        self.downloads = 0
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        yield
-
-    def pinned(self, size: int) -> np.ndarray:
-        return np.full(size, 0xA5, np.uint8)
-
-    memory = pinned
-
-    def view(self, memory: np.ndarray, offset: int, shape: Sequence[int], dtype: str) -> np.ndarray:
-        assert offset % 16 == 0
-        end = offset + int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return memory[offset:end].view(dtype).reshape(tuple(shape))
-
-    def upload(self, memory: np.ndarray, pinned: np.ndarray, size: int, *, beside: bool) -> None:
-        self.uploads.append((size, beside))
-        memory[:size] = pinned[:size]
-        memory[size:] = 0xEE
-
-    def download(self, pinned: np.ndarray, memory: np.ndarray) -> None:
-        self.downloads += 1
-        pinned[:] = memory
-
-    def mark(self) -> Callable[[], None]:
-        return lambda: None
-
-    def wait(self) -> None:
-        return
 
 
 class Pool(DeviceSession):
@@ -106,32 +68,6 @@ def heads(images: np.ndarray) -> dict[str, np.ndarray]:
     batch, _, height, width = images.shape
     cells = images.reshape(batch, 3, height // 4, 4, width // 4, 4).mean((3, 5), dtype=np.float32)
     return {"hm": cells[:, :2], "wh": np.abs(cells[:, 1:]) * 3, "reg": cells[:, ::2] * np.float32(0.2)}
-
-
-class HostAffine(AffineOnDevice):
-    """The warp kernel on the host."""
-
-    def launch(self, table: Any, pixels: Any, output: Any, stream: Any) -> None:
-        assert stream == NumpyDevice.stream
-        warp, (batch, _, height, width) = self._warp, output.shape
-        variant = warp.variant("float32")
-        launch = variant.geometry(batch=batch, height=height, width=width)
-        run_on_host(variant, launch, (table, pixels, warp.values, output, warp.border, height, width))
-
-
-class HostDecode(CudaDecode):
-    """The decode kernel on the host."""
-
-    def launch(self, outputs: Mapping[str, Any], back: Any, results: Any, counts: Any, stream: int) -> None:
-        assert stream == NumpyDevice.stream
-        arrays = {name: np.ascontiguousarray(value) for name, value in outputs.items()}
-        known = {
-            name: Tensor(a.shape, tuple(s // a.itemsize for s in a.strides), "float32", 0) for name, a in arrays.items()
-        }
-        call = Call.plan(self._spec, known, Tuning(threads=64, unroll=2, groups=2))
-        scratch = [np.zeros(call.scratch, np.uint64)] if call.scratch else []
-        inputs = [None if name is None else arrays[name] for name in call.inputs]
-        run_on_host(call.variant, call.launch, [*inputs, back, results, counts, *scratch, *call.scalars])
 
 
 def make_road(
@@ -239,8 +175,6 @@ def test_larger_images_make_the_buffers_grow_and_nothing_else_changes():
 
 
 def test_buffers_are_kept_for_so_many_shapes_only():
-    from convkit._road import PLANS
-
     road: Any = make_road(device_preprocess=False)
     affines = [Affine({**PREPROCESS, "height": 32, "width": 32 * n}) for n in range(1, PLANS + 5)]
     image = scenes()[0]
@@ -248,3 +182,11 @@ def test_buffers_are_kept_for_so_many_shapes_only():
         road._prepare = affine
         list(road.flow([[road.item(image)]] * 2))
     assert all(len(slot.plans) <= PLANS for slot in road._slots)
+
+
+@pytest.mark.skipif(not missing_gpu(), reason="there is a GPU")
+def test_without_a_gpu_the_device_says_so():
+    pytest.importorskip("cupy")
+    with pytest.raises(EnvironmentProblem, match="no CUDA GPU for 'cuda:0'") as caught:
+        Cuda("cuda:0")
+    assert "--device cpu" in caught.value.hint

@@ -16,17 +16,20 @@ from convkit.backends.torch._node import Builder, Key
 from convkit.backends.torch._program import Program
 from convkit.errors import ConversionError, EnvironmentProblem
 
-__all__ = ["TorchSession"]
+__all__ = ["TorchOnDevice", "TorchSession"]
 
 
 class TorchSession(Session):
     """A graph as torch calls.
 
     cuDNN runs without TF32 and with algorithms that repeat their results; where the sizes of the input
-    are fixed it tries out the fastest. On CUDA, 4-d tensors are channels-last when they have 16 bits.
+    are fixed it tries out the fastest. 4-d tensors are channels-last
+    if told so, by default on CUDA in 16 bits.
     """
 
-    def __init__(self, model: Path, device: str, precision: str | None = None) -> None:
+    def __init__(
+        self, model: Path, device: str, precision: str | None = None, channels_last: bool | None = None
+    ) -> None:
         import onnx
 
         self.device = device
@@ -46,7 +49,9 @@ class TorchSession(Session):
         dtype = None if precision is None else getattr(torch, precision)
         kind, _, index = device.partition(":")
         self.on = torch.device(kind, int(index or 0)) if kind == "cuda" else torch.device(device)
-        self.program = Program(proto, _operators(), self.on, dtype, self.on.type == "cuda" and dtype is not None)
+        if channels_last is None:
+            channels_last = self.on.type == "cuda" and dtype is not None
+        self.program = Program(proto, _operators(), self.on, dtype, channels_last)
         self._fixed = all(
             all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim[1:])
             for value in proto.graph.input
@@ -95,10 +100,10 @@ class TorchSession(Session):
 
     def on_device(self, stream: int) -> DeviceSession | None:
         """Return the device side on a CUDA stream; None for a session on the CPU."""
-        return _TorchOnDevice(self, stream) if self.on.type == "cuda" else None
+        return TorchOnDevice(self, stream) if self.on.type == "cuda" else None
 
 
-class _TorchOnDevice(DeviceSession):
+class TorchOnDevice(DeviceSession):
     """The session on torch tensors and one stream; what runs on it can be captured."""
 
     def __init__(self, session: TorchSession, stream: int) -> None:
@@ -120,9 +125,9 @@ class _TorchOnDevice(DeviceSession):
             buffer.copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Enqueue the program; the outputs keep the type in which they were computed."""
+        """Enqueue the program; outputs keep their computed type, and are contiguous or channels-last."""
         with torch.cuda.stream(self._stream), self._session.settings():
-            return self._program.run(inputs)
+            return {name: _dense(value) for name, value in self._program.run(inputs).items()}
 
     def fetch(self, outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         """Wait for the outputs and return them on the host."""
@@ -142,6 +147,13 @@ class _TorchOnDevice(DeviceSession):
                 graph.replay()
 
         return replay
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """Return a tensor without gaps and in an order that kernels know; a view in another order is copied."""
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor
+    return tensor.contiguous()
 
 
 def _operators() -> dict[Key, Builder]:

@@ -1,28 +1,36 @@
-"""Every form of a CenterNet in the torch backend: proved against float64, and box for box what ONNX Runtime finds."""
+"""Every form of a CenterNet in the torch backend: proved, box for box what ONNX Runtime finds, and on the road."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
 from support.checkpoints import make_checkpoint
+from support.road import HostAffine, HostDecode, NumpyDevice
 
-from convkit import convert, load, validate
+from convkit import Artifact, Detections, convert, load, validate
+from convkit.backends.torch._session import TorchOnDevice, TorchSession
 from convkit.imaging import synthetic_scenes
+from convkit.runtime import GpuPredictor, Predictor
+from convkit_models.centernet._decode import CtdetDecode
+from convkit_models.centernet._preprocess import Affine
+
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("weights") / "net.pth", classes=3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["heads", "tutorial", "detections"])
-def test_a_form_is_proved_and_finds_the_same_boxes(weights, tmp_path, form):
-    """Batch, height and width vary, so shapes within the graph depend on the input."""
+@pytest.fixture(scope="module", params=["heads", "tutorial", "detections"])
+def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A small network whose batch, height and width vary, so that shapes within the graph depend on the input."""
+    folder = tmp_path_factory.mktemp("network")
+    weights = make_checkpoint(folder / "net.pth", classes=3)
     shape = ["batch=1:1:3", "height=64:64:128", "width=64:96:128"]
-    artifact = convert("centernet", weights=weights, output=tmp_path / "a", form=form, shape=shape, samples=2)
+    return convert("centernet", weights=weights, output=folder / "a", form=request.param, shape=shape, samples=2)
+
+
+def test_it_is_proved_and_finds_the_same_boxes(artifact):
     verdict = validate(artifact.path, backend="torch")
     assert verdict.passed, verdict.headline
     images = synthetic_scenes(3, seed=5)
@@ -34,3 +42,45 @@ def test_a_form_is_proved_and_finds_the_same_boxes(weights, tmp_path, form):
             np.testing.assert_array_equal(ours.class_ids[kept], theirs.class_ids[kept])
             np.testing.assert_allclose(ours.boxes[kept], theirs.boxes[kept], atol=0.05)
             assert kept.any()
+
+
+class Engine(TorchOnDevice):
+    """The device side of a torch session, with a CPU in place of the GPU; a replay is another run."""
+
+    def capture(self, body: Callable[[], None]) -> Callable[[], None]:
+        return body
+
+
+@pytest.mark.parametrize("precision", [None, "float16"])
+def test_the_predictor_of_the_gpu_gives_the_same_bits_with_a_cpu_in_its_place(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, precision: str | None
+) -> None:
+    """Buffers, layouts (channels-last in 16 bits), kernels and order are those of the GPU; only it is missing."""
+    monkeypatch.setattr("torch.cuda.ExternalStream", lambda stream, device: None)
+    monkeypatch.setattr("torch.cuda.stream", lambda stream: nullcontext())
+    monkeypatch.setattr("convkit.runtime.Cuda", lambda device: NumpyDevice())
+    monkeypatch.setattr(TorchSession, "on_device", lambda session, stream: Engine(session, stream))
+    monkeypatch.setattr(Affine, "on_device", lambda affine: HostAffine(affine))
+    monkeypatch.setattr(CtdetDecode, "on_device", lambda decode: HostDecode(decode.spec))
+
+    def session() -> TorchSession:
+        return TorchSession(artifact.model, "cpu", precision, channels_last=precision is not None)
+
+    images = [
+        synthetic_scenes(1, seed=n, height=h, width=w)[0] for n, (h, w) in enumerate([(90, 120), (64, 64), (200, 31)])
+    ]
+    host, gpu = Predictor(artifact, session()), GpuPredictor(artifact, session())
+    assert gpu.road is not None
+    road: Any = gpu.road
+    assert road._preprocess is not None
+    assert road._decode is not None
+    for _ in range(4):
+        for image in images:
+            ours, theirs = gpu(image), host(image)
+            assert isinstance(ours, Detections)
+            assert len(ours) == len(theirs) > 0
+            np.testing.assert_array_equal(ours.boxes, theirs.boxes)
+            np.testing.assert_array_equal(ours.scores, theirs.scores)
+            np.testing.assert_array_equal(ours.class_ids, theirs.class_ids)
+    assert all(plan.replay for slot in road._slots for plan in slot.plans.values())
+    gpu.close()

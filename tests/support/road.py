@@ -1,0 +1,92 @@
+"""A GPU made of NumPy for tests of the road, and CenterNet's ends as their kernels compiled for the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from convkit.kernels.host import run_on_host
+from convkit_models.centernet._decode_cuda import Call, CudaDecode, Tensor, Tuning
+from convkit_models.centernet._preprocess import AffineOnDevice
+
+
+class NumpyDevice:
+    """Runs at once what a GPU would run later; each copy is noted."""
+
+    stream = 7
+
+    def __init__(self) -> None:
+        self.uploads: list[tuple[int, bool]] = []
+        self.downloads = 0
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        yield
+
+    def pinned(self, size: int) -> np.ndarray:
+        return np.full(size, 0xA5, np.uint8)
+
+    memory = pinned
+
+    def view(self, memory: np.ndarray, offset: int, shape: Sequence[int], dtype: str) -> np.ndarray:
+        assert offset % 16 == 0
+        end = offset + int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return memory[offset:end].view(dtype).reshape(tuple(shape))
+
+    def upload(self, memory: np.ndarray, pinned: np.ndarray, size: int, *, beside: bool) -> None:
+        self.uploads.append((size, beside))
+        memory[:size] = pinned[:size]
+        memory[size:] = 0xEE
+
+    def download(self, pinned: np.ndarray, memory: np.ndarray) -> None:
+        self.downloads += 1
+        pinned[:] = memory
+
+    def mark(self) -> Callable[[], None]:
+        return lambda: None
+
+    def wait(self) -> None:
+        return
+
+
+def layout(array: Any) -> tuple[np.ndarray, str, bool]:
+    """Return the memory of a NumPy array or torch tensor in its order, its dtype, and whether that is channels-last."""
+    if isinstance(array, np.ndarray):
+        return np.ascontiguousarray(array), array.dtype.name, False
+    if array.is_contiguous():
+        return array.numpy(), str(array.dtype).removeprefix("torch."), False
+    turned = array.permute(0, 2, 3, 1) if array.dim() == 4 else array.transpose(1, 2)
+    assert turned.is_contiguous()
+    return turned.numpy(), str(array.dtype).removeprefix("torch."), True
+
+
+class HostAffine(AffineOnDevice):
+    """The warp kernel on the host."""
+
+    def launch(self, table: Any, pixels: Any, output: Any, stream: Any) -> None:
+        assert stream == NumpyDevice.stream
+        warp, (batch, _, height, width) = self._warp, output.shape
+        memory, dtype, last = layout(output)
+        variant = warp.variant(dtype, last=last)
+        launch = variant.geometry(batch=batch, height=height, width=width)
+        run_on_host(variant, launch, (table, pixels, warp.values(dtype), memory, warp.border, height, width))
+
+
+class HostDecode(CudaDecode):
+    """The decode kernel on the host."""
+
+    def launch(self, outputs: Mapping[str, Any], back: Any, results: Any, counts: Any, stream: int) -> None:
+        assert stream == NumpyDevice.stream
+        known, memory = {}, {}
+        for name, value in outputs.items():
+            memory[name], dtype, _ = layout(value)
+            numpy = isinstance(value, np.ndarray)
+            strides = tuple(n // value.itemsize for n in memory[name].strides) if numpy else tuple(value.stride())
+            known[name] = Tensor(tuple(value.shape), strides, dtype, 0)
+        call = Call.plan(self._spec, known, Tuning(threads=64, unroll=2, groups=2))
+        scratch = [np.zeros(call.scratch, np.uint64)] if call.scratch else []
+        inputs = [None if name is None else memory[name] for name in call.inputs]
+        run_on_host(call.variant, call.launch, [*inputs, back, results, counts, *scratch, *call.scalars])
