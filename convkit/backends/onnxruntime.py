@@ -85,7 +85,9 @@ class _OnnxRuntimeOnDevice(DeviceSession):
     def __init__(self, session: Any, device: str) -> None:
         import onnxruntime
 
-        self._session, self._index = session, int(device.partition(":")[2] or 0)
+        self._session = session
+        self._kind, _, index = device.partition(":")
+        self._index = int(index or 0)
         self._types = {value.name: _dtype(value.type) for value in (*session.get_inputs(), *session.get_outputs())}
         self._outputs: dict[Any, dict[str, Any]] = {}
         self._options = onnxruntime.RunOptions()
@@ -109,7 +111,7 @@ class _OnnxRuntimeOnDevice(DeviceSession):
         outputs = self._outputs[key]
         binding = self._bind(inputs)
         for name, value in outputs.items():
-            binding.bind_output(name, "cuda", self._index, value.dtype.type, value.shape, value.data.ptr)
+            binding.bind_output(name, self._kind, self._index, value.dtype.type, value.shape, value.data.ptr)
         self._session.run_with_iobinding(binding, self._options)
         return outputs
 
@@ -124,7 +126,7 @@ class _OnnxRuntimeOnDevice(DeviceSession):
         binding = self._bind(inputs)
         names = [output.name for output in self._session.get_outputs()]
         for name in names:
-            binding.bind_output(name, "cuda", self._index)
+            binding.bind_output(name, self._kind, self._index)
         self._session.run_with_iobinding(binding)
         shapes = {name: value.shape() for name, value in zip(names, binding.get_outputs(), strict=True)}
         return {name: cupy.empty(tuple(shape), self._types[name]) for name, shape in shapes.items()}
@@ -132,7 +134,7 @@ class _OnnxRuntimeOnDevice(DeviceSession):
     def _bind(self, inputs: Mapping[str, Any]) -> Any:
         binding = self._session.io_binding()
         for name, value in inputs.items():
-            binding.bind_input(name, "cuda", self._index, value.dtype.type, value.shape, value.data.ptr)
+            binding.bind_input(name, self._kind, self._index, value.dtype.type, value.shape, value.data.ptr)
         return binding
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from support.graphs import make_model, node
+from support.graphs import make_model, node, run_model
 
 from convkit import Backend, Session, hookimpl
 from convkit.backends import open_session
-from convkit.backends.onnxruntime import OnnxRuntime
+from convkit.backends.onnxruntime import OnnxRuntime, _OnnxRuntimeOnDevice, _open
 from convkit.errors import EnvironmentProblem
 from convkit.plugins import manager
 
@@ -106,3 +109,62 @@ def test_a_backend_that_cannot_run_here_is_refused_with_its_reason(model):
         assert Unfit().describe() == {}
     finally:
         manager().unregister("unfit")
+
+
+class Memory(np.ndarray):
+    """A NumPy array with what a cupy array has."""
+
+    @property
+    def data(self) -> Any:
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+    def set(self, values: np.ndarray) -> None:
+        self[...] = values
+
+    def get(self) -> np.ndarray:
+        return np.array(self)
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's memory in place of the GPU's."""
+    cupy = ModuleType("cupy")
+    cupy.empty = lambda shape, dtype: np.full(shape, -7, dtype).view(Memory)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+
+
+def test_the_side_on_the_device_reads_and_writes_the_callers_memory(tmp_path, memory):
+    """The binding by address is the same for the CPU, so only the provider is another than on a GPU."""
+    nodes = [node("Relu", ["x"], ["y"]), node("ReduceMax", ["x", "axes"], ["z"], keepdims=0)]
+    constants = {"axes": np.array([1])}
+    model = make_model(nodes, {"x": ["n", 3]}, {"y": ["n", 3], "z": ["n"]}, constants)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    side = _OnnxRuntimeOnDevice(_open(tmp_path / "model.onnx", "cpu"), "cpu")
+    kept: dict[int, Any] = {}
+    for turn, rows in enumerate((2, 5, 2, 5)):
+        x = np.random.default_rng(turn).standard_normal((rows, 3)).astype(np.float32)
+        buffer = side.buffer("x", (rows, 3))
+        side.fill(buffer, x.astype(np.float64))
+        outputs = side.run({"x": buffer})
+        assert outputs["y"] is kept.setdefault(rows, outputs["y"]), "the arrays of a shape are made once"
+        expected = run_model(model, x=x)
+        for name, value in side.fetch(outputs).items():
+            np.testing.assert_array_equal(value, expected[name])
+    assert side.capture(lambda: None) is None
+
+
+def test_a_session_on_the_cpu_has_no_side_on_the_device(model):
+    assert open_session("onnxruntime", model).on_device(0) is None
+
+
+def test_the_callers_stream_reaches_the_provider(model, monkeypatch):
+    given: dict[str, Any] = {}
+
+    def session(path: str, options: object, providers: list[Any]) -> object:
+        given["provider"] = providers[0]
+        return object()
+
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("onnxruntime.InferenceSession", session)
+    _open(model, "cuda:1", stream=12345)
+    assert given["provider"] == ("CUDAExecutionProvider", {"device_id": 1, "user_compute_stream": "12345"})
