@@ -14,12 +14,14 @@ from convkit.backends.torch._node import Builder, Function, Key, TorchNode
 __all__ = ["FUSED"]
 
 _HALF = (torch.float16, torch.bfloat16)
+_KIND = "cuda"
+"""The kind of device that cuDNN runs on."""
 
 
 def _settings(node: TorchNode) -> tuple[list[int], list[int], list[int], int] | None:
     """Return strides, padding, dilations and groups of a convolution that cuDNN fuses; None for any other."""
     weight, get = node.constant(1), node.attributes.get
-    if node.device.type != "cuda" or weight is None or weight.ndim != 4:
+    if node.device.type != _KIND or weight is None or weight.ndim != 4:
         return None
     if weight.dtype != np.float16 and node.precision not in _HALF:
         return None
