@@ -20,7 +20,8 @@ class NumpyDevice:
 
     def __init__(self) -> None:
         self.uploads: list[tuple[int, bool]] = []
-        self.downloads = 0
+        self.downloads = self.marks = 0
+        self.waited: list[int] = []
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -46,7 +47,9 @@ class NumpyDevice:
         pinned[:] = memory
 
     def mark(self) -> Callable[[], None]:
-        return lambda: None
+        number = self.marks
+        self.marks += 1
+        return lambda: self.waited.append(number)
 
     def wait(self) -> None:
         return
