@@ -5,6 +5,7 @@ The preprocess and the decode are CenterNet's kernels themselves, compiled for t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -208,3 +209,10 @@ def test_without_a_gpu_the_device_says_so():
     with pytest.raises(EnvironmentProblem, match="no CUDA GPU for 'cuda:0'") as caught:
         Cuda("cuda:0")
     assert "--device cpu" in caught.value.hint
+
+
+def test_without_cupy_the_device_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(EnvironmentProblem, match="cupy") as caught:
+        Cuda("cuda")
+    assert "convkit[cuda]" in caught.value.hint

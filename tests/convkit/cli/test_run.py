@@ -46,6 +46,23 @@ def test_without_json_each_image_is_a_line_with_its_summary(cli, blob_artifact, 
     assert cli("run", blob_artifact.path, "pictures/0.png", "-q").err == ""
 
 
+def test_the_backend_torch_prints_the_same(cli, blob_artifact, folder):
+    known, found = (cli("run", blob_artifact.path, "pictures", "--backend", name) for name in ("onnxruntime", "torch"))
+    assert found.code == 0
+    assert found.lines == known.lines
+
+
+def test_batches_keep_frame_and_result_together(cli, blob_artifact, folder):
+    single, several = (cli("run", blob_artifact.path, "pictures", "--json", "--batch", n) for n in ("1", "2"))
+    assert several.lines == single.lines
+
+
+def test_a_device_that_is_not_there_is_an_environment_problem(cli, blob_artifact, folder):
+    said = cli("run", blob_artifact.path, "pictures", "--backend", "torch", "--device", "cuda:99")
+    assert said.code == 5
+    assert "cuda:99" in said.err
+
+
 def test_a_classifier_prints_its_best_class(cli, toy_artifact, folder):
     said = cli("run", toy_artifact.path, folder / "0.png", "--json")
     (row,) = (json.loads(line) for line in said.lines)
