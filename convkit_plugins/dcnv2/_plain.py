@@ -7,8 +7,6 @@ layouts of its tensors into the arguments of a launch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +14,10 @@ import numpy as np
 
 from convkit.errors import KernelArgumentError
 from convkit.kernels import Argument, Bound, Kernel, Launch, Variant, cdiv
+from convkit_plugins.dcnv2._layers import Layer, Layout
 
 __all__ = [
     "PLAIN",
-    "Layer",
-    "Layout",
     "Tile",
     "can_load_four",
     "pack_plain",
@@ -38,6 +35,7 @@ _SCALARS = (
     *("x_image", "x_channel", "x_row", "x_pixel", "offset_image", "offset_channel", "offset_pixel"),
     *("mask_image", "mask_channel", "mask_pixel", "out_image", "out_channel", "out_pixel"),
 )
+_ENOUGH_BLOCKS = 256
 _MOST = 2**31 - 1
 _MOST_SIDE = 2**23  # every whole coordinate, and one beside it, is a float32
 
@@ -65,7 +63,7 @@ TILES = (
     Tile(64, 64, 4, 4),
     Tile(128, 64, 8, 4),
     Tile(64, 128, 8, 4),
-    Tile(32, 32, 4, 4),
+    Tile(64, 32, 4, 4),
     Tile(32, 32, 4, 4, 4),
 )
 """The tiles that are compiled in the tests."""
@@ -105,25 +103,6 @@ PLAIN = Kernel(
 )
 """The kernel. Constants: T, the type of all tensors; SIGMOID, whether it is still to be applied to the mask; RELU;
 VECTOR, see `can_load_four`; and the fields of a `Tile`."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The settings of a layer. Pairs are (vertical, horizontal); ``padding`` is what precedes the image."""
-
-    filters: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-
-
-class Layout(NamedTuple):
-    """How a tensor [N, C, H, W] lies in memory: its sizes, and its strides in elements in the same order."""
-
-    shape: Sequence[int]
-    strides: Sequence[int]
 
 
 def pack_plain(weight: np.ndarray[Any, Any], groups: int, filters: int) -> np.ndarray[Any, Any]:
@@ -200,10 +179,15 @@ def _last(layout: Layout) -> int:
 
 
 def tile_for(pixels: int, filters: int) -> Tile:
-    """Return a tile for so many output pixels (of the whole batch) and filters."""
-    if filters <= 32:
-        return Tile(32, 32, 4, 4)
-    return Tile(64, 64, 8, 4) if pixels * filters >= 2**20 else Tile(64, 64, 4, 4)
+    """Return a tile for so many output pixels (of the whole batch) and filters.
+
+    The largest that still gives every multiprocessor of a large GPU about two blocks; this follows from counting
+    blocks, not from measurements.
+    """
+    for tile in TILES[:1] * (filters > 32) + TILES[4:5]:
+        if -(-pixels // tile.pixels) * -(-filters // tile.filters) >= _ENOUGH_BLOCKS:
+            return tile
+    return TILES[5]
 
 
 def plain_variants() -> list[Variant]:

@@ -15,11 +15,10 @@ from support.deform_definition import deform_conv2d_by_loops
 from convkit.errors import KernelArgumentError
 from convkit.kernels.host import run_on_host
 from convkit_plugins.dcnv2._compute import compute
+from convkit_plugins.dcnv2._layers import Layer, Layout
 from convkit_plugins.dcnv2._plain import (
     PLAIN,
     TILES,
-    Layer,
-    Layout,
     Tile,
     can_load_four,
     pack_plain,
@@ -301,7 +300,16 @@ def test_rows_that_do_not_follow_each_other_are_refused() -> None:
         plain_scalars(Layer(1, (1, 1)), good, Layout(shape, (40, 20, 5, 1)), good, good)
 
 
-def test_tiles_fit_the_problem() -> None:
-    assert tile_for(10**6, 20).filters == 32
-    assert tile_for(10**6, 64) != tile_for(100, 64)
-    assert {tile_for(10**6, 20), tile_for(10**6, 64), tile_for(100, 64)} <= set(TILES)
+@pytest.mark.parametrize(
+    ("pixels", "filters", "tile"),
+    [
+        (8 * 128 * 128, 64, TILES[0]),
+        (8 * 32 * 32, 128, TILES[0]),
+        (8 * 128 * 128, 32, TILES[4]),
+        (128 * 128, 3, TILES[4]),
+        (16 * 16, 256, TILES[5]),
+        (1, 1, TILES[5]),
+    ],
+)
+def test_tiles_are_as_large_as_leaves_enough_blocks(pixels: int, filters: int, tile: Tile) -> None:
+    assert tile_for(pixels, filters) == tile

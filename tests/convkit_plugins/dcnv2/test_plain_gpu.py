@@ -8,11 +8,10 @@ from torch import Tensor
 
 from convkit.kernels import load
 from convkit_plugins.dcnv2._compute import compute
+from convkit_plugins.dcnv2._layers import Layer, Layout
 from convkit_plugins.dcnv2._plain import (
     PLAIN,
     TILES,
-    Layer,
-    Layout,
     Tile,
     can_load_four,
     pack_plain,
