@@ -54,8 +54,9 @@ def convkit_decode(spec: Mapping[str, Any]) -> Decode | None:
     if spec.get("kind") != DECODE:
         return None
     from convkit_models.centernet._decode import CtdetDecode
+    from convkit_models.centernet._decode_pro import MODE, ProDecode
 
-    return CtdetDecode(spec)
+    return ProDecode(spec) if spec.get("mode") == MODE else CtdetDecode(spec)
 
 
 @hookimpl

@@ -16,7 +16,7 @@ from convkit_models.centernet._geometry import affine, transform
 if TYPE_CHECKING:
     from convkit_models.centernet._decode_cuda import CudaDecode
 
-__all__ = ["CtdetDecode", "find_peaks", "max_pool", "sigmoid"]
+__all__ = ["CtdetDecode", "are_peaks", "best", "find_peaks", "max_pool", "sigmoid"]
 
 _ROW = np.ones((1, 3), np.uint8)
 _SQUARE = np.ones((3, 3), np.uint8)
@@ -65,7 +65,7 @@ class CtdetDecode:
         _, height, width = hm.shape
         logits = hm.reshape(-1)
         peaks = find_peaks(hm, self.topk)
-        peaks = peaks[_best(logits[peaks], peaks, self.topk)]
+        peaks = peaks[best(logits[peaks], peaks, self.topk)]
         labels, cells = np.divmod(peaks, height * width)
         first = 2 * labels if self.sizes_per_class else np.zeros_like(labels)
         sizes = np.stack([wh.reshape(len(wh), -1)[first + axis, cells] for axis in (0, 1)], axis=1)
@@ -83,9 +83,9 @@ class CtdetDecode:
         if len(cells) < self.topk:
             cells, labels = np.divmod(np.flatnonzero(logits == pooled), classes)
         values = logits[cells, labels]
-        best = _best(values, labels * len(rows) + cells, self.topk)
-        labels, cells = labels[best], cells[best]
-        return self._boxes(labels, cells, width, values[best], rows[cells, :2], rows[cells, 2:4], meta)
+        kept = best(values, labels * len(rows) + cells, self.topk)
+        labels, cells = labels[kept], cells[kept]
+        return self._boxes(labels, cells, width, values[kept], rows[cells, :2], rows[cells, 2:4], meta)
 
     def _rows(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
         rows = maps["detections"]
@@ -144,11 +144,11 @@ def find_peaks(planes: np.ndarray, count: int) -> np.ndarray:
     """
     cells = np.flatnonzero(planes >= _floor(planes[:, ::4], count))
     if len(cells) < planes.size / 8:
-        peaks: np.ndarray = cells[_are_peaks(planes, cells)]
+        peaks: np.ndarray = cells[are_peaks(planes, cells)]
         if len(peaks) >= count:
             return peaks
     if np.isnan(planes.max()):  # which OpenCV's comparisons pass over, in some positions
-        return np.flatnonzero(_are_peaks(planes, np.arange(planes.size)))
+        return np.flatnonzero(are_peaks(planes, np.arange(planes.size)))
     return np.flatnonzero(planes == max_pool(planes))
 
 
@@ -165,7 +165,8 @@ def max_pool(planes: np.ndarray) -> np.ndarray:
     return pooled
 
 
-def _are_peaks(planes: np.ndarray, cells: np.ndarray) -> np.ndarray:
+def are_peaks(planes: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Return which of the flat indices are peaks of contiguous planes [C, H, W], each compared with its neighbours."""
     _, height, width = planes.shape
     flat = planes.reshape(-1)
     values = flat[cells]
@@ -188,7 +189,7 @@ def _floor(sample: np.ndarray, count: int) -> float:
     return float(np.partition(highest, -many, axis=None)[-many]) if highest.size > many else -np.inf
 
 
-def _best(values: np.ndarray, ranks: np.ndarray, count: int) -> np.ndarray:
+def best(values: np.ndarray, ranks: np.ndarray, count: int) -> np.ndarray:
     """Return the indices of the ``count`` highest values, highest first; of equal ones the lower rank first."""
     kept = np.arange(len(values))
     if len(values) > count:

@@ -1,7 +1,7 @@
 // A lower bound of the K-th largest of many 64-bit keys, found by a block with histograms over ever smaller ranges.
 //
-// Keys order peaks: the value's bits made ascending, then the complement of the rank. No two peaks have the same key, and
-// 0 is the key of nothing. Constants used: THREADS.
+// Keys order peaks: the value's bits made ascending, then the complement of the rank. No two peaks have the same key,
+// and 0 is the key of nothing. Constants used: THREADS.
 #ifndef CENTERNET_BOUND_CUH
 #define CENTERNET_BOUND_CUH
 
@@ -83,9 +83,9 @@ CONVKIT_INLINE void find_bin(Histogram& shared, unsigned wanted) {
     __syncthreads();
 }
 
-// A bound that at least `count` of the keys reach, and no more than `enough` of them, where enough >= count; 0 if there are
-// fewer keys than `count`. stream(take) calls take(key) for every key, the same ones each time, in any thread and order;
-// keys of 0 do not count.
+// A bound that at least `count` of the keys reach, and no more than `enough` of them, where enough >= count; 0 if there
+// are fewer keys than `count`. stream(take) calls take(key) for every key, the same ones each time, in any thread and
+// order; keys of 0 do not count.
 template <typename Stream>
 CONVKIT_INLINE Key lower_bound(Histogram& shared, unsigned count, unsigned enough, Stream stream) {
     Key low = ~0ull, high = 0;

@@ -1,19 +1,19 @@
 // CenterNet's heads or the tutorial's tensor to boxes in the image: peaks, the best K of them, their boxes; one launch.
 //
-// Every block scans a part of one image's heat map. A thread reads a tile of UNROLL vectors of VECTOR values and notes the
-// highest one; a group of 1 to 32 threads notes its highest value, if that is a peak. The block that ends last for an image
-// decides:
+// Every block scans a part of one image's heat map. A thread reads a tile of UNROLL vectors of VECTOR values and notes
+// the highest one; a group of 1 to 32 threads notes its highest value, if that is a peak. The block that ends last for
+// an image decides:
 //
 //   1. Those peaks of the groups have a K-th largest. At least K peaks reach it: it is a lower bound of the K best.
-//   2. Only tiles whose highest value reaches the bound can hold one of these; usually there are few more than K. They are
-//      read again, and cells that reach the bound are compared with their neighbours.
+//   2. Only tiles whose highest value reaches the bound can hold one of these; usually there are few more than K.
+//      They are read again, and cells that reach the bound are compared with their neighbours.
 //   3. The peaks that are left get sorted, and the first K become boxes.
 //
-// Where there are more of them than shared memory holds, as in a map of one value, a higher bound is found with histograms
-// over all peaks. Values, ranks and the order of results do not depend on which block is the last.
+// Where more peaks reach the bound than shared memory holds, as in a map of one value, a higher bound is found with
+// histograms over them. Values, ranks and the order of results do not depend on which block is the last.
 //
-// Constants: T; LAYOUT 0 for planes [C, H, W], 1 for cells [H, W, C], 2 for the tutorial's rows of reg, wh, C logits and
-// C pooled logits; VECTOR, the values of one load; UNROLL; THREADS; CAPACITY >= K, 1024 or 2048.
+// Constants: T; LAYOUT 0 for planes [C, H, W], 1 for cells [H, W, C], 2 for the tutorial's rows of reg, wh, C logits
+// and C pooled logits; VECTOR, the values of one load; UNROLL; THREADS; CAPACITY >= K, 1024 or 2048.
 #include "convkit.cuh"
 
 #include "bound.cuh"
@@ -27,14 +27,15 @@ typedef Codes::Bits Bits;
 constexpr int CHUNK = 32 * UNROLL;  // vectors of a warp
 constexpr int BATCH = 4;            // loads that a thread of the last block has on the way
 constexpr int CELLS = CAPACITY <= 1024 ? 4096 : 3072;
+constexpr int ROOM = 2 * CAPACITY;  // tiles that shared memory lists
 constexpr int PACK = 16 / sizeof(Bits);
 
 static_assert(THREADS % 32 == 0 && BINS % THREADS == 0, "whole warps, and every thread the same number of bins");
 static_assert(BATCH * VECTOR <= 32 && BATCH * PACK <= 32, "one bit for each value");
 static_assert((UNROLL & (UNROLL - 1)) == 0, "UNROLL must be a power of two");
 
-// What the blocks of an image tell the last of them: the codes of the tiles' highest values, and the keys of those of the
-// groups where these are peaks.
+// What the blocks of an image tell the last of them: the codes of the tiles' highest values, and the keys of those of
+// the groups where these are peaks.
 struct Notes {
     Key* peaks;
     Bits* codes;
@@ -96,10 +97,18 @@ CONVKIT_INLINE void scan(const Map& map, const Notes& notes) {
     notes.peaks[tile >> notes.lanes_log] = peak;
 }
 
-// List the tiles that can hold a key from the bound up, as many as there is room for, and count them all.
-CONVKIT_INLINE void list_tiles(const Map& map, const Notes& notes, Key bound, int* list, int room, unsigned* count) {
+// Numbers of tiles: the first ROOM of them in shared memory, the others in the scratch memory, which has room for all.
+struct List {
+    int *near, *far;
+
+    CONVKIT_INLINE int& operator[](int index) const { return index < ROOM ? near[index] : far[index]; }
+};
+
+// List the tiles that can hold a key from the bound up.
+CONVKIT_INLINE void list_tiles(const Map& map, const Notes& notes, Key bound, const List& list, unsigned* count) {
     const float value = value_of(static_cast<unsigned>(bound >> 32));
-    const unsigned code = bound == 0 ? 0 : Codes::of(value), least = code > 1 ? code - 1 : 1;  // one less: `of` may round up
+    const unsigned code = bound == 0 ? 0 : Codes::of(value);
+    const unsigned least = code > 1 ? code - 1 : 1;  // one less, because `of` may round up
     const uint4* packs = reinterpret_cast<const uint4*>(notes.codes);
     const int many = notes.tiles / PACK;
 #pragma unroll 1
@@ -119,25 +128,20 @@ CONVKIT_INLINE void list_tiles(const Map& map, const Notes& notes, Key bound, in
         for (; hits != 0; hits &= hits - 1) {
             const int bit = __ffs(hits) - 1, tile = (start + bit / PACK * THREADS) * PACK + bit % PACK;
             if (notes.limit(map, tile, notes.codes[tile]) < bound) continue;
-            const unsigned place = atomicAdd(count, 1u);
-            if (place < static_cast<unsigned>(room)) list[place] = tile;
+            list[atomicAdd(count, 1u)] = tile;
         }
     }
 }
 
-// Call take(value, rank) for the cells of the listed tiles, or of all that can hold a key from the bound up where count is
-// -1, which reach the bound; by all threads. Some of those that are no peaks may be left out.
+// Call take(value, rank) for the cells of the listed tiles that reach the bound; by all threads. Cells that are no
+// peaks may be left out.
 template <typename Take>
-CONVKIT_INLINE void visit(const Map& map, const Notes& notes, const int* list, int count, Key bound, Take take) {
+CONVKIT_INLINE void visit(const Map& map, const List& list, int count, Key bound, Take take) {
     const unsigned code = static_cast<unsigned>(bound >> 32);
     const float least = code > ascending(LOWEST) ? value_of(code) : LOWEST;
     const bool aligned = LAYOUT == PLANES && map.width % VECTOR == 0;  // neighbours in a vector are so in the map
-    const int tasks = (count < 0 ? notes.tiles : count) * UNROLL;
-    const auto unit_of = [&](int task) {
-        const int tile = count < 0 ? task / UNROLL : list[task / UNROLL];
-        const bool skipped = count < 0 && notes.limit(map, tile, notes.codes[tile]) < bound;
-        return skipped ? map.units : Notes::unit(tile, task % UNROLL);
-    };
+    const int tasks = count * UNROLL;
+    const auto unit_of = [&](int task) { return Notes::unit(list[task / UNROLL], task % UNROLL); };
 #pragma unroll 1
     for (int start = threadIdx.x; start < tasks; start += BATCH * THREADS) {
         Piece pieces[BATCH];
@@ -175,9 +179,9 @@ CONVKIT_INLINE void visit(const Map& map, const Notes& notes, const int* list, i
 extern "C" __global__ void __launch_bounds__(THREADS, THREADS <= 256 ? 768 / THREADS : 1024 / THREADS)
 convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __restrict__ reg,
               const double* __restrict__ back, float* __restrict__ results, int* __restrict__ counts,
-              unsigned long long* scratch, int classes, int height, int width, int topk, int lanes_log, long long hm_image,
-              int hm_cell, long long wh_image, int wh_axis, int wh_cell, int wh_class, long long reg_image, int reg_axis,
-              int reg_cell) {
+              unsigned long long* scratch, int classes, int height, int width, int topk, int lanes_log,
+              long long hm_image, int hm_cell, long long wh_image, int wh_axis, int wh_cell, int wh_class,
+              long long reg_image, int reg_axis, int reg_cell) {
     __shared__ union {
         Histogram histogram;
         unsigned ranks[CELLS];
@@ -201,8 +205,11 @@ convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __res
     unsigned long long* tickets = scratch;
     Key* peaks = scratch + gridDim.y;
     const size_t words = (gridDim.y + static_cast<size_t>(gridDim.y) * notes.groups + 1) & ~static_cast<size_t>(1);
+    const size_t first_tile = static_cast<size_t>(image) * notes.tiles;
+    Bits* codes = reinterpret_cast<Bits*>(scratch + words);
     notes.peaks = peaks + static_cast<size_t>(image) * notes.groups;
-    notes.codes = reinterpret_cast<Bits*>(scratch + words) + static_cast<size_t>(image) * notes.tiles;
+    notes.codes = codes + first_tile;
+    int* far = reinterpret_cast<int*>(codes + static_cast<size_t>(gridDim.y) * notes.tiles) + first_tile;
 
     scan(map, notes);
 
@@ -218,17 +225,16 @@ convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __res
     if (threadIdx.x == 0) tickets[image] = 0;
 
     const unsigned count = topk;
-    const Key bound = quick_bound(shared.histogram, count, count + count / 2 + 32, [&](auto take) {
+    const Key bound = quick_bound(shared.histogram, count, count + count / 8 + 8, [&](auto take) {
 #pragma unroll 4
         for (int group = threadIdx.x; group < notes.groups; group += THREADS) take(notes.peaks[group]);
     });
 
-    int* list = reinterpret_cast<int*>(sorted);  // the tiles lie where the sorted keys will be
-    constexpr int ROOM = 2 * CAPACITY;
-    list_tiles(map, notes, bound, list, ROOM, &marks[1]);
+    const List list = {reinterpret_cast<int*>(sorted), far};  // the sorted keys will lie where the list is
+    list_tiles(map, notes, bound, list, &marks[1]);
     __syncthreads();
-    const int listed = marks[1] <= ROOM ? static_cast<int>(marks[1]) : -1;
-    visit(map, notes, list, listed, bound, [&](float, unsigned rank) {
+    const int listed = marks[1];
+    visit(map, list, listed, bound, [&](float, unsigned rank) {
         const unsigned place = atomicAdd(&marks[2], 1u);
         if (place < CELLS) shared.ranks[place] = rank;
     });
@@ -249,7 +255,7 @@ convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __res
         __syncthreads();
         if (threadIdx.x == 0) marks[3] = 0;
         const auto all_peaks = [&](auto take) {
-            visit(map, notes, list, listed, bound, [&](float value, unsigned rank) {
+            visit(map, list, listed, bound, [&](float value, unsigned rank) {
                 const int label = rank / map.cells();
                 if (map.is_peak(value, label, rank - label * map.cells())) take(make_key(value, rank));
             });

@@ -1,4 +1,5 @@
-// The heads of one image: logits in one of three layouts, their vectors and peaks, and the boxes. Constants used: T, LAYOUT, VECTOR.
+// The heads of one image: logits in one of three layouts, their vectors and peaks, and the boxes. Constants used: T,
+// LAYOUT, VECTOR.
 #ifndef CENTERNET_MAP_CUH
 #define CENTERNET_MAP_CUH
 

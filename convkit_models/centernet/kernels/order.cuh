@@ -35,7 +35,8 @@ CONVKIT_INLINE void order(const Key* keys, Key* sorted, int count) {
     }
 }
 
-// Sort distinct keys; `spare` has room for as many, and the result lies in the one that is returned. Ends with a barrier.
+// Sort distinct keys; `spare` has room for as many, and the result lies in the one that is returned. Ends with a
+// barrier.
 CONVKIT_INLINE const Key* sorted_keys(Key* keys, Key* spare, int count) {
     if (count > 512) {
         sort(keys, count);

@@ -10,7 +10,8 @@ constexpr unsigned ALL_LANES = 0xffffffffu;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 convkit_ctdet_rows(const T* __restrict__ detections, const double* __restrict__ back, float* __restrict__ results,
-                   int* __restrict__ counts, int topk, float stride, long long image_step, int row_step, int column_step) {
+                   int* __restrict__ counts, int topk, float stride, long long image_step, int row_step,
+                   int column_step) {
     __shared__ int totals[WARPS];
     const int image = blockIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const T* first = detections + image * image_step;

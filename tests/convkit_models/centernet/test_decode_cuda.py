@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,92 +10,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional as F
+from support.decoding import DTYPES, SMALL, OnHost, assert_equal, described, heads, metas_for, tutorial
 
 from convkit import Detections
 from convkit.errors import KernelArgumentError
-from convkit.kernels.host import run_on_host
 from convkit_models.centernet._decode import CtdetDecode, sigmoid
-from convkit_models.centernet._decode_cuda import Call, CudaDecode, Tensor, Tuning
-
-SMALL = Tuning(threads=64, unroll=2, groups=2)
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+from convkit_models.centernet._decode_cuda import Call, Tensor, Tuning
 
 
 def spec(form: str = "heads", classes: int = 3, topk: int = 20, sizes_per_class: bool = False) -> dict[str, Any]:
     names = [f"thing {index}" for index in range(classes)]
     return {"form": form, "stride": 4, "topk": topk, "sizes_per_class": sizes_per_class, "classes": names}
-
-
-def metas_for(batch: int, height: int = 12, width: int = 16) -> list[dict[str, Any]]:
-    return [
-        {"center": [321.5 + 7 * index, 239.0], "scale": 640.0 + 11 * index, "input": [4 * height, 4 * width]}
-        for index in range(batch)
-    ]
-
-
-def heads(
-    batch: int = 1, classes: int = 3, height: int = 12, width: int = 16, *, seed: int = 0, sizes: int = 2
-) -> dict[str, torch.Tensor]:
-    rng = np.random.default_rng(seed)
-    return {
-        "hm": torch.from_numpy((2.5 * rng.standard_normal((batch, classes, height, width)) - 2).astype(np.float32)),
-        "wh": torch.from_numpy(rng.uniform(0, 9, (batch, sizes, height, width)).astype(np.float32)),
-        "reg": torch.from_numpy(rng.uniform(0, 1, (batch, 2, height, width)).astype(np.float32)),
-    }
-
-
-def tutorial(maps: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    pooled = F.max_pool2d(maps["hm"], 3, stride=1, padding=1)
-    joined = torch.cat([maps["reg"], maps["wh"], maps["hm"], pooled], dim=1)
-    return {"output": joined.flatten(2).transpose(1, 2).contiguous()}
-
-
-def memory(tensor: torch.Tensor) -> np.ndarray:
-    """Return all that a tensor's storage holds, flat; bfloat16 as uint16."""
-    flat = torch.as_strided(tensor, (tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0)
-    return np.array((flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat).numpy()).view(
-        np.uint16 if flat.dtype == torch.bfloat16 else flat.numpy().dtype
-    )
-
-
-def described(outputs: Mapping[str, torch.Tensor]) -> dict[str, Tensor]:
-    return {
-        name: Tensor(tuple(value.shape), tuple(value.stride()), str(value.dtype).removeprefix("torch."), 0)
-        for name, value in outputs.items()
-    }
-
-
-class OnHost:
-    """A launch of the kernel that the decoding plans for these outputs, on the host."""
-
-    def __init__(
-        self, settings: Mapping[str, Any], outputs: Mapping[str, torch.Tensor], tuning: Tuning = SMALL
-    ) -> None:
-        self.decode = CudaDecode(settings, tuning)
-        self.call = Call.plan(settings, described(outputs), tuning)
-        self.inputs = {name: memory(value) for name, value in outputs.items()}
-        self.scratch = np.zeros(self.call.scratch, np.uint64)
-
-    def __call__(self, metas: Sequence[Mapping[str, Any]], **options: Any) -> list[Detections]:
-        call = self.call
-        arrays = [None if name is None else self.inputs[name] for name in call.inputs]
-        back = np.stack([self.decode.back(meta) for meta in metas])
-        rows = np.full((call.batch, self.decode.rows, 6), np.nan, np.float32)
-        counts = np.full(call.batch, -1, np.int32)
-        scratch = [self.scratch] if call.scratch else []
-        run_on_host(call.variant, call.launch, [*arrays, back, rows, counts, *scratch, *call.scalars], **options)
-        for row, count in zip(rows, counts, strict=True):
-            assert not row[count:].any()
-        return self.decode.results(rows, counts)
-
-
-def assert_equal(found: Sequence[Detections], expected: Sequence[Any]) -> None:
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one.class_ids, other.class_ids)
-        np.testing.assert_array_equal(one.scores.view(np.uint32), other.scores.view(np.uint32))
-        np.testing.assert_array_equal(one.boxes.view(np.uint32), other.boxes.view(np.uint32))
 
 
 def check(
@@ -168,6 +93,20 @@ def test_awkward_maps(form: str, kind: str, topk: int) -> None:
         assert_equal(OnHost(settings, outputs, tuning)(metas), expected)
 
 
+@pytest.mark.parametrize("kind", ["flat", "checks"])
+def test_more_tiles_than_the_list_in_shared_memory_holds(kind: str) -> None:
+    maps = heads(1, 5, 33, 47)
+    maps["hm"][:] = 0.25
+    if kind == "checks":
+        maps["hm"][..., ::2, ::2] = 0.5
+    launch = OnHost(spec(classes=5, topk=700), maps, Tuning(threads=32, unroll=1, groups=1))
+    assert launch.call.launch.grid[0] * 32 > 2 * 2048
+    metas = metas_for(1, 33, 47)
+    expected = CtdetDecode(spec(classes=5, topk=700))({name: value.numpy() for name, value in maps.items()}, metas)
+    for order in ("forward", "reverse"):
+        assert_equal(launch(metas, order=order, guard=True), expected)
+
+
 @pytest.mark.parametrize("form", ["heads", "tutorial"])
 def test_the_order_of_threads_and_blocks_does_not_matter(form: str) -> None:
     maps = heads(2, 4, 32, 48, seed=5)
@@ -213,6 +152,20 @@ def test_more_detections_than_threads_and_a_long_sort() -> None:
     assert len(found[0]) == 1000
     found = check(spec(classes=8, topk=2048), maps, Tuning(threads=128, unroll=2, groups=1))
     assert len(found[0]) == 2048
+
+
+def test_as_many_detections_as_keys_fit_with_ties_among_the_last() -> None:
+    """The bound must be exact then: one key more than there is room for would push another one out."""
+    maps = heads(1, 8, 64, 64)
+    maps["hm"][:] = -9
+    maps["hm"][0, :2, ::2, ::2] = 1 + torch.rand(2, 32, 32, generator=torch.Generator().manual_seed(0))
+    maps["hm"][0, 4:] = 0.25
+    settings, metas = spec(classes=8, topk=2048), metas_for(1, 64, 64)
+    maps["hm"][0, 1, 10:] = -9
+    expected = CtdetDecode(settings)({name: value.numpy() for name, value in maps.items()}, metas)
+    launch = OnHost(settings, maps, Tuning(threads=64, unroll=2, groups=1))
+    for order in ("forward", "reverse"):
+        assert_equal(launch(metas, order=order), expected)
 
 
 values = st.one_of(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.floats(-9, 9, width=16))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from convkit import Detections
 from convkit_models.centernet._decode import CtdetDecode
 from convkit_models.centernet._decode_cuda import CudaDecode, Tuning
+from convkit_models.centernet._decode_pro import MODE, ProDecode
 
 pytestmark = pytest.mark.gpu
 
@@ -150,6 +151,18 @@ def test_other_sizes(kind: str, batch: int, classes: int, height: int, width: in
         maps = {name: value.half() for name, value in heads(kind, batch, classes, height, width).items()}
         device = OnGpu(settings, in_form(form, maps, topk), tuning)
         assert_equal(device(), on_host(settings, device))
+
+
+@pytest.mark.parametrize("kind", ["noise", "rounded", "flat", "crowded"])
+@pytest.mark.parametrize("form", ["heads", "cells", "tutorial"])
+def test_the_mode_of_tensorrt_pro(form: str, kind: str) -> None:
+    settings = {**spec("heads" if form == "cells" else form, 80, 100), "mode": MODE, "confidence": 0.3, "nms": 0.5}
+    maps = {name: value.half() for name, value in heads(kind, 2, 80, 128, 128).items()}
+    device = OnGpu(settings, in_form(form, maps, 100))
+    outputs = {name: np.ascontiguousarray(value.float().cpu().numpy()) for name, value in device.outputs.items()}
+    expected = ProDecode(settings)(outputs, device.metas)
+    for _ in range(3):
+        assert_equal(device(), expected)
 
 
 def test_runs_are_identical_and_a_graph_gives_the_same() -> None:

@@ -1,0 +1,88 @@
+"""Random maps for the decoding, and its kernels on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from convkit import Detections
+from convkit.kernels.host import run_on_host
+from convkit_models.centernet._decode_cuda import Call, CudaDecode, Tensor, Tuning
+
+SMALL = Tuning(threads=64, unroll=2, groups=2)
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def metas_for(batch: int, height: int = 12, width: int = 16) -> list[dict[str, Any]]:
+    return [
+        {"center": [321.5 + 7 * index, 239.0], "scale": 640.0 + 11 * index, "input": [4 * height, 4 * width]}
+        for index in range(batch)
+    ]
+
+
+def heads(
+    batch: int = 1, classes: int = 3, height: int = 12, width: int = 16, *, seed: int = 0, sizes: int = 2
+) -> dict[str, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    return {
+        "hm": torch.from_numpy((2.5 * rng.standard_normal((batch, classes, height, width)) - 2).astype(np.float32)),
+        "wh": torch.from_numpy(rng.uniform(0, 9, (batch, sizes, height, width)).astype(np.float32)),
+        "reg": torch.from_numpy(rng.uniform(0, 1, (batch, 2, height, width)).astype(np.float32)),
+    }
+
+
+def tutorial(maps: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    pooled = F.max_pool2d(maps["hm"], 3, stride=1, padding=1)
+    joined = torch.cat([maps["reg"], maps["wh"], maps["hm"], pooled], dim=1)
+    return {"output": joined.flatten(2).transpose(1, 2).contiguous()}
+
+
+def memory(tensor: torch.Tensor) -> np.ndarray:
+    """Return all that a tensor's storage holds, flat; bfloat16 as uint16."""
+    flat = torch.as_strided(tensor, (tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0)
+    return np.array((flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat).numpy()).view(
+        np.uint16 if flat.dtype == torch.bfloat16 else flat.numpy().dtype
+    )
+
+
+def described(outputs: Mapping[str, torch.Tensor]) -> dict[str, Tensor]:
+    return {
+        name: Tensor(tuple(value.shape), tuple(value.stride()), str(value.dtype).removeprefix("torch."), 0)
+        for name, value in outputs.items()
+    }
+
+
+class OnHost:
+    """A launch of the kernel that the decoding plans for these outputs, on the host."""
+
+    def __init__(
+        self, settings: Mapping[str, Any], outputs: Mapping[str, torch.Tensor], tuning: Tuning = SMALL
+    ) -> None:
+        self.decode = CudaDecode(settings, tuning)
+        self.call = Call.plan(settings, described(outputs), tuning)
+        self.inputs = {name: memory(value) for name, value in outputs.items()}
+        self.scratch = np.zeros(self.call.scratch, np.uint64)
+
+    def __call__(self, metas: Sequence[Mapping[str, Any]], **options: Any) -> list[Detections]:
+        call = self.call
+        arrays = [None if name is None else self.inputs[name] for name in call.inputs]
+        back = np.stack([self.decode.back(meta) for meta in metas])
+        rows = np.full((call.batch, self.decode.rows, 6), np.nan, np.float32)
+        counts = np.full(call.batch, -1, np.int32)
+        scratch = [self.scratch] if call.scratch else []
+        run_on_host(call.variant, call.launch, [*arrays, back, rows, counts, *scratch, *call.scalars], **options)
+        for row, count in zip(rows, counts, strict=True):
+            assert not row[count:].any()
+        return self.decode.results(rows, counts)
+
+
+def assert_equal(found: Sequence[Detections], expected: Sequence[Any]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.class_ids, other.class_ids)
+        np.testing.assert_array_equal(one.scores.view(np.uint32), other.scores.view(np.uint32))
+        np.testing.assert_array_equal(one.boxes.view(np.uint32), other.boxes.view(np.uint32))
