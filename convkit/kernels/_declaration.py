@@ -84,12 +84,14 @@ class Bound:
 class Launch:
     """A launch geometry: blocks of the grid and threads of a block in x, y and z, dynamic shared memory in bytes.
 
-    The entries are ints, or symbols where a geometry is traced.
+    The entries are ints, or symbols where a geometry is traced. ``resident`` is how many blocks a multiprocessor is to
+    hold at a time: with it, what these leave of its memory goes to the L1 cache; 0 leaves the division to the driver.
     """
 
     grid: tuple[Any, Any, Any]
     block: tuple[Any, Any, Any]
     shared: Any = 0
+    resident: int = 0
 
     def check(self) -> Launch:
         """Return the same launch; raise `KernelArgumentError` if no GPU can do it."""
@@ -171,6 +173,7 @@ class Kernel:
     def target(self, capability: int, kind: str) -> str:
         """Return the compiler's name of a target: ``sm_90`` for the kind cubin, ``compute_90`` for ptx."""
         return f"{'sm' if kind == 'cubin' else 'compute'}_{capability}{'a' if self.specific else ''}"
+
 
 @dataclass(frozen=True, eq=False)
 class Variant:

@@ -20,6 +20,9 @@ _FORMATS = {"int32": "i4x", "uint32": "I4x", "int64": "q", "float32": "f4x"}
 _WITHOUT_ASKING = 48 * 1024
 """Dynamic shared memory, in bytes, that a kernel gets without raising its limit."""
 
+_RESERVED = 1024
+"""Shared memory, in bytes, that the driver takes for itself in each block."""
+
 _loaded: dict[tuple[Variant, int], Launcher] = {}
 _lock = threading.Lock()
 
@@ -65,6 +68,7 @@ class Launcher:
         self._driver, self._cupy = driver, cupy
         self._torch_stream: Callable[[int], int] | None = None
         self._shared_limit = _WITHOUT_ASKING
+        self._division: tuple[int, int] | None = None
         self._make_slots()
 
     def geometry(self, **sizes: int) -> Launch:
@@ -101,6 +105,8 @@ class Launcher:
             stream = self._current_stream(arguments) if stream is None else _address(stream)
         if launch.shared > self._shared_limit:
             self._raise_shared(launch.shared)
+        if launch.resident and self._division != (launch.shared, launch.resident):
+            self._divide(launch.shared, launch.resident)
         try:
             self._driver.launchKernel(self._function, *launch.grid, *launch.block, launch.shared, stream, parameters, 0)
         except self._driver.CUDADriverError as error:
@@ -158,6 +164,15 @@ class Launcher:
                 hint="Take a variant with smaller tiles.",
             ) from error
         self._shared_limit = shared
+
+    def _divide(self, shared: int, resident: int) -> None:
+        """Ask for no more shared memory than so many blocks need; what is left is L1 cache. It is a wish only."""
+        static = self.image.resources.shared if self.image.resources else 0
+        needed = resident * (shared + static + _RESERVED)
+        most = self._cupy.cuda.Device(self.device).attributes["MaxSharedMemoryPerMultiprocessor"]
+        attribute = self._driver.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+        self._driver.funcSetAttribute(self._function, attribute, min(100, -(-100 * needed // most)))
+        self._division = shared, resident
 
 
 class _Pointer:

@@ -8,6 +8,7 @@ from math import prod, sqrt
 import torch
 from torch import Tensor, nn
 
+from convkit_plugins.dcnv2._layer_op import dcnv2, split_offset_mask
 from convkit_plugins.dcnv2._op import deform_conv2d, pair
 
 __all__ = ["DCN", "split_offset_mask"]
@@ -67,19 +68,17 @@ class DCN(nn.Module):
             nn.init.zeros_(self.conv_offset_mask.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [N, out, oh, ow] for x [N, in, H, W]."""
-        offset, mask = split_offset_mask(self.conv_offset_mask(x))
-        return deform_conv2d(
-            x,
-            self.weight,
-            offset,
-            self.bias,
-            mask,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.deformable_groups,
-        )
+        """Return [N, out, oh, ow] for x [N, in, H, W].
+
+        On a GPU one kernel takes the raw output of ``conv_offset_mask``. On the CPU, and in graphs that are exported,
+        the steps stay apart: the sigmoid, and the operator that has an ONNX counterpart.
+        """
+        raw = self.conv_offset_mask(x)
+        settings = (self.stride, self.padding, self.dilation, self.deformable_groups)
+        if x.is_cuda and not torch.compiler.is_exporting():
+            return dcnv2(x, raw, self.weight, self.bias, *settings)
+        offset, mask = split_offset_mask(raw)
+        return deform_conv2d(x, self.weight, offset, self.bias, mask, *settings)
 
     def extra_repr(self) -> str:
         """Return the settings for ``repr``."""
@@ -87,12 +86,3 @@ class DCN(nn.Module):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride},"
             f" padding={self.padding}, dilation={self.dilation}, deformable_groups={self.deformable_groups}"
         )
-
-
-def split_offset_mask(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (offset, mask) from the output of ``conv_offset_mask``: two thirds as they are, one through a sigmoid.
-
-    The official code cuts the channels in three and joins the first two again, which changes nothing.
-    """
-    taps = raw.shape[1] // 3
-    return raw[:, : 2 * taps], torch.sigmoid(raw[:, 2 * taps :])

@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from convkit_plugins.dcnv2._compute import compute
+from convkit_plugins.dcnv2._dispatch import autocast_on_cuda, empty_output, layer_of, memory_format, on_kernels
 
-__all__ = ["deform_conv2d", "output_size", "pair"]
+__all__ = ["check", "deform_conv2d", "output_size", "pair"]
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -44,8 +45,10 @@ def deform_conv2d(
     """Convolve ``x`` with kernels whose taps are displaced and weighted anew at every output position.
 
     All tensors have one dtype: float64, float32, float16 or bfloat16. The 16-bit types are computed
-    in float32, coordinates included, and rounded once at the end; under autocast everything is
-    float32. Differentiable once, in all five tensors.
+    in float32, coordinates included, and rounded once at the end. On a GPU one CUDA kernel does all of
+    it (see ``_cuda`` for which, and for what it rounds to 16 bits), float64 apart. Under autocast
+    everything is float32 on the CPU, and of the autocast dtype on a GPU. Differentiable once, in all
+    five tensors; going back, the differentiable computation in PyTorch is used everywhere.
 
     Args:
         x: [N, C, H, W].
@@ -59,7 +62,7 @@ def deform_conv2d(
         offset_groups: G, the number of channel groups of ``x`` with offsets of their own.
 
     Returns:
-        [N, O, oh, ow], contiguous.
+        [N, O, oh, ow], contiguous; on a GPU channels-last if ``x`` is.
 
     Raises:
         ValueError: shapes, dtypes or settings do not fit each other.
@@ -99,7 +102,7 @@ def _operator(
     dilation: Sequence[int],
     offset_groups: int,
 ) -> Tensor:
-    _check(x, weight, offset, bias, mask, stride, padding, dilation, offset_groups)
+    check(x, weight, offset, bias, mask, stride, padding, dilation, offset_groups)
     return compute(x, weight, offset, bias, mask, stride, padding, dilation, offset_groups)
 
 
@@ -115,8 +118,29 @@ def _fake(
     dilation: Sequence[int],
     offset_groups: int,
 ) -> Tensor:
-    size = _check(x, weight, offset, bias, mask, stride, padding, dilation, offset_groups)
-    return x.new_empty((x.shape[0], weight.shape[0], *size))
+    size = check(x, weight, offset, bias, mask, stride, padding, dilation, offset_groups)
+    return empty_output(x, weight.shape[0], size)
+
+
+@_operator.register_kernel("cuda")
+def _on_cuda(
+    x: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    bias: Tensor,
+    mask: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    offset_groups: int,
+) -> Tensor:
+    check(x, weight, offset, bias, mask, stride, padding, dilation, offset_groups)
+    if not on_kernels(x):
+        output = compute(x, weight, offset, bias, mask, stride, padding, dilation, offset_groups)
+        return output.contiguous(memory_format=memory_format(x))
+    from convkit_plugins.dcnv2._cuda import convolve
+
+    return convolve(x, weight, offset, bias, mask, layer_of(weight, stride, padding, dilation, offset_groups))
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -144,10 +168,10 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 _operator.register_autograd(_backward, setup_context=_save_for_backward)
 _operator.register_autocast("cpu", torch.float32)
-_operator.register_autocast("cuda", torch.float32)
+autocast_on_cuda("deform_conv2d", torch.ops.convkit.deform_conv2d)
 
 
-def _check(
+def check(
     x: Tensor,
     weight: Tensor,
     offset: Tensor,
@@ -158,7 +182,7 @@ def _check(
     dilation: Sequence[int],
     offset_groups: int,
 ) -> tuple[int, int]:
-    """Return (oh, ow), or raise a ValueError that says what does not fit."""
+    """Return (oh, ow) for the arguments of `deform_conv2d`, or raise a ValueError that says what does not fit."""
     if x.dim() != 4 or weight.dim() != 4:
         raise ValueError(
             f"deform_conv2d needs x [N, C, H, W] and weight [O, C, kh, kw]; got {_show(x)} and {_show(weight)}"

@@ -1,11 +1,17 @@
-"""Weights in the order in which the tensor-core kernels of the deformable convolution read them."""
+"""Weights in the order in which the kernels of the deformable convolution read them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["pack_for_mma", "pack_for_wgmma"]
+from convkit_plugins.dcnv2._plain import CHUNK as PLAIN_CHUNK
+
+__all__ = ["PackedWeights", "pack_for_mma", "pack_for_plain", "pack_for_wgmma"]
 
 
 def pack_for_wgmma(weight: Tensor, columns: int) -> Tensor:
@@ -23,8 +29,10 @@ def pack_for_wgmma(weight: Tensor, columns: int) -> Tensor:
     # Position 16 s + 8 h + 2 q + e of 32 channels holds channel 8 q + 4 s + 2 h + e.
     channels = order % 8 // 2 * 8 + order // 16 * 4 + order // 8 % 2 * 2 + order % 2
     shape = tiles.shape
-    tiles = tiles.unflatten(3, (-1, 32))[..., rows, :].unflatten(5, (-1, 32))[..., channels].reshape(shape)
-    pieces = tiles.unflatten(4, (8, 8))
+    outer, inner = shape[:3], shape[4]
+    tiles = tiles.view(*outer, columns // 32, 32, inner)[..., rows, :]
+    tiles = tiles.view(*outer, columns, inner // 32, 32)[..., channels]
+    pieces = tiles.reshape(*outer, columns, 8, 8)
     row = torch.arange(columns, device=weight.device)[:, None]
     swizzled = torch.arange(8, device=weight.device)[None, :] ^ (row % 8)
     return pieces.gather(4, swizzled[None, None, None, :, :, None].expand_as(pieces)).flatten()
@@ -36,16 +44,19 @@ def pack_for_mma(weight: Tensor, columns: int) -> Tensor:
     A tile holds 128 bytes of channels of one tap for ``columns`` output channels; taps follow each other before
     channels do. Within a tile come, for every 8 output channels and every 64 bytes, the 16 bytes of each of 32
     threads: thread 4 n + q has those from 16 q on of output channel n. Output channels are permuted within 32, so that
-    a thread's results are neighbours. Missing channels are zero.
+    a thread's results are neighbours. Missing channels are zero. float32 is rounded to the 10 bits of TF32.
     """
+    if weight.dtype == torch.float32:
+        weight = ((weight.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
     tiles = _tiles(weight, columns)
     order = torch.arange(32, device=weight.device)
     rows = order % 8 // 2 * 8 + order // 8 * 2 + order % 2
     shape = tiles.shape
-    tiles = tiles.unflatten(3, (-1, 32))[..., rows, :].reshape(shape)
+    tiles = tiles.view(*shape[:3], columns // 32, 32, shape[4])[..., rows, :]
     piece = 16 // weight.element_size()
     # [outputs, inputs, tap, block of 8, n, half, q, piece] to [..., block, half, n, q, piece]
-    return tiles.unflatten(4, (2, 4, piece)).unflatten(3, (-1, 8)).transpose(4, 5).flatten()
+    pieces = tiles.reshape(*shape[:3], columns // 8, 8, 2, 4, piece)
+    return pieces.transpose(4, 5).flatten()
 
 
 def _tiles(weight: Tensor, columns: int) -> Tensor:
@@ -56,3 +67,32 @@ def _tiles(weight: Tensor, columns: int) -> Tensor:
     padded = weight.new_zeros((outputs * columns, inputs * chunk, kh * kw))
     padded[:filters, :channels] = weight.flatten(2)
     return padded.view(outputs, columns, inputs, chunk, kh * kw).permute(0, 2, 4, 1, 3).contiguous()
+
+
+def pack_for_plain(weight: Tensor, groups: int, columns: int) -> Tensor:
+    """Return ``weight`` [O, C, kh, kw] as `pack_plain` lays it out for ``plain.cu``, on the weight's own device."""
+    filters, channels, kh, kw = weight.shape
+    members, tiles = channels // groups, -(-filters // columns)
+    padded = -(-members // PLAIN_CHUNK) * PLAIN_CHUNK
+    packed = weight.new_zeros((tiles * columns, groups, kh * kw, padded))
+    packed[:filters, ..., :members] = weight.reshape(filters, groups, members, kh * kw).transpose(2, 3)
+    return packed.view(tiles, columns, groups, kh * kw, padded).permute(0, 2, 3, 4, 1).flatten()
+
+
+class PackedWeights:
+    """Packed copies of weights, each made once and again when the weight has changed in place."""
+
+    def __init__(self) -> None:
+        self._copies: Any = WeakTensorKeyDictionary()
+
+    def get(self, weight: Tensor, key: Hashable, pack: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return ``pack(weight)``; ``key`` tells apart the ways to pack."""
+        state = (weight.data_ptr(), weight._version if not weight.is_inference() else 0)
+        known = self._copies.get(weight)
+        if known is None or known[0] != state:
+            known = self._copies[weight] = (state, {})
+        copies: dict[Hashable, Tensor] = known[1]
+        if key not in copies:
+            with torch.no_grad():
+                copies[key] = pack(weight.detach())
+        return copies[key]

@@ -42,14 +42,24 @@ CONVKIT_INLINE void fetch(uint4 (&v)[4], const char* upper, unsigned down) {
 
 #if !BLEND_FLOAT
 CONVKIT_INLINE unsigned multiply(unsigned a, unsigned b) {
+#if CONVKIT_DEVICE
     unsigned result;
     asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
     return result;
+#else
+    const float2 x = unpack2<half_t>(a), y = unpack2<half_t>(b);
+    return pack2<half_t>(x.x * y.x, x.y * y.y);
+#endif
 }
 CONVKIT_INLINE unsigned multiply_add(unsigned a, unsigned b, unsigned c) {
+#if CONVKIT_DEVICE
     unsigned result;
     asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
     return result;
+#else
+    const float2 x = unpack2<half_t>(a), y = unpack2<half_t>(b), z = unpack2<half_t>(c);
+    return pack2<half_t>(fmaf(x.x, y.x, z.x), fmaf(x.y, y.y, z.y));
+#endif
 }
 #endif
 
@@ -57,14 +67,12 @@ CONVKIT_INLINE unsigned multiply_add(unsigned a, unsigned b, unsigned c) {
 CONVKIT_INLINE unsigned blend(unsigned a, unsigned b, unsigned c, unsigned d, const Weights& weights) {
 #if BLEND_FLOAT
     const float4 w = weights.w;
-#if TF32
+#if TF32  // 10 bits of the fraction, rounded; the sum is a float
     float sum = w.x * __uint_as_float(a);
     sum = fmaf(w.y, __uint_as_float(b), sum);
     sum = fmaf(w.z, __uint_as_float(c), sum);
     sum = fmaf(w.w, __uint_as_float(d), sum);
-    unsigned rounded;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(sum));
-    return rounded;
+    return (__float_as_uint(sum) + 0x1000u) & ~0x1fffu;
 #else
     const float2 p = unpack2<T>(a), q = unpack2<T>(b), r = unpack2<T>(c), s = unpack2<T>(d);
     return pack2<T>(fmaf(w.w, s.x, fmaf(w.z, r.x, fmaf(w.y, q.x, w.x * p.x))),

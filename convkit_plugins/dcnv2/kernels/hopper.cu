@@ -1,14 +1,15 @@
 // Modulated deformable convolution for Hopper (sm_90a): samples go from global memory to registers, are blended there
 // and multiplied by the tensor cores (wgmma) with weights that one thread has copied into shared memory.
 //
-// x is channels-last and dense, its channels a multiple of 8. A warpgroup computes 64 pixels, a patch TILE_W wide, times TILE_N
-// output channels; a block goes on to further patches until all are done. The weights are packed in tiles of 128 bytes
-// of channels (`pack` in _weights.py) that lie in the order of their use: taps innermost.
+// x is channels-last and dense, its channels a multiple of 8. A warpgroup computes 64 pixels, a patch TILE_W wide,
+// times TILE_N output channels; a block goes on to further patches until all are done. The weights are packed in tiles of 128 bytes
+// of channels (`pack_for_wgmma` in _weights.py) that lie in the order of their use: taps innermost.
 //
 // Further macros: N (output channels), TILE_N (32, 64, 128 or 256), TILE_W, WM (warpgroups with patches of their own),
 // WK (warpgroups that divide the sum of a patch), CM (blocks of a cluster that share copies of the weights), CK (blocks
 // of a cluster that divide the sum), STAGES (tiles of weights in shared memory; all of them stay there if they fit),
-// DEPTH (1 or 2: halves of a tile's rows on their way), BLOCKS (a multiprocessor), BF16, RELU, OUT_PLANES (NCHW).
+// DEPTH (1 or 2: halves of a tile's rows on their way), BUFFERS (1 or 2: tiles whose operands are in registers),
+// BLOCKS (a multiprocessor), BF16, RELU, OUT_PLANES (NCHW).
 // With WK * CK > 1 the grid holds a block for every patch.
 #define TF32 0
 #include "gather.cuh"
@@ -124,9 +125,9 @@ extern "C" __global__ void
     __cluster_dims__(CM, 1, CK)
 #endif
     __launch_bounds__(THREADS, BLOCKS)
-    dcnv2_hopper(const T* x, const T* offset, const T* mask, const T* weight, const T* bias, T* out, int batch,
+    convkit_dcnv2_hopper(const T* x, const T* offset, const T* mask, const T* weight, const T* bias, T* out, int batch,
                  int height, int width, int out_height, int out_width, int offset_image, int offset_channel,
-                 int offset_pixel, int mask_image, int mask_channel, int mask_pixel, int out_pitch) {
+                 int offset_pixel, int mask_image, int mask_channel, int mask_pixel) {
     extern __shared__ __align__(1024) unsigned char memory[];
     unsigned long long* full = (unsigned long long*)memory;  // [STAGES]
     unsigned long long* empty = full + STAGES;               // [STAGES]
@@ -227,7 +228,7 @@ extern "C" __global__ void
 #pragma unroll
         for (int i = 0; i < ACC; ++i) acc[i] = 0.f;
         uint4 v[DEPTH][2][4];
-        unsigned a[2][2][2][4] = {};  // operands of two tiles in turn, [half][step]
+        unsigned a[BUFFERS][2][2][4] = {};  // operands of tiles in turn, [half][step]
         int previous = -1;            // slot of the tile that the tensor cores may still read
         Position used = {(begin + wk) % TAPS, (begin + wk) / TAPS}, next = used;
         if (RESIDENT) slot = wk;
@@ -265,6 +266,7 @@ extern "C" __global__ void
         };
         auto multiply = [&](unsigned (&operands)[2][2][4], const unsigned (&busy)[2][2][4], int i) {
             const bool more = i + WK < PART;
+            if (BUFFERS == 1) finish(busy);
 #pragma unroll
             for (int eight = 0; eight < 2; ++eight) {
                 const int k = index(used, eight);
@@ -283,7 +285,7 @@ extern "C" __global__ void
             }
             if (DEPTH == 2) next.advance();
             used.advance();
-            finish(busy);
+            if (BUFFERS == 2) finish(busy);
             if (previous >= 0) release(previous);
             previous = slot;
             if (!RESIDENT && thread == 0) {
@@ -311,14 +313,15 @@ extern "C" __global__ void
             }
         }
         for (int i = wk; i < PART;) {
-            multiply(a[0], a[1], i);
+            multiply(a[0], a[BUFFERS - 1], i);
             i += WK;
+            if (BUFFERS == 1) continue;
             if (i >= PART) break;
-            multiply(a[1], a[0], i);
+            multiply(a[BUFFERS - 1], a[0], i);
             i += WK;
         }
         finish(a[0]);
-        finish(a[1]);
+        finish(a[BUFFERS - 1]);
 #pragma unroll
         for (int i = 0; i < ACC; ++i) asm volatile("" : "+f"(acc[i])::"memory");
         if (previous >= 0) release(previous);
@@ -330,7 +333,7 @@ extern "C" __global__ void
                 const int r = row + half * 8, y = first_y + r / TILE_W, px = first_x + r % TILE_W;
                 if (y >= out_height || px >= out_width) continue;
                 const long long pixel = (long long)y * out_width + px;
-                T* to = OUT_PLANES ? out + image * N * plane + pixel : out + (image * plane + pixel) * out_pitch;
+                T* to = OUT_PLANES ? out + image * N * plane + pixel : out + (image * plane + pixel) * N;
 #pragma unroll
                 for (int block = 0; block < TILE_N / 32; ++block) {
                     const int channel = blockIdx.y * TILE_N + block * 32 + quarter * 8;
@@ -382,7 +385,7 @@ extern "C" __global__ void
                 const int channel = blockIdx.y * TILE_N + first / 16 * 32 + quarter * 8 + first % 8;
                 if (image >= batch || y >= out_height || px >= out_width || channel >= N) continue;
                 const long long pixel = (long long)y * out_width + px;
-                T* to = OUT_PLANES ? out + image * N * plane + pixel : out + (image * plane + pixel) * out_pitch;
+                T* to = OUT_PLANES ? out + image * N * plane + pixel : out + (image * plane + pixel) * N;
                 store<COUNT>(to, channel, plane, values, bias);
             }
         }

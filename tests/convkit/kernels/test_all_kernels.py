@@ -16,7 +16,9 @@ CAPABILITIES = (75, 80, 86, 89, 90, 100)
 SOURCES: tuple[str, ...] = (
     "convkit.kernels:warp_variants",
     "convkit_models.centernet._decode_cuda:decode_variants",
+    "convkit_plugins.dcnv2._hopper:hopper_variants",
     "convkit_plugins.dcnv2._plain:plain_variants",
+    "convkit_plugins.dcnv2._tensor:tensor_variants",
 )
 """``module:function`` of what returns the variants of a kernel that are compiled here."""
 

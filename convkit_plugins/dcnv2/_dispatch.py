@@ -1,0 +1,73 @@
+"""What both operators share around their computation: the form of outputs, autocast, the way to a kernel."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convkit_plugins.dcnv2._layers import Layer
+
+__all__ = ["autocast_on_cuda", "empty_output", "layer_of", "memory_format", "on_kernels"]
+
+_library = torch.library.Library("convkit", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Return the memory format of the output: on a GPU channels-last if ``x`` is that and not contiguous."""
+    if x.device.type != "cuda" or x.is_contiguous():
+        return torch.contiguous_format
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def empty_output(x: Tensor, filters: int, size: tuple[int, int]) -> Tensor:
+    """Return an uninitialised output [N, O, oh, ow] for an input."""
+    return torch.empty((x.shape[0], filters, *size), dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+
+
+def layer_of(
+    weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+) -> Layer:
+    """Return the settings as the kernels take them; pairs are (vertical, horizontal)."""
+    filters, _, height, width = weight.shape
+    (sy, sx), (py, px), (dy, dx) = stride, padding, dilation
+    return Layer(filters, (height, width), (sy, sx), (py, px), (dy, dx), groups)
+
+
+def on_kernels(x: Tensor) -> bool:
+    """Tell whether a kernel computes for ``x`` on a GPU: not in float64, nor for no images, nor without cupy."""
+    return x.dtype != torch.float64 and x.shape[0] > 0 and _cupy_is_here()
+
+
+@lru_cache(maxsize=1)
+def _cupy_is_here() -> bool:
+    if find_spec("cupy"):
+        return True
+    warnings.warn(
+        "cupy is not installed, so deformable convolutions run on PyTorch's own operators, which takes much longer."
+        ' pip install "convkit[cuda]" brings it.',
+        stacklevel=2,
+    )
+    return False
+
+
+def autocast_on_cuda(name: str, operator: Callable[..., Tensor]) -> None:
+    """Let an operator of the namespace ``convkit`` run in the dtype of autocast on a GPU."""
+
+    def run(*args: Any) -> Tensor:
+        dtype = torch.get_autocast_dtype("cuda")
+        with torch.autocast("cuda", enabled=False):
+            return operator(*(_cast(value, dtype) for value in args))
+
+    _library.impl(name, run, "AutocastCUDA")  # type: ignore[no-untyped-call]
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    wanted = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
+    return value.to(dtype) if wanted else value
