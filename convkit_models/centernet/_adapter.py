@@ -38,6 +38,14 @@ class CenterNet(Adapter):
         Option("mean", COCO_MEAN, "mean of each channel in BGR order, of values in 0..1"),
         Option("std", COCO_STD, "standard deviation of each channel in BGR order, of values in 0..1"),
         Option("topk", 100, "most detections an image"),
+        Option(
+            "decode",
+            "official",
+            "official takes the best peaks; tensorrt-pro one box a cell above a confidence, with suppression by class",
+            ("official", "tensorrt-pro"),
+        ),
+        Option("confidence", 0.25, "lowest score with decode=tensorrt-pro"),
+        Option("nms", 0.5, "largest overlap of boxes of a class with decode=tensorrt-pro"),
     )
     opset = 20
 

@@ -24,6 +24,10 @@ _CELLS = Tolerance(atol=1e-5, reason="float32 sums in another order; 1e-5 of a c
 _PIXELS = Tolerance(atol=4e-5, reason="float32 sums in another order; as in the heads, times the stride of 4")
 
 
+_THRESHOLDS = {"confidence": 0.25, "nms": 0.5}
+"""The options that only the decoding of tensorRT_Pro has, with their defaults."""
+
+
 def describe(request: Request, layout: Layout, options: Mapping[str, Any], facts: Mapping[str, Any]) -> ModelSpec:
     """Return the specification of a network in the form and sizes that were asked for.
 
@@ -60,11 +64,19 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], facts
             "topk": options["topk"],
             "sizes_per_class": sizes_per_class,
             "classes": list(names),
+            **_mode(options),
         },
         classes=names,
         facts=facts,
         expect=expect,
     )
+
+
+def _mode(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the decode specification holds besides, for another decoding than the official one."""
+    if options["decode"] == "official":
+        return {}
+    return {"mode": options["decode"], "confidence": options["confidence"], "nms": options["nms"]}
 
 
 def _narrowed(dim: Dim) -> Dim:
@@ -82,6 +94,22 @@ def _check(form: str, dims: Mapping[str, Dim], options: Mapping[str, Any], sizes
             "With resize=keep_res the input is as large as each image, but height and width are fixed.",
             hint="Give ranges, for example --shape height=64:512:1344 --shape width=64:512:1344.",
         )
+    if options["decode"] == "official":
+        for name, default in _THRESHOLDS.items():
+            if options[name] != default:
+                raise SettingError(
+                    f"Option {name!r} is {options[name]}, but the official decoding has no such threshold.",
+                    hint="Add --set decode=tensorrt-pro, or leave it out.",
+                )
+    else:
+        if form == "detections":
+            raise SettingError(
+                f"The form 'detections' holds boxes that the official decoding chose; {options['decode']} cannot.",
+                hint="Use --form heads or --form tutorial.",
+            )
+        for name in _THRESHOLDS:
+            if not 0 < options[name] < 1:
+                raise SettingError(f"Option {name!r} cannot be {options[name]}.", hint="Give a number between 0 and 1.")
     if form == "tutorial" and sizes_per_class:
         raise SettingError(
             "This network predicts a size for each class (--cat_spec_wh), for which the form 'tutorial' has no room.",

@@ -21,6 +21,7 @@ from convkit_models.centernet import (
     convkit_preprocess,
 )
 from convkit_models.centernet._adapter import CenterNet
+from convkit_models.centernet._decode_pro import ProDecode
 
 DIMS = (Dim("batch", 1, 1, 8), Dim.fixed("height", 64), Dim.fixed("width", 96))
 RANGES = (Dim("batch", 1, 1, 8), Dim("height", 64, 128, 256), Dim("width", 96, 128, 256))
@@ -61,6 +62,9 @@ def test_the_declaration() -> None:
         "mean": (0.40789654, 0.44719302, 0.47026115),
         "std": (0.28863828, 0.27408164, 0.27809835),
         "topk": 100,
+        "decode": "official",
+        "confidence": 0.25,
+        "nms": 0.5,
     }
 
 
@@ -118,6 +122,13 @@ class TestSpecification:
         assert (len(spec.classes), spec.classes[0]) == (count, first)
         assert spec.decode["classes"] == list(spec.classes)
 
+    def test_the_decoding_of_tensorrt_pro(self, weights: Path) -> None:
+        spec = load(weights, options={"decode": "tensorrt-pro", "nms": 0.6}).spec
+        expected = {"mode": "tensorrt-pro", "confidence": 0.25, "nms": 0.6}
+        assert {name: spec.decode[name] for name in expected} == expected
+        assert isinstance(convkit_decode(spec.decode), ProDecode)
+        assert not expected.keys() & load(weights).spec.decode.keys()
+
     def test_own_names(self, weights: Path) -> None:
         assert load(weights, names=("cat", "dog", "owl")).spec.classes == ("cat", "dog", "owl")
         with pytest.raises(SettingError, match="2 class names, but the network has 3"):
@@ -133,12 +144,19 @@ class TestRefusals:
         assert load(weights, "detections", dims=small, options={"topk": 64}).spec.outputs[0].shape[1] == 64
         assert load(weights, "heads", dims=small).spec.decode["topk"] == 100
 
+    def test_boxes_that_were_chosen_already(self, weights: Path) -> None:
+        with pytest.raises(SettingError, match="that the official decoding chose"):
+            load(weights, "detections", options={"decode": "tensorrt-pro"})
+
     @pytest.mark.parametrize(
         ("options", "said"),
         [
             ({"topk": 0}, "'topk' cannot be 0"),
             ({"std": (0.2, 0.0, 0.2)}, "'std' cannot be"),
             ({"resize": "keep_res"}, "height and width are fixed"),
+            ({"nms": 0.6}, "'nms' is 0.6, but the official decoding has no such threshold"),
+            ({"decode": "tensorrt-pro", "confidence": 1.0}, "'confidence' cannot be 1.0"),
+            ({"decode": "tensorrt-pro", "nms": 0.0}, "'nms' cannot be 0.0"),
         ],
     )
     def test_options_that_cannot_be_obeyed(self, weights: Path, options: dict[str, Any], said: str) -> None:
