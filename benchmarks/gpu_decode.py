@@ -16,6 +16,7 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import cupy
@@ -123,13 +124,28 @@ def ours(form: str, sets: Sequence[Mapping[str, Tensor]], repeats: int, tuning: 
     return microseconds([partial(run, outputs) for outputs in sets], repeats)
 
 
+def sweep(repeats: int) -> None:
+    """Print the times of our kernel for blocks, tiles and groups of other sizes."""
+    kinds = [(kind, batch) for kind in ("noise", "smooth") for batch in (1, 32)]
+    data = [copies(make_maps(kind, batch, torch.float16), warm=batch == 1) for kind, batch in kinds]
+    print(f"| threads | unroll | groups | {' | '.join(f'{kind}, batch {batch}' for kind, batch in kinds)} |")
+    print("|---" * (3 + len(kinds)) + "|")
+    for threads, unroll, groups in product((256, 512, 1024), (4, 8), (2, 4, 8, 16, 32)):
+        times = [ours("heads", sets, repeats, Tuning(threads, unroll, groups)) for sets in data]
+        print(f"| {threads} | {unroll} | {groups} | {' | '.join(f'{time:.1f}' for time in times)} |", flush=True)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out, which takes a minute")
+    parser.add_argument("--sweep", action="store_true", help="time ours only, with other tunings")
     options = parser.parse_args()
     torch.manual_seed(0)
+    if options.sweep:
+        sweep(options.repeats)
+        return
     name = torch.cuda.get_device_name()
     bandwidth = next((value for part, value in BANDWIDTH.items() if part in name), None)
     versions = f"torch {torch.__version__} (CUDA {torch.version.cuda}), cupy {cupy.__version__}"
