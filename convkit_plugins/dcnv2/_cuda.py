@@ -96,6 +96,7 @@ def convolve(
             _plainly(x, weight, offset, bias, mask, out, layer, sigmoid, relu)
         else:
             x = x.contiguous(memory_format=torch.channels_last)
+            x = x if x.data_ptr() % 16 == 0 else x.clone(memory_format=torch.channels_last)
             count = torch.cuda.get_device_properties(x.device).multi_processor_count
             launch = _on_hopper if kernel == "hopper" else _on_tensor_cores
             launch(x, weight, offset, bias.contiguous(), mask, out, layer, sigmoid, relu, count)

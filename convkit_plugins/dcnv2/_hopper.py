@@ -163,7 +163,8 @@ def layout_scalars(x: Layout, offset: Layout, mask: Layout, out: Layout) -> tupl
     """
     batch, channels, height, width = x.shape
     out_height, out_width = out.shape[2:]
-    if tuple(x.strides) != (height * width * channels, 1, width * channels, channels):
+    dense = (height * width * channels, 1, width * channels, channels)
+    if any(size > 1 and stride != wanted for size, stride, wanted in zip(x.shape, x.strides, dense, strict=True)):
         raise KernelArgumentError(
             f"x has strides {tuple(x.strides)}; the kernel reads dense channels-last memory.",
             hint="Give x.contiguous(memory_format=torch.channels_last).",

@@ -47,7 +47,8 @@ def pack_for_mma(weight: Tensor, columns: int) -> Tensor:
     a thread's results are neighbours. Missing channels are zero. float32 is rounded to the 10 bits of TF32.
     """
     if weight.dtype == torch.float32:
-        weight = ((weight.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+        rounded = ((weight.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+        weight = rounded.masked_fill(weight.isnan(), torch.nan)  # with all bits set, it would have become zero
     tiles = _tiles(weight, columns)
     order = torch.arange(32, device=weight.device)
     rows = order % 8 // 2 * 8 + order // 8 * 2 + order % 2

@@ -67,12 +67,12 @@ CONVKIT_INLINE unsigned multiply_add(unsigned a, unsigned b, unsigned c) {
 CONVKIT_INLINE unsigned blend(unsigned a, unsigned b, unsigned c, unsigned d, const Weights& weights) {
 #if BLEND_FLOAT
     const float4 w = weights.w;
-#if TF32  // 10 bits of the fraction, rounded; the sum is a float
+#if TF32  // 10 bits of the fraction, rounded; the sum is a float. What is not a number must not be: it could become 0.
     float sum = w.x * __uint_as_float(a);
     sum = fmaf(w.y, __uint_as_float(b), sum);
     sum = fmaf(w.z, __uint_as_float(c), sum);
     sum = fmaf(w.w, __uint_as_float(d), sum);
-    return (__float_as_uint(sum) + 0x1000u) & ~0x1fffu;
+    return sum == sum ? (__float_as_uint(sum) + 0x1000u) & ~0x1fffu : 0x7fffffffu;
 #else
     const float2 p = unpack2<T>(a), q = unpack2<T>(b), r = unpack2<T>(c), s = unpack2<T>(d);
     return pack2<T>(fmaf(w.w, s.x, fmaf(w.z, r.x, fmaf(w.y, q.x, w.x * p.x))),

@@ -102,7 +102,7 @@ CONVKIT_INLINE void store(T* pixel, int channel, long long plane, const float* s
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
         value[i] = sums[i] + (N % COUNT == 0 || channel + i < N ? to_float(bias[channel + i]) : 0.f);
-        if (RELU) value[i] = fmaxf(value[i], 0.f);
+        if (RELU) value[i] = value[i] < 0.f ? 0.f : value[i];  // keeps what is not a number
     }
     if (!OUT_PLANES && N % 8 == 0) {
         unsigned word[COUNT / 2];

@@ -28,7 +28,7 @@ CONVKIT_INLINE void store(T* pixel, int channel, long long plane, const float* s
     for (int i = 0; i < 8; ++i) {
         if (N % 8 != 0 && channel + i >= N) break;
         float value = sums[i] + to_float(bias[channel + i]);
-        if (RELU) value = fmaxf(value, 0.f);
+        if (RELU) value = value < 0.f ? 0.f : value;  // keeps what is not a number
         pixel[(OUT_PLANES ? plane : 1ll) * (channel + i)] = from_float<T>(value);
     }
 }
