@@ -81,7 +81,13 @@ def pack_for_plain(weight: Tensor, groups: int, columns: int) -> Tensor:
 
 
 class PackedWeights:
-    """Packed copies of weights, each made once and again when the weight has changed in place."""
+    """Packed copies of weights, each made once and again, in the same memory, when the weight has changed in place.
+
+    A CUDA graph reads the copy that its capture has found: its replays see a change once a call outside of it has come
+    to the weight. A copy made during a capture is not kept, because it holds nothing before the graph is replayed; the
+    graph then packs each time. Changes through ``weight.data.copy_`` and its like are not seen, as PyTorch does not
+    count them.
+    """
 
     def __init__(self) -> None:
         self._copies: Any = WeakTensorKeyDictionary()
@@ -89,11 +95,25 @@ class PackedWeights:
     def get(self, weight: Tensor, key: Hashable, pack: Callable[[Tensor], Tensor]) -> Tensor:
         """Return ``pack(weight)``; ``key`` tells apart the ways to pack."""
         state = (weight.data_ptr(), weight._version if not weight.is_inference() else 0)
-        known = self._copies.get(weight)
-        if known is None or known[0] != state:
-            known = self._copies[weight] = (state, {})
-        copies: dict[Hashable, Tensor] = known[1]
-        if key not in copies:
-            with torch.no_grad():
-                copies[key] = pack(weight.detach())
-        return copies[key]
+        copies: dict[Hashable, tuple[object, Tensor]] | None = self._copies.get(weight)
+        known, copy = copies.get(key, (None, None)) if copies else (None, None)
+        if copy is not None and known == state:
+            return copy
+        with torch.inference_mode():
+            packed = pack(weight.detach())
+            if _is_capturing(weight):
+                return packed
+            if copy is not None and (copy.shape, copy.dtype, copy.device) == (
+                packed.shape,
+                packed.dtype,
+                packed.device,
+            ):
+                packed = copy.copy_(packed)
+        if copies is None:
+            copies = self._copies[weight] = {}
+        copies[key] = state, packed
+        return packed
+
+
+def _is_capturing(tensor: Tensor) -> bool:
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
