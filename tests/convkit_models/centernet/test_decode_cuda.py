@@ -11,11 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.decoding import DTYPES, SMALL, OnHost, assert_equal, described, heads, metas_for, tutorial
+from torch.nn import functional as F
 
 from convkit import Detections
 from convkit.errors import KernelArgumentError
+from convkit.kernels.host import run_on_host
+from convkit_models.centernet import _decode_cuda
 from convkit_models.centernet._decode import CtdetDecode, sigmoid
-from convkit_models.centernet._decode_cuda import Call, Tensor, Tuning
+from convkit_models.centernet._decode_cuda import Call, CudaDecode, Tensor, Tuning
 
 
 def spec(form: str = "heads", classes: int = 3, topk: int = 20, sizes_per_class: bool = False) -> dict[str, Any]:
@@ -91,6 +94,30 @@ def test_awkward_maps(form: str, kind: str, topk: int) -> None:
     expected = CtdetDecode(settings)({name: value.numpy() for name, value in outputs.items()}, metas)
     for tuning in (SMALL, Tuning(threads=32, unroll=1, groups=1)):
         assert_equal(OnHost(settings, outputs, tuning)(metas), expected)
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth", "crowded", "flat", "nan"])
+@pytest.mark.parametrize("layout", ["planes", "cells", "tutorial"])
+def test_full_size_with_the_tuning_that_a_gpu_gets(layout: str, kind: str) -> None:
+    maps = heads(1, 80, 128, 128, seed=4)
+    hm = maps["hm"]
+    if kind == "smooth":
+        hm[:] = F.avg_pool2d(F.avg_pool2d(hm, 5, 1, 2), 5, 1, 2) * 12
+    elif kind == "crowded":
+        hm[:, 7, ::2, ::2] += 8
+    elif kind == "flat":
+        hm[:] = -2.19
+    elif kind == "nan":
+        hm[hm > 4] = torch.nan
+        hm[hm < -6] = -torch.inf
+    maps = {name: value.half() for name, value in maps.items()}
+    if layout == "cells":
+        maps = {name: value.to(memory_format=torch.channels_last) for name, value in maps.items()}
+    settings, metas = spec("tutorial" if layout == "tutorial" else "heads", 80, 100), metas_for(1, 128, 128)
+    outputs = tutorial(maps) if layout == "tutorial" else maps
+    expected = CtdetDecode(settings)({name: value.float().numpy() for name, value in outputs.items()}, metas)
+    assert len(expected[0]) == 100
+    assert_equal(OnHost(settings, outputs, Tuning())(metas, order=1), expected)
 
 
 @pytest.mark.parametrize("kind", ["flat", "checks"])
@@ -191,6 +218,77 @@ def test_scores_are_rounded_correctly() -> None:
     )
     exact = 1 / (1 + np.exp(-logits.astype(np.longdouble)))
     np.testing.assert_array_equal(sigmoid(logits), exact.astype(np.float32))
+
+
+class Array:
+    """An array of the host that says it is one of a GPU."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    @property
+    def __cuda_array_interface__(self) -> Any:
+        return self.array.__array_interface__
+
+
+class TestLaunch:
+    """`CudaDecode.launch` with a launcher that runs the kernel on the host."""
+
+    @pytest.fixture
+    def loads(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        loaded: list[Any] = []
+
+        def load(variant: Any) -> Any:
+            def launcher(launch: Any, *arguments: Any, stream: Any) -> None:
+                assert stream == 77
+                plain = [value.array if isinstance(value, Array) else value for value in arguments]
+                run_on_host(variant, launch, plain)
+
+            loaded.append(variant)
+            return launcher
+
+        monkeypatch.setattr(_decode_cuda, "load", load)
+        monkeypatch.setattr(_decode_cuda, "_zeros", lambda count: Array(np.zeros(count, np.uint64)))
+        return loaded
+
+    @staticmethod
+    def buffers(decode: CudaDecode, metas: Any) -> tuple[Array, Array, Array]:
+        back = np.stack([decode.back(meta) for meta in metas])
+        rows = np.full((len(metas), decode.rows, 6), np.nan, np.float32)
+        return Array(back), Array(rows), Array(np.zeros(len(metas), np.int32))
+
+    @pytest.mark.parametrize("form", ["heads", "tutorial"])
+    def test_gives_what_the_host_gives(self, loads: list[Any], form: str) -> None:
+        decode = CudaDecode(spec(form), SMALL)
+        for seed, batch in ((0, 2), (1, 2), (2, 3)):
+            maps = heads(batch, seed=seed)
+            outputs = {name: value.numpy() for name, value in (tutorial(maps) if form == "tutorial" else maps).items()}
+            metas = metas_for(batch)
+            back, rows, counts = self.buffers(decode, metas)
+            given = {name: Array(value) for name, value in outputs.items()}
+            decode.launch(given, back, rows, counts, 77)
+            assert_equal(decode.results(rows.array, counts.array), CtdetDecode(decode._spec)(outputs, metas))
+        assert len(loads) == 2
+
+    def test_reads_strides(self) -> None:
+        cells = np.zeros((2, 12, 16, 3), np.float16).transpose(0, 3, 1, 2)
+        tensor = Tensor.of("hm", Array(cells))
+        assert (tensor.shape, tensor.strides, tensor.dtype) == ((2, 3, 12, 16), (576, 1, 48, 3), "float16")
+
+    def test_refuses_wrong_buffers_before_the_launch(self, loads: list[Any]) -> None:
+        decode, metas = CudaDecode(spec(), SMALL), metas_for(1)
+        given = {name: Array(value.numpy()) for name, value in heads().items()}
+        back, rows, counts = self.buffers(decode, metas)
+        wrong = [
+            ((Array(np.zeros((1, 6))), rows, counts), r"'back' has the shape \[1, 6\]"),
+            ((back, Array(np.zeros((1, 19, 6), np.float32)), counts), "'results' has the shape"),
+            ((back, Array(np.zeros((1, 6, 20), np.float32).transpose(0, 2, 1)), counts), "'results' .* strides"),
+            ((back, rows, Array(np.zeros((1, 1), np.int32))), "'counts' has the shape"),
+        ]
+        for buffers, message in wrong:
+            with pytest.raises(KernelArgumentError, match=message):
+                decode.launch(given, *buffers, 77)
+        assert np.isnan(rows.array).all()
 
 
 class TestBadInput:
