@@ -54,7 +54,8 @@ struct Raw {
 };
 
 // `pixel` and `t` count output pixels of an image, and taps of all groups. Indices fit 32 bits: the caller checks that.
-CONVKIT_INLINE Raw read(const T* offset, const Strides& so, const T* mask, const Strides& sm, int image, int t, int pixel) {
+CONVKIT_INLINE Raw read(const T* offset, const Strides& so, const T* mask, const Strides& sm, int image, int t,
+                        int pixel) {
     const T* o = offset + (image * so.image + pixel * so.pixel + 2 * t * so.channel);
     const T* m = mask + (image * sm.image + pixel * sm.pixel + t * sm.channel);
     return {to_float(o[0]), to_float(o[so.channel]), to_float(*m)};
@@ -63,5 +64,6 @@ CONVKIT_INLINE Raw read(const T* offset, const Strides& so, const T* mask, const
 // The sample of tap `tap` for the output at (y, x) of an image.
 CONVKIT_INLINE Sample sample_of(const Raw& raw, int image, int tap, int y, int x, const Sizes& sizes) {
     const float factor = SIGMOID ? __fdividef(1.f, 1.f + __expf(-raw.mask)) : raw.mask;
-    return place(float(y * SH - PH + tap / KW * DH) + raw.y, float(x * SW - PW + tap % KW * DW) + raw.x, factor, image, sizes);
+    const float at_y = float(y * SH - PH + tap / KW * DH) + raw.y, at_x = float(x * SW - PW + tap % KW * DW) + raw.x;
+    return place(at_y, at_x, factor, image, sizes);
 }

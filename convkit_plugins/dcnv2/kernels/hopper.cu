@@ -2,8 +2,8 @@
 // and multiplied by the tensor cores (wgmma) with weights that one thread has copied into shared memory.
 //
 // x is channels-last and dense, its channels a multiple of 8. A warpgroup computes 64 pixels, a patch TILE_W wide,
-// times TILE_N output channels; a block goes on to further patches until all are done. The weights are packed in tiles of 128 bytes
-// of channels (`pack_for_wgmma` in _weights.py) that lie in the order of their use: taps innermost.
+// times TILE_N output channels; a block goes on to further patches until all are done. The weights are packed in tiles
+// of 128 bytes of channels (`pack_for_wgmma` in _weights.py) that lie in the order of their use: taps innermost.
 //
 // Further macros: N (output channels), TILE_N (32, 64, 128 or 256), TILE_W, WM (warpgroups with patches of their own),
 // WK (warpgroups that divide the sum of a patch), CM (blocks of a cluster that share copies of the weights), CK (blocks
@@ -19,6 +19,7 @@
 #else
 #define ELEMENT "f16"
 #endif
+#include "hopper.cuh"
 #include "wgmma.cuh"
 
 constexpr int ROWS = 64;  // pixels of a warpgroup
@@ -59,42 +60,6 @@ struct Position {
     }
 };
 
-CONVKIT_INLINE unsigned shared_address(const void* p) {
-    unsigned result;
-    asm("{\n.reg .u64 a;\ncvta.to.shared.u64 a, %1;\ncvt.u32.u64 %0, a;\n}\n" : "=r"(result) : "l"(p));
-    return result;
-}
-
-// The default scope is the block. A wider one would empty the L1 cache of the samples each time.
-CONVKIT_INLINE void wait(unsigned barrier, unsigned parity) {
-    asm volatile(
-        "{\n.reg .pred done;\nagain:\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-        "@!done bra again;\n}\n" ::"r"(barrier), "r"(parity) : "memory");
-}
-
-CONVKIT_INLINE unsigned in_block(unsigned address, unsigned rank) {
-    unsigned remote;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
-    return remote;
-}
-
-// Wait for all threads of the cluster; what they wrote is visible only with `publish`.
-template <bool publish>
-CONVKIT_INLINE void cluster_sync() {
-    if (publish) asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-    else asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-// Wait for the warpgroups that share a patch.
-CONVKIT_INLINE void patch_sync(int wm) { asm volatile("bar.sync %0, %1;" ::"r"(wm + 1), "n"(WK * 128) : "memory"); }
-
-// A tile has rows of 128 bytes along the sum; 16-byte piece i of row r lies at i ^ (r % 8).
-CONVKIT_INLINE unsigned long long descriptor(unsigned address) {
-    return (unsigned long long)((address & 0x3ffff) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
-}
-
 // Add the bias and write COUNT neighbouring channels of a pixel.
 template <int COUNT>
 CONVKIT_INLINE void store(T* pixel, int channel, long long plane, const float* sums, const T* bias) {
@@ -109,14 +74,16 @@ CONVKIT_INLINE void store(T* pixel, int channel, long long plane, const float* s
 #pragma unroll
         for (int i = 0; i < COUNT / 2; ++i) word[i] = pack2<T>(value[2 * i], value[2 * i + 1]);
         if (COUNT == 8)
-            *(uint4*)(pixel + channel) = make_uint4(word[0], word[1 % (COUNT / 2)], word[2 % (COUNT / 2)], word[3 % (COUNT / 2)]);
+            *(uint4*)(pixel + channel) =
+                make_uint4(word[0], word[1 % (COUNT / 2)], word[2 % (COUNT / 2)], word[3 % (COUNT / 2)]);
         else
 #pragma unroll
             for (int i = 0; i < COUNT / 2; ++i) *(unsigned*)(pixel + channel + 2 * i) = word[i];
     } else {
 #pragma unroll
         for (int i = 0; i < COUNT; ++i)
-            if (N % COUNT == 0 || channel + i < N) pixel[(channel + i) * plane] = from_float<T>(value[i]);
+            if (N % COUNT == 0 || channel + i < N)
+                pixel[(OUT_PLANES ? plane : 1ll) * (channel + i)] = from_float<T>(value[i]);
     }
 }
 
@@ -129,9 +96,9 @@ extern "C" __global__ void
                  int height, int width, int out_height, int out_width, int offset_image, int offset_channel,
                  int offset_pixel, int mask_image, int mask_channel, int mask_pixel) {
     extern __shared__ __align__(1024) unsigned char memory[];
-    unsigned long long* full = (unsigned long long*)memory;  // [STAGES]
-    unsigned long long* empty = full + STAGES;               // [STAGES]
-    unsigned char* tiles = memory + BARRIERS;                // STAGES * TILE_BYTES
+    Barrier* full = (Barrier*)memory;         // [STAGES]
+    Barrier* empty = full + STAGES;           // [STAGES]
+    unsigned char* tiles = memory + BARRIERS;  // STAGES * TILE_BYTES
     Weights* all_weights = (Weights*)(tiles + STAGES * TILE_BYTES);  // [WM][G * TAPS][ROWS]
     unsigned* all_corners = (unsigned*)(all_weights + WM * SAMPLES);  // [WM][G * TAPS][ROWS]
 
@@ -145,10 +112,10 @@ extern "C" __global__ void
 
     if (thread == 0) {
         for (int s = 0; s < STAGES; ++s) {
-            asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(full + s)) : "memory");
-            asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(empty + s)), "r"(CM * WM) : "memory");
+            init_barrier(full + s, 1);
+            init_barrier(empty + s, CM * WM);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        publish_barriers();
     }
     if (CM * CK > 1) cluster_sync<false>();
     else __syncthreads();
@@ -162,22 +129,11 @@ extern "C" __global__ void
     int copied = 0;
     auto copy = [&](int n) {  // the n-th tile that this block needs, counted over all turns
         const int s = n % STAGES;
-        const unsigned barrier = shared_address(full + s);
-        if (n >= STAGES) wait(shared_address(empty + s), (n / STAGES - 1) & 1);
-        asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(TILE_BYTES) : "memory");
-        const unsigned to = shared_address(tiles) + s * TILE_BYTES + rank_m * (TILE_BYTES / CM);
+        if (n >= STAGES) wait_empty(empty + s, (n / STAGES - 1) & 1);
         const unsigned char* from = (const unsigned char*)weight + rank_m * (TILE_BYTES / CM) +
                                     ((size_t)blockIdx.y * CHUNKS + begin + n % PART) * TILE_BYTES;
-#if CM > 1
-        const unsigned short blocks = ((1u << CM) - 1) << (CM * rank_k);
-        asm volatile(
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
-            "%4;" ::"r"(to), "l"(from), "r"(TILE_BYTES / CM), "r"(barrier), "h"(blocks) : "memory");
-#else
-        asm volatile(
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-            "l"(from), "r"(TILE_BYTES), "r"(barrier) : "memory");
-#endif
+        copy_tile<CM>(tiles + s * TILE_BYTES + rank_m * (TILE_BYTES / CM), from, TILE_BYTES, full + s,
+                      ((1u << CM) - 1) << (CM * rank_k));
     };
     if (thread == 0)
         for (; copied < STAGES && copied < total; ++copied) copy(copied);
@@ -195,8 +151,8 @@ extern "C" __global__ void
         const int image = patch / (tiles_x * tiles_y), place_in = patch % (tiles_x * tiles_y);
         const int first_x = place_in % tiles_x * TILE_W, first_y = place_in / tiles_x * TILE_H;
 
-        // Offsets are read along pixels where these are neighbours in memory, else along taps; all before the first use.
-        if (turn > 0) patch_sync(wm);
+        // Offsets are read along pixels where these are neighbours in memory, else along taps; all before their use.
+        if (turn > 0) set_sync<WK * 128>(wm + 1);
         {
             constexpr int EACH = (SAMPLES + WK * 128 - 1) / (WK * 128), GROUP = EACH < 6 ? EACH : 6;
             auto row_of = [&](int item) { return offset_pixel == 1 ? item % ROWS : item / (G * TAPS); };
@@ -217,13 +173,14 @@ extern "C" __global__ void
                     const int item = first + e * WK * 128, r = row_of(item), t = tap_of(item);
                     if (item >= SAMPLES) break;
                     const Sample sample =
-                        sample_of(raw[e], image < batch ? image : 0, t % TAPS, first_y + r / TILE_W, first_x + r % TILE_W, sizes);
+                        sample_of(raw[e], image < batch ? image : 0, t % TAPS, first_y + r / TILE_W,
+                                  first_x + r % TILE_W, sizes);
                     corners[t * ROWS + r] = sample.corner;
                     weights[t * ROWS + r] = weights_of(sample);
                 }
             }
         }
-        patch_sync(wm);
+        set_sync<WK * 128>(wm + 1);
 
 #pragma unroll
         for (int i = 0; i < ACC; ++i) acc[i] = 0.f;
@@ -249,20 +206,18 @@ extern "C" __global__ void
         };
         auto release = [&](int s) {
             if (!RESIDENT && in_group == 0) {
-                const unsigned barrier = shared_address(empty + s);
-                if (CM == 1) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+                if (CM == 1) arrive(empty + s);
 #pragma unroll
                 for (int block = 0; CM > 1 && block < CM; ++block)
-                    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(in_block(barrier, block + CM * rank_k))
-                                 : "memory");
+                    arrive_remote(in_block(shared_address(empty + s), block + CM * rank_k));
             }
         };
         // Wait until the tensor cores are done. Until then the registers of their operands must not be used again, which
         // the compiler does not know: it has to keep the values.
         auto finish = [&](const unsigned (&operands)[2][2][4]) {
-            asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+            wgmma_wait();
 #pragma unroll
-            for (int i = 0; i < 16; ++i) asm volatile("" ::"r"(operands[i / 8][i / 4 % 2][i % 4]) : "memory");
+            for (int i = 0; i < 16; ++i) keep(operands[i / 8][i / 4 % 2][i % 4]);
         };
         auto multiply = [&](unsigned (&operands)[2][2][4], const unsigned (&busy)[2][2][4], int i) {
             const bool more = i + WK < PART;
@@ -292,12 +247,12 @@ extern "C" __global__ void
                 const int reached = turn * PART + i + STAGES - LAG;
                 for (; copied < total && copied <= reached; ++copied) copy(copied);
             }
-            const unsigned tile = shared_address(tiles) + slot * TILE_BYTES;
-            wait(shared_address(full + slot), phase);
-            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+            const unsigned char* tile = tiles + slot * TILE_BYTES;
+            wait_full(full + slot, phase);
+            wgmma_begin();
 #pragma unroll
-            for (int step = 0; step < 4; ++step) wgmma(acc, operands[step / 2][step % 2], descriptor(tile + step * 32));
-            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+            for (int step = 0; step < 4; ++step) wgmma(acc, operands[step / 2][step % 2], descriptor(tile, step * 32));
+            wgmma_end();
             slot += WK;
             if (!RESIDENT && slot >= STAGES) {
                 slot -= STAGES;
@@ -323,7 +278,7 @@ extern "C" __global__ void
         finish(a[0]);
         finish(a[BUFFERS - 1]);
 #pragma unroll
-        for (int i = 0; i < ACC; ++i) asm volatile("" : "+f"(acc[i])::"memory");
+        for (int i = 0; i < ACC; ++i) change(acc[i]);
         if (previous >= 0) release(previous);
 
         if (SLICES == 1 && image < batch) {
@@ -353,7 +308,8 @@ extern "C" __global__ void
         __syncthreads();
 #pragma unroll
             for (int o = 0; o < ACC; ++o)
-                sums[((wk * WM + wm) * ACC + o) * 128 + in_group] = acc[(o / 16 * 4 + o % 8 / 2) * 4 + o / 8 % 2 * 2 + o % 2];
+                sums[((wk * WM + wm) * ACC + o) * 128 + in_group] =
+                    acc[(o / 16 * 4 + o % 8 / 2) * 4 + o / 8 % 2 * 2 + o % 2];
         if (CK > 1) cluster_sync<true>();
         else __syncthreads();
         {
@@ -373,12 +329,7 @@ extern "C" __global__ void
                     const unsigned address = CK > 1 ? in_block(shared_address(part), rank_m + CM * (slice / WK)) : 0;
 #pragma unroll
                     for (int i = 0; i < COUNT; ++i) {
-                        float value;
-                        if (CK > 1)
-                            asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address + i * 512));
-                        else
-                            value = part[i * 128];
-                        values[i] += value;
+                        values[i] += CK > 1 ? read_remote(address + i * 512) : part[i * 128];
                     }
                 }
                 const int r = row + first / 8 % 2 * 8, y = first_y + r / TILE_W, px = first_x + r % TILE_W;

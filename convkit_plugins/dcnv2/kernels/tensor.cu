@@ -55,7 +55,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if (turn < TURNS) {
             uint4* to = tiles + turn % STAGES * (WK * TILE);
             for (int i = thread; i < WK * TILE; i += THREADS)
-                if (CHUNKS % WK == 0 || turn * WK + i / TILE < CHUNKS) copy16(to + i, source + (long long)turn * WK * TILE + i);
+                if (CHUNKS % WK == 0 || turn * WK + i / TILE < CHUNKS)
+                    copy16(to + i, source + (long long)turn * WK * TILE + i);
         }
         commit_copies();
     };
@@ -69,8 +70,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const int y = first_y + r / TILE_W, px = first_x + r % TILE_W;
         Raw raw = {0.f, 0.f, 0.f};
         if (y < out_height && px < out_width)
-            raw = read(offset, {offset_image, offset_channel, offset_pixel}, mask, {mask_image, mask_channel, mask_pixel},
-                       image, t, y * out_width + px);
+            raw = read(offset, {offset_image, offset_channel, offset_pixel}, mask,
+                       {mask_image, mask_channel, mask_pixel}, image, t, y * out_width + px);
         const Sample sample = sample_of(raw, image, t % TAPS, y, px, sizes);
         corners[t * ROWS + r] = sample.corner;
         weights[t * ROWS + r] = weights_of(sample);

@@ -1,7 +1,27 @@
 // Warpgroup matrix products of Hopper (sm_90a): 64 rows from registers times columns from shared memory.
 //
-// ELEMENT is the type of the operands: "f16" or "bf16". The sums are float.
+// ELEMENT is the type of the operands: "f16" or "bf16". The sums are float. On the host, each warp computes its 16 rows
+// by exchanging what its lanes hold, and reads the columns as a descriptor says.
 #pragma once
+#include "convkit.cuh"
+
+#if CONVKIT_DEVICE
+
+// A tile has rows of 128 bytes along the sum; 16-byte piece i of row r lies at i ^ (r % 8). `offset` goes along the sum.
+CONVKIT_INLINE unsigned long long descriptor(const void* tile, unsigned offset) {
+    unsigned address;
+    asm("{\n.reg .u64 a;\ncvta.to.shared.u64 a, %1;\ncvt.u32.u64 %0, a;\n}\n" : "=r"(address) : "l"(tile));
+    return (unsigned long long)(((address + offset) & 0x3ffff) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
+}
+
+// Products lie between begin and end, and run on until they are waited for.
+CONVKIT_INLINE void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+CONVKIT_INLINE void wgmma_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+CONVKIT_INLINE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+
+// Tell the compiler that a value is read, or changed, here.
+CONVKIT_INLINE void keep(unsigned value) { asm volatile("" ::"r"(value) : "memory"); }
+CONVKIT_INLINE void change(float& value) { asm volatile("" : "+f"(value)::"memory"); }
 
 CONVKIT_INLINE void wgmma(float (&d)[16], const unsigned (&a)[4], unsigned long long b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32." ELEMENT "." ELEMENT " "
@@ -76,3 +96,40 @@ CONVKIT_INLINE void wgmma(float (&d)[128], const unsigned (&a)[4], unsigned long
                    "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
+
+#else
+
+CONVKIT_INLINE unsigned long long descriptor(const void* tile, unsigned offset) {
+    return (unsigned long long)tile + offset;
+}
+CONVKIT_INLINE void wgmma_begin() {}
+CONVKIT_INLINE void wgmma_end() {}
+CONVKIT_INLINE void wgmma_wait() { __syncthreads(); }
+CONVKIT_INLINE void keep(unsigned) {}
+CONVKIT_INLINE void change(float&) {}
+
+// Word `word` (two values along the sum) of column n.
+CONVKIT_INLINE unsigned column_word(unsigned long long tile, int n, int word) {
+    const unsigned long long start = tile & ~127ull, along = (tile & 127) + word * 4;
+    return *(const unsigned*)(start + n * 128 + ((along / 16 ^ n % 8) * 16) + along % 16);
+}
+
+// Lane 4 g + q holds, of rows g and g + 8 of its warp's 16, words q (a[0], a[1]) and q + 4 (a[2], a[3]); of every 8
+// columns 2 q and 2 q + 1 of rows g (d[4 j], d[4 j + 1]) and g + 8.
+template <int COUNT>
+CONVKIT_INLINE void wgmma(float (&d)[COUNT], const unsigned (&a)[4], unsigned long long b) {
+    const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    for (int t = 0; t < 4; ++t) {
+        unsigned row[4];
+        for (int i = 0; i < 4; ++i) row[i] = __shfl_sync(0xffffffffu, a[i], g * 4 + t);
+        for (int i = 0; i < COUNT; ++i) {
+            const int n = i / 4 * 8 + 2 * q + i % 2, below = i / 2 % 2;
+            for (int half = 0; half < 2; ++half) {
+                const float2 x = unpack2<T>(row[below + 2 * half]), y = unpack2<T>(column_word(b, n, t + 4 * half));
+                d[i] += x.x * y.x + x.y * y.y;
+            }
+        }
+    }
+}
+
+#endif
