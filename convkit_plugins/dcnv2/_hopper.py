@@ -93,14 +93,17 @@ fields of a `Tactic`."""
 
 
 def hopper_serves(layer: Layer, dtype: str, x_shape: Sequence[int]) -> bool:
-    """Tell whether the kernel can compute a layer for an ``x`` [N, C, H, W]; its memory has to be channels-last."""
+    """Tell whether the kernel can compute a layer for an ``x`` [N, C, H, W]; its memory has to be channels-last.
+
+    It can then blend in float32, which takes more memory than in float16.
+    """
     _, channels, height, width = x_shape
     return (
         dtype in ("float16", "bfloat16")
         and channels % 8 == 0
         and channels // layer.groups % 8 == 0
         and min(height, width) >= 2
-        and bool(candidates(problem_of(layer, channels, 1, dtype == "bfloat16"), 1))
+        and bool(candidates(problem_of(layer, channels, 1, True), 1))
     )
 
 
