@@ -1,0 +1,117 @@
+"""The Hopper kernel with one warpgroup on the host, against the definition in float64.
+
+Several warpgroups and clusters need a GPU: what is here is everything else, from packed weights to outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from support.deform_host import STRANGE, Inputs, distance, inputs, launch_on_host, layout
+from torch import Tensor
+
+from convkit_plugins.dcnv2._hopper import hopper_variant, layout_scalars
+from convkit_plugins.dcnv2._layers import Layer
+from convkit_plugins.dcnv2._tactics import Tactic
+from convkit_plugins.dcnv2._weights import pack_for_wgmma
+
+BOUNDS = {"float16": 2**-11, "bfloat16": 2**-8}
+"""The unit roundoff of the type; see ``test_tensor.py``."""
+SQUARE = Layer(40, (3, 3), (1, 1), (1, 1))
+
+
+def one(tile_n: int, stages: int, depth: int = 2, buffers: int = 2) -> Tactic:
+    return Tactic(tile_n, 1, 1, 1, 1, stages, depth, buffers, 1)
+
+
+USUAL = one(64, 9)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer, the sizes of its tensors, and the constants of the kernel."""
+
+    layer: Layer = SQUARE
+    dtype: str = "float16"
+    tactic: Tactic = USUAL
+    batch: int = 1
+    channels: int = 24
+    size: tuple[int, int] = (5, 6)
+    sigmoid: bool = True
+    relu: bool = False
+    planes: bool = False
+    exact: bool = True
+    raw_last: bool = True
+    strange: tuple[float, ...] = STRANGE
+
+    def inputs(self) -> Inputs:
+        return inputs(
+            self.layer, getattr(torch, self.dtype), self.channels, self.size, batch=self.batch,
+            raw_last=self.raw_last, strange=self.strange,
+        )  # fmt: skip
+
+
+def compute(case: Case, given: Inputs, *, multiprocessors: int = 2, **options: Any) -> Tensor:
+    """The output of the kernel, in memory that held no numbers."""
+    variant = hopper_variant(
+        case.layer, case.dtype, case.channels, case.tactic,
+        sigmoid=case.sigmoid, relu=case.relu, planes=case.planes, exact=case.exact,
+    )  # fmt: skip
+    shape = (case.batch, case.layer.filters, *given.raw.shape[2:])
+    out = torch.full(shape, torch.nan, dtype=given.x.dtype)
+    out = out.contiguous(memory_format=torch.contiguous_format if case.planes else torch.channels_last)
+    sizes = {"batch": case.batch, "out_height": shape[2], "out_width": shape[3]}
+    launch = variant.geometry(**sizes, multiprocessors=multiprocessors)
+    tensors = (given.x, given.offset, given.mask, pack_for_wgmma(given.weight, case.tactic.tile_n), given.bias, out)
+    scalars = layout_scalars(*map(layout, (given.x, given.offset, given.mask, out)))
+    launch_on_host(variant, launch, *tensors, *scalars, **options)
+    return out
+
+
+CASES = {
+    "weights that stay": Case(),
+    "blended in float16": Case(exact=False),
+    "bfloat16": Case(dtype="bfloat16"),
+    "a ring of weights": Case(tactic=one(32, 4), channels=72),
+    "one set of operands": Case(tactic=one(64, 4, depth=1, buffers=1)),
+    "half of the samples ahead": Case(tactic=one(64, 3, depth=1)),
+    "256 columns": Case(Layer(200, (2, 2)), tactic=one(256, 4)),
+    "128 columns, two blocks of them": Case(Layer(200, (1, 2)), tactic=one(128, 2), planes=True),
+    "filters that no 8 divide": Case(Layer(9, (2, 2)), tactic=one(32, 4)),
+    "one filter, planes": Case(Layer(1, (2, 2)), tactic=one(32, 4), planes=True, batch=2),
+    "more patches than blocks": Case(size=(9, 25), batch=2, channels=8, tactic=one(32, 4)),
+    "groups": Case(Layer(24, (3, 3), padding=(1, 1), groups=3), tactic=one(32, 5)),
+    "groups over tiles": Case(Layer(8, (2, 2), groups=2), channels=144, tactic=one(32, 6)),
+    "unequal axes": Case(Layer(72, (5, 2), (2, 1), (1, 0), (1, 3), 2), channels=32, size=(9, 11), tactic=one(128, 3)),
+    "one tap": Case(Layer(16, (1, 1)), channels=64, tactic=one(32, 1, buffers=1)),
+    "masks as they are": Case(sigmoid=False, raw_last=False),
+    "relu in bfloat16": Case(dtype="bfloat16", relu=True, planes=True, raw_last=False),
+    "no offsets": Case(strange=(0.0,) * 9),
+    "the smallest image": Case(size=(2, 2)),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_computes_the_definition(case: Case) -> None:
+    given = case.inputs()
+    expected = given.definition(sigmoid=case.sigmoid, relu=case.relu)
+    assert distance(compute(case, given), expected) < BOUNDS[case.dtype]
+
+
+@pytest.mark.parametrize("name", ["filters that no 8 divide", "groups", "a ring of weights"])
+def test_touches_nothing_outside(name: str) -> None:
+    given = CASES[name].inputs()
+    guarded = compute(CASES[name], given, guard=True)
+    assert torch.equal(guarded, compute(CASES[name], given))
+
+
+def test_does_not_depend_on_the_order_of_threads_or_the_number_of_blocks() -> None:
+    case = CASES["more patches than blocks"]
+    given = case.inputs()
+    once = compute(case, given)
+    assert torch.equal(once, compute(case, given, order="reverse"))
+    assert torch.equal(once, compute(case, given, multiprocessors=1))
+    assert torch.equal(once, compute(case, given, multiprocessors=100))
