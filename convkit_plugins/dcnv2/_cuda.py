@@ -187,9 +187,14 @@ def _layout(tensor: Tensor) -> Layout:
 
 
 def _pixels_in_order(tensor: Tensor) -> Tensor:
-    """Return a tensor [N, C, H, W] whose rows follow each other like its pixels, the same one if it is so."""
-    _, _, row, pixel = tensor.stride()
-    return tensor if tensor.shape[2] == 1 or row == tensor.shape[3] * pixel else tensor.contiguous()
+    """Return a tensor [N, C, H, W] whose rows follow each other like its pixels, the same memory if it is so."""
+    image, channel, row, pixel = tensor.stride()
+    height, width = tensor.shape[2:]
+    if height == 1 or row == width * pixel:
+        return tensor
+    if width == 1:  # PyTorch keeps any stride between pixels where there is but one
+        return tensor.as_strided(tensor.shape, (image, channel, row, row))
+    return tensor.contiguous()
 
 
 def _tf32() -> bool:
