@@ -86,6 +86,9 @@ CASES = {
     "groups": Case(Layer(24, (3, 3), padding=(1, 1), groups=3), tactic=one(32, 5)),
     "groups over tiles": Case(Layer(8, (2, 2), groups=2), channels=144, tactic=one(32, 6)),
     "unequal axes": Case(Layer(72, (5, 2), (2, 1), (1, 0), (1, 3), 2), channels=32, size=(9, 11), tactic=one(128, 3)),
+    "pairs of filters": Case(Layer(34, (1, 2)), tactic=one(32, 4), channels=8),
+    "planes of 8 filters": Case(Layer(40, (1, 1)), channels=8, tactic=one(64, 1), planes=True, batch=2, size=(9, 5)),
+    "stride and dilation": Case(Layer(8, (3, 3), (2, 3), (2, 1), (2, 1)), channels=8, tactic=one(32, 4), size=(9, 11)),
     "one tap": Case(Layer(16, (1, 1)), channels=64, tactic=one(32, 1, buffers=1)),
     "masks as they are": Case(sigmoid=False, raw_last=False),
     "relu in bfloat16": Case(dtype="bfloat16", relu=True, planes=True, raw_last=False),
@@ -115,3 +118,14 @@ def test_does_not_depend_on_the_order_of_threads_or_the_number_of_blocks() -> No
     assert torch.equal(once, compute(case, given, order="reverse"))
     assert torch.equal(once, compute(case, given, multiprocessors=1))
     assert torch.equal(once, compute(case, given, multiprocessors=100))
+
+
+@pytest.mark.parametrize("name", ["x", "weight", "bias"])
+def test_what_is_not_a_number_is_kept_by_relu(name: str) -> None:
+    case = Case(Layer(8, (1, 1)), tactic=one(32, 1), channels=8, size=(3, 3), relu=True, strange=(0.0,) * 9)
+    given = case.inputs()
+    given.raw[:, :2] = 0
+    getattr(given, name)[(0, 0, 0, 0) if name != "bias" else 1] = torch.nan
+    expected = torch.from_numpy(given.definition()).isnan()
+    assert expected.any()
+    assert compute(case, given).isnan()[expected].all()
