@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from convkit_plugins.dcnv2._layers import Layer
 
-__all__ = ["autocast_on_cuda", "empty_output", "layer_of", "memory_format", "on_kernels"]
+__all__ = ["autocast_on_cuda", "empty_output", "layer_of", "memory_format", "on_kernels", "register_backward"]
 
 _library = torch.library.Library("convkit", "FRAGMENT")  # type: ignore[no-untyped-call]
 
@@ -55,6 +56,34 @@ def _cupy_is_here() -> bool:
         stacklevel=2,
     )
     return False
+
+
+def register_backward(operator: Any, compute: Callable[..., Tensor], count: int) -> None:
+    """Let an operator go back through ``compute``, which takes the same ``count`` tensors and then the same settings.
+
+    The backward pass computes the output once more, differentiably, and lets autograd go through it. Keeping the
+    sampled columns from the forward pass would save that time, but hold kh * kw times the input in memory for every
+    layer.
+    """
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del output
+        ctx.save_for_backward(*inputs[:count])
+        ctx.settings = inputs[count:]
+
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
+            tensors = [
+                tensor.detach().requires_grad_(needed)
+                for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
+            ]
+            output = compute(*tensors, *ctx.settings)
+        wanted = [tensor for tensor in tensors if tensor.requires_grad]
+        gradients = iter(torch.autograd.grad(output, wanted, gradient))
+        return (*(next(gradients) if tensor.requires_grad else None for tensor in tensors), *[None] * len(ctx.settings))
+
+    operator.register_autograd(backward, setup_context=save)
 
 
 def autocast_on_cuda(name: str, operator: Callable[..., Tensor]) -> None:

@@ -16,14 +16,14 @@ from convkit_plugins.dcnv2._layers import Layer, Layout
 from convkit_plugins.dcnv2._tactics import PATCH, Problem, Tactic, candidates, shared_bytes
 
 __all__ = [
+    "CALL_CONSTANTS",
     "HOPPER",
-    "LAYER_CONSTANTS",
     "LAYOUT_SCALARS",
     "TILE_W",
+    "call_constants",
     "hopper_serves",
     "hopper_variant",
     "hopper_variants",
-    "layer_constants",
     "layout_scalars",
     "problem_of",
 ]
@@ -37,7 +37,8 @@ LAYOUT_SCALARS = (
 )
 """The scalar arguments that tell sizes and layouts, as `layout_scalars` returns them."""
 LAYER_CONSTANTS = ("KH", "KW", "SH", "SW", "PH", "PW", "DH", "DW", "C", "G", "N")
-"""The constants that tell a layer, as `layer_constants` returns them."""
+CALL_CONSTANTS = (*LAYER_CONSTANTS, "T", "BF16", "SIGMOID", "RELU", "OUT_PLANES", "BLEND_FLOAT", "TILE_W")
+"""The constants that tell a layer and a call, as `call_constants` returns them."""
 _MOST = 2**31 - 1
 
 
@@ -79,10 +80,7 @@ HOPPER = Kernel(
     ),
     sizes=("batch", "out_height", "out_width", "multiprocessors"),
     geometry=_geometry,
-    constants=(
-        *("T", "BF16", *LAYER_CONSTANTS, "SIGMOID", "RELU", "OUT_PLANES", "BLEND_FLOAT", "TILE_W", "SHARED"),
-        *(name.upper() for name in Tactic._fields),
-    ),
+    constants=(*CALL_CONSTANTS, "SHARED", *(name.upper() for name in Tactic._fields)),
     least=90,
     bound=Bound(registers=255, shared=0, spills=160),  # 255 registers and a few spills are faster than smaller tiles
     specific=True,
@@ -136,23 +134,27 @@ def hopper_variant(
         exact: blend samples with float32 weights and sums; else in float16, which has to be the dtype.
     """
     return HOPPER.variant(
-        T=dtype,
-        BF16=dtype == "bfloat16",
-        **layer_constants(layer, channels),
-        SIGMOID=sigmoid,
-        RELU=relu,
-        OUT_PLANES=planes,
-        BLEND_FLOAT=exact,
-        TILE_W=TILE_W,
+        **call_constants(layer, dtype, channels, sigmoid=sigmoid, relu=relu, planes=planes, exact=exact),
         SHARED=shared_bytes(tactic, problem_of(layer, channels, 1, exact)),
         **{name.upper(): value for name, value in tactic._asdict().items()},
     )
 
 
-def layer_constants(layer: Layer, channels: int) -> dict[str, int]:
-    """Return the settings of a layer as constants of a kernel."""
+def call_constants(
+    layer: Layer, dtype: str, channels: int, *, sigmoid: bool, relu: bool, planes: bool, exact: bool
+) -> dict[str, bool | int | str]:
+    """Return what the tensor-core kernels are told of a call by constants; see `hopper_variant`."""
     settings = (*layer.kernel, *layer.stride, *layer.padding, *layer.dilation, channels, layer.groups, layer.filters)
-    return dict(zip(LAYER_CONSTANTS, settings, strict=True))
+    return {
+        **dict(zip(LAYER_CONSTANTS, settings, strict=True)),
+        "T": dtype,
+        "BF16": dtype == "bfloat16",
+        "SIGMOID": sigmoid,
+        "RELU": relu,
+        "OUT_PLANES": planes,
+        "BLEND_FLOAT": exact,
+        "TILE_W": TILE_W,
+    }
 
 
 def layout_scalars(x: Layout, offset: Layout, mask: Layout, out: Layout) -> tuple[int, ...]:

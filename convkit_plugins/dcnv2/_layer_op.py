@@ -11,10 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from convkit_plugins.dcnv2._compute import compute
-from convkit_plugins.dcnv2._dispatch import autocast_on_cuda, empty_output, layer_of, memory_format, on_kernels
+from convkit_plugins.dcnv2._dispatch import (
+    autocast_on_cuda,
+    empty_output,
+    layer_of,
+    memory_format,
+    on_kernels,
+    register_backward,
+)
 from convkit_plugins.dcnv2._op import check, pair
 
 __all__ = ["dcnv2", "split_offset_mask"]
@@ -138,25 +144,6 @@ def _on_cuda(
     return convolve(x, weight, raw[:, : 2 * taps], bias, raw[:, 2 * taps :], layer, sigmoid=True, relu=relu)
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    del output
-    ctx.save_for_backward(*inputs[:4])
-    ctx.settings = inputs[4:]
-
-
-@once_differentiable
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Compute the output once more, differentiably, and let autograd go back through it."""
-    with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
-        tensors = [
-            tensor.detach().requires_grad_(needed)
-            for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
-        ]
-        output = _plainly(*tensors, *ctx.settings)
-    gradients = iter(torch.autograd.grad(output, [tensor for tensor in tensors if tensor.requires_grad], gradient))
-    return (*(next(gradients) if tensor.requires_grad else None for tensor in tensors), *[None] * len(ctx.settings))
-
-
-_operator.register_autograd(_backward, setup_context=_save_for_backward)
+register_backward(_operator, _plainly, 4)
 _operator.register_autocast("cpu", torch.float32)
 autocast_on_cuda("dcnv2", torch.ops.convkit.dcnv2)

@@ -17,14 +17,19 @@ number, or lies a whole pixel or more outside, contributes 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from convkit_plugins.dcnv2._compute import compute
-from convkit_plugins.dcnv2._dispatch import autocast_on_cuda, empty_output, layer_of, memory_format, on_kernels
+from convkit_plugins.dcnv2._dispatch import (
+    autocast_on_cuda,
+    empty_output,
+    layer_of,
+    memory_format,
+    on_kernels,
+    register_backward,
+)
 
 __all__ = ["check", "deform_conv2d", "output_size", "pair"]
 
@@ -143,30 +148,7 @@ def _on_cuda(
     return convolve(x, weight, offset, bias, mask, layer_of(weight, stride, padding, dilation, offset_groups))
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    del output
-    ctx.save_for_backward(*inputs[:5])
-    ctx.settings = inputs[5:]
-
-
-@once_differentiable
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Compute the output once more, differentiably, and let autograd go back through it.
-
-    Keeping the sampled columns from the forward pass would save that time, but hold kh * kw times
-    the input in memory for every layer of the network.
-    """
-    with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
-        tensors = [
-            tensor.detach().requires_grad_(needed)
-            for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
-        ]
-        output = compute(*tensors, *ctx.settings)
-    gradients = iter(torch.autograd.grad(output, [tensor for tensor in tensors if tensor.requires_grad], gradient))
-    return (*(next(gradients) if tensor.requires_grad else None for tensor in tensors), *[None] * len(ctx.settings))
-
-
-_operator.register_autograd(_backward, setup_context=_save_for_backward)
+register_backward(_operator, compute, 5)
 _operator.register_autocast("cpu", torch.float32)
 autocast_on_cuda("deform_conv2d", torch.ops.convkit.deform_conv2d)
 

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from convkit.kernels import Argument, Bound, Kernel, Launch, Variant, cdiv, itemsize
-from convkit_plugins.dcnv2._hopper import LAYER_CONSTANTS, LAYOUT_SCALARS, layer_constants
+from convkit_plugins.dcnv2._hopper import CALL_CONSTANTS, LAYOUT_SCALARS, call_constants
 from convkit_plugins.dcnv2._layers import Layer
 
 __all__ = ["TENSOR", "Division", "division_for", "tensor_serves", "tensor_variant", "tensor_variants"]
 
 MOST_SHARED = 48 * 1024
 """Dynamic shared memory, in bytes, that needs no asking for; TensorRT cannot ask."""
-TILE_W = 8
 
 
 class Division(NamedTuple):
@@ -65,10 +64,7 @@ TENSOR = Kernel(
     ),
     sizes=("batch", "out_height", "out_width"),
     geometry=_geometry,
-    constants=(
-        *("T", "TF32", "BF16", *LAYER_CONSTANTS, "SIGMOID", "RELU", "OUT_PLANES", "BLEND_FLOAT", "TILE_W", "SHARED"),
-        *(name.upper() for name in Division._fields),
-    ),
+    constants=(*CALL_CONSTANTS, "TF32", "SHARED", *(name.upper() for name in Division._fields)),
     least=80,
     bound=Bound(registers=255, shared=0, spills=0),
 )
@@ -139,15 +135,8 @@ def tensor_variant(
         exact: blend samples with float32 weights and sums; else in float16, which has to be the dtype.
     """
     return TENSOR.variant(
-        T=dtype,
+        **call_constants(layer, dtype, channels, sigmoid=sigmoid, relu=relu, planes=planes, exact=exact),
         TF32=dtype == "float32",
-        BF16=dtype == "bfloat16",
-        **layer_constants(layer, channels),
-        SIGMOID=sigmoid,
-        RELU=relu,
-        OUT_PLANES=planes,
-        BLEND_FLOAT=exact,
-        TILE_W=TILE_W,
         SHARED=_shared(division, layer, dtype),
         **{name.upper(): value for name, value in division._asdict().items()},
     )
