@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,6 +50,17 @@ def test_description():
     cubin = compile_variant(HALF, "sm_90", "cubin")
     assert described["images"][1]["resources"]["registers"] == cubin.resources.registers
     assert json.loads(json.dumps(described)) == described
+
+
+def test_resident_blocks_are_described_where_they_are_declared():
+    kernel = replace(SCALE, geometry=lambda count: Launch((count, 1, 1), (32, 1, 1), 1024, resident=3))
+    described = describe(kernel.variant(T="float16", THREADS=64), ("compute_75",))
+    assert described["launch"] == {
+        "grid": ["count", "1", "1"],
+        "block": ["32", "1", "1"],
+        "shared": "1024",
+        "resident": 3,
+    }
 
 
 def test_files(tmp_path):

@@ -24,12 +24,14 @@ class Driver:
     """Notes launches as the driver would see them, the arguments by value."""
 
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
+    CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT = 9
 
     class CUDADriverError(RuntimeError):
         pass
 
     def __init__(self, formats):
         self.formats, self.launches, self.limits, self.broken = formats, [], [48 * 1024], False
+        self.divisions = []
 
     def launchKernel(self, function, *rest):
         *numbers, parameters, extra = rest
@@ -43,6 +45,9 @@ class Driver:
         self.launches.append((function, *numbers, extra, values))
 
     def funcSetAttribute(self, function, attribute, value):
+        if attribute == 9:
+            self.divisions.append((function, value))
+            return
         if value > 100_000:
             raise self.CUDADriverError("CUDA_ERROR_INVALID_VALUE")
         assert (function, attribute) == (77, 8)
@@ -116,6 +121,16 @@ def test_the_frameworks_current_stream(driver, scale, monkeypatch):
     scale(LAUNCH, torch.zeros(8, dtype=torch.uint8), 0, 1, 1, 0)
     scale(LAUNCH, 0, 0, 1, 1, 0)
     assert [launch[8] for launch in driver.launches] == [100 + HOST, 200]
+
+
+def test_memory_beside_the_resident_blocks_is_left_to_the_cache(driver, scale, monkeypatch):
+    device = SimpleNamespace(attributes={"MaxSharedMemoryPerMultiprocessor": 100 * 1024})
+    monkeypatch.setattr(cupy.cuda, "Device", lambda number: device)
+    for shared, resident in ((100, 0), (9 * 1024, 2), (9 * 1024, 2), (9 * 1024, 3), (40 * 1024, 9), (100, 0)):
+        scale(Launch((1, 1, 1), (32, 1, 1), shared, resident), 0, 0, 1, 1, 0, stream=1)
+    # Each block takes 1 KiB more than it asks for: 20, 30 and, at most, all of 100 KiB.
+    assert driver.divisions == [(77, 20), (77, 30), (77, 100)]
+    assert len(driver.launches) == 6
 
 
 def test_shared_memory_beyond_the_default_is_asked_for_once(driver):
