@@ -27,9 +27,10 @@ def describe(variant: Variant, targets: Sequence[str] = _TARGETS) -> dict[str, A
     """Return what a program must know to launch a variant, as a JSON object.
 
     ``launch`` holds C expressions over the named ``sizes``, to be evaluated in signed 64-bit integers; ``shared`` is
-    the dynamic shared memory in bytes, ``resident`` (where given) the blocks that a multiprocessor is to hold. ``images`` has one entry a target, with the resources of the compiler for
-    just that architecture, null where it does not tell; it is empty where NVRTC is missing. A target that is older
-    than the kernel becomes the oldest that it runs on.
+    the dynamic shared memory in bytes, ``resident`` (where given) the blocks that a multiprocessor is to hold.
+    ``images`` has one entry a target, with the resources of the compiler for just that architecture, null where it
+    does not tell; it is empty where NVRTC is missing. A target that is older than the kernel becomes the oldest that
+    it runs on.
 
     Raises:
         KernelError: the kernel does not compile, or takes other arguments than it declares.

@@ -90,6 +90,17 @@ def poisoned() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
+@contextmanager
+def switched(module: Any, name: str, value: bool) -> Iterator[None]:
+    """Turn a switch of PyTorch for a while. Their modules do without attributes, so that monkeypatch fails."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
 @pytest.mark.parametrize(("last", "raw_last"), [(True, True), (True, False), (False, False)])
 @pytest.mark.parametrize(("kernel", "dtype"), SERVED, ids=str)
 @pytest.mark.parametrize("name", LAYERS)
@@ -126,8 +137,8 @@ def test_float16_is_blended_in_float32_on_request(kernel: str, monkeypatch: pyte
     force(kernel, monkeypatch)
     data = given("usual", torch.float16)
     quick = call(data)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", False)
-    exact = call(data)
+    with switched(torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", False):
+        exact = call(data)
     assert not torch.equal(exact, quick)
     expected = reference(data)
     assert distance(exact, expected) < distance(quick, expected)
@@ -298,9 +309,8 @@ def test_autocast_computes_in_its_dtype(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("dtype", "most"), [(torch.float32, 1e-3), (torch.float16, 2e-2), (torch.bfloat16, 0.1)], ids=str
 )
-def test_gradients_are_those_of_float64(dtype: torch.dtype, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_those_of_float64(dtype: torch.dtype, most: float) -> None:
     """Of the layer behind its offsets, whose rounding would move samples from one pixel to the next."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     data = given("groups", dtype, strange=())
     leaves = [t.detach().requires_grad_() for t in (data.x, data.raw, data.weight, data.bias)]
     wide = [t.detach().double().requires_grad_() for t in leaves]
