@@ -101,7 +101,7 @@ def switched(module: Any, name: str, value: bool) -> Iterator[None]:
         setattr(module, name, before)
 
 
-@pytest.mark.parametrize(("last", "raw_last"), [(True, True), (True, False), (False, False)])
+@pytest.mark.parametrize(("last", "raw_last"), [(True, False), (False, True)])
 @pytest.mark.parametrize(("kernel", "dtype"), SERVED, ids=str)
 @pytest.mark.parametrize("name", LAYERS)
 def test_agrees_with_float64_bit_for_bit_each_time(
@@ -328,12 +328,12 @@ def test_a_training_step_changes_what_is_computed() -> None:
     other, y = copy.deepcopy(layer).double().cpu(), x.double().cpu()
     before = layer(x)
     for each, given_ in ((layer, x), (other, y)):
-        optimizer = torch.optim.SGD(each.parameters(), lr=0.05)
+        optimizer = torch.optim.SGD(each.parameters(), lr=1.0)
         each(given_).square().mean().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in each.parameters())
         optimizer.step()
     after = layer(x)
-    assert distance(before.detach(), after.detach()) > 1e-2
+    assert distance(before.detach(), after.detach()) > 5e-2
     assert distance(after.detach(), other(y).detach()) < 1e-2
     assert after.square().mean() < before.square().mean()
 
