@@ -35,6 +35,9 @@ TRIED = 6
 """Tactics that a search compares."""
 
 _packed = PackedWeights()
+_hopper_variant = lru_cache(maxsize=1024)(_hopper.hopper_variant)
+_tensor_variant = lru_cache(maxsize=1024)(_tensor.tensor_variant)
+_plain_variant = lru_cache(maxsize=1024)(_plain.PLAIN.variant)
 
 
 def kernel_for(layer: Layer, dtype: str, x_shape: Sequence[int], capability: int, *, tf32: bool) -> str:
@@ -115,9 +118,7 @@ def _on_hopper(
     scalars = _hopper.layout_scalars(*map(_layout, (x, offset, mask, out)))
 
     def variant(tactic: Tactic) -> Variant:
-        return _hopper.hopper_variant(
-            layer, dtype, channels, tactic, sigmoid=sigmoid, relu=relu, planes=planes, exact=exact
-        )
+        return _hopper_variant(layer, dtype, channels, tactic, sigmoid=sigmoid, relu=relu, planes=planes, exact=exact)
 
     def prepare(tactic: Tactic) -> Callable[[], Tensor]:
         launcher = load(variant(tactic))
@@ -149,7 +150,7 @@ def _on_tensor_cores(
     assert division is not None  # tensor_serves has asked
     exact = x.dtype != torch.float16 or not _reduced()
     launcher = load(
-        _tensor.tensor_variant(layer, dtype, channels, division, sigmoid=sigmoid, relu=relu, planes=planes, exact=exact)
+        _tensor_variant(layer, dtype, channels, division, sigmoid=sigmoid, relu=relu, planes=planes, exact=exact)
     )
     columns = division.tile_n
     weights = _packed.get(weight, ("mma", columns), lambda tensor: pack_for_mma(tensor, columns))
@@ -167,7 +168,7 @@ def _plainly(
     out_height, out_width = out.shape[2:]
     tile = _plain.tile_for(batch * out_height * out_width, layer.filters)
     launcher = load(
-        _plain.PLAIN.variant(
+        _plain_variant(
             T=str(x.dtype).removeprefix("torch."),
             SIGMOID=sigmoid,
             RELU=relu,

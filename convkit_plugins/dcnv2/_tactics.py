@@ -95,6 +95,11 @@ def fits(tactic: Tactic, problem: Problem) -> bool:
 
 def candidates(problem: Problem, count: int) -> list[Tactic]:
     """Return up to ``count`` tactics that fit, the most promising first: those of the most similar measured layers."""
+    return list(_candidates(problem, count))
+
+
+@lru_cache(maxsize=1024)
+def _candidates(problem: Problem, count: int) -> tuple[Tactic, ...]:
     found: dict[Tactic, None] = {}
     for measured, tactics in sorted(_table(), key=lambda entry: _distance(entry[0], problem)):
         if measured.exact != problem.exact:
@@ -106,7 +111,7 @@ def candidates(problem: Problem, count: int) -> list[Tactic]:
         if len(found) >= count:
             break
     found.update(dict.fromkeys(tactic for tactic in _fallbacks(problem) if fits(tactic, problem)))
-    return list(found)[:count]
+    return tuple(found)[:count]
 
 
 def _fallbacks(problem: Problem) -> Iterator[Tactic]:
