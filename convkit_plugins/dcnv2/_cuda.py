@@ -8,6 +8,9 @@ The first two read channels-last memory; an input that is not is copied. float16
 PyTorch may reduce float16 products in reduced precision
 (``torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction``, on by default), else in float32. Coordinates,
 bilinear weights before that blending, and the sums of the product are float32 always.
+
+The first two expect finite numbers in ``x``: a tap outside of the image reads pixels at its border and weighs them with
+zero. Offsets and masks may be anything.
 """
 
 from __future__ import annotations
