@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from convkit._probes import package_version, torch_build
 from convkit.backends import Backend, Session
 from convkit.hookspecs import hookimpl
 
@@ -59,10 +60,8 @@ class Torch(Backend):
         return TorchSession(model, device, self.precision)
 
     def describe(self) -> dict[str, str]:
-        """Return the version and the CUDA that it was built for."""
-        import torch
-
-        return {"version": torch.__version__, "CUDA": torch.version.cuda or "none"}
+        """Return the version and what it was built for, without importing it."""
+        return {"version": package_version("torch"), "build": torch_build()}
 
 
 @hookimpl

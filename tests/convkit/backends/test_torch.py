@@ -252,7 +252,9 @@ def test_a_device_that_is_not_there_is_refused(tmp_path, device):
 def test_it_describes_itself():
     backend = Torch()
     assert backend.problem() == ""
-    assert backend.describe()["version"] == torch.__version__
+    described = backend.describe()
+    assert torch.__version__.startswith(described["version"])
+    assert described["build"] == (f"CUDA {torch.version.cuda} build" if torch.version.cuda else "CPU build")
     assert [Torch(name, "float16").name for name in ("torch-fp16",)] == ["torch-fp16"]
 
 
