@@ -93,6 +93,9 @@ class Launcher:
 
     def __call__(self, launch: Launch, *arguments: Any) -> None:
         self.host.calls.append(Call(self.variant, launch, arguments))
+        for argument, value in zip(self.variant.kernel.arguments, arguments, strict=True):
+            assert isinstance(value, Tensor if argument.pointer else int), argument.name
+            assert not argument.pointer or value.data_ptr() % self.variant.alignment(argument) == 0, argument.name
         if self.host.runs:
             launch_on_host(self.variant, launch, *arguments)
 
