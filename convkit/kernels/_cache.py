@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["FORMAT", "cache_folder", "cache_key", "read_entry", "write_entry"]
 
-FORMAT = "convkit kernel 1"
+FORMAT = "convkit kernel 2"
 """Version of the entries' layout and of what goes into a key."""
 
 

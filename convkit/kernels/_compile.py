@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -158,7 +159,7 @@ def _compile(text: str, variant: Variant, options: tuple[str, ...], kind: Kind) 
         except nvrtc.NVRTCError as error:
             log = _clean(nvrtc.getProgramLog(program))
             raise _failure(variant, options, log or str(error)) from error
-        code = nvrtc.getCUBIN(program) if kind == "cubin" else nvrtc.getPTX(program)
+        code = _whole(nvrtc.getCUBIN(program)) if kind == "cubin" else nvrtc.getPTX(program)
         return bytes(code), _clean(nvrtc.getProgramLog(program))
     finally:
         nvrtc.destroyProgram(program)
@@ -179,6 +180,13 @@ def _failure(variant: Variant, options: tuple[str, ...], log: str) -> Exception:
         f"{variant.label} does not compile with {' '.join(options)}: {first.strip()}",
         hint=f"The compiler said:\n{log.strip()}" if count > 1 or len(lines) > 1 else "",
     )
+
+
+def _whole(cubin: bytes) -> bytes:
+    """Return a cubin up to the end of its tables: cupy takes its last byte for the end of a string and drops it."""
+    programs, sections = struct.unpack_from("<QQ", cubin, 32)
+    size, count, section_size, section_count = struct.unpack_from("<HHHH", cubin, 54)
+    return cubin.ljust(max(programs + size * count, sections + section_size * section_count), b"\0")
 
 
 def _resources(log: str, entry: str) -> Resources | None:

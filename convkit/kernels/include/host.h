@@ -320,19 +320,25 @@ inline bool run_block(unsigned* order, unsigned long long& state) {
         warps[w] = {lanes >= WARP ? ~0u : (1u << lanes) - 1, 0};
     }
     for (int i = 0; i < threads; ++i) fibres[i].done = false, fibres[i].waits = NONE;
+    // With a seed, about half of the warps stand still until the others can go no further, then these do: shuffles do
+    // not keep warps together, barriers do.
+    unsigned still = request.order == 2 ? unsigned(random_bits(state)) : 0;
+    bool stuck = request.order != 2;
     while (live > 0) {
         bool progress = false;
         arrange(order, unsigned(threads), state);
         for (int i = 0; i < threads; ++i) {
             Fibre* const fibre = fibres + order[i];
-            if (fibre->done || fibre->waits != NONE) continue;
+            if (fibre->done || fibre->waits != NONE || still >> order[i] / WARP & 1) continue;
             progress = true;
             if (!enter(fibre)) return false;
         }
-        if (!progress) {
+        if (!progress && stuck) {
             say_deadlock();
             return false;
         }
+        stuck = request.order != 2 || !progress;
+        if (!progress) still = ~still;
     }
     return true;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 
 import pytest
@@ -190,3 +191,12 @@ class TestErrors:
         monkeypatch.setattr(nvrtc, "getVersion", missing)
         with pytest.raises(EnvironmentProblem, match=r"libnvrtc.so.13 not found"):
             compile_variant(CONVERT.variant(T="float16"), "compute_80", "ptx")
+
+
+def test_a_cubin_is_a_whole_elf_file():
+    code = compile_variant(SCALE.variant(T="float32", THREADS=64), "sm_90", "cubin").code
+    (sections,) = struct.unpack_from("<Q", code, 40)
+    size, count = struct.unpack_from("<HH", code, 58)
+    (programs,) = struct.unpack_from("<Q", code, 32)
+    program_size, program_count = struct.unpack_from("<HH", code, 54)
+    assert len(code) == max(sections + size * count, programs + program_size * program_count)
