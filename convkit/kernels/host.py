@@ -107,7 +107,8 @@ def run_on_host(
             access outside of an array is an error and no crash. True and "end" put the inaccessible memory directly
             behind each array, "start" directly before it. Misaligned accesses, indices beyond arrays of known size,
             and signed overflow, shifts and divisions that are undefined are found, too.
-        order: the order in which blocks run, and threads between barriers. Results that depend on it show a race.
+        order: the order in which blocks run, and threads between barriers. With a seed, some warps also get as far
+            ahead of the others as barriers let them. Results that depend on it show a race.
         timeout: after how many seconds a guarded run is an error; 0 for never.
 
     Raises:

@@ -341,6 +341,30 @@ def test_a_race_shows_in_the_order(build: Build) -> None:
     assert all(results["__syncthreads();", order] == right for order in ("forward", "reverse", 1))
 
 
+def test_a_race_between_warps_that_shuffle_shows_with_a_seed(build: Build) -> None:
+    """Shuffles keep the threads of a warp together, and say nothing about other warps."""
+    body = """
+        __shared__ int value[4];
+        const int warp = threadIdx.x / 32;
+        int sum = 0;
+        for (int i = 0; i < 5; ++i) sum += __shfl_xor_sync(0xffffffffu, i, 1);
+        value[warp] = sum + warp;
+        for (int i = 0; i < 5; ++i) sum += __shfl_xor_sync(0xffffffffu, i, 1);
+        {}
+        y[threadIdx.x] = value[warp ^ 1];
+    """
+    right = [10 + (t // 32 ^ 1) for t in range(128)]
+    seeds = range(6)
+    for barrier, races in (("__syncthreads();", False), ("", True)):
+        variant = build("int* y", body.replace("{}", barrier), Argument("y", "int32", output=True))
+        found = set()
+        for seed in seeds:
+            y = np.zeros(128, np.int32)
+            run_on_host(variant, one_block(128), (y,), order=seed)
+            found.add(y.tolist() == right)
+        assert (False in found) == races, barrier
+
+
 def test_variants_share_no_memory(build: Build) -> None:
     """A C++ compiler gives statics of templates one address in the whole process unless it is told not to."""
     before = "template <typename V> __device__ V* tile() { __shared__ V data[SIZE]; return data; }"
