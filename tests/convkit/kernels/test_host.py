@@ -347,13 +347,13 @@ def test_a_race_between_warps_that_shuffle_shows_with_a_seed(build: Build) -> No
         __shared__ int value[4];
         const int warp = threadIdx.x / 32;
         int sum = 0;
-        for (int i = 0; i < 5; ++i) sum += __shfl_xor_sync(0xffffffffu, i, 1);
+        for (int i = 0; i < 99; ++i) sum += __shfl_xor_sync(0xffffffffu, 1, 1);
         value[warp] = sum + warp;
-        for (int i = 0; i < 5; ++i) sum += __shfl_xor_sync(0xffffffffu, i, 1);
+        for (int i = 0; i < 99; ++i) sum += __shfl_xor_sync(0xffffffffu, 1, 1);
         {}
         y[threadIdx.x] = value[warp ^ 1];
     """
-    right = [10 + (t // 32 ^ 1) for t in range(128)]
+    right = [99 + (t // 32 ^ 1) for t in range(128)]
     seeds = range(6)
     for barrier, races in (("__syncthreads();", False), ("", True)):
         variant = build("int* y", body.replace("{}", barrier), Argument("y", "int32", output=True))
