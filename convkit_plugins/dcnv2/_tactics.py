@@ -72,7 +72,7 @@ class Problem:
 
 def shared_bytes(tactic: Tactic, problem: Problem) -> int:
     """Return the dynamic shared memory of a block: barriers, weights and sample tables, or the sums of slices."""
-    samples = tactic.wm * problem.groups * problem.taps * PATCH * ((16 if problem.exact else 8) + 4)
+    samples = tactic.wm * problem.groups * problem.taps * PATCH * (16 + 4)
     core = tactic.stages * tactic.tile_n * CHUNK * 2 + samples
     if tactic.wk * tactic.ck > 1:
         core = max(core, tactic.wk * tactic.wm * tactic.tile_n * PATCH * 4)

@@ -24,10 +24,11 @@ CONVKIT_INLINE Weights weights_of(const Sample& s) {
 }
 #else
 struct Weights {
-    unsigned upper, lower;
+    uint4 w;  // each twice
 };
+CONVKIT_INLINE unsigned twice(float value) { return pack2<half_t>(value, value); }
 CONVKIT_INLINE Weights weights_of(const Sample& s) {
-    return {pack2<half_t>(s.weight[0], s.weight[1]), pack2<half_t>(s.weight[2], s.weight[3])};
+    return {make_uint4(twice(s.weight[0]), twice(s.weight[1]), twice(s.weight[2]), twice(s.weight[3]))};
 }
 #endif
 
@@ -79,9 +80,8 @@ CONVKIT_INLINE unsigned blend(unsigned a, unsigned b, unsigned c, unsigned d, co
                     fmaf(w.w, s.y, fmaf(w.z, r.y, fmaf(w.y, q.y, w.x * p.y))));
 #endif
 #else
-    const unsigned first = __byte_perm(weights.upper, 0, 0x1010), second = __byte_perm(weights.upper, 0, 0x3232);
-    const unsigned third = __byte_perm(weights.lower, 0, 0x1010), fourth = __byte_perm(weights.lower, 0, 0x3232);
-    return multiply_add(fourth, d, multiply_add(third, c, multiply_add(second, b, multiply(first, a))));
+    const uint4 w = weights.w;
+    return multiply_add(w.w, d, multiply_add(w.z, c, multiply_add(w.y, b, multiply(w.x, a))));
 #endif
 }
 

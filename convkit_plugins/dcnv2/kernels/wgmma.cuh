@@ -5,13 +5,21 @@
 #pragma once
 #include "convkit.cuh"
 
+// Where a product finds its columns. The lower 14 bits are an address in units of 16 bytes; from bit 16 on stands 1, of
+// no meaning here; from bit 32 on the distance of eight rows in those units. Bit 62 says that rows have 128 bytes, of
+// which 16-byte piece i of row r lies at i ^ (r % 8). A tile starts at a multiple of 1024 bytes, so that `offset`,
+// which goes along a row, never carries.
+CONVKIT_INLINE unsigned long long descriptor_of(unsigned address, unsigned offset) {
+    const unsigned low = (((address >> 4) & 0x3fffu) | (1u << 16)) + (offset >> 4), high = 64u | (1u << 30);
+    return (unsigned long long)high << 32 | low;
+}
+
 #if CONVKIT_DEVICE
 
-// A tile has rows of 128 bytes along the sum; 16-byte piece i of row r lies at i ^ (r % 8). `offset` goes along the sum.
 CONVKIT_INLINE unsigned long long descriptor(const void* tile, unsigned offset) {
     unsigned address;
     asm("{\n.reg .u64 a;\ncvta.to.shared.u64 a, %1;\ncvt.u32.u64 %0, a;\n}\n" : "=r"(address) : "l"(tile));
-    return (unsigned long long)(((address + offset) & 0x3ffff) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
+    return descriptor_of(address, offset);
 }
 
 // Products lie between begin and end, and run on until they are waited for.

@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.deform_host import STRANGE, Inputs, distance, inputs, launch_on_host, layout
 from torch import Tensor
 
-from convkit_plugins.dcnv2._hopper import hopper_variant, layout_scalars
+from convkit.kernels import Argument, Kernel, Launch
+from convkit.kernels.host import run_on_host
+from convkit_plugins.dcnv2._hopper import HOPPER, hopper_variant, layout_scalars
 from convkit_plugins.dcnv2._layers import Layer
 from convkit_plugins.dcnv2._tactics import Tactic
 from convkit_plugins.dcnv2._weights import pack_for_wgmma
@@ -129,3 +132,28 @@ def test_what_is_not_a_number_is_kept_by_relu(name: str) -> None:
     expected = torch.from_numpy(given.definition()).isnan()
     assert expected.any()
     assert compute(case, given).isnan()[expected].all()
+
+
+def test_descriptors_tell_address_stride_and_swizzle(tmp_path) -> None:
+    (tmp_path / "describe.cu").write_text(
+        f"""#include "convkit.cuh"
+typedef half_t T;
+#include "{HOPPER.source.parent / "wgmma.cuh"}"
+extern "C" __global__ void describe(const unsigned* at, const unsigned* along, long long* out) {{
+    out[threadIdx.x] = descriptor_of(at[threadIdx.x], along[threadIdx.x]);
+}}
+""",
+        encoding="utf-8",
+    )
+    arguments = (Argument("at", "uint32"), Argument("along", "uint32"), Argument("out", "int64", output=True))
+    kernel = Kernel("describe", tmp_path / "describe.cu", arguments, lambda: Launch((1, 1, 1), (32, 1, 1)))
+    tiles = np.arange(32, dtype=np.uint32) * 7 * 1024 + 1024
+    along = np.arange(32, dtype=np.uint32) % 4 * 32
+    found = np.zeros(32, np.int64)
+    run_on_host(kernel.variant(), Launch((1, 1, 1), (32, 1, 1)), [tiles, along, found])
+    # PTX ISA, "Matrix descriptor": the address is matrix-descriptor-encode(x) = (x & 0x3ffff) >> 4, as are the strides.
+    for tile, offset, descriptor in zip(tiles.tolist(), along.tolist(), found.tolist(), strict=True):
+        assert descriptor & 0x3FFF == ((tile + offset) & 0x3FFFF) >> 4
+        assert descriptor >> 32 & 0x3FFF == 8 * 128 >> 4
+        assert descriptor >> 62 & 3 == 1
+        assert descriptor >> 49 & 7 == 0  # base offset: tiles start where the swizzle repeats

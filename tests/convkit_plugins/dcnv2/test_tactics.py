@@ -31,7 +31,7 @@ def used_shared(tactic: Tactic, problem: Problem) -> int:
     """The end of what ``hopper.cu`` addresses in dynamic shared memory, region by region as it lays them out."""
     barriers = 1024
     tile = tactic.tile_n * 64 * 2  # 64 channels of two bytes for each output channel
-    weights_of_a_sample = 4 * (4 if problem.exact else 2)  # four corners, float or half
+    weights_of_a_sample = 4 * 4  # four corners, a float or a pair of equal halves
     index_of_a_sample = 4
     samples = tactic.wm * problem.groups * problem.taps * 64
     tables = barriers + tactic.stages * tile + samples * (weights_of_a_sample + index_of_a_sample)
