@@ -115,6 +115,7 @@ def test_whatever_is_proposed_runs(problem: Problem, count: int) -> None:
     assert len(set(found)) == len(found)
     for tactic in found:
         check_runs(tactic, problem)
+        assert tactic.tile_n <= max(64, 2 * problem.filters), "more than half of the columns for nothing"
     assert found == candidates(problem, 100)[:count]
 
 
