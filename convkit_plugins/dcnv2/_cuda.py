@@ -26,7 +26,7 @@ from torch import Tensor
 from convkit.errors import ConvkitError
 from convkit.kernels import Variant, compile_variant, flatten, load
 from convkit_plugins.dcnv2 import _hopper, _plain, _tensor
-from convkit_plugins.dcnv2._dispatch import memory_format
+from convkit_plugins.dcnv2._dispatch import empty_output, memory_format
 from convkit_plugins.dcnv2._layers import Layer, Layout
 from convkit_plugins.dcnv2._search import best_tactic
 from convkit_plugins.dcnv2._tactics import Tactic, candidates
@@ -91,12 +91,7 @@ def convolve(
         dtype = str(x.dtype).removeprefix("torch.")
         major, minor = torch.cuda.get_device_capability()
         kernel = kernel_for(layer, dtype, x.shape, major * 10 + minor, tf32=_tf32())
-        out = torch.empty(
-            (x.shape[0], layer.filters, *offset.shape[2:]),
-            dtype=x.dtype,
-            device=x.device,
-            memory_format=memory_format(x),
-        )
+        out = empty_output(x, layer.filters, (offset.shape[2], offset.shape[3]))
         offset, mask = _pixels_in_order(offset), _pixels_in_order(mask)
         if kernel == "plain":
             _plainly(x, weight, offset, bias, mask, out, layer, sigmoid, relu)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from convkit.kernels import Launch, Variant
 from convkit.kernels.host import run_on_host
+from convkit_plugins.dcnv2._hopper import layout_scalars
 from convkit_plugins.dcnv2._layers import Layer, Layout
 
 STRANGE = (float("nan"), float("inf"), -float("inf"), 1e30, -6e4, -1.0, 0.0, 1.0, 0.5, -0.5, 2.0, 1.5)
@@ -88,6 +89,45 @@ def inputs(
         (normal(layer.filters, channels, *layer.kernel) / (channels * taps / layer.groups) ** 0.5).to(device, dtype),
         normal(layer.filters).to(device, dtype),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A layer, the sizes and layouts of its tensors, and what a tensor-core kernel does beside the product."""
+
+    layer: Layer
+    dtype: str = "float16"
+    batch: int = 1
+    channels: int = 24
+    size: tuple[int, int] = (5, 6)
+    sigmoid: bool = True
+    relu: bool = False
+    planes: bool = False
+    exact: bool = True
+    raw_last: bool = True
+    strange: tuple[float, ...] = STRANGE
+    seed: int = 0
+
+    @property
+    def constants(self) -> dict[str, bool]:
+        return {"sigmoid": self.sigmoid, "relu": self.relu, "planes": self.planes, "exact": self.exact}
+
+    def inputs(self) -> Inputs:
+        return inputs(
+            self.layer, getattr(torch, self.dtype), self.channels, self.size, batch=self.batch,
+            raw_last=self.raw_last, strange=self.strange, seed=self.seed,
+        )  # fmt: skip
+
+    def run(self, variant: Variant, weights: Tensor, given: Inputs, sizes: dict[str, int], **options: Any) -> Tensor:
+        """The output of a variant with packed weights on the host, in memory that held no numbers."""
+        height, width = given.raw.shape[2:]
+        out = torch.full((self.batch, self.layer.filters, height, width), torch.nan, dtype=given.x.dtype)
+        out = out.contiguous(memory_format=torch.contiguous_format if self.planes else torch.channels_last)
+        launch = variant.geometry(batch=self.batch, out_height=height, out_width=width, **sizes)
+        scalars = layout_scalars(*map(layout, (given.x, given.offset, given.mask, out)))
+        tensors = (given.x, given.offset, given.mask, weights, given.bias, out)
+        launch_on_host(variant, launch, *tensors, *scalars, **options)
+        return out
 
 
 def distance(result: Tensor | np.ndarray, expected: Tensor | np.ndarray) -> float:

@@ -11,7 +11,7 @@ from support.deform_host import Inputs, distance, inputs, launch_on_host
 from torch import Tensor
 
 from convkit.kernels import Launch, Variant
-from convkit_plugins.dcnv2 import _cuda, deform_conv2d
+from convkit_plugins.dcnv2 import _cuda, _dispatch, deform_conv2d
 from convkit_plugins.dcnv2._cuda import kernel_for
 from convkit_plugins.dcnv2._hopper import HOPPER, LAYOUT_SCALARS
 from convkit_plugins.dcnv2._layer_op import split_offset_mask
@@ -116,7 +116,8 @@ def format_on_a_gpu(tensor: Tensor) -> torch.memory_format:
 def host(monkeypatch: pytest.MonkeyPatch, *, runs: bool = True) -> Host:
     found = Host(runs)
     monkeypatch.setattr(_cuda, "load", found.load)
-    monkeypatch.setattr(_cuda, "memory_format", format_on_a_gpu)
+    for module in (_cuda, _dispatch):
+        monkeypatch.setattr(module, "memory_format", format_on_a_gpu)
     return found
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.deform_host import STRANGE, Inputs, distance, inputs, launch_on_host, layout
+from support.deform_host import Call, Inputs, distance
 from torch import Tensor
 
 from convkit.kernels import Argument, Kernel, Launch
 from convkit.kernels.host import run_on_host
-from convkit_plugins.dcnv2._hopper import HOPPER, hopper_variant, layout_scalars
+from convkit_plugins.dcnv2._hopper import HOPPER, hopper_variant
 from convkit_plugins.dcnv2._layers import Layer
 from convkit_plugins.dcnv2._tactics import Tactic
 from convkit_plugins.dcnv2._weights import pack_for_wgmma
@@ -34,44 +34,18 @@ USUAL = one(64, 9)
 
 
 @dataclass(frozen=True)
-class Case:
-    """A layer, the sizes of its tensors, and the constants of the kernel."""
+class Case(Call):
+    """A call, and its tactic."""
 
     layer: Layer = SQUARE
-    dtype: str = "float16"
     tactic: Tactic = USUAL
-    batch: int = 1
-    channels: int = 24
-    size: tuple[int, int] = (5, 6)
-    sigmoid: bool = True
-    relu: bool = False
-    planes: bool = False
-    exact: bool = True
-    raw_last: bool = True
-    strange: tuple[float, ...] = STRANGE
-
-    def inputs(self) -> Inputs:
-        return inputs(
-            self.layer, getattr(torch, self.dtype), self.channels, self.size, batch=self.batch,
-            raw_last=self.raw_last, strange=self.strange,
-        )  # fmt: skip
 
 
 def compute(case: Case, given: Inputs, *, multiprocessors: int = 2, **options: Any) -> Tensor:
-    """The output of the kernel, in memory that held no numbers."""
-    variant = hopper_variant(
-        case.layer, case.dtype, case.channels, case.tactic,
-        sigmoid=case.sigmoid, relu=case.relu, planes=case.planes, exact=case.exact,
-    )  # fmt: skip
-    shape = (case.batch, case.layer.filters, *given.raw.shape[2:])
-    out = torch.full(shape, torch.nan, dtype=given.x.dtype)
-    out = out.contiguous(memory_format=torch.contiguous_format if case.planes else torch.channels_last)
-    sizes = {"batch": case.batch, "out_height": shape[2], "out_width": shape[3]}
-    launch = variant.geometry(**sizes, multiprocessors=multiprocessors)
-    tensors = (given.x, given.offset, given.mask, pack_for_wgmma(given.weight, case.tactic.tile_n), given.bias, out)
-    scalars = layout_scalars(*map(layout, (given.x, given.offset, given.mask, out)))
-    launch_on_host(variant, launch, *tensors, *scalars, **options)
-    return out
+    """The output of the kernel."""
+    variant = hopper_variant(case.layer, case.dtype, case.channels, case.tactic, **case.constants)
+    weights, sizes = pack_for_wgmma(given.weight, case.tactic.tile_n), {"multiprocessors": multiprocessors}
+    return case.run(variant, weights, given, sizes, **options)
 
 
 CASES = {

@@ -9,10 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.deform_host import STRANGE, Inputs, distance, inputs, launch_on_host, layout
+from support.deform_host import STRANGE, Call, Inputs, distance
 from torch import Tensor
 
-from convkit_plugins.dcnv2._hopper import layout_scalars
 from convkit_plugins.dcnv2._layers import Layer
 from convkit_plugins.dcnv2._tensor import Division, division_for, tensor_serves, tensor_variant, tensor_variants
 from convkit_plugins.dcnv2._weights import pack_for_mma
@@ -26,44 +25,17 @@ MIDDLE = Division(64, 1, 2, 2)
 
 
 @dataclass(frozen=True)
-class Case:
-    """A layer, the sizes of its tensors, and the constants of the kernel."""
+class Case(Call):
+    """A call, and how its work is divided."""
 
     layer: Layer = SQUARE
-    dtype: str = "float16"
     division: Division = MIDDLE
-    batch: int = 1
-    channels: int = 24
-    size: tuple[int, int] = (5, 6)
-    sigmoid: bool = True
-    relu: bool = False
-    planes: bool = False
-    exact: bool = True
-    raw_last: bool = True
-    strange: tuple[float, ...] = STRANGE
-    seed: int = 0
-
-    def inputs(self) -> Inputs:
-        return inputs(
-            self.layer, getattr(torch, self.dtype), self.channels, self.size, batch=self.batch,
-            raw_last=self.raw_last, strange=self.strange, seed=self.seed,
-        )  # fmt: skip
 
 
 def compute(case: Case, given: Inputs, **options: Any) -> Tensor:
-    """The output of the kernel, in memory that held no numbers."""
-    variant = tensor_variant(
-        case.layer, case.dtype, case.channels, case.division,
-        sigmoid=case.sigmoid, relu=case.relu, planes=case.planes, exact=case.exact,
-    )  # fmt: skip
-    shape = (case.batch, case.layer.filters, *given.raw.shape[2:])
-    out = torch.full(shape, torch.nan, dtype=given.x.dtype)
-    out = out.contiguous(memory_format=torch.contiguous_format if case.planes else torch.channels_last)
-    launch = variant.geometry(batch=case.batch, out_height=shape[2], out_width=shape[3])
-    tensors = (given.x, given.offset, given.mask, pack_for_mma(given.weight, case.division.tile_n), given.bias, out)
-    scalars = layout_scalars(*map(layout, (given.x, given.offset, given.mask, out)))
-    launch_on_host(variant, launch, *tensors, *scalars, **options)
-    return out
+    """The output of the kernel."""
+    variant = tensor_variant(case.layer, case.dtype, case.channels, case.division, **case.constants)
+    return case.run(variant, pack_for_mma(given.weight, case.division.tile_n), given, {}, **options)
 
 
 def check(case: Case, **options: Any) -> None:
@@ -95,7 +67,7 @@ CASES = {
     "dilation": Case(Layer(40, (3, 3), (1, 1), (2, 3), (2, 3)), size=(5, 6)),
     "groups within a tile": Case(Layer(24, (3, 3), padding=(1, 1), groups=3), channels=24),
     "groups over tiles": Case(Layer(8, (2, 2), groups=2), channels=144, size=(4, 4), division=Division(32, 1, 2, 2)),
-    "TF32 in groups": Case(Layer(8, (2, 3), groups=4), "float32", Division(32, 1, 2, 2), channels=16),
+    "TF32 in groups": Case(Layer(8, (2, 3), groups=4), Division(32, 1, 2, 2), dtype="float32", channels=16),
     "masks as they are": Case(sigmoid=False),
     "relu": Case(relu=True, planes=True),
     "relu in bfloat16": Case(dtype="bfloat16", relu=True, sigmoid=False, raw_last=False),
@@ -144,8 +116,9 @@ def cases(draw: st.DrawFn) -> Case:
     )
     height, width = draw(st.tuples(st.integers(5, 11), st.integers(4, 11)))
     return Case(
-        layer, dtype, division, draw(st.integers(1, 2)), channels, (height, width), exact=exact,
-        raw_last=draw(st.booleans()), strange=draw(st.sampled_from([(), STRANGE])), seed=draw(st.integers(0, 99)),
+        layer, division, dtype=dtype, channels=channels, size=(height, width), exact=exact,
+        batch=draw(st.integers(1, 2)), raw_last=draw(st.booleans()),
+        strange=draw(st.sampled_from([(), STRANGE])), seed=draw(st.integers(0, 99)),
     )  # fmt: skip
 
 
@@ -159,7 +132,9 @@ def test_agrees_for_any_shape(case: Case, order: Any) -> None:
 @pytest.mark.parametrize("relu", [False, True])
 def test_what_is_not_a_number_is_kept(dtype: str, relu: bool) -> None:
     """In a pixel, a weight and a bias; with the bits that a GPU gives it, all of them set, in float32."""
-    case = Case(Layer(3, (1, 1)), dtype, Division(32, 1, 1, 2), channels=8, size=(3, 3), relu=relu, strange=(0.0,) * 9)
+    case = Case(
+        Layer(3, (1, 1)), Division(32, 1, 1, 2), dtype=dtype, channels=8, size=(3, 3), relu=relu, strange=(0.0,) * 9
+    )
     for name in ("x", "weight", "bias"):
         given = case.inputs()
         given.raw[:, :2] = 0
