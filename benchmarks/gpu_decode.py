@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
-from itertools import product
 from typing import Any
 
 import cupy
@@ -25,7 +27,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convkit_models.centernet._decode_cuda import CudaDecode, Tuning
+from convkit.kernels import Image, Variant, compile_variant, load
+from convkit_models.centernet._decode import CtdetDecode
+from convkit_models.centernet._decode_cuda import Call, CudaDecode, Tuning
+from convkit_models.centernet._decode_cuda import Tensor as Description
+from convkit_models.centernet._decode_kernels import TUNINGS
 
 CLASSES, SIDE, TOPK = 80, 128, 100
 BANDWIDTH = {"H100 80GB HBM3": 3.35e6, "H200": 4.8e6, "A100-SXM4-80GB": 2.04e6}
@@ -124,15 +130,113 @@ def ours(form: str, sets: Sequence[Mapping[str, Tensor]], repeats: int, tuning: 
     return microseconds([partial(run, outputs) for outputs in sets], repeats)
 
 
+def tunings(batch: int) -> list[Tuning]:
+    """Return what a sweep tries for a batch of 1 or more."""
+    if batch == 1:
+        shapes = ((1, 16), (2, 16), (4, 8), (4, 16), (8, 4), (8, 8))
+        found = [Tuning(threads, *shape) for threads in (256, 512, 1024) for shape in shapes]
+        return [*found, Tuning(256, 4, 8, 1, 2), Tuning(512, 4, 8, 1, 2), Tuning(512, 4, 16, 1, 2)]
+    residents = {256: (3, 4, 5), 512: (2,), 1024: (1,)}
+    return [
+        Tuning(threads, unroll, 8, rounds, resident)
+        for threads in residents
+        for unroll, rounds in ((4, 1), (4, 2), (4, 4), (8, 1), (8, 2))
+        for resident in residents[threads]
+    ]
+
+
+def planned(tuning: Tuning | None, maps: Mapping[str, Tensor], step: int = 0) -> Variant:
+    """Return the variant of the heads' kernel, which ends at a step if one is given."""
+    tensors = {name: Description.of(name, value) for name, value in maps.items()}
+    return ending(Call.plan(spec(), tensors, tuning).variant, step)
+
+
+def ending(variant: Variant, step: int) -> Variant:
+    """Return the variant that ends at a step of the kernel; 0 for none."""
+    if not step:
+        return variant
+    kernel = replace(variant.kernel, constants=(*variant.kernel.constants, "STOP"))
+    return Variant(kernel, (*variant.constants, ("STOP", step)))
+
+
+def compile_all(variants: Sequence[Variant]) -> list[Image]:
+    """Compile on all cores, so that `load` finds the images in the cache."""
+    target = "sm_{}{}".format(*torch.cuda.get_device_capability())
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda variant: compile_variant(variant, target, "cubin"), variants))
+
+
+def expected(maps: Mapping[str, Tensor]) -> tuple[Any, Any]:
+    """Return rows and counts as the host's decoding gives them, as tensors on the host."""
+    outputs = {name: value.float().cpu().numpy() for name, value in maps.items()}
+    found: Any = CtdetDecode(spec())(outputs, [META] * len(outputs["hm"]))
+    rows = np.zeros((len(found), TOPK, 6), np.float32)
+    for row, one in zip(rows, found, strict=True):
+        row[: len(one)] = np.column_stack([one.boxes, one.scores, one.class_ids])
+    return torch.from_numpy(rows), torch.tensor([len(one) for one in found], dtype=torch.int32)
+
+
+def equal(run: Ours, maps: Mapping[str, Tensor], wanted: tuple[Any, Any]) -> bool:
+    """Run once and tell whether rows and counts are those wanted, to the bit."""
+    run.rows.fill_(torch.nan)
+    run.counts.fill_(-1)
+    run(maps)
+    torch.cuda.synchronize()
+    rows, counts = run.rows.cpu(), run.counts.cpu()
+    return torch.equal(rows.view(torch.int32), wanted[0].view(torch.int32)) and torch.equal(counts, wanted[1])
+
+
 def sweep(repeats: int) -> None:
-    """Print the times of our kernel for blocks, tiles and groups of other sizes."""
-    kinds = [(kind, batch) for kind in ("noise", "smooth") for batch in (1, 32)]
-    data = [copies(make_maps(kind, batch, torch.float16), warm=batch == 1) for kind, batch in kinds]
-    print(f"| threads | unroll | groups | {' | '.join(f'{kind}, batch {batch}' for kind, batch in kinds)} |")
-    print("|---" * (3 + len(kinds)) + "|")
-    for threads, unroll, groups in product((256, 512, 1024), (4, 8), (2, 4, 8, 16, 32)):
-        times = [ours("heads", sets, repeats, Tuning(threads, unroll, groups)) for sets in data]
-        print(f"| {threads} | {unroll} | {groups} | {' | '.join(f'{time:.1f}' for time in times)} |", flush=True)
+    """Print the times of our kernel with other tunings, float16 planes, fastest first; and whether all is right."""
+    for batch in (1, 32):
+        kinds = ("noise", "smooth")
+        maps = {kind: make_maps(kind, batch, torch.float16) for kind in kinds}
+        data = {kind: copies(maps[kind], warm=batch == 1) for kind in kinds}
+        wanted = {kind: expected(maps[kind]) for kind in kinds}
+        default = TUNINGS[batch > 1]
+        tried = list(dict.fromkeys([default, *tunings(batch)]))
+        images = compile_all([planned(tuning, maps["noise"]) for tuning in tried])
+        found = []
+        for tuning, image in zip(tried, images, strict=True):
+            try:
+                run = Ours("heads", batch, tuning)
+                right = all(equal(run, maps[kind], wanted[kind]) for kind in kinds)
+                times = [microseconds([partial(run, one) for one in data[kind]], repeats) for kind in kinds]
+            except Exception as error:  # a tuning that does not fit is one row less
+                print(f"{tuning}: {type(error).__name__}: {error}")
+                continue
+            used = image.resources.registers if image.resources else 0
+            found.append((times, right, used, tuning))
+        print(f"\nbatch {batch}{' (warm)' if batch == 1 else ''}: us noise, us smooth, equal to the host, registers")
+        for times, right, used, tuning in sorted(found, key=lambda row: row[0]):
+            sign = "equal" if right else "WRONG"
+            mark = " <- default" if tuning == default else ""
+            print(f"{times[0]:6.1f} {times[1]:6.1f}  {sign} {used:3d}  {tuning}{mark}", flush=True)
+
+
+STEPS = ("scan", "last block", "bound", "groups", "tiles", "peaks", "all")
+
+
+def steps(repeats: int, tried: Sequence[Tuning]) -> None:
+    """Print what a call of batch 1 and 32 takes if it ends after each step."""
+    for batch, kind in ((1, "noise"), (1, "smooth"), (32, "noise")):
+        maps = make_maps(kind, batch, torch.float16)
+        sets = copies(maps, warm=batch == 1)
+        wanted = expected(maps)
+        print(f"\nbatch {batch}, {kind}: us until {', '.join(STEPS)}")
+        for tuning in tried:
+            numbers = [*range(1, len(STEPS)), 0]
+            compile_all([planned(tuning, maps, number) for number in numbers])
+            times, right = [], False
+            for number in numbers:
+                run = Ours("heads", batch, tuning)
+                right = equal(run, maps, wanted)
+                calls = run.decode._calls  # filled by the first launch
+                for key, (call, _, scratch) in calls.items():
+                    calls[key] = call, load(ending(call.variant, number)), scratch
+                times.append(microseconds([partial(run, one) for one in sets], repeats))
+            cells = " ".join(f"{time:6.1f}" for time in times)
+            print(f"{cells}  {'equal' if right else 'WRONG'}  {tuning}", flush=True)
 
 
 def main() -> None:
@@ -141,10 +245,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out, which takes a minute")
     parser.add_argument("--sweep", action="store_true", help="time ours only, with other tunings")
+    parser.add_argument("--steps", action="store_true", help="time ours only, cut off after each step")
+    parser.add_argument(
+        "--tuning", action="append", default=[], metavar="NUMBERS", help="threads,unroll,groups,rounds,resident"
+    )
     options = parser.parse_args()
     torch.manual_seed(0)
+    if options.steps:
+        tried = [Tuning(*map(int, numbers.split(","))) for numbers in options.tuning]
+        steps(options.repeats, tried or [TUNINGS[0], TUNINGS[1], Tuning(1024)])
     if options.sweep:
         sweep(options.repeats)
+    if options.sweep or options.steps:
         return
     name = torch.cuda.get_device_name()
     bandwidth = next((value for part, value in BANDWIDTH.items() if part in name), None)

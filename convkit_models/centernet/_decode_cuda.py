@@ -15,6 +15,7 @@ from convkit_models.centernet._decode_kernels import (
     LAYOUTS,
     MOST_ROWS,
     ROWS,
+    TUNINGS,
     decode_variants,
     peaks_variant,
     pro_variant,
@@ -41,11 +42,11 @@ class CudaDecode:
             )
         self.rows: int = spec["topk"]
         self._spec = spec
-        self._tuning = tuning or Tuning()
+        self._tuning = tuning
         self._calls: dict[Any, tuple[Call, Any, Any]] = {}
 
     def kernels(self) -> Sequence[Variant]:
-        """Return a variant for each dtype that the outputs may have, with contiguous maps of whole vectors."""
+        """Return variants for each dtype that the outputs may have, for contiguous maps of whole vectors."""
         if self._spec["form"] == "detections":
             return [ROWS.variant(T=dtype, THREADS=128) for dtype in DTYPES]
         layout = LAYOUTS["tutorial" if self._spec["form"] == "tutorial" else "planes"]
@@ -57,7 +58,8 @@ class CudaDecode:
             vector = 16 // itemsize(dtype)
             while layout == LAYOUTS["tutorial"] and any(number % vector for number in (4, classes, 4 + 2 * classes)):
                 vector //= 2
-            found.append(peaks_variant(dtype, layout, vector, self._tuning.unroll, self._tuning.threads, self.rows))
+            tunings = [self._tuning] if self._tuning else TUNINGS
+            found += [peaks_variant(dtype, layout, vector, tuning, self.rows) for tuning in tunings]
         return found
 
     def back(self, meta: Mapping[str, Any]) -> np.ndarray:

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from convkit.errors import KernelArgumentError
 from convkit.kernels import Launch, Variant, cdiv, itemsize
-from convkit_models.centernet._decode_kernels import DTYPES, LAYOUTS, ROWS, peaks_variant, pro_variant
+from convkit_models.centernet._decode_kernels import (
+    DTYPES,
+    FEW,
+    LAYOUTS,
+    ROWS,
+    TUNINGS,
+    Tuning,
+    peaks_variant,
+    pro_variant,
+)
 from convkit_models.centernet._decode_pro import MODE, least_logit
 
 __all__ = ["Call", "Tensor", "Tuning"]
 
 _PLANES, _CELLS, _TUTORIAL = LAYOUTS.values()
 _MARGIN = 2**25  # values that the threads of the last block may count past the end of a map
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What decides how the work is shared out; no result depends on it.
-
-    ``threads`` of a block, ``unroll`` vectors of a thread, and ``groups``: a map is divided into at least that many
-    times K groups of cells, as far as a group has one lane or more.
-    """
-
-    threads: int = 256
-    unroll: int = 4
-    groups: int = 16
 
 
 @dataclass(frozen=True)
@@ -103,8 +99,10 @@ class Call:
     batch: int
 
     @classmethod
-    def plan(cls, spec: Mapping[str, Any], outputs: Mapping[str, Tensor], tuning: Tuning) -> Call:
+    def plan(cls, spec: Mapping[str, Any], outputs: Mapping[str, Tensor], tuning: Tuning | None) -> Call:
         """Return the launch that decodes these outputs by a decode specification.
+
+        Without a tuning, the one for the number of values is taken.
 
         Raises:
             KernelArgumentError: an output is missing, or has the wrong shape, dtype or layout, or is too large.
@@ -123,7 +121,7 @@ class Call:
         return build(spec, known, tuning)
 
 
-def _heads(spec: Mapping[str, Any], outputs: Mapping[str, Tensor], tuning: Tuning) -> Call:
+def _heads(spec: Mapping[str, Any], outputs: Mapping[str, Tensor], tuning: Tuning | None) -> Call:
     hm, wh = outputs["hm"], outputs["wh"]
     batch, classes, height, width = hm.shape
     sizes = 2 * classes if spec["sizes_per_class"] else 2
@@ -148,7 +146,7 @@ def _heads(spec: Mapping[str, Any], outputs: Mapping[str, Tensor], tuning: Tunin
     return _peak_call(spec, hm, (classes, height, width), layout, vector, strides, names, tuning)
 
 
-def _tutorial(spec: Mapping[str, Any], outputs: Mapping[str, Tensor], tuning: Tuning) -> Call:
+def _tutorial(spec: Mapping[str, Any], outputs: Mapping[str, Tensor], tuning: Tuning | None) -> Call:
     rows = outputs["output"]
     batch, cells, columns = rows.shape
     classes = len(spec["classes"])
@@ -162,10 +160,10 @@ def _tutorial(spec: Mapping[str, Any], outputs: Mapping[str, Tensor], tuning: Tu
     return _peak_call(spec, rows, (classes, cells, 1), _TUTORIAL, vector, strides, names, tuning)
 
 
-def _rows(spec: Mapping[str, Any], outputs: Mapping[str, Tensor], tuning: Tuning) -> Call:
+def _rows(spec: Mapping[str, Any], outputs: Mapping[str, Tensor], tuning: Tuning | None) -> Call:
     rows = outputs["detections"]
     _check_shape("detections", rows, (rows.shape[0], spec["topk"], 6))
-    variant = ROWS.variant(T=rows.dtype, THREADS=128 if tuning.threads >= 128 else 32)
+    variant = ROWS.variant(T=rows.dtype, THREADS=32 if tuning and tuning.threads < 128 else 128)
     scalars = (spec["topk"], float(spec["stride"]), rows.step(0), rows.step(1), rows.step(2))
     launch = variant.geometry(batch=rows.shape[0]).check()
     return Call(variant, launch, ("detections",), 0, scalars, rows.shape[0])
@@ -179,23 +177,35 @@ def _peak_call(
     vector: int,
     strides: tuple[int, ...],
     names: tuple[str | None, ...],
-    tuning: Tuning,
+    tuning: Tuning | None,
 ) -> Call:
-    batch, topk = hm.shape[0], spec["topk"]
-    vectors = math.prod(sizes) // vector
-    unroll = tuning.unroll if vectors >= 2 * tuning.unroll * tuning.groups * topk else 1
-    lanes_log = 0
-    while lanes_log < 5 and vectors >= (unroll << (lanes_log + 1)) * tuning.groups * topk:
-        lanes_log += 1
     if spec.get("mode") == MODE:
         return _pro_call(spec, hm, sizes, layout, strides, names, tuning)
-    variant = peaks_variant(hm.dtype, layout, vector, unroll, tuning.threads, topk)
+    batch, topk = hm.shape[0], spec["topk"]
+    vectors = math.prod(sizes) // vector
+    tuning = tuning or TUNINGS[batch * vectors > FEW]
+    if vectors < 2 * tuning.unroll * tuning.groups * topk:
+        tuning = replace(tuning, unroll=1, rounds=1)
+    lanes_log = 0
+    while lanes_log < 5 and vectors >= (tuning.unroll << (lanes_log + 1)) * tuning.groups * topk:
+        lanes_log += 1
+    variant = peaks_variant(hm.dtype, layout, vector, tuning, topk)
     launch = variant.geometry(batch=batch, vectors=vectors).check()
-    tiles = launch.grid[0] * tuning.threads
+    tiles = launch.grid[0] * tuning.threads * tuning.rounds
     keys = cdiv(batch + batch * (tiles >> lanes_log), 2) * 2
     scratch = keys + cdiv(batch * tiles * (itemsize(hm.dtype) + 4), 8)  # a code and a place in the list for each tile
-    scalars = (*sizes, topk, lanes_log, *strides)
+    scalars = (*sizes, *_dividers(sizes, vector), topk, lanes_log, *strides)
     return Call(variant, launch, names, scratch, scalars, batch)
+
+
+def _dividers(sizes: tuple[int, int, int], vector: int) -> list[int]:
+    """Return multiplier and shift that divide numbers below 2^31 by cells, width, and vectors of a cell."""
+    classes, height, width = sizes
+    found = []
+    for divisor in (height * width, width, max(1, classes // vector)):
+        shift = 31 + (divisor - 1).bit_length()
+        found += [cdiv(1 << shift, divisor), shift]
+    return found
 
 
 def _pro_call(
@@ -205,13 +215,13 @@ def _pro_call(
     layout: int,
     strides: tuple[int, ...],
     names: tuple[str | None, ...],
-    tuning: Tuning,
+    tuning: Tuning | None,
 ) -> Call:
     batch, cells = hm.shape[0], sizes[1] * sizes[2]
-    variant = pro_variant(hm.dtype, layout, min(tuning.threads, 256))
+    variant = pro_variant(hm.dtype, layout, min(tuning.threads if tuning else 256, 256))
     launch = variant.geometry(batch=batch, threads=cells if layout == _PLANES else 32 * cells).check()
     thresholds = float(least_logit(spec["confidence"])), float(np.float32(spec["nms"]))
-    scalars = (*sizes, spec["topk"], *thresholds, *strides)
+    scalars = (*sizes, *_dividers(sizes, 1), spec["topk"], *thresholds, *strides)
     return Call(variant, launch, names, 2 * batch + batch * cells, scalars, batch)
 
 

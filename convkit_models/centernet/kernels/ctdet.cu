@@ -1,19 +1,21 @@
 // CenterNet's heads or the tutorial's tensor to boxes in the image: peaks, the best K of them, their boxes; one launch.
 //
-// Every block scans a part of one image's heat map. A thread reads a tile of UNROLL vectors of VECTOR values and notes
-// the highest one; a group of 1 to 32 threads notes its highest value, if that is a peak. The block that ends last for
-// an image decides:
+// Every block scans a part of one image's heat map. A thread reads tiles of UNROLL vectors of VECTOR values and notes
+// the highest one; a group of 1 to 32 threads notes its highest value, and whether it is a peak. The block that ends
+// last for an image decides; its steps wait for each other, so they are few and read little:
 //
 //   1. Those peaks of the groups have a K-th largest. At least K peaks reach it: it is a lower bound of the K best.
-//   2. Only tiles whose highest value reaches the bound can hold one of these; usually there are few more than K.
-//      They are read again, and cells that reach the bound are compared with their neighbours.
-//   3. The peaks that are left get sorted, and the first K become boxes.
+//   2. Only groups whose highest value reaches the bound, and of these only such tiles, can hold one of the K best;
+//      usually there are few more than K. They are read again, and cells that reach the bound are compared with their
+//      neighbours.
+//   3. The peaks that are left become boxes, each in the row that the number of better ones tells.
 //
 // Where more peaks reach the bound than shared memory holds, as in a map of one value, a higher bound is found with
 // histograms over them. Values, ranks and the order of results do not depend on which block is the last.
 //
 // Constants: T; LAYOUT 0 for planes [C, H, W], 1 for cells [H, W, C], 2 for the tutorial's rows of reg, wh, C logits
-// and C pooled logits; VECTOR, the values of one load; UNROLL; THREADS; CAPACITY >= K, 1024 or 2048.
+// and C pooled logits; VECTOR, the values of one load; UNROLL; ROUNDS, the tiles of a thread; THREADS; RESIDENT, how
+// many blocks a multiprocessor must hold; CAPACITY >= K, 1024 or 2048. A benchmark may define STOP, the step to end at.
 #include "convkit.cuh"
 
 #include "bound.cuh"
@@ -25,33 +27,46 @@ typedef Code<T> Codes;
 typedef Codes::Bits Bits;
 
 constexpr int CHUNK = 32 * UNROLL;  // vectors of a warp
-constexpr int BATCH = 4;            // loads that a thread of the last block has on the way
-constexpr int CELLS = CAPACITY <= 1024 ? 4096 : 3072;
+constexpr int TURNS = THREADS >= 512 ? 1 : THREADS >= 256 ? 2 : 4;  // loads of a thread of the last block, on the way
+constexpr int HELD = THREADS >= 2048 ? 1 : 2048 / THREADS < 8 ? 2048 / THREADS : 8;  // keys that a thread keeps
 constexpr int ROOM = 2 * CAPACITY;  // tiles that shared memory lists
-constexpr int PACK = 16 / sizeof(Bits);
+constexpr int COUNTED = 512;        // peaks from which on sorting is faster than counting those that are better
+constexpr int PACK = 16 / sizeof(Bits), PACK_LOG = sizeof(Bits) == 2 ? 3 : 2;
+constexpr int HALF = THREADS / 2;
 
 static_assert(THREADS % 32 == 0 && BINS % THREADS == 0, "whole warps, and every thread the same number of bins");
-static_assert(BATCH * VECTOR <= 32 && BATCH * PACK <= 32, "one bit for each value");
+static_assert(TURNS * VECTOR <= 32 && TURNS * PACK <= 32, "one bit for each value");
 static_assert((UNROLL & (UNROLL - 1)) == 0, "UNROLL must be a power of two");
+static_assert(HALF <= ROOM, "room for the scores of half a block");
 
-// What the blocks of an image tell the last of them: the codes of the tiles' highest values, and the keys of those of
-// the groups where these are peaks.
+#ifdef STOP
+#define STEP(number, result)                                                     \
+    if (STOP == number) {                                                        \
+        if (threadIdx.x == 0) counts[image] = static_cast<int>(result);          \
+        return;                                                                  \
+    }
+#else
+#define STEP(number, result)
+#endif
+
+// What the blocks of an image tell the last of them: the codes of the tiles' highest values, and keys of the groups: the
+// highest value's upper half, and the lower half of its key or, if it is no peak, 0.
 struct Notes {
-    Key* peaks;
+    Key* keys;
     Bits* codes;
     int groups, tiles, lanes_log;
 
-    static CONVKIT_INLINE int unit(int tile, int row) { return tile / 32 * CHUNK + row * 32 + tile % 32; }
+    static CONVKIT_INLINE int unit(unsigned tile, int row) { return tile / 32 * CHUNK + row * 32 + tile % 32; }
 
     // A key that no cell of the tile exceeds.
-    CONVKIT_INLINE Key limit(const Map& map, int tile, unsigned code) const {
-        return static_cast<Key>(Codes::wide(code)) << 32 | (0xffffffffu - map.lowest_rank(unit(tile, 0)));
+    CONVKIT_INLINE Key limit(const Map& map, int tile) const {
+        return static_cast<Key>(Codes::wide(codes[tile])) << 32 | (0xffffffffu - map.lowest_rank(unit(tile, 0)));
     }
 };
 
-// Scan this thread's tile of the map and note what it holds.
-CONVKIT_INLINE void scan(const Map& map, const Notes& notes) {
-    const int lane = threadIdx.x & 31, tile = blockIdx.x * THREADS + threadIdx.x, begin = Notes::unit(tile, 0);
+// Scan a tile of the map for each thread and note what it holds.
+CONVKIT_INLINE void scan(const Map& map, const Notes& notes, int tile) {
+    const int lane = threadIdx.x & 31, begin = Notes::unit(tile, 0);
     Piece pieces[UNROLL];
 #pragma unroll
     for (int row = 0; row < UNROLL; ++row)
@@ -70,123 +85,215 @@ CONVKIT_INLINE void scan(const Map& map, const Notes& notes) {
     notes.codes[tile] = static_cast<Bits>(begin < map.units ? Codes::of(best) : 0);
 
     const int lanes = 1 << notes.lanes_log;
-    float high = best;
-    for (int offset = 1; offset < lanes; offset <<= 1) high = fmaxf(high, __shfl_xor_sync(ALL_LANES, high, offset));
+    const unsigned own = begin < map.units ? ascending(best) : 0;
+    unsigned high = own;
+    if (lanes == 32) {
+        high = warp_max(own);
+    } else {
+        for (int offset = 1; offset < lanes; offset <<= 1) high = max(high, __shfl_xor_sync(ALL_LANES, high, offset));
+    }
     const unsigned members = (lanes == 32 ? ALL_LANES : (1u << lanes) - 1) << (lane & ~(lanes - 1));
-    const unsigned owners = __ballot_sync(ALL_LANES, best == high && begin < map.units) & members;
-    if (lane != __ffs(owners ? owners : members) - 1) return;
-    Key peak = 0;
-    if (owners != 0) {
+    const unsigned owners = __ballot_sync(ALL_LANES, own == high) & members;
+    if (lane != __ffs(owners) - 1) return;
+    Key key = static_cast<Key>(high) << 32;
+    if (high != 0) {
+        const float value = value_of(high);
         const Piece piece = map.load(unit);
         int found = VECTOR;
         if (LAYOUT == TUTORIAL) {
             const T* values = map.first + map.unit_offset(unit);
             for (found = 0; found < VECTOR; ++found)
-                if (to_float(values[found]) == high && to_float(values[found + map.classes]) == high) break;
+                if (to_float(values[found]) == value && to_float(values[found + map.classes]) == value) break;
         } else {
 #pragma unroll
             for (int index = VECTOR - 1; index >= 0; --index)
-                if (to_float(piece.values[index]) == high) found = index;
+                if (to_float(piece.values[index]) == value) found = index;
         }
         if (found < VECTOR) {
             const unsigned rank = map.rank(unit) + found * map.rank_step();
-            const int label = rank / map.cells();
-            if (map.is_peak(high, label, rank - label * map.cells())) peak = make_key(high, rank);
+            const int label = map.by_cells.of(rank);
+            if (map.is_peak(value, label, rank - label * map.cells())) key |= 0xffffffffu - rank;
         }
     }
-    notes.peaks[tile >> notes.lanes_log] = peak;
+    notes.keys[tile >> notes.lanes_log] = key;
+}
+
+// Count this block in. Once the former count is known to be the last but one, all that other blocks wrote can be read.
+CONVKIT_INLINE unsigned long long arrive(unsigned long long* ticket) {
+#if CONVKIT_DEVICE
+    unsigned long long before;
+    asm volatile("atom.acq_rel.gpu.global.add.u64 %0, [%1], 1;" : "=l"(before) : "l"(ticket) : "memory");
+    return before;
+#else
+    return atomicAdd(ticket, 1ull);
+#endif
 }
 
 // Numbers of tiles: the first ROOM of them in shared memory, the others in the scratch memory, which has room for all.
 struct List {
     int *near, *far;
 
-    CONVKIT_INLINE int& operator[](int index) const { return index < ROOM ? near[index] : far[index]; }
+    CONVKIT_INLINE int get(int index) const {
+        if (index < ROOM) return near[index];
+        return far[index];
+    }
+
+    CONVKIT_INLINE void set(int index, int tile) const {
+        if (index < ROOM)
+            near[index] = tile;
+        else
+            far[index] = tile;
+    }
 };
 
-// List the tiles that can hold a key from the bound up.
-CONVKIT_INLINE void list_tiles(const Map& map, const Notes& notes, Key bound, const List& list, unsigned* count) {
-    const float value = value_of(static_cast<unsigned>(bound >> 32));
-    const unsigned code = bound == 0 ? 0 : Codes::of(value);
+// List the tiles that can hold a key from the bound up; group_of(entry) is one of the groups to look at.
+template <typename GroupOf>
+CONVKIT_INLINE void list_tiles(const Map& map, const Notes& notes, int entries, Key bound, const List& list,
+                               unsigned* count, GroupOf group_of) {
+    const unsigned code = bound == 0 ? 0 : Codes::of(value_of(static_cast<unsigned>(bound >> 32)));
     const unsigned least = code > 1 ? code - 1 : 1;  // one less, because `of` may round up
     const uint4* packs = reinterpret_cast<const uint4*>(notes.codes);
-    const int many = notes.tiles / PACK;
+    const int split_log = max(0, notes.lanes_log - PACK_LOG), tasks = entries << split_log;
+    const unsigned members = (1u << min(PACK, 1 << notes.lanes_log)) - 1;
 #pragma unroll 1
-    for (int start = threadIdx.x; start < many; start += BATCH * THREADS) {
+    for (int start = threadIdx.x; start < tasks; start += TURNS * THREADS) {
         union {
             uint4 pack;
             Bits codes[PACK];
-        } packed[BATCH];
+        } packed[TURNS];
+        unsigned tiles[TURNS];
 #pragma unroll
-        for (int turn = 0; turn < BATCH; ++turn)
-            packed[turn].pack = start + turn * THREADS < many ? packs[start + turn * THREADS] : make_uint4(0, 0, 0, 0);
-        unsigned hits = 0;
+        for (int turn = 0; turn < TURNS; ++turn) {
+            const int task = start + turn * THREADS, entry = task >> split_log;
+            if (task < tasks) {
+                tiles[turn] = (group_of(entry) << notes.lanes_log) + ((task - (entry << split_log)) << PACK_LOG);
+                packed[turn].pack = packs[tiles[turn] / PACK];
+            }
+        }
 #pragma unroll
-        for (int bit = 0; bit < BATCH * PACK; ++bit)
-            if (packed[bit / PACK].codes[bit % PACK] >= least) hits |= 1u << bit;
+        for (int turn = 0; turn < TURNS; ++turn) {
+            if (start + turn * THREADS >= tasks) break;
+            unsigned hits = 0;
+#pragma unroll
+            for (int bit = 0; bit < PACK; ++bit)
+                if (packed[turn].codes[bit] >= least) hits |= 1u << bit;
+            hits &= members << tiles[turn] % PACK;
 #pragma unroll 1
-        for (; hits != 0; hits &= hits - 1) {
-            const int bit = __ffs(hits) - 1, tile = (start + bit / PACK * THREADS) * PACK + bit % PACK;
-            if (notes.limit(map, tile, notes.codes[tile]) < bound) continue;
-            list[atomicAdd(count, 1u)] = tile;
+            for (; hits != 0; hits &= hits - 1) {
+                const int tile = tiles[turn] / PACK * PACK + __ffs(hits) - 1;
+                if (static_cast<unsigned>(bound) != 0 && notes.limit(map, tile) < bound) continue;
+                list.set(atomicAdd(count, 1u), tile);
+            }
         }
     }
 }
 
-// Call take(value, rank) for the cells of the listed tiles that reach the bound; by all threads. Cells that are no
-// peaks may be left out.
+// List the tiles of all groups.
+COLD void list_all_tiles(Map map, Notes notes, Key bound, List list, unsigned* count) {
+    list_tiles(map, notes, notes.groups, bound, list, count, [](int entry) { return entry; });
+}
+
+// Call take(key) for the peaks of the listed tiles that reach the bound; by all threads. It says whether to go on.
 template <typename Take>
 CONVKIT_INLINE void visit(const Map& map, const List& list, int count, Key bound, Take take) {
     const unsigned code = static_cast<unsigned>(bound >> 32);
     const float least = code > ascending(LOWEST) ? value_of(code) : LOWEST;
     const bool aligned = LAYOUT == PLANES && map.width % VECTOR == 0;  // neighbours in a vector are so in the map
     const int tasks = count * UNROLL;
-    const auto unit_of = [&](int task) { return Notes::unit(list[task / UNROLL], task % UNROLL); };
+    bool going = true;
 #pragma unroll 1
-    for (int start = threadIdx.x; start < tasks; start += BATCH * THREADS) {
-        Piece pieces[BATCH];
-        unsigned loaded = 0, hits = 0;
+    for (int start = threadIdx.x; start < tasks && going; start += TURNS * THREADS) {
+        Piece pieces[TURNS];
+        int units[TURNS];
 #pragma unroll
-        for (int turn = 0; turn < BATCH; ++turn) {
-            const int task = start + turn * THREADS, unit = task < tasks ? unit_of(task) : map.units;
-            if (unit >= map.units) continue;
-            pieces[turn] = map.load(unit);
-            loaded |= 1u << turn;
+        for (int turn = 0; turn < TURNS; ++turn) {
+            const int task = start + turn * THREADS;
+            units[turn] = task < tasks ? Notes::unit(list.get(task / UNROLL), task % UNROLL) : map.units;
+            if (units[turn] < map.units) pieces[turn] = map.load(units[turn]);
         }
 #pragma unroll
-        for (int turn = 0; turn < BATCH; ++turn) {
-            unsigned high = 0;
+        for (int turn = 0; turn < TURNS; ++turn) {
+            unsigned hits = 0;
 #pragma unroll
             for (int index = 0; index < VECTOR; ++index) {
                 const float here = to_float(pieces[turn].values[index]);
                 bool hit = here >= least;
                 if (index > 0) hit = hit && (!aligned || here >= to_float(pieces[turn].values[index - 1]));
                 if (index + 1 < VECTOR) hit = hit && (!aligned || here >= to_float(pieces[turn].values[index + 1]));
-                if (hit) high |= 1u << index;
+                if (hit) hits |= 1u << index;
             }
-            if (loaded >> turn & 1u) hits |= high << (turn * VECTOR);
-        }
+            if (units[turn] >= map.units) hits = 0;
 #pragma unroll 1
-        for (; hits != 0; hits &= hits - 1) {
-            const int bit = __ffs(hits) - 1, index = bit % VECTOR, unit = unit_of(start + bit / VECTOR * THREADS);
-            const float value = to_float(map.first[map.unit_offset(unit) + index]);
-            const unsigned rank = map.rank(unit) + index * map.rank_step();
-            if (make_key(value, rank) >= bound) take(value, rank);
+            for (; hits != 0 && going; hits &= hits - 1) {
+                const int index = __ffs(hits) - 1;
+                const float value = to_float(map.first[map.unit_offset(units[turn]) + index]);
+                const unsigned rank = map.rank(units[turn]) + index * map.rank_step();
+                const Key key = make_key(value, rank);
+                if (key < bound) continue;
+                const int label = map.by_cells.of(rank);
+                if (map.is_peak(value, label, rank - label * map.cells())) going = take(key);
+            }
         }
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, THREADS <= 256 ? 768 / THREADS : 1024 / THREADS)
+// The bound of the groups' keys where one histogram is not enough.
+COLD Key exact_bound(Histogram& shared, unsigned count, unsigned enough, const Key* keys, int groups) {
+    return lower_bound(shared, count, enough, [&](auto take) {
+        for (int group = threadIdx.x; group < groups; group += THREADS)
+            take(static_cast<unsigned>(keys[group]) == 0 ? 0 : keys[group]);
+    });
+}
+
+// The keys that reach a bound which lets no more than CAPACITY pass, and how many they are; ends with a barrier.
+COLD void crowded(Histogram& shared, Map map, List list, int listed, Key bound, unsigned count, Key* keys,
+                  unsigned* found) {
+    __syncthreads();
+    if (threadIdx.x == 0) *found = 0;
+    bound = lower_bound(shared, count, CAPACITY, [&](auto take) {
+        visit(map, list, listed, bound, [&](Key key) {
+            take(key);
+            return true;
+        });
+    });
+    __syncthreads();
+    visit(map, list, listed, bound, [&](Key key) {
+        const unsigned place = atomicAdd(found, 1u);
+        if (place < CAPACITY) keys[place] = key;
+        return true;
+    });
+    __syncthreads();
+}
+
+// How many of the keys are higher.
+CONVKIT_INLINE int higher(const Key* keys, int count, Key own) {
+    int place = 0;
+#pragma unroll 4
+    for (int other = 0; other + 1 < count; other += 2) {
+        const ulonglong2 both = *reinterpret_cast<const ulonglong2*>(keys + other);
+        place += both.x > own;
+        place += both.y > own;
+    }
+    return place + (count % 2 != 0 && keys[count - 1] > own);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __restrict__ reg,
               const double* __restrict__ back, float* __restrict__ results, int* __restrict__ counts,
-              unsigned long long* scratch, int classes, int height, int width, int topk, int lanes_log,
+              unsigned long long* scratch, int classes, int height, int width, unsigned cells_magic, int cells_shift,
+              unsigned width_magic, int width_shift, unsigned vectors_magic, int vectors_shift, int topk, int lanes_log,
               long long hm_image, int hm_cell, long long wh_image, int wh_axis, int wh_cell, int wh_class,
               long long reg_image, int reg_axis, int reg_cell) {
     __shared__ union {
         Histogram histogram;
-        unsigned ranks[CELLS];
+        unsigned groups[BINS];
     } shared;
-    __shared__ Key keys[CAPACITY], sorted[CAPACITY];
+    __shared__ __align__(16) Key keys[CAPACITY];
+    __shared__ union {
+        int tiles[ROOM];
+        float scores[HALF];
+    } lists;
+    __shared__ double matrix[BACK];
     __shared__ unsigned marks[4];
 
     const int image = blockIdx.y;
@@ -198,101 +305,132 @@ convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __res
     map.pitch = hm_cell;
     map.per_cell = classes / VECTOR;
     map.units = classes * (height * width) / VECTOR;
+    map.by_cells = {cells_magic, cells_shift};
+    map.by_width = {width_magic, width_shift};
+    map.by_vectors = {vectors_magic, vectors_shift};
     Notes notes;
     notes.lanes_log = lanes_log;
-    notes.tiles = gridDim.x * THREADS;
+    notes.tiles = gridDim.x * (ROUNDS * THREADS);
     notes.groups = notes.tiles >> lanes_log;
     unsigned long long* tickets = scratch;
-    Key* peaks = scratch + gridDim.y;
     const size_t words = (gridDim.y + static_cast<size_t>(gridDim.y) * notes.groups + 1) & ~static_cast<size_t>(1);
     const size_t first_tile = static_cast<size_t>(image) * notes.tiles;
     Bits* codes = reinterpret_cast<Bits*>(scratch + words);
-    notes.peaks = peaks + static_cast<size_t>(image) * notes.groups;
+    notes.keys = scratch + gridDim.y + static_cast<size_t>(image) * notes.groups;
     notes.codes = codes + first_tile;
-    int* far = reinterpret_cast<int*>(codes + static_cast<size_t>(gridDim.y) * notes.tiles) + first_tile;
+    const List list = {lists.tiles, reinterpret_cast<int*>(codes + static_cast<size_t>(gridDim.y) * notes.tiles) +
+                                        first_tile};
 
-    scan(map, notes);
+#pragma unroll 1
+    for (int round = 0; round < ROUNDS; ++round)
+        scan(map, notes, (blockIdx.x * ROUNDS + round) * THREADS + threadIdx.x);
+    STEP(1, 0)
 
     __syncthreads();
     if (threadIdx.x == 0) {
-        __threadfence();
-        marks[0] = atomicAdd(tickets + image, 1ull) == gridDim.x - 1;
         marks[1] = marks[2] = marks[3] = 0;
-        __threadfence();
+        marks[0] = arrive(tickets + image) == gridDim.x - 1;
     }
+    clear_bins(shared.histogram);
     __syncthreads();
     if (!marks[0]) return;
     if (threadIdx.x == 0) tickets[image] = 0;
+    STEP(2, notes.groups)
 
-    const unsigned count = topk;
-    const Key bound = quick_bound(shared.histogram, count, count + count / 8 + 8, [&](auto take) {
-#pragma unroll 4
-        for (int group = threadIdx.x; group < notes.groups; group += THREADS) take(notes.peaks[group]);
-    });
+    const double entry = threadIdx.x < BACK ? back[BACK * image + threadIdx.x] : 0.0;  // needed at the end
 
-    const List list = {reinterpret_cast<int*>(sorted), far};  // the sorted keys will lie where the list is
-    list_tiles(map, notes, bound, list, &marks[1]);
+    // The bound, from keys that are read once if there are no more of them than the threads hold.
+    Key held[HELD];
+#pragma unroll
+    for (int slot = 0; slot < HELD; ++slot) {
+        const int group = slot * THREADS + threadIdx.x;
+        held[slot] = group < notes.groups ? notes.keys[group] : 0;
+    }
+    const auto stream = [&](auto take) {
+#pragma unroll
+        for (int slot = 0; slot < HELD; ++slot) take(held[slot]);
+#pragma unroll 1
+        for (int group = HELD * THREADS + threadIdx.x; group < notes.groups; group += THREADS) take(notes.keys[group]);
+    };
+    const unsigned count = topk, enough = count + count / 8 + 8;
+    Key bound;
+    if (!quick_bound(shared.histogram, count, enough, stream, bound))
+        bound = exact_bound(shared.histogram, count, enough, notes.keys, notes.groups);
+    STEP(3, bound >> 32)
+
+    // The groups that reach it; they are listed where the bins were, which nobody reads any more.
+    const int lane = threadIdx.x & 31;
+    unsigned hits[HELD], place = 0;
+#pragma unroll
+    for (int slot = 0; slot < HELD; ++slot) {
+        hits[slot] = __ballot_sync(ALL_LANES, held[slot] != 0 && held[slot] >> 32 >= bound >> 32);
+        place += __popc(hits[slot]);
+    }
+    if (lane == 0) place = atomicAdd(&marks[1], place);
+    place = __shfl_sync(ALL_LANES, place, 0);
+#pragma unroll
+    for (int slot = 0; slot < HELD; ++slot) {
+        const unsigned own = place + __popc(hits[slot] & ((1u << lane) - 1));
+        if (hits[slot] >> lane & 1u && own < BINS) shared.groups[own] = slot * THREADS + threadIdx.x;
+        place += __popc(hits[slot]);
+    }
+#pragma unroll 1
+    for (int group = HELD * THREADS + threadIdx.x; group < notes.groups; group += THREADS) {
+        const Key key = notes.keys[group];
+        if (key == 0 || key >> 32 < bound >> 32) continue;
+        const unsigned own = atomicAdd(&marks[1], 1u);
+        if (own < BINS) shared.groups[own] = group;
+    }
+    if (threadIdx.x < BACK) matrix[threadIdx.x] = entry;
     __syncthreads();
-    const int listed = marks[1];
-    visit(map, list, listed, bound, [&](float, unsigned rank) {
-        const unsigned place = atomicAdd(&marks[2], 1u);
-        if (place < CELLS) shared.ranks[place] = rank;
+    STEP(4, marks[1])
+    if (marks[1] <= BINS)
+        list_tiles(map, notes, marks[1], bound, list, &marks[2], [&](int entry) { return shared.groups[entry]; });
+    else
+        list_all_tiles(map, notes, bound, list, &marks[2]);
+    __syncthreads();
+    STEP(5, marks[2])
+    visit(map, list, marks[2], bound, [&](Key key) {
+        const unsigned place = atomicAdd(&marks[3], 1u);
+        if (place < CAPACITY) keys[place] = key;
+        return place < CAPACITY;
     });
     __syncthreads();
-    const unsigned cells = marks[2];
-    if (cells <= CELLS) {
-        for (unsigned index = threadIdx.x; index < cells; index += THREADS) {
-            const unsigned rank = shared.ranks[index];
-            const int label = rank / map.cells(), cell = rank - label * map.cells();
-            const float value = map.value(label, cell);
-            if (!map.is_peak(value, label, cell)) continue;
-            const unsigned place = atomicAdd(&marks[3], 1u);
-            if (place < CAPACITY) keys[place] = make_key(value, rank);
-        }
-        __syncthreads();
-    }
-    if (cells > CELLS || marks[3] > CAPACITY) {
-        __syncthreads();
-        if (threadIdx.x == 0) marks[3] = 0;
-        const auto all_peaks = [&](auto take) {
-            visit(map, list, listed, bound, [&](float value, unsigned rank) {
-                const int label = rank / map.cells();
-                if (map.is_peak(value, label, rank - label * map.cells())) take(make_key(value, rank));
-            });
-        };
-        const Key higher = lower_bound(shared.histogram, count, CAPACITY, all_peaks);
-        __syncthreads();
-        all_peaks([&](Key key) {
-            if (key < higher) return;
-            const unsigned place = atomicAdd(&marks[3], 1u);
-            if (place < CAPACITY) keys[place] = key;
-        });
-        __syncthreads();
-    }
+    if (marks[3] > CAPACITY) crowded(shared.histogram, map, list, marks[2], bound, count, keys, &marks[3]);
+    STEP(6, marks[3])
 
     const int found = min(marks[3], static_cast<unsigned>(CAPACITY));
-    const Key* best = sorted_keys(keys, sorted, found);
-
-    const double* matrix = back + BACK * image;
+    if (found > COUNTED) sort(keys, found);
     const Heads heads = {wh + image * wh_image + (LAYOUT == TUTORIAL ? 2 : 0), reg ? reg + image * reg_image : nullptr,
-                         LAYOUT == TUTORIAL ? static_cast<int>(matrix[6]) : width,
+                         LAYOUT == TUTORIAL ? static_cast<int>(matrix[6]) : width, map.by_width,
                          wh_axis, wh_cell, wh_class, reg_axis, reg_cell};
     float* rows = results + static_cast<size_t>(image) * topk * 6;
+    // One half of the block computes scores while the other one waits for what the heads hold and looks for the places.
+    const int own = threadIdx.x % HALF;
     int boxes = 0;
-    for (int start = 0; start < topk; start += THREADS) {
-        const int place = start + threadIdx.x;
-        bool scored = false;
-        if (place < min(found, topk)) {
-            const unsigned rank = 0xffffffffu - static_cast<unsigned>(best[place]);
-            const int label = rank / map.cells();
-            const float score = sigmoid(value_of(static_cast<unsigned>(best[place] >> 32)));
-            scored = score > 0.0f;
-            if (scored)
-                write_row(rows + place * 6, to_image(matrix, heads.corners(label, rank - label * map.cells())), score,
-                          static_cast<float>(label));
+#pragma unroll 1
+    for (int start = 0; start < found; start += HALF) {
+        const Key key = start + own < found ? keys[start + own] : 0;
+        const unsigned rank = key == 0 ? 0 : 0xffffffffu - static_cast<unsigned>(key);
+        const int label = map.by_cells.of(rank), cell = rank - label * map.cells();
+        int place = topk;
+        Heads::Read read;
+        if (threadIdx.x >= HALF) {
+            lists.scores[own] = sigmoid(value_of(static_cast<unsigned>(key >> 32)));
+        } else if (key != 0) {
+            read = heads.read(label, cell);
+            place = found > COUNTED ? start + own : higher(keys, found, key);
         }
-        if (!scored && place < topk) clear_row(rows + place * 6);
+        __syncthreads();
+        const float score = lists.scores[own];
+        const bool scored = place < topk && score > 0.0f;
+        if (scored)
+            write_row(rows + place * 6, to_image(matrix, heads.corners(read, cell)), score, static_cast<float>(label));
+        else if (place < topk)
+            clear_row(rows + place * 6);
         boxes += __syncthreads_count(scored);
     }
+#pragma unroll 1
+    for (int place = found + threadIdx.x; place < topk; place += THREADS) clear_row(rows + place * 6);
     if (threadIdx.x == 0) counts[image] = boxes;
 }

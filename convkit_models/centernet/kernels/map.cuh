@@ -23,12 +23,23 @@ union Piece {
     T values[VECTOR];
 };
 
+// Division of numbers below 2^31 by one that the host knows: a multiplication and a shift.
+struct Divider {
+    unsigned magic;
+    int shift;
+
+    CONVKIT_INLINE int of(int number) const {
+        return static_cast<int>(static_cast<unsigned long long>(static_cast<unsigned>(number)) * magic >> shift);
+    }
+};
+
 // The heat map of one image.
 struct Map {
     const T* first;  // the logit of class 0 in cell 0
     int classes, height, width, pitch;
     int per_cell;  // vectors of a cell, where classes are adjacent
     int units;     // vectors of the map
+    Divider by_cells, by_width, by_vectors;  // by_vectors: of a cell, where classes are adjacent
 
     CONVKIT_INLINE int cells() const { return height * width; }
 
@@ -38,14 +49,14 @@ struct Map {
 
     CONVKIT_INLINE int unit_offset(int unit) const {
         if (LAYOUT == PLANES) return unit * VECTOR;
-        const int cell = unit / per_cell;
+        const int cell = by_vectors.of(unit);
         return cell * pitch + (unit - cell * per_cell) * VECTOR;
     }
 
     // Class * cells + cell of the first value of a vector; those of the others are `rank_step` apart.
     CONVKIT_INLINE unsigned rank(int unit) const {
         if (LAYOUT == PLANES) return unit * VECTOR;
-        const int cell = unit / per_cell;
+        const int cell = by_vectors.of(unit);
         return (unit - cell * per_cell) * VECTOR * cells() + cell;
     }
 
@@ -53,7 +64,7 @@ struct Map {
 
     // No value of the vector, nor of a later one, has a lower rank.
     CONVKIT_INLINE unsigned lowest_rank(int unit) const {
-        return LAYOUT == PLANES ? unit * VECTOR : unit / per_cell;
+        return LAYOUT == PLANES ? unit * VECTOR : by_vectors.of(unit);
     }
 
     CONVKIT_INLINE Piece load(int unit) const {
@@ -67,7 +78,7 @@ struct Map {
     // Whether a value is as high as all its neighbours; NaN, and a neighbour that is NaN, make it none.
     CONVKIT_INLINE bool is_peak(float value_here, int label, int cell) const {
         if (LAYOUT == TUTORIAL) return value_here == to_float(first[offset(label, cell) + classes]);
-        const int y = cell / width, x = cell - y * width;
+        const int y = by_width.of(cell), x = cell - y * width;
         const int up = y > 0 ? -width : 0, down = y + 1 < height ? width : 0;
         const int left = x > 0 ? -1 : 0, right = x + 1 < width ? 1 : 0;
         const float near[8] = {value(label, cell + up + left),    value(label, cell + up),
@@ -173,16 +184,31 @@ struct Code<float> {
 struct Heads {
     const T *sizes, *offsets;  // offsets may be null: the middle of the cell
     int width;
+    Divider by_width;
     int size_axis, size_cell, size_class, offset_axis, offset_cell;
 
-    // The corners (x, y), (z, w) of the box of a class in a cell, in cells.
-    CONVKIT_INLINE float4 corners(int label, int cell) const {
+    // What the heads hold of one box.
+    struct Read {
+        T width, height, right, down;
+    };
+
+    CONVKIT_INLINE Read read(int label, int cell) const {
         const T *size = sizes + cell * size_cell + label * size_class, *offset = offsets + cell * offset_cell;
-        const float half_width = __fmul_rn(to_float(size[0]), 0.5f);
-        const float half_height = __fmul_rn(to_float(size[size_axis]), 0.5f);
-        const int row = cell / width;
-        const float x = __fadd_rn(static_cast<float>(cell - row * width), offsets ? to_float(offset[0]) : 0.5f);
-        const float y = __fadd_rn(static_cast<float>(row), offsets ? to_float(offset[offset_axis]) : 0.5f);
+        Read read;
+        read.width = size[0];
+        read.height = size[size_axis];
+        read.right = offsets ? offset[0] : from_float<T>(0.5f);
+        read.down = offsets ? offset[offset_axis] : from_float<T>(0.5f);
+        return read;
+    }
+
+    // The corners (x, y), (z, w) of the box in a cell, in cells.
+    CONVKIT_INLINE float4 corners(const Read& read, int cell) const {
+        const float half_width = __fmul_rn(to_float(read.width), 0.5f);
+        const float half_height = __fmul_rn(to_float(read.height), 0.5f);
+        const int row = LAYOUT == TUTORIAL ? cell / width : by_width.of(cell);
+        const float x = __fadd_rn(static_cast<float>(cell - row * width), to_float(read.right));
+        const float y = __fadd_rn(static_cast<float>(row), to_float(read.down));
         return make_float4(__fadd_rn(x, -half_width), __fadd_rn(y, -half_height), __fadd_rn(x, half_width),
                            __fadd_rn(y, half_height));
     }

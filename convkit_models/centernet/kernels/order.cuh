@@ -5,7 +5,7 @@
 #include "bound.cuh"
 
 // Sort keys in descending order, those of `count` and zeros behind them up to a power of two; by all threads.
-CONVKIT_INLINE void sort(Key* keys, int count) {
+COLD void sort(Key* keys, int count) {
     const int size = count > 1 ? 1 << (32 - __clz(count - 1)) : 1;
     for (int index = count + threadIdx.x; index < size; index += THREADS) keys[index] = 0;
     __syncthreads();

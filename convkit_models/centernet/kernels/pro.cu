@@ -56,9 +56,10 @@ CONVKIT_INLINE float overlap_of(float4 a, float4 b) {
 extern "C" __global__ void __launch_bounds__(THREADS)
 convkit_ctdet_pro(const T* __restrict__ hm, const T* __restrict__ wh, const T* __restrict__ reg,
                   const double* __restrict__ back, float* __restrict__ results, int* __restrict__ counts,
-                  unsigned long long* scratch, int classes, int height, int width, int topk, float least, float overlap,
-                  long long hm_image, int hm_cell, long long wh_image, int wh_axis, int wh_cell, int wh_class,
-                  long long reg_image, int reg_axis, int reg_cell) {
+                  unsigned long long* scratch, int classes, int height, int width, unsigned cells_magic,
+                  int cells_shift, unsigned width_magic, int width_shift, unsigned vectors_magic, int vectors_shift,
+                  int topk, float least, float overlap, long long hm_image, int hm_cell, long long wh_image,
+                  int wh_axis, int wh_cell, int wh_class, long long reg_image, int reg_axis, int reg_cell) {
     __shared__ Histogram histogram;
     __shared__ Key keys[CAPACITY], spare[CAPACITY];
     __shared__ float4 boxes[CAPACITY];
@@ -75,6 +76,9 @@ convkit_ctdet_pro(const T* __restrict__ hm, const T* __restrict__ wh, const T* _
     map.pitch = hm_cell;
     map.per_cell = classes;
     map.units = classes * map.cells();
+    map.by_cells = {cells_magic, cells_shift};
+    map.by_width = {width_magic, width_shift};
+    map.by_vectors = {vectors_magic, vectors_shift};
     unsigned long long* tickets = scratch + 2 * image;  // blocks that ended, and cells that were found
     Key* found = scratch + 2 * gridDim.y + static_cast<size_t>(image) * map.cells();
 
@@ -115,12 +119,12 @@ convkit_ctdet_pro(const T* __restrict__ hm, const T* __restrict__ wh, const T* _
     const Key* best = sorted_keys(keys, spare, count);
     const double* matrix = back + BACK * image;
     const Heads heads = {wh + image * wh_image + (LAYOUT == TUTORIAL ? 2 : 0), reg ? reg + image * reg_image : nullptr,
-                         LAYOUT == TUTORIAL ? static_cast<int>(matrix[6]) : width,
+                         LAYOUT == TUTORIAL ? static_cast<int>(matrix[6]) : width, map.by_width,
                          wh_axis, wh_cell, wh_class, reg_axis, reg_cell};
     for (int index = threadIdx.x; index < count; index += THREADS) {
         const unsigned rank = 0xffffffffu - static_cast<unsigned>(best[index]);
-        const int label = rank / map.cells();
-        boxes[index] = to_image(matrix, heads.corners(label, rank - label * map.cells()));
+        const int label = map.by_cells.of(rank), cell = rank - label * map.cells();
+        boxes[index] = to_image(matrix, heads.corners(heads.read(label, cell), cell));
         labels[index] = label;
     }
     __syncthreads();

@@ -19,6 +19,8 @@ from convkit.kernels.host import run_on_host
 from convkit_models.centernet import _decode_cuda
 from convkit_models.centernet._decode import CtdetDecode, sigmoid
 from convkit_models.centernet._decode_cuda import Call, CudaDecode, Tensor, Tuning
+from convkit_models.centernet._decode_kernels import TUNINGS
+from convkit_models.centernet._decode_plan import _dividers
 
 
 def spec(form: str = "heads", classes: int = 3, topk: int = 20, sizes_per_class: bool = False) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def test_awkward_maps(form: str, kind: str, topk: int) -> None:
 
 @pytest.mark.parametrize("kind", ["noise", "smooth", "crowded", "flat", "nan"])
 @pytest.mark.parametrize("layout", ["planes", "cells", "tutorial"])
-def test_full_size_with_the_tuning_that_a_gpu_gets(layout: str, kind: str) -> None:
+def test_full_size_with_the_tunings_that_a_gpu_gets(layout: str, kind: str) -> None:
     maps = heads(1, 80, 128, 128, seed=4)
     hm = maps["hm"]
     if kind == "smooth":
@@ -117,7 +119,50 @@ def test_full_size_with_the_tuning_that_a_gpu_gets(layout: str, kind: str) -> No
     outputs = tutorial(maps) if layout == "tutorial" else maps
     expected = CtdetDecode(settings)({name: value.float().numpy() for name, value in outputs.items()}, metas)
     assert len(expected[0]) == 100
-    assert_equal(OnHost(settings, outputs, Tuning())(metas, order=1), expected)
+    for tuning in TUNINGS:
+        assert_equal(OnHost(settings, outputs, tuning)(metas, order=1), expected)
+
+
+def test_the_tuning_depends_on_how_much_there_is_to_scan() -> None:
+    few, many = TUNINGS
+    for dtype, batch, tuning in (("float16", 1, few), ("float32", 1, few), ("float16", 4, many), ("float32", 32, many)):
+        maps = {
+            name: Tensor((batch, channels, 128, 128), (channels * 128 * 128, 128 * 128, 128, 1), dtype, 0)
+            for name, channels in (("hm", 80), ("wh", 2))
+        }
+        assert Call.plan(spec(classes=80, topk=100), maps, None) == Call.plan(spec(classes=80, topk=100), maps, tuning)
+
+
+@pytest.mark.parametrize("form", ["heads", "tutorial"])
+def test_threads_that_scan_several_tiles(form: str) -> None:
+    maps = heads(2, 5, 40, 36)
+    outputs = maps if form == "heads" else tutorial(maps)
+    settings, metas = spec(form, 5, 6), metas_for(2, 40, 36)
+    expected = CtdetDecode(settings)({name: value.numpy() for name, value in outputs.items()}, metas)
+    for rounds in (2, 3, 64):
+        launch = OnHost(settings, outputs, Tuning(threads=32, unroll=2, groups=2, rounds=rounds))
+        assert dict(launch.call.variant.constants)["ROUNDS"] == rounds
+        assert_equal(launch(metas, guard=True), expected)
+
+
+@pytest.mark.parametrize("outlier", [6e4, torch.inf, -6e4])
+def test_one_value_far_from_the_others(outlier: float) -> None:
+    """Bins of equal width are too wide then."""
+    maps = heads(1, 8, 64, 64, seed=6)
+    maps["hm"][0, 3, 20:40, 10:] = outlier
+    check(spec(classes=8, topk=60), maps, Tuning(threads=128, unroll=1, groups=4))
+
+
+def test_division_by_multiplication() -> None:
+    rng = np.random.default_rng(0)
+    divisors = [1, 2, 3, 5, 7, 80, 128, 16384, 2**31 - 1, *rng.integers(1, 2 ** rng.integers(1, 31, 200))]
+    for divisor in map(int, divisors):
+        multiples = [int(rng.integers(0, 2**31)) // divisor * divisor for _ in range(20)]
+        magic, shift = _dividers((1, 1, divisor), 1)[2:4]
+        assert magic < 2**32
+        for number in [0, *multiples, 2**31 // divisor * divisor]:
+            for near in (number - 1, number, number + 1):
+                assert not 0 <= near < 2**31 or near * magic >> shift == near // divisor
 
 
 @pytest.mark.parametrize("kind", ["flat", "checks"])

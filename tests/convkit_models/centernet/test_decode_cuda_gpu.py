@@ -136,15 +136,17 @@ SIZES = [
     (1, 365, 51, 77, 2048),
     (40, 5, 64, 64, 40),
 ]
-TUNINGS = [Tuning(128, 1, 4), Tuning(512, 8, 32), Tuning(1024, 2, 8)]
+TUNINGS = [Tuning(128, 1, 4), Tuning(512, 8, 32, 2), Tuning(1024, 2, 8), Tuning(256, 4, 8, 4, 4)]
 
 
 @pytest.mark.parametrize(
     ("batch", "classes", "height", "width", "topk", "tuning"),
-    [*((*sizes, Tuning()) for sizes in SIZES), *((2, 80, 128, 128, 100, tuning) for tuning in TUNINGS)],
+    [*((*sizes, None) for sizes in SIZES), *((2, 80, 128, 128, 100, tuning) for tuning in TUNINGS)],
 )
 @pytest.mark.parametrize("kind", ["noise", "rounded", "flat"])
-def test_other_sizes(kind: str, batch: int, classes: int, height: int, width: int, topk: int, tuning: Tuning) -> None:
+def test_other_sizes(
+    kind: str, batch: int, classes: int, height: int, width: int, topk: int, tuning: Tuning | None
+) -> None:
     settings = {**spec("heads", classes, topk), "input": [4 * height, 4 * width]}
     for form in ("heads", "cells", "tutorial"):
         settings["form"] = "heads" if form == "cells" else form
