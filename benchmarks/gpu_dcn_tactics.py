@@ -1,7 +1,8 @@
 """Which tactic of the Hopper kernel is the fastest for each measured layer: writes ``tactics.json``.
 
-Tries every tactic that fits and that the registers of a multiprocessor allow, checks its result against float64, and
-keeps the four fastest of each layer, batch and way of blending. Compiling takes all cores for a few minutes.
+For each layer and batch, tries every division into columns, producers and slices with usual values of the rest, then
+changes one field at a time of the fastest, as long as that helps. Every result is checked against float64. The four
+fastest are kept; they are measured with float32 blending, too. Compiling takes all cores for a few minutes.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import argparse
 import datetime
 import itertools
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,78 +22,129 @@ import torch
 from gpu_dcn import BATCHES, LAYERS, Case, graph_microseconds
 
 from convkit.errors import ConvkitError
-from convkit.kernels import compile_variant, load
+from convkit.kernels import Variant, compile_variant, load
 from convkit_plugins.dcnv2 import _hopper
 from convkit_plugins.dcnv2._compute import compute
 from convkit_plugins.dcnv2._layers import Layer, Layout
-from convkit_plugins.dcnv2._tactics import Problem, Tactic, fits
+from convkit_plugins.dcnv2._tactics import PATCH, Problem, Tactic, fits, producer_registers
 from convkit_plugins.dcnv2._weights import pack_for_wgmma
 
 KEPT = 4
+FIELDS: dict[str, tuple[int, ...]] = {
+    "tile_n": (32, 64, 128, 256),
+    "patches": (1, 2, 4),
+    "producers": (1, 2, 3, 4, 5, 6),
+    "cm": (1, 2, 4),
+    "ck": (1, 2, 4, 8),
+    "stages": (2, 3, 4, 6, 8, 9, 18, 36),
+    "ring": (2, 3, 4, 5, 6, 8, 10, 12),
+    "depth": (1, 2, 4),
+    "blocks": (1, 2),
+}
+ROUNDS, FOLLOWED = 2, 2
+"""How often, and how many of the fastest tactics get their fields changed."""
 
 
-def every_tactic(problem: Problem, multiprocessors: int) -> Iterator[Tactic]:
-    """Yield the tactics that fit, leaving out what cannot be fast: too few registers, or most of the GPU idle."""
-    choices = ((32, 64, 128, 256), (1, 2, 3, 4), (1, 2, 4), (1, 2), (1, 2, 4, 8), (1, 2), (1, 2), (1, 2))
-    for tile_n, wm, wk, cm, ck, depth, buffers, blocks in itertools.product(*choices):
-        part = problem.tiles // ck
-        if not 256 <= wm * wk * 128 * blocks <= 512 or (cm > 1 and filled_by_one(problem) < multiprocessors):
-            continue
-        registers = min(255, 65536 // (wm * wk * 128 * blocks) // 8 * 8)
-        needed = tile_n // 2 + 32 * depth + 16 * buffers + 38
-        filled = -(-problem.pixels // 64) / wm * -(-problem.filters // tile_n) * ck / (multiprocessors * blocks)
-        if needed > registers or problem.filters % tile_n or filled < 0.35 or (wk * ck > 1 and filled > 4):
-            continue
-        for stages in sorted({min(part, 4), part}):
-            tactic = Tactic(tile_n, wm, wk, cm, ck, stages, depth, buffers, blocks)
-            if fits(tactic, problem) and not (cm > 1 and stages >= part):
-                yield tactic
+def worth_trying(tactic: Tactic, problem: Problem, multiprocessors: int) -> bool:
+    """Tell whether a tactic fits, has the registers that it needs, and does not leave most of the GPU idle."""
+    patches, columns = -(-problem.pixels // PATCH), -(-problem.filters // tactic.tile_n)
+    filled = patches / tactic.patches * columns * tactic.ck / (multiprocessors * tactic.blocks)
+    return (
+        fits(tactic, problem)
+        and problem.filters % tactic.tile_n == 0
+        and producer_registers(tactic) >= 40 + 16 * tactic.depth
+        and filled >= 0.4
+        and (tactic.ck == 1 or filled <= 1.1)
+        and (tactic.cm == 1 or (tactic.stages < problem.tiles // tactic.ck and patches >= 2 * tactic.cm))
+    )
 
 
-def filled_by_one(problem: Problem) -> int:
-    """Return how many patches there are."""
-    return -(-problem.pixels // 64)
+def first_tactics(problem: Problem) -> Iterator[Tactic]:
+    """Yield every division into columns, patches, producers and slices, each with a few values of the rest."""
+    choices = (FIELDS["tile_n"], (1, 2), (2, 3, 4, 5), FIELDS["ck"], (1, 2))
+    for tile_n, patches, producers, ck, depth in itertools.product(*choices):
+        part = max(1, problem.tiles // ck)
+        for stages in sorted({part, min(part, 4)}):
+            yield Tactic(tile_n, patches, producers, 1, ck, stages, producers + 2, depth, 1)
 
 
-def measure(case: Case, exact: bool, multiprocessors: int) -> list[tuple[float, Tactic]]:
-    """Return the time of every tactic of a case whose result is right, fastest first."""
-    layer = Layer(case.filters, (3, 3), (1, 1), (1, 1))
-    problem = _hopper.problem_of(layer, case.channels, case.batch * case.side**2, exact)
-    tactics = list(every_tactic(problem, multiprocessors))
-    variants = {
-        tactic: _hopper.hopper_variant(layer, "float16", case.channels, tactic, sigmoid=True, exact=exact)
-        for tactic in tactics
-    }
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda variant: _try(lambda: compile_variant(variant, "sm_90a", "cubin")), variants.values()))
-    out = torch.empty(case.batch, case.filters, case.side, case.side, device="cuda", dtype=torch.float16)
-    out = out.contiguous(memory_format=torch.channels_last)
-    views = case.x, case.raw[:, :18], case.raw[:, 18:], out
-    scalars = _hopper.layout_scalars(*(Layout(tuple(view.shape), view.stride()) for view in views))
-    x, raw, weight, bias = (tensor.double() for tensor in (case.x[:1], case.raw[:1], case.weight, case.bias))
-    wanted = compute(x, weight, raw[:, :18], bias, raw[:, 18:].sigmoid(), (1, 1), (1, 1), (1, 1), 1)
-    packed: dict[int, Any] = {}
-    found = []
-    for tactic, variant in variants.items():
-        launcher = _try(lambda variant=variant: load(variant))
+def neighbours(tactic: Tactic) -> Iterator[Tactic]:
+    """Yield what differs in one field."""
+    for name, values in FIELDS.items():
+        for value in values:
+            yield tactic._replace(**{name: value})
+    for producers in FIELDS["producers"]:
+        yield tactic._replace(producers=producers, ring=producers + 2)
+
+
+class Measurement:
+    """The times of tactics for one case."""
+
+    def __init__(self, case: Case, exact: bool) -> None:
+        self.case, self.exact = case, exact
+        self.layer = Layer(case.filters, (3, 3), (1, 1), (1, 1))
+        self.problem = _hopper.problem_of(self.layer, case.channels, case.batch * case.side**2, exact)
+        self.multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
+        out = torch.empty(case.batch, case.filters, case.side, case.side, device="cuda", dtype=torch.float16)
+        self.out = out.contiguous(memory_format=torch.channels_last)
+        self.offset, self.mask = case.raw[:, :18], case.raw[:, 18:]
+        views = case.x, self.offset, self.mask, self.out
+        self.scalars = _hopper.layout_scalars(*(Layout(tuple(view.shape), view.stride()) for view in views))
+        x, raw, weight, bias = (tensor.double() for tensor in (case.x[-1:], case.raw[-1:], case.weight, case.bias))
+        self.wanted = compute(x, weight, raw[:, :18], bias, raw[:, 18:].sigmoid(), (1, 1), (1, 1), (1, 1), 1)
+        self.weights: dict[int, Any] = {}
+        self.times: dict[Tactic, float] = {}
+
+    def take(self, tactics: Iterable[Tactic]) -> None:
+        """Time those that have not been yet and are worth it."""
+        new = [
+            tactic
+            for tactic in dict.fromkeys(tactics)
+            if tactic not in self.times and worth_trying(tactic, self.problem, self.multiprocessors)
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda t: _try(lambda: compile_variant(self._variant(t), "sm_90a", "cubin")), new))
+        for tactic in new:
+            self.times[tactic] = self._time(tactic)
+
+    def fastest(self, count: int) -> list[tuple[float, Tactic]]:
+        """Return the fastest, each with its microseconds."""
+        return sorted((us, tactic) for tactic, us in self.times.items() if us < math.inf)[:count]
+
+    def _variant(self, tactic: Tactic) -> Variant:
+        return _hopper.hopper_variant(self.layer, "float16", self.case.channels, tactic, sigmoid=True, exact=self.exact)
+
+    def _time(self, tactic: Tactic) -> float:
+        launcher = _try(lambda: load(self._variant(tactic)))
         if launcher is None:
-            continue
+            return math.inf
+        case, columns = self.case, tactic.tile_n
         sizes = {"batch": case.batch, "out_height": case.side, "out_width": case.side}
-        launch = launcher.geometry(**sizes, multiprocessors=multiprocessors)
-        columns = tactic.tile_n
-        weights = packed.setdefault(columns, pack_for_wgmma(case.weight, columns))
+        launch = launcher.geometry(**sizes, multiprocessors=self.multiprocessors)
+        weights = self.weights.setdefault(columns, pack_for_wgmma(case.weight, columns))
 
-        def call(launcher: Any = launcher, launch: Any = launch, weights: Any = weights) -> None:
-            launcher(launch, case.x, views[1], views[2], weights, case.bias, out, *scalars)
+        def call() -> None:
+            launcher(launch, case.x, self.offset, self.mask, weights, case.bias, self.out, *self.scalars)
 
-        out.fill_(float("nan"))
+        self.out.fill_(float("nan"))
         call()
-        error = float((out[:1].double() - wanted).norm() / wanted.norm())
-        if error < 1e-3:
-            found.append((graph_microseconds(call, calls=10, repeats=5), tactic))
-        else:
+        error = float((self.out[-1:].double() - self.wanted).norm() / self.wanted.norm())
+        if not error < 1e-3:
             print(f"WRONG by {error:.1e}: {tactic}")
-    return sorted(found)
+            return math.inf
+        return graph_microseconds(call, calls=10, repeats=5)
+
+
+def search(case: Case) -> Measurement:
+    """Return the times of tactics for a case, blended in float16."""
+    measurement = Measurement(case, exact=False)
+    measurement.take(first_tactics(measurement.problem))
+    for _ in range(ROUNDS):
+        before = measurement.fastest(FOLLOWED)
+        measurement.take(tactic for _, best in before for tactic in neighbours(best))
+        if measurement.fastest(FOLLOWED) == before:
+            break
+    return measurement
 
 
 def _try(call: Any) -> Any:
@@ -105,15 +158,24 @@ def main() -> None:
     """Measure, print the fastest, write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("tactics.json"))
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
+    parser.add_argument("--layers", type=int, nargs="+", default=range(len(LAYERS)), help="numbers of the layers")
     options = parser.parse_args()
-    multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
     measured = []
-    for (channels, filters, side), batch, exact in itertools.product(LAYERS, BATCHES, (False, True)):
-        best = measure(Case(channels, filters, side, batch), exact, multiprocessors)[:KEPT]
-        print(f"{channels} to {filters} at {side}, batch {batch}, exact {exact}:", *best[:2], flush=True)
-        entry = {"channels": channels, "filters": filters, "pixels": batch * side**2, "exact": exact}
-        tactics = {"tactics": [list(tactic) for _, tactic in best], "microseconds": [round(us, 1) for us, _ in best]}
-        measured.append({**entry, **tactics})
+    for number, batch in itertools.product(options.layers, options.batches):
+        channels, filters, side = LAYERS[number]
+        half = search(Case(channels, filters, side, batch))
+        exact = Measurement(half.case, exact=True)
+        exact.take(tactic for _, tactic in half.fastest(3 * KEPT))
+        for measurement in (half, exact):
+            best = measurement.fastest(KEPT)
+            entry = {"channels": channels, "filters": filters, "pixels": batch * side**2, "exact": measurement.exact}
+            tactics = {
+                "tactics": [list(tactic) for _, tactic in best],
+                "microseconds": [round(us, 1) for us, _ in best],
+            }
+            measured.append({**entry, **tactics})
+            print(json.dumps(measured[-1]), len(measurement.times), flush=True)
     about = (
         "3x3 layers of stride 1 and padding 1 in float16, channels-last, one offset group; exact: bilinear weights in"
         f" float32. Columns of a tactic: {', '.join(Tactic._fields)}."

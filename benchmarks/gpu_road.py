@@ -4,6 +4,9 @@ Needs PyTorch with CUDA, cupy and torchvision; onnxruntime-gpu where it is there
 well-conditioned (tests/support/checkpoints.py). GPU times are medians of CUDA events around one call or one replay of
 a CUDA graph; ``rel L2`` is the distance of the heat map from that of float32 PyTorch. The road begins with images of
 1280x720 pixels in the host's memory and ends with boxes there; its images per second are wall-clock time.
+
+``--engines`` and ``--road`` choose what is measured; nothing after one of them leaves its table out. torch.compile has
+to be asked for, because it takes long: minutes with ``--compile-mode max-autotune-no-cudagraphs``.
 """
 
 from __future__ import annotations
@@ -39,6 +42,9 @@ from convkit_plugins.dcnv2 import DCN
 
 HEADS = {"hm": 80, "wh": 2, "reg": 2}
 REPEATS = 30
+ENGINES = ("convkit", "onnxruntime", "eager", "compile")
+LAYERS = ("torchvision", "convkit")
+ROADS = {"usual": "", "torch-fp16": "float16", "onnxruntime": "float32"}
 
 
 class TorchvisionDCN(nn.Module):
@@ -130,10 +136,13 @@ def measured(name: str, make: Callable[[Tensor], tuple[float, Any]], inputs: Seq
     return name, cells, quality
 
 
-def torch_rows(network: nn.Module, inputs: Sequence[Tensor], right: Tensor, mode: str) -> Iterator[Row]:
+def torch_rows(
+    network: nn.Module, inputs: Sequence[Tensor], right: Tensor, options: argparse.Namespace
+) -> Iterator[Row]:
     """Yield eager and compiled PyTorch, with torchvision's layer and with ours."""
-    for label, torchvision in (("torchvision DCN", True), ("convkit DCN", False)):
-        module = Heads(network, torchvision=torchvision).cuda().half().to(memory_format=torch.channels_last)
+    for layer in options.layers:
+        label, mode = f"{layer} DCN", options.compile_mode
+        module = Heads(network, torchvision=layer == "torchvision").cuda().half().to(memory_format=torch.channels_last)
 
         def eager(images: Tensor, module: nn.Module = module) -> tuple[float, Tensor]:
             return event_microseconds(lambda: module(images)), module(images)[0]
@@ -141,9 +150,10 @@ def torch_rows(network: nn.Module, inputs: Sequence[Tensor], right: Tensor, mode
         def graphed(images: Tensor, module: nn.Module = module) -> tuple[float, Tensor]:
             return graph_microseconds(lambda: module(images)), module(images)[0]
 
-        yield measured(f"PyTorch eager, {label}", eager, inputs, right)
-        yield measured(f"PyTorch eager in a CUDA graph, {label}", graphed, inputs, right)
-        if mode != "none":
+        if "eager" in options.engines:
+            yield measured(f"PyTorch eager, {label}", eager, inputs, right)
+            yield measured(f"PyTorch eager in a CUDA graph, {label}", graphed, inputs, right)
+        if "compile" in options.engines:
             torch._dynamo.reset()
             compiled = torch.compile(module, mode=mode, dynamic=False)
 
@@ -192,14 +202,18 @@ def onnxruntime_rows(model: Path, inputs: Sequence[Tensor], right: Tensor) -> It
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         yield "ONNX Runtime CUDA", ["not available"] * len(inputs), ""
         return
-    for graph in (False, True):
+    for title, settings in (
+        ("", {}),
+        (", with its CUDA graph", {"enable_cuda_graph": "1"}),
+        (", with its CUDA graph and NHWC", {"enable_cuda_graph": "1", "prefer_nhwc": "1"}),
+    ):
 
-        def run(images: Tensor, graph: bool = graph) -> tuple[float, Tensor]:
+        def run(images: Tensor, settings: dict[str, str] = settings) -> tuple[float, Tensor]:
             stream = torch.cuda.Stream()
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
-            settings = {"user_compute_stream": str(stream.cuda_stream), "enable_cuda_graph": str(int(graph))}
-            session = onnxruntime.InferenceSession(str(model), options, providers=[("CUDAExecutionProvider", settings)])
+            provider = ("CUDAExecutionProvider", {"user_compute_stream": str(stream.cuda_stream), **settings})
+            session = onnxruntime.InferenceSession(str(model), options, providers=[provider])
             if session.get_providers()[0] != "CUDAExecutionProvider":
                 raise RuntimeError("the CUDA provider did not load")
             images = images.contiguous()
@@ -215,8 +229,7 @@ def onnxruntime_rows(model: Path, inputs: Sequence[Tensor], right: Tensor) -> It
                 micro = event_microseconds(lambda: session.run_with_iobinding(binding, how))
             return micro, outputs["hm"]
 
-        name = f"ONNX Runtime {onnxruntime.__version__} CUDA{', with its CUDA graph' if graph else ''}"
-        yield measured(name, run, inputs, right)
+        yield measured(f"ONNX Runtime {onnxruntime.__version__} CUDA{title}", run, inputs, right)
 
 
 def torch_decode(heads: Sequence[Tensor], k: int = 100) -> Tensor:
@@ -267,22 +280,27 @@ def images_per_second(run: Callable[[], int], seconds: float = 1.5) -> float:
     return done / (time.perf_counter() - start)
 
 
-def road_rows(network: nn.Module, artifact: convkit.Artifact, batches: Sequence[int]) -> Iterator[Sequence[str]]:
+def road_rows(
+    network: nn.Module, artifact: convkit.Artifact, batches: Sequence[int], roads: Sequence[str]
+) -> Iterator[Sequence[str]]:
     """Yield the rows of the second table."""
     frames = synthetic_scenes(8, seed=3, height=720, width=1280) * 16
-    usual = usual_road(network, artifact)
-    rates = [images_per_second(partial(_count, usual, frames[:batch])) for batch in batches]
-    yield "usual: OpenCV, PyTorch eager, torch decode; images/s", *(f"{rate:.0f}" for rate in rates)
-    for backend, precision in (("torch-fp16", "float16"), ("onnxruntime", "float32")):
-        name = f"convkit, {backend} ({precision})"
+    if "usual" in roads:
+        usual = usual_road(network, artifact)
+        rates = [images_per_second(partial(_count, usual, frames[:batch])) for batch in batches]
+        yield "usual: OpenCV, PyTorch eager, torch decode; images/s", *(f"{rate:.0f}" for rate in rates)
+    for backend in (road for road in ROADS if road in roads and road != "usual"):
+        name = f"convkit, {backend} ({ROADS[backend]})"
         try:
-            predictor: Any = convkit.load(artifact.path, backend=backend, device="cuda")
-        except convkit.ConvkitError as error:
-            print(f"[road, {backend}] {str(error).splitlines()[0]}", file=sys.stderr)
+            # an artifact that was made before may have come without its samples
+            predictor: Any = convkit.load(artifact.path, backend=backend, device="cuda", verify=False)
+            with predictor:
+                columns = [our_road(predictor, frames, batch) for batch in batches]
+        except Exception as error:
+            text = (str(error).splitlines() or [""])[0]
+            print(f"[road, {backend}] {type(error).__name__}: {text[:300]}", file=sys.stderr)
             yield name, *["not available"] * len(batches)
             continue
-        with predictor:
-            columns = [our_road(predictor, frames, batch) for batch in batches]
         for title, values in zip(
             ("images/s", "preprocess, engine and decode on the GPU, us a batch", "from call to boxes, us a batch"),
             zip(*columns, strict=True),
@@ -324,52 +342,59 @@ def build(folder: Path) -> convkit.Artifact:
     return convkit.convert("centernet", weights=weights, output=folder / "artifact", shape=shape, backend="torch")
 
 
+def network_rows(
+    network: nn.Module, artifact: convkit.Artifact, folder: Path, options: argparse.Namespace
+) -> Iterator[Row]:
+    """Yield the rows of the first table."""
+    preprocess = Affine(artifact.manifest["model"]["preprocess"])
+    prepared = torch.from_numpy(np.stack([preprocess(image).tensor for image in synthetic_scenes(4, seed=1)]))
+    inputs = [
+        prepared.repeat(-(-batch // 4), 1, 1, 1)[:batch].cuda().half().to(memory_format=torch.channels_last)
+        for batch in options.batches
+    ]
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        right = Heads(network, torchvision=False).cuda()(prepared[: min(4, options.batches[0])].cuda())[0]
+    if "convkit" in options.engines:
+        yield program_row(artifact.model, inputs, right)
+    if "onnxruntime" in options.engines:
+        yield from onnxruntime_rows(half_model(artifact.model, folder / "half.onnx"), inputs, right)
+    if "eager" in options.engines or "compile" in options.engines:
+        yield from torch_rows(network, inputs, right, options)
+
+
 def main() -> None:
-    """Print both tables."""
+    """Print both tables, each row as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--artifact", type=Path, help="an artifact of this network, made before")
-    parser.add_argument(
-        "--compile-mode", default="max-autotune-no-cudagraphs", help="of torch.compile; none leaves it out"
-    )
-    parser.add_argument("--no-network", action="store_true", help="only the road")
+    parser.add_argument("--engines", nargs="*", choices=ENGINES, default=ENGINES[:3], help="of the first table")
+    parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS, help="DCN in eager and compile")
+    parser.add_argument("--road", nargs="*", choices=ROADS, default=list(ROADS), help="of the second table")
+    parser.add_argument("--compile-mode", default="default", help="of torch.compile")
     options = parser.parse_args()
     import torchvision
 
     gpu = torch.cuda.get_device_name()
     print(f"{datetime.date.today()}, {gpu}, {platform.processor() or 'CPU'} with {torch.get_num_threads()} threads")
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, cuDNN {torch.backends.cudnn.version()},")
-    print(f"OpenCV {cv2.__version__}, numpy {np.__version__}; command: {' '.join(sys.argv)}\n")
+    print(f"OpenCV {cv2.__version__}, numpy {np.__version__}; command: {' '.join(sys.argv)}\n", flush=True)
     network = make_network("resdcn_18", HEADS, width=1.0, head_conv=64)
     torch.backends.cudnn.benchmark = True
-    with tempfile.TemporaryDirectory() as name, torch.inference_mode():
+    header = " | ".join(f"b{batch}" for batch in options.batches)
+    columns = "---|" * len(options.batches)
+    with tempfile.TemporaryDirectory() as name:
         artifact = convkit.Artifact.open(options.artifact) if options.artifact else build(Path(name))
-        header = " | ".join(f"b{batch}" for batch in options.batches)
-        if not options.no_network:
-            frames = synthetic_scenes(4, seed=1)
-            prepared = torch.from_numpy(
-                np.stack([Affine(artifact.manifest["model"]["preprocess"])(f).tensor for f in frames])
-            )
-            inputs = [
-                prepared.repeat(-(-batch // 4), 1, 1, 1)[:batch].cuda().half().to(memory_format=torch.channels_last)
-                for batch in options.batches
-            ]
-            exact = Heads(network, torchvision=False).cuda()
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                right = exact(prepared[: min(4, options.batches[0])].cuda())[0]
-            print(f"| network only, us a batch | {header} | rel L2 |\n|---|{'---|' * (len(inputs) + 1)}")
-            half = half_model(artifact.model, Path(name) / "half.onnx")
-            rows = [
-                program_row(artifact.model, inputs, right),
-                *onnxruntime_rows(half, inputs, right),
-                *torch_rows(network, inputs, right, options.compile_mode),
-            ]
-            for title, cells, quality in rows:
-                print(f"| {title} | {' | '.join(cells)} | {quality} |")
+        if options.engines:
+            print(f"| network only, us a batch | {header} | rel L2 |\n|---|{columns}---|", flush=True)
+            with torch.inference_mode():
+                for title, cells, quality in network_rows(network, artifact, Path(name), options):
+                    print(f"| {title} | {' | '.join(cells)} | {quality} |", flush=True)
             print()
-        print(f"| the whole road, images of 1280x720 | {header} |\n|---|{'---|' * len(options.batches)}")
-        for row in road_rows(network, artifact, options.batches):
-            print(f"| {' | '.join(row)} |", flush=True)
+        if options.road:
+            print(f"| the whole road, images of 1280x720 | {header} |\n|---|{columns}", flush=True)
+            with torch.inference_mode():
+                for row in road_rows(network, artifact, options.batches, options.road):
+                    print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 TILE_W = 8
-"""The width of a warpgroup's patch of output pixels; the square one touches the fewest input pixels."""
+"""The width of a patch of output pixels; the square one touches the fewest input pixels."""
 
 LAYOUT_SCALARS = (
     *("batch", "height", "width", "out_height", "out_width", "offset_image", "offset_channel", "offset_pixel"),
@@ -50,20 +50,20 @@ def _geometry(
     N: int,  # noqa: N803 - named as constants
     TILE_N: int,  # noqa: N803
     TILE_W: int,  # noqa: N803
-    WM: int,  # noqa: N803
-    WK: int,  # noqa: N803
+    PATCHES: int,  # noqa: N803
+    PRODUCERS: int,  # noqa: N803
     CM: int,  # noqa: N803
     CK: int,  # noqa: N803
     BLOCKS: int,  # noqa: N803
     SHARED: int,  # noqa: N803
 ) -> Launch:
-    """Launch a block for each of its patches, or as many as run at a time, each with equally many patches."""
+    """Launch a block for each set of patches, or as many as run at a time, each with equally many sets."""
     columns = -(-N // TILE_N)
-    blocks = cdiv(batch * cdiv(out_height, PATCH // TILE_W) * cdiv(out_width, TILE_W), WM)
-    if WK * CK == 1:
+    blocks = cdiv(batch * cdiv(out_height, PATCH // TILE_W) * cdiv(out_width, TILE_W), PATCHES)
+    if CK == 1:
         at_once = (multiprocessors * BLOCKS + columns - 1) // columns
         blocks = cdiv(blocks, cdiv(blocks, at_once))
-    return Launch((cdiv(blocks, CM) * CM, columns, CK), (WM * WK * 128, 1, 1), SHARED, BLOCKS)
+    return Launch((cdiv(blocks, CM) * CM, columns, CK), ((PRODUCERS + 2) * 128, 1, 1), SHARED, BLOCKS)
 
 
 HOPPER = Kernel(
@@ -210,8 +210,8 @@ def hopper_variants() -> list[Variant]:
         for exact in (False, True):
             tactic = candidates(problem_of(layer, channels, pixels, exact), 1)[0]
             variants.append(hopper_variant(layer, "float16", channels, tactic, sigmoid=True, exact=exact))
-    one = Tactic(64, 2, 1, 1, 1, 4, 1, 1, 1)
+    one = Tactic(64, 2, 2, 1, 1, 4, 2, 1, 1)
     variants.append(hopper_variant(square, "bfloat16", 128, one, sigmoid=False, relu=True, planes=True))
     odd = Layer(40, (5, 2), (2, 1), (1, 0), (1, 3), 2)
-    variants.append(hopper_variant(odd, "float16", 48, Tactic(32, 1, 1, 2, 1, 3, 2, 2, 1), sigmoid=True, exact=False))
+    variants.append(hopper_variant(odd, "float16", 48, Tactic(32, 1, 1, 2, 1, 3, 2, 4, 1), sigmoid=True, exact=False))
     return variants

@@ -14,39 +14,40 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["CHUNK", "PATCH", "Problem", "Tactic", "candidates", "fits", "shared_bytes"]
+__all__ = ["CHUNK", "PATCH", "Problem", "Tactic", "candidates", "fits", "producer_registers", "shared_bytes"]
 
 CHUNK = 64
 """Channels of a tile of weights: 128 bytes of a 16-bit type."""
 PATCH = 64
-"""Output pixels of a warpgroup."""
+"""Output pixels that a block computes at a time."""
 _SHARED = 227 * 1024
 """Bytes of shared memory that the blocks of a multiprocessor may have together, without 1 KiB for each."""
 _BARRIERS = 1024
+_BIAS = 1024
 
 
 class Tactic(NamedTuple):
     """One division of the work; the names are those of the macros of ``hopper.cu``.
 
     tile_n: output channels of a block: 32, 64, 128 or 256.
-    wm: warpgroups of a block with patches of their own.
-    wk: warpgroups that divide the sum of a patch.
+    patches: patches of a block at a time, which share what it copies of the weights.
+    producers: warpgroups that sample.
     cm: blocks of a cluster that share what they copy of the weights.
     ck: blocks of a cluster that divide the sum of a patch.
     stages: tiles of weights in shared memory at a time.
-    depth: halves of a tile's samples that are loaded ahead, 1 or 2.
-    buffers: tiles whose samples are held for the tensor cores, 1 or 2.
+    ring: tiles of samples in shared memory at a time.
+    depth: samples of a thread that are loaded ahead: 1, 2 or 4.
     blocks: blocks of a multiprocessor.
     """
 
     tile_n: int
-    wm: int
-    wk: int
+    patches: int
+    producers: int
     cm: int
     ck: int
     stages: int
+    ring: int
     depth: int
-    buffers: int
     blocks: int
 
 
@@ -71,24 +72,35 @@ class Problem:
 
 
 def shared_bytes(tactic: Tactic, problem: Problem) -> int:
-    """Return the dynamic shared memory of a block: barriers, weights and sample tables, or the sums of slices."""
-    samples = tactic.wm * problem.groups * problem.taps * PATCH * (16 + 4)
-    core = tactic.stages * tactic.tile_n * CHUNK * 2 + samples
-    if tactic.wk * tactic.ck > 1:
-        core = max(core, tactic.wk * tactic.wm * tactic.tile_n * PATCH * 4)
-    return _BARRIERS + core
+    """Return the dynamic shared memory of a block: barriers, bias, weights, samples, tables, sums of slices."""
+    weights, pitch = (16, 65) if problem.exact else (8, 66)
+    table = problem.groups * problem.taps * (pitch * weights + 68 * 4) * tactic.patches
+    tiles = tactic.stages * tactic.tile_n * CHUNK * 2 + tactic.ring * PATCH * CHUNK * 2
+    sums = tactic.patches * tactic.tile_n * PATCH * 4 if tactic.ck > 1 else 0
+    needed = _BARRIERS + _BIAS + tiles + table * (1 if tactic.ck > 1 else 2) + sums
+    return -(-needed // 1024) * 1024  # on the host the memory begins at a multiple of 1024 only if it ends at one
+
+
+def producer_registers(tactic: Tactic) -> int:
+    """Return how many registers a thread that samples has, once consumer and helpers have taken theirs."""
+    warpgroups, sums = tactic.producers + 2, tactic.patches * tactic.tile_n // 2
+    launched = 65536 // (warpgroups * 128 * tactic.blocks) // 8 * 8
+    return (launched * warpgroups - sums - (40 if sums > 64 else 32) - 64) // tactic.producers // 8 * 8
 
 
 def fits(tactic: Tactic, problem: Problem) -> bool:
     """Tell whether the kernel can be compiled and launched so."""
-    tile_n, wm, wk, cm, ck, stages, _, buffers, blocks = tactic
-    if problem.tiles % ck or cm * ck > 8 or wm * wk > 8 or buffers not in (1, 2):
+    tile_n, patches, producers, cm, ck, stages, ring, depth, blocks = tactic
+    if problem.tiles % ck or cm not in (1, 2, 4, 8) or cm * ck > 8 or depth not in (1, 2, 4):
         return False
-    part = problem.tiles // ck
-    slices = wk * ck
-    if (tile_n // 2) % slices or (tile_n // 2 // slices not in (2, 4) and (tile_n // 2 // slices) % 8):
+    part, share = problem.tiles // ck, tile_n // 2 // ck
+    if (tile_n // 2) % ck or (share not in (2, 4) and share % 8):
         return False
-    if wk > part or (stages < part and stages < 2 * wk) or 16 * stages > _BARRIERS:
+    if not 1 <= producers <= min(6, part * patches, ring) or (producers + 2) * 128 * blocks > 1024:
+        return False
+    if patches * tile_n > 256 or producer_registers(tactic) < 64:
+        return False
+    if ring < 2 or not min(2, part) <= stages <= part or 8 * (2 * stages + 2 * ring + 4) > _BARRIERS:
         return False
     return shared_bytes(tactic, problem) + 1024 <= _SHARED // blocks
 
@@ -105,7 +117,10 @@ def _candidates(problem: Problem, count: int) -> tuple[Tactic, ...]:
         if measured.exact != problem.exact:
             continue
         for tactic in tactics:
-            adapted = tactic._replace(stages=min(tactic.stages, problem.tiles // tactic.ck or 1))
+            part = problem.tiles // tactic.ck or 1
+            adapted = tactic._replace(
+                stages=min(tactic.stages, part), producers=min(tactic.producers, part * tactic.patches)
+            )
             if fits(adapted, problem) and tactic.tile_n <= max(32, 2 * problem.filters):
                 found.setdefault(adapted)
         if len(found) >= count:
@@ -117,8 +132,8 @@ def _candidates(problem: Problem, count: int) -> tuple[Tactic, ...]:
 def _fallbacks(problem: Problem) -> Iterator[Tactic]:
     """Yield tactics with little shared memory, for layers that are like no measured one."""
     for tile_n in (64, 32):
-        for wm, blocks in ((2, 1), (1, 1)):
-            yield Tactic(tile_n, wm, 1, 1, 1, min(4, problem.tiles), 2, 2, blocks)
+        for ring in (4, 2):
+            yield Tactic(tile_n, 1, min(ring, problem.tiles), 1, 1, min(4, problem.tiles), ring, 2, 1)
 
 
 def _distance(measured: Problem, problem: Problem) -> float:

@@ -19,19 +19,16 @@ def pack_for_wgmma(weight: Tensor, columns: int) -> Tensor:
 
     A tile holds 64 channels of one tap for ``columns`` output channels; taps follow each other before channels do.
     Within a tile, rows are output channels and 16-byte pieces are swizzled for the matrix instruction. Thread q of
-    four has 8 neighbouring channels of every 32 and, in the result, 8 neighbouring output channels of every 32: rows
-    and columns are permuted so that these are the ones the instruction gives it. Missing channels are zero.
+    four shall have, in the result, 8 neighbouring output channels of every 32: rows are permuted so that these are the
+    ones the instruction gives it. Missing channels are zero.
     """
     tiles = _tiles(weight, columns)  # [outputs, inputs, tap, row, channel]
     order = torch.arange(32, device=weight.device)
     # Position 8 j + 2 q + e of 32 output channels holds channel 8 q + 2 j + e.
     rows = order % 8 // 2 * 8 + order // 8 * 2 + order % 2
-    # Position 16 s + 8 h + 2 q + e of 32 channels holds channel 8 q + 4 s + 2 h + e.
-    channels = order % 8 // 2 * 8 + order // 16 * 4 + order // 8 % 2 * 2 + order % 2
     shape = tiles.shape
     outer, inner = shape[:3], shape[4]
     tiles = tiles.view(*outer, columns // 32, 32, inner)[..., rows, :]
-    tiles = tiles.view(*outer, columns, inner // 32, 32)[..., channels]
     pieces = tiles.reshape(*outer, columns, 8, 8)
     row = torch.arange(columns, device=weight.device)[:, None]
     swizzled = torch.arange(8, device=weight.device)[None, :] ^ (row % 8)

@@ -79,8 +79,9 @@ namespace convkit_host {
 constexpr int MOST_THREADS = 1024, WARP = 32;
 constexpr size_t STACK = 256 * 1024, PAGE_GUARD = 16 << 20, SHARED = 232448;  // 227 KiB: the most of any GPU
 
-enum Operation : unsigned char { NONE, BARRIER, SYNCWARP, SHUFFLE, VOTE };
-constexpr const char* NAMES[] = {"", "a block barrier", "__syncwarp", "a shuffle", "a vote"};
+enum Operation : unsigned char { NONE, BARRIER, SYNCWARP, SHUFFLE, VOTE, WATCH };
+constexpr const char* NAMES[] = {"", "a block barrier", "__syncwarp", "a shuffle", "a vote",
+                                   "a place in memory"};
 
 struct Place {  // a line of the source
     const char* file;
@@ -97,6 +98,9 @@ struct Fibre {
     unsigned mask;              // of a warp operation: the lanes that take part
     int source;                 // of a shuffle: the lane whose value is wanted, or -1
     unsigned long long value, result;
+    bool (*ready)(const void*, unsigned);  // of a watch: whether what is `watched` is as the thread waits for
+    const void* watched;
+    unsigned wanted;
 };
 
 struct Warp {
@@ -236,6 +240,18 @@ __attribute__((noinline)) inline unsigned long long wait_warp(Operation kind, un
     return current->result;
 }
 
+// Wait until ready(watched, wanted).
+__attribute__((noinline)) inline void wait_until(bool (*ready)(const void*, unsigned), const void* watched,
+                                                 unsigned wanted, Place place) {
+    current->waits = WATCH;
+    current->place = place;
+    current->mask = 0;
+    current->ready = ready;
+    current->watched = watched;
+    current->wanted = wanted;
+    yield();
+}
+
 // A thread has returned: those that waited for it may go on.
 inline void finish() {
     const int warp = int(current - fibres) / WARP;
@@ -306,7 +322,7 @@ inline void say_deadlock() {
         }
         say("%s %d at %s, %s:%d", groups == 0 ? "" : ";", members, NAMES[fibre.waits], fibre.place.file,
             fibre.place.line);
-        if (fibre.waits != BARRIER) say(" (mask 0x%08x)", fibre.mask);
+        if (fibre.mask != 0 && fibre.waits != BARRIER) say(" (mask 0x%08x)", fibre.mask);
         ++groups;
     }
     if (live < threads) say("; %d have returned", threads - live);
@@ -329,7 +345,9 @@ inline bool run_block(unsigned* order, unsigned long long& state) {
         arrange(order, unsigned(threads), state);
         for (int i = 0; i < threads; ++i) {
             Fibre* const fibre = fibres + order[i];
-            if (fibre->done || fibre->waits != NONE || still >> order[i] / WARP & 1) continue;
+            if (fibre->done || still >> order[i] / WARP & 1) continue;
+            if (fibre->waits == WATCH && fibre->ready(fibre->watched, fibre->wanted)) fibre->waits = NONE;
+            if (fibre->waits != NONE) continue;
             progress = true;
             if (!enter(fibre)) return false;
         }

@@ -22,6 +22,9 @@ struct Weights {
 CONVKIT_INLINE Weights weights_of(const Sample& s) {
     return {make_float4(s.weight[0], s.weight[1], s.weight[2], s.weight[3])};
 }
+CONVKIT_INLINE Weights weights_at(const uint4& v) {
+    return {make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w))};
+}
 #else
 struct Weights {
     uint4 w;  // each twice
@@ -30,6 +33,7 @@ CONVKIT_INLINE unsigned twice(float value) { return pack2<half_t>(value, value);
 CONVKIT_INLINE Weights weights_of(const Sample& s) {
     return {make_uint4(twice(s.weight[0]), twice(s.weight[1]), twice(s.weight[2]), twice(s.weight[3]))};
 }
+CONVKIT_INLINE Weights weights_at(const uint4& v) { return {v}; }
 #endif
 
 // The same 16 bytes of a pixel and its three neighbours; the next row is `down` bytes away.

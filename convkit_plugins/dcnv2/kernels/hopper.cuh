@@ -1,6 +1,7 @@
-// What Hopper (sm_90a) brings beside its matrix products: barriers in shared memory, copies that they count, clusters.
+// What Hopper (sm_90a) brings beside its matrix products: barriers in shared memory, copies that they count, registers
+// that warpgroups hand on, clusters.
 //
-// On the host one warpgroup computes alone: a copy is there at once, and whoever waits for one meets all other threads.
+// On the host a block has no cluster, and a copy is there at once.
 #pragma once
 #include "convkit.cuh"
 
@@ -8,99 +9,158 @@ typedef unsigned long long Barrier;
 
 #if CONVKIT_DEVICE
 
-CONVKIT_INLINE unsigned shared_address(const void* p) {
+// A place in the block's shared memory. Generic addresses would take twice the registers, and made of them again and
+// again, so this comes from one only once.
+typedef unsigned Shared;
+
+CONVKIT_INLINE Shared shared_address(const void* p) {
     unsigned result;
-    asm("{\n.reg .u64 a;\ncvta.to.shared.u64 a, %1;\ncvt.u32.u64 %0, a;\n}\n" : "=r"(result) : "l"(p));
+    asm volatile("{\n.reg .u64 a;\ncvta.to.shared.u64 a, %1;\ncvt.u32.u64 %0, a;\n}\n" : "=r"(result) : "l"(p));
     return result;
 }
 
-// The address of the same place in another block of the cluster.
-CONVKIT_INLINE unsigned in_block(unsigned address, unsigned rank) {
+CONVKIT_INLINE uint4 load_shared(Shared at) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at));
+    return v;
+}
+
+CONVKIT_INLINE void store_shared(Shared at, unsigned x, unsigned y, unsigned z, unsigned w) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(x), "r"(y), "r"(z), "r"(w));
+}
+
+// Read what nobody writes; not before what stands in front of it.
+CONVKIT_INLINE uint4 load_global(const char* at) {
+    uint4 v;
+    asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(at));
+    return v;
+}
+
+// The same place in another block of the cluster.
+CONVKIT_INLINE unsigned in_block(Shared at, unsigned rank) {
     unsigned remote;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(at), "r"(rank));
     return remote;
 }
 
-CONVKIT_INLINE float read_remote(unsigned address) {
-    float value;
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address));
-    return value;
+template <int COUNT>
+CONVKIT_INLINE void store_remote(Shared at, unsigned rank, const float (&v)[COUNT]) {
+    const unsigned to = in_block(at, rank);
+    if (COUNT == 4)
+        asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(v[0]), "f"(v[1]),
+                     "f"(v[2 % COUNT]), "f"(v[3 % COUNT]) : "memory");
+    else
+        asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(v[0]), "f"(v[1]) : "memory");
 }
 
-CONVKIT_INLINE void init_barrier(Barrier* barrier, int arrivals) {
-    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+CONVKIT_INLINE void init_barrier(Shared barrier, int arrivals) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
 CONVKIT_INLINE void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
-// The default scope is the block. A wider one would empty the L1 cache of the samples each time.
-CONVKIT_INLINE void wait(unsigned barrier, unsigned parity) {
+// Let the tensor cores see what has been written to shared memory. Who has loads on their way would wait for them, so
+// this is for the warps that start the products.
+CONVKIT_INLINE void see_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// Wait until the barrier's phase of this parity is over. The default scope is the block. A wider one would empty the L1
+// cache of the samples each time.
+CONVKIT_INLINE void wait(Shared barrier, unsigned parity) {
     asm volatile(
         "{\n.reg .pred done;\nagain:\n"
         "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
         "@!done bra again;\n}\n" ::"r"(barrier), "r"(parity) : "memory");
 }
 
-CONVKIT_INLINE void wait_full(Barrier* barrier, unsigned parity) { wait(shared_address(barrier), parity); }
-CONVKIT_INLINE void wait_empty(Barrier* barrier, unsigned parity) { wait(shared_address(barrier), parity); }
-
-CONVKIT_INLINE void arrive(Barrier* barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+CONVKIT_INLINE void arrive(Shared barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-CONVKIT_INLINE void arrive_remote(unsigned barrier) {
-    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+CONVKIT_INLINE void arrive_remote(Shared barrier, unsigned rank) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(in_block(barrier, rank)) : "memory");
 }
 
 // Copy PARTS-th `part` of `bytes` to the same place in all of `blocks`; a barrier counts the bytes that come from them.
 template <int PARTS>
-CONVKIT_INLINE void copy_tile(void* to, const void* from, int bytes, Barrier* barrier, unsigned short blocks) {
-    const unsigned counter = shared_address(barrier);
-    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(counter), "r"(bytes) : "memory");
+CONVKIT_INLINE void copy_tile(Shared to, const void* from, int bytes, Shared barrier, unsigned short blocks) {
+    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
     if (PARTS > 1)
         asm volatile(
             "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-            "[%0], [%1], %2, [%3], %4;" ::"r"(shared_address(to)), "l"(from), "r"(bytes / PARTS), "r"(counter), "h"(blocks) : "memory");
+            "[%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from), "r"(bytes / PARTS), "r"(barrier), "h"(blocks) : "memory");
     else
         asm volatile(
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                shared_address(to)), "l"(from), "r"(bytes), "r"(counter) : "memory");
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+            "l"(from), "r"(bytes), "r"(barrier) : "memory");
 }
 
-// Wait for all threads of the cluster; what they wrote is visible only with `publish`.
+// All threads of the cluster meet: they arrive, and later wait for the others. What they wrote before is visible after
+// that only with `publish`.
 template <bool publish>
-CONVKIT_INLINE void cluster_sync() {
+CONVKIT_INLINE void cluster_arrive() {
     if (publish) asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
     else asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+CONVKIT_INLINE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
-// Wait for THREADS threads, the one of `number` sets that calls it.
-template <int THREADS>
-CONVKIT_INLINE void set_sync(int number) {
-    asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(THREADS) : "memory");
+// Give registers back, or wait for those that others give back, until each thread of the warpgroup has COUNT.
+template <int COUNT, int BEFORE>
+CONVKIT_INLINE void set_registers() {
+    if (COUNT > BEFORE) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT > BEFORE ? COUNT : 24));
+    if (COUNT < BEFORE) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
 #else
 
-CONVKIT_INLINE unsigned shared_address(const void*) { return 0; }
-CONVKIT_INLINE unsigned in_block(unsigned address, unsigned) { return address; }
-CONVKIT_INLINE float read_remote(unsigned) { return 0.f; }
-CONVKIT_INLINE void init_barrier(Barrier* barrier, int) { *barrier = 0; }
+typedef unsigned char* Shared;
+
+CONVKIT_INLINE Shared shared_address(void* p) { return (Shared)p; }
+CONVKIT_INLINE uint4 load_shared(Shared at) { return *(const uint4*)at; }
+CONVKIT_INLINE void store_shared(Shared at, unsigned x, unsigned y, unsigned z, unsigned w) {
+    *(uint4*)at = make_uint4(x, y, z, w);
+}
+CONVKIT_INLINE uint4 load_global(const char* at) { return *(const uint4*)at; }
+template <int COUNT>
+CONVKIT_INLINE void store_remote(Shared, unsigned, const float (&)[COUNT]) {}
+
+// A barrier's bit 32 is its phase; below are 16 bits for how many arrive, and 16 for how many of them have not yet.
+CONVKIT_INLINE void init_barrier(Shared barrier, int arrivals) { *(Barrier*)barrier = arrivals << 16 | arrivals; }
 CONVKIT_INLINE void publish_barriers() {}
-CONVKIT_INLINE void wait_full(Barrier*, unsigned) { __syncthreads(); }
-CONVKIT_INLINE void wait_empty(Barrier*, unsigned) {}
-CONVKIT_INLINE void arrive(Barrier*) {}
-CONVKIT_INLINE void arrive_remote(unsigned) {}
+CONVKIT_INLINE void see_shared() {}
+CONVKIT_INLINE bool is_over(const void* barrier, unsigned parity) {
+    return (*(const Barrier*)barrier >> 32 & 1) != parity;
+}
+CONVKIT_INLINE void wait(Shared barrier, unsigned parity) {
+    convkit_host::wait_until(is_over, barrier, parity, {__FILE__, __LINE__});
+}
+CONVKIT_INLINE void arrive(Shared at) {
+    Barrier& barrier = *(Barrier*)at;
+    --barrier;
+    if ((barrier & 0xffff) == 0) barrier = (barrier ^ 1ull << 32) | (barrier >> 16 & 0xffff);
+}
+CONVKIT_INLINE void arrive_remote(Shared, unsigned) {}
 template <int PARTS>
-CONVKIT_INLINE void copy_tile(void* to, const void* from, int bytes, Barrier*, unsigned short) {
+CONVKIT_INLINE void copy_tile(Shared to, const void* from, int bytes, Shared barrier, unsigned short) {
     for (int i = 0; i < bytes / 16; ++i) ((uint4*)to)[i] = ((const uint4*)from)[i];
+    arrive(barrier);
 }
 template <bool publish>
-CONVKIT_INLINE void cluster_sync() {}
-template <int THREADS>
-CONVKIT_INLINE void set_sync(int) {
-    __syncthreads();
+CONVKIT_INLINE void cluster_arrive() {}
+CONVKIT_INLINE void cluster_wait() {}
+struct Meeting {
+    unsigned last, generation;  // the last that has arrived, counted from 0; all bits are set before each block
+};
+__shared__ Meeting meetings[32];
+CONVKIT_INLINE bool is_over_since(const void* meeting, unsigned generation) {
+    return ((const Meeting*)meeting)->generation != generation;
 }
+CONVKIT_INLINE void meet_warpgroup() {  // which the tensor cores do by themselves
+    Meeting& meeting = meetings[threadIdx.x / 128];
+    const unsigned generation = meeting.generation;
+    if (++meeting.last == 127) meeting = {~0u, generation + 1};
+    else convkit_host::wait_until(is_over_since, &meeting, generation, {__FILE__, __LINE__});
+}
+template <int COUNT, int BEFORE>
+CONVKIT_INLINE void set_registers() {}
 
 #endif

@@ -1,14 +1,15 @@
-// Warpgroup matrix products of Hopper (sm_90a): 64 rows from registers times columns from shared memory.
+// Warpgroup matrix products of Hopper (sm_90a): 64 rows times columns, both from shared memory.
 //
 // ELEMENT is the type of the operands: "f16" or "bf16". The sums are float. On the host, each warp computes its 16 rows
-// by exchanging what its lanes hold, and reads the columns as a descriptor says.
+// at once, and reads as a descriptor says.
 #pragma once
 #include "convkit.cuh"
+#include "hopper.cuh"
 
-// Where a product finds its columns. The lower 14 bits are an address in units of 16 bytes; from bit 16 on stands 1, of
-// no meaning here; from bit 32 on the distance of eight rows in those units. Bit 62 says that rows have 128 bytes, of
-// which 16-byte piece i of row r lies at i ^ (r % 8). A tile starts at a multiple of 1024 bytes, so that `offset`,
-// which goes along a row, never carries.
+// Where a product finds its rows or columns, each of which has 64 values of the sum. The lower 14 bits are an address in
+// units of 16 bytes; from bit 16 on stands 1, of no meaning here; from bit 32 on the distance of eight rows in those
+// units. Bit 62 says that rows have 128 bytes, of which 16-byte piece i of row r lies at i ^ (r % 8). A tile starts at a
+// multiple of 1024 bytes, so that `offset`, which goes along a row, never carries.
 CONVKIT_INLINE unsigned long long descriptor_of(unsigned address, unsigned offset) {
     const unsigned low = (((address >> 4) & 0x3fffu) | (1u << 16)) + (offset >> 4), high = 64u | (1u << 30);
     return (unsigned long long)high << 32 | low;
@@ -16,51 +17,51 @@ CONVKIT_INLINE unsigned long long descriptor_of(unsigned address, unsigned offse
 
 #if CONVKIT_DEVICE
 
-CONVKIT_INLINE unsigned long long descriptor(const void* tile, unsigned offset) {
-    unsigned address;
-    asm("{\n.reg .u64 a;\ncvta.to.shared.u64 a, %1;\ncvt.u32.u64 %0, a;\n}\n" : "=r"(address) : "l"(tile));
-    return descriptor_of(address, offset);
-}
+CONVKIT_INLINE unsigned long long descriptor(Shared tile, unsigned offset) { return descriptor_of(tile, offset); }
 
 // Products lie between begin and end, and run on until they are waited for.
 CONVKIT_INLINE void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 CONVKIT_INLINE void wgmma_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-CONVKIT_INLINE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
 
-// Tell the compiler that a value is read, or changed, here.
-CONVKIT_INLINE void keep(unsigned value) { asm volatile("" ::"r"(value) : "memory"); }
+// Wait until at most COUNT of them run.
+template <int COUNT>
+CONVKIT_INLINE void wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(COUNT) : "memory");
+}
+
+// Tell the compiler that a value is changed here.
 CONVKIT_INLINE void change(float& value) { asm volatile("" : "+f"(value)::"memory"); }
 
-CONVKIT_INLINE void wgmma(float (&d)[16], const unsigned (&a)[4], unsigned long long b) {
+CONVKIT_INLINE void wgmma(float (&d)[16], unsigned long long a, unsigned long long b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32." ELEMENT "." ELEMENT " "
                  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-                 "{%16, %17, %18, %19}, %20, 1, 1, 1, 0;\n"
+                 "%16, %17, 1, 1, 1, 0, 0;\n"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
                    "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),
                    "+f"(d[15])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+                 : "l"(a), "l"(b));
 }
 
-CONVKIT_INLINE void wgmma(float (&d)[32], const unsigned (&a)[4], unsigned long long b) {
+CONVKIT_INLINE void wgmma(float (&d)[32], unsigned long long a, unsigned long long b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." ELEMENT "." ELEMENT " "
                  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
                  "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                 "{%32, %33, %34, %35}, %36, 1, 1, 1, 0;\n"
+                 "%32, %33, 1, 1, 1, 0, 0;\n"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
                    "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),
                    "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]),
                    "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]),
                    "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+                 : "l"(a), "l"(b));
 }
 
-CONVKIT_INLINE void wgmma(float (&d)[64], const unsigned (&a)[4], unsigned long long b) {
+CONVKIT_INLINE void wgmma(float (&d)[64], unsigned long long a, unsigned long long b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." ELEMENT "." ELEMENT " "
                  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
                  "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, "
                  "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, "
                  "%59, %60, %61, %62, %63}, "
-                 "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;\n"
+                 "%64, %65, 1, 1, 1, 0, 0;\n"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
                    "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),
                    "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]),
@@ -70,10 +71,10 @@ CONVKIT_INLINE void wgmma(float (&d)[64], const unsigned (&a)[4], unsigned long 
                    "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]),
                    "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]),
                    "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+                 : "l"(a), "l"(b));
 }
 
-CONVKIT_INLINE void wgmma(float (&d)[128], const unsigned (&a)[4], unsigned long long b) {
+CONVKIT_INLINE void wgmma(float (&d)[128], unsigned long long a, unsigned long long b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32." ELEMENT "." ELEMENT " "
                  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "
                  "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, "
@@ -82,7 +83,7 @@ CONVKIT_INLINE void wgmma(float (&d)[128], const unsigned (&a)[4], unsigned long
                  "%78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, "
                  "%97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, "
                  "%114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-                 "{%128, %129, %130, %131}, %132, 1, 1, 1, 0;\n"
+                 "%128, %129, 1, 1, 1, 0, 0;\n"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
                    "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),
                    "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]),
@@ -102,40 +103,39 @@ CONVKIT_INLINE void wgmma(float (&d)[128], const unsigned (&a)[4], unsigned long
                    "+f"(d[111]), "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]),
                    "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), "+f"(d[120]), "+f"(d[121]), "+f"(d[122]),
                    "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+                 : "l"(a), "l"(b));
 }
 
 #else
 
-CONVKIT_INLINE unsigned long long descriptor(const void* tile, unsigned offset) {
+CONVKIT_INLINE unsigned long long descriptor(Shared tile, unsigned offset) {
     return (unsigned long long)tile + offset;
 }
-CONVKIT_INLINE void wgmma_begin() {}
+// Products begin, and are done, for the four warps together.
+CONVKIT_INLINE void wgmma_begin() { meet_warpgroup(); }
 CONVKIT_INLINE void wgmma_end() {}
-CONVKIT_INLINE void wgmma_wait() { __syncthreads(); }
-CONVKIT_INLINE void keep(unsigned) {}
+template <int COUNT>
+CONVKIT_INLINE void wgmma_wait() {
+    meet_warpgroup();
+}
 CONVKIT_INLINE void change(float&) {}
 
-// Word `word` (two values along the sum) of column n.
-CONVKIT_INLINE unsigned column_word(unsigned long long tile, int n, int word) {
+// Word `word` (two values along the sum) of row or column n.
+CONVKIT_INLINE unsigned word_of(unsigned long long tile, int n, int word) {
     const unsigned long long start = tile & ~127ull, along = (tile & 127) + word * 4;
     return *(const unsigned*)(start + n * 128 + ((along / 16 ^ n % 8) * 16) + along % 16);
 }
 
-// Lane 4 g + q holds, of rows g and g + 8 of its warp's 16, words q (a[0], a[1]) and q + 4 (a[2], a[3]); of every 8
-// columns 2 q and 2 q + 1 of rows g (d[4 j], d[4 j + 1]) and g + 8.
+// Lane 4 g + q of warp w has, of every 8 columns, 2 q and 2 q + 1: of row 16 w + g in d[4 j], d[4 j + 1], and of the row
+// 8 further on in the next two.
 template <int COUNT>
-CONVKIT_INLINE void wgmma(float (&d)[COUNT], const unsigned (&a)[4], unsigned long long b) {
-    const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    for (int t = 0; t < 4; ++t) {
-        unsigned row[4];
-        for (int i = 0; i < 4; ++i) row[i] = __shfl_sync(0xffffffffu, a[i], g * 4 + t);
-        for (int i = 0; i < COUNT; ++i) {
-            const int n = i / 4 * 8 + 2 * q + i % 2, below = i / 2 % 2;
-            for (int half = 0; half < 2; ++half) {
-                const float2 x = unpack2<T>(row[below + 2 * half]), y = unpack2<T>(column_word(b, n, t + 4 * half));
-                d[i] += x.x * y.x + x.y * y.y;
-            }
+CONVKIT_INLINE void wgmma(float (&d)[COUNT], unsigned long long a, unsigned long long b) {
+    const int lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane / 4;
+    for (int i = 0; i < COUNT; ++i) {
+        const int n = i / 4 * 8 + lane % 4 * 2 + i % 2;
+        for (int t = 0; t < 8; ++t) {
+            const float2 x = unpack2<T>(word_of(a, row + i / 2 % 2 * 8, t)), y = unpack2<T>(word_of(b, n, t));
+            d[i] += x.x * y.x + x.y * y.y;
         }
     }
 }

@@ -275,6 +275,106 @@ def test_divergence_is_an_error(build: Build, threads: int, body: str, message: 
     assert y[0] == threads
 
 
+WATCH = """
+inline bool reached(const void* at, unsigned wanted) { return *(const unsigned*)at >= wanted; }
+#define WAIT_FOR(at, wanted) convkit_host::wait_until(reached, &(at), wanted, {__FILE__, __LINE__})
+"""
+ORDERS = ["forward", "reverse", 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_threads_wait_for_a_place_in_memory(build: Build, order: Any) -> None:
+    """Each for the one before it, from the last to the first, within a warp and beyond."""
+    body = """
+        __shared__ unsigned count;
+        const unsigned t = threadIdx.x, before = blockDim.x - 1 - t;
+        if (t == 0) count = 0;
+        __syncthreads();
+        WAIT_FOR(count, before);
+        y[blockIdx.x * blockDim.x + t] = count++;
+    """
+    variant = build("unsigned* y", body, Argument("y", "uint32", output=True), before=WATCH)
+    for guard in (False, True):
+        y = np.zeros((3, 100), np.uint32)
+        run_on_host(variant, Launch((3, 1, 1), (100, 1, 1)), (y,), order=order, guard=guard)
+        np.testing.assert_array_equal(y, [np.arange(100)[::-1]] * 3)
+
+
+EXCHANGE = """
+    __shared__ unsigned full[2], empty[2];
+    __shared__ int tile[2][64];
+    const int t = threadIdx.x % 64;
+    if (threadIdx.x < 2) full[threadIdx.x] = empty[threadIdx.x] = 0;
+    __syncthreads();
+    for (int i = 0; i < n; ++i) {
+        const int slot = i % 2;
+        if (threadIdx.x < 64) {
+            {}
+            tile[slot][t] = 100 * i + t;
+            ++full[slot];
+        } else {
+            WAIT_FOR(full[slot], (i / 2 + 1) * 64);
+            y[64 * i + t] = tile[slot][t ^ 33];
+            ++empty[slot];
+        }
+    }
+"""
+AFTER_THE_READERS = "WAIT_FOR(empty[slot], i / 2 * 64);"
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_warps_hand_on_tiles_in_many_phases(build: Build, order: Any) -> None:
+    body = EXCHANGE.replace("{}", AFTER_THE_READERS)
+    variant = build("int* y, int n", body, Argument("y", "int32", output=True), INT, before=WATCH)
+    y = np.zeros((9, 64), np.int32)
+    run_on_host(variant, one_block(128), (y, 9), order=order)
+    np.testing.assert_array_equal(y, 100 * np.arange(9)[:, None] + (np.arange(64) ^ 33))
+
+
+def test_a_wait_that_is_missing_shows_in_the_order(build: Build) -> None:
+    variant = build("int* y, int n", EXCHANGE.replace("{}", ""), Argument("y", "int32", output=True), INT, before=WATCH)
+    found = []
+    for order in ORDERS:
+        y = np.zeros((9, 64), np.int32)
+        run_on_host(variant, one_block(128), (y, 9), order=order)
+        found.append(np.array_equal(y, 100 * np.arange(9)[:, None] + (np.arange(64) ^ 33)))
+    assert False in found
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("WAIT_FOR(flag, 1);", r"64 at a place in memory, \S*probe\.cu:\d+\.$"),
+        ("if (t < 40) WAIT_FOR(flag, t + 1);", r"40 at a place in memory, .*:\d+; 24 have returned\.$"),
+        (
+            "if (t < 16) WAIT_FOR(flag, 1);\nelse if (t == 20) WAIT_FOR(flag, 2);",
+            r"16 at a place in memory, .*:\d+; 1 at a place in memory, .*:\d+; 47 have returned",
+        ),
+        (
+            "if (t == 0) WAIT_FOR(flag, 1);\n__syncthreads();\nflag = 1;",
+            "1 at a place in memory.*; 63 at a block barrier",
+        ),
+        (
+            "if (t == 0) WAIT_FOR(flag, 1);\n__syncwarp();\nif (t == 1) flag = 1;",
+            r"1 at a place in memory, [^(]*; 31 at __syncwarp, .* \(mask 0xffffffff\); 32 have returned",
+        ),
+    ],
+)
+@pytest.mark.parametrize("order", ORDERS[:4])
+def test_waiting_for_what_never_comes_is_an_error(build: Build, body: str, message: str, order: Any) -> None:
+    start = "__shared__ unsigned flag;\nconst unsigned t = threadIdx.x;\nflag = 0;\n__syncthreads();\n"
+    output = Argument("y", "uint32", output=True)
+    variant, y = build("unsigned* y", start + body, output, before=WATCH), np.zeros(1, np.uint32)
+    for guard in (False, True):
+        with pytest.raises(KernelError, match=rf"block \(0, 0, 0\) wait for others that never arrive: {message}"):
+            run_on_host(variant, one_block(64), (y,), order=order, guard=guard)
+    clean = build(
+        "unsigned* y", start + "if (t == 9) flag = 3;\nWAIT_FOR(flag, 3);\ny[0] = flag;", output, before=WATCH
+    )
+    run_on_host(clean, one_block(64), (y,), order=order)
+    assert y[0] == 3
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

@@ -55,8 +55,9 @@ def test_kernel_of_a_call(dtype: str, channels: int, capability: int, tf32: bool
     [
         (SQUARE, (1, 64, 1, 9), "plain", "plain"),
         (Layer(24, (3, 3), groups=4), (1, 48, 9, 9), "plain", "plain"),
-        (Layer(24, (7, 7), groups=3), (1, 48, 9, 9), "hopper", "plain"),  # 147 taps are too many for 48 KiB
-        (Layer(24, (7, 7), groups=8), (1, 64, 9, 9), "plain", "plain"),
+        (Layer(24, (3, 3), groups=8), (1, 64, 9, 9), "hopper", "tensor"),
+        (Layer(24, (5, 5), groups=5), (1, 80, 9, 9), "tensor", "tensor"),  # 125 taps are too many for two tables
+        (Layer(24, (7, 7), groups=3), (1, 48, 9, 9), "plain", "plain"),  # 147 taps are too many for 48 KiB
     ],
 )
 def test_kernel_of_a_layer(layer: Layer, shape: tuple[int, ...], on_90: str, on_80: str) -> None:
@@ -229,10 +230,10 @@ def test_the_hopper_kernel_gets_its_arguments_in_order(
 def test_the_hopper_kernel_computes_what_the_operator_does(
     first_tactic: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a tactic of one warpgroup, which is what the host can run."""
+    """With a tactic without clusters, which the host has not."""
     gpu = host(monkeypatch)
     only = candidates(_cuda._hopper.problem_of(SQUARE, 16, 126, False), 100)
-    (one, *_) = [t for t in only if t.wm * t.wk * t.cm * t.ck == 1]
+    (one, *_) = [tactic for tactic in only if tactic.cm * tactic.ck == 1]
     monkeypatch.setattr(_cuda, "candidates", lambda problem, count: [one])
     data = inputs(SQUARE, torch.float16, 16, (7, 9), batch=2, raw_last=False)
     out = output_for(data, planes=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from convkit_plugins.dcnv2._compute import compute
 from convkit_plugins.dcnv2._hopper import hopper_variant, layout_scalars, problem_of
 from convkit_plugins.dcnv2._layer_op import dcnv2
 from convkit_plugins.dcnv2._layers import Layer
-from convkit_plugins.dcnv2._tactics import candidates
+from convkit_plugins.dcnv2._tactics import Tactic, candidates, fits
 from convkit_plugins.dcnv2._weights import pack_for_wgmma
 
 pytestmark = pytest.mark.gpu
@@ -153,12 +153,48 @@ def test_float16_is_blended_in_float32_on_request(kernel: str, monkeypatch: pyte
 def test_every_proposed_tactic_of_hopper_computes_the_same(
     channels: int, filters: int, batch: int, size: int, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Clusters, sums in slices, and blocks with several patches: what a host cannot run."""
+    """Clusters, and sums in slices: what a host cannot run."""
     force("hopper", monkeypatch)
     layer = Layer(filters, (3, 3), (1, 1), (1, 1))
+    check_tactics(
+        layer, channels, batch, size, exact, candidates(problem_of(layer, channels, batch * size**2, exact), 8)
+    )
+
+
+OTHERS = [
+    Tactic(32, 1, 1, 2, 1, 4, 2, 1, 1),  # two blocks share weights
+    Tactic(32, 2, 3, 4, 1, 3, 4, 2, 1),
+    Tactic(64, 1, 2, 2, 2, 3, 4, 4, 1),
+    Tactic(128, 1, 3, 4, 2, 2, 3, 2, 1),
+    Tactic(64, 2, 2, 1, 2, 9, 4, 2, 1),  # slices of two patches
+    Tactic(32, 1, 2, 2, 2, 9, 3, 1, 2),  # weights that stay, shared
+    Tactic(64, 1, 4, 2, 1, 18, 5, 2, 1),
+    Tactic(32, 4, 2, 1, 1, 2, 2, 4, 1),
+    Tactic(64, 4, 3, 1, 1, 2, 3, 1, 1),
+    Tactic(256, 1, 3, 1, 1, 2, 3, 2, 1),  # half of the columns for nothing
+    Tactic(64, 1, 6, 1, 1, 6, 7, 2, 1),
+    Tactic(64, 1, 2, 1, 1, 2, 3, 2, 2),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize(("batch", "size"), [(1, 9), (3, 40), (8, 64)])
+def test_other_tactics_of_hopper_compute_the_same(
+    batch: int, size: int, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that no measured layer may want: with a block for a patch or many turns, whole sets of patches or not."""
+    force("hopper", monkeypatch)
+    layer = Layer(128, (3, 3), (1, 1), (1, 1))
+    problem = problem_of(layer, 128, batch * size**2, exact)
+    check_tactics(layer, 128, batch, size, exact, [tactic for tactic in OTHERS if fits(tactic, problem)])
+
+
+def check_tactics(layer: Layer, channels: int, batch: int, size: int, exact: bool, tactics: Sequence[Tactic]) -> None:
+    """Run a layer with each tactic and compare the results with the reference."""
+    assert tactics
     data = inputs(layer, torch.float16, channels, (size, size), batch=batch, device="cuda")
     expected, properties = reference(data), torch.cuda.get_device_properties("cuda")
-    tactics = candidates(problem_of(layer, channels, batch * size * size, exact), 8)
     variants = [hopper_variant(layer, "float16", channels, tactic, sigmoid=True, exact=exact) for tactic in tactics]
     _cuda._compile_together(variants)
     for tactic, variant in zip(tactics, variants, strict=True):

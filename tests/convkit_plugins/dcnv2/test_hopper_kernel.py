@@ -1,11 +1,13 @@
-"""The Hopper kernel with one warpgroup on the host, against the definition in float64.
+"""The Hopper kernel on the host, against the definition in float64.
 
-Several warpgroups and clusters need a GPU: what is here is everything else, from packed weights to outputs.
+Clusters need a GPU: what is here is everything else, from packed weights to outputs, with all roles of warpgroups and
+the barriers between them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ import torch
 from support.deform_host import Call, Inputs, distance
 from torch import Tensor
 
-from convkit.kernels import Argument, Kernel, Launch
+from convkit.errors import KernelError
+from convkit.kernels import Argument, Kernel, Launch, flatten
 from convkit.kernels.host import run_on_host
 from convkit_plugins.dcnv2._hopper import HOPPER, hopper_variant
 from convkit_plugins.dcnv2._layers import Layer
@@ -26,8 +29,8 @@ BOUNDS = {"float16": 2**-11, "bfloat16": 2**-8}
 SQUARE = Layer(40, (3, 3), (1, 1), (1, 1))
 
 
-def one(tile_n: int, stages: int, depth: int = 2, buffers: int = 2) -> Tactic:
-    return Tactic(tile_n, 1, 1, 1, 1, stages, depth, buffers, 1)
+def one(tile_n: int, stages: int, depth: int = 2, producers: int = 1, ring: int = 2, patches: int = 1) -> Tactic:
+    return Tactic(tile_n, patches, producers, 1, 1, stages, ring, depth, 1)
 
 
 USUAL = one(64, 9)
@@ -41,9 +44,10 @@ class Case(Call):
     tactic: Tactic = USUAL
 
 
-def compute(case: Case, given: Inputs, *, multiprocessors: int = 2, **options: Any) -> Tensor:
-    """The output of the kernel."""
-    variant = hopper_variant(case.layer, case.dtype, case.channels, case.tactic, **case.constants)
+def compute(case: Case, given: Inputs, *, multiprocessors: int = 2, kernel: Kernel = HOPPER, **options: Any) -> Tensor:
+    """The output of the kernel, or of another one with its declaration."""
+    usual = hopper_variant(case.layer, case.dtype, case.channels, case.tactic, **case.constants)
+    variant = kernel.variant(**dict(usual.constants))
     weights, sizes = pack_for_wgmma(given.weight, case.tactic.tile_n), {"multiprocessors": multiprocessors}
     return case.run(variant, weights, given, sizes, **options)
 
@@ -53,8 +57,9 @@ CASES = {
     "blended in float16": Case(exact=False),
     "bfloat16": Case(dtype="bfloat16"),
     "a ring of weights": Case(tactic=one(32, 4), channels=72),
-    "one set of operands": Case(tactic=one(64, 4, depth=1, buffers=1)),
-    "half of the samples ahead": Case(tactic=one(64, 3, depth=1)),
+    "several producers": Case(tactic=one(64, 4, depth=1, producers=3, ring=4)),
+    "two patches at a time": Case(tactic=one(64, 3, producers=2, ring=3, patches=2), size=(17, 19)),
+    "four samples ahead": Case(tactic=one(64, 3, depth=4, ring=3)),
     "256 columns": Case(Layer(200, (2, 2)), tactic=one(256, 4)),
     "128 columns, two blocks of them": Case(Layer(200, (1, 2)), tactic=one(128, 2), planes=True),
     "filters that no 8 divide": Case(Layer(9, (2, 2)), tactic=one(32, 4)),
@@ -66,9 +71,11 @@ CASES = {
     "pairs of filters": Case(Layer(34, (1, 2)), tactic=one(32, 4), channels=8),
     "planes of 8 filters": Case(Layer(40, (1, 1)), channels=8, tactic=one(64, 1), planes=True, batch=2, size=(9, 5)),
     "stride and dilation": Case(Layer(8, (3, 3), (2, 3), (2, 1), (2, 1)), channels=8, tactic=one(32, 4), size=(9, 11)),
-    "one tap": Case(Layer(16, (1, 1)), channels=64, tactic=one(32, 1, buffers=1)),
+    "one tap": Case(Layer(16, (1, 1)), channels=64, tactic=one(32, 1)),
     "masks as they are": Case(sigmoid=False, raw_last=False),
     "relu in bfloat16": Case(dtype="bfloat16", relu=True, planes=True, raw_last=False),
+    "more producers than taps": Case(Layer(16, (1, 2)), tactic=one(32, 2, producers=5, ring=6), channels=136),
+    "as many producers as tiles": Case(Layer(16, (1, 2)), tactic=one(32, 2, 4, 4, 4, 2), size=(17, 10), channels=8),
     "no offsets": Case(strange=(0.0,) * 9),
     "the smallest image": Case(size=(2, 2)),
 }
@@ -81,11 +88,51 @@ def test_computes_the_definition(case: Case) -> None:
     assert distance(compute(case, given), expected) < BOUNDS[case.dtype]
 
 
+SHORT = Layer(24, (2, 2))
+MANY_TURNS = {
+    "one tile of a turn": Case(Layer(8, (1, 1)), tactic=one(32, 1, ring=4), channels=8, size=(48, 8)),
+    "one sample ahead": Case(SHORT, tactic=one(32, 2, 1, 3, 4, 2), channels=72, size=(17, 50)),
+    "two samples ahead": Case(SHORT, tactic=one(32, 3, 2, 3, 3, 2), channels=72, size=(17, 50)),
+    "four samples ahead": Case(SHORT, tactic=one(32, 2, 4, 2, 5, 2), channels=72, size=(17, 50)),
+    "weights that stay": Case(SHORT, tactic=one(32, 4, 2, 3, 4, 2), size=(17, 50), raw_last=False),
+    "one patch at a time": Case(SHORT, tactic=one(32, 2, 4, 3, 5), size=(9, 50), batch=2, exact=False),
+    "offsets in planes": Case(tactic=one(64, 2, 2, 4, 5), size=(8, 48), raw_last=False),
+    "groups": Case(Layer(24, (3, 3), padding=(1, 1), groups=3), tactic=one(32, 2, 2, 4, 5, 2), size=(9, 31), batch=2),
+    "more producers than taps": Case(
+        Layer(40, (1, 2)), tactic=one(32, 2, 2, 5, 6, 2), channels=136, size=(8, 66), dtype="bfloat16", planes=True
+    ),
+}
+"""At least five turns of a block, so that each table is prepared three times."""
+ORDERS = ("forward", "reverse", 0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("case", MANY_TURNS.values(), ids=MANY_TURNS)
+def test_computes_the_definition_in_many_turns_in_any_order_of_threads(case: Case) -> None:
+    given = case.inputs()
+    height, width = given.raw.shape[2:]
+    patches = case.batch * -(-height // 8) * -(-width // 8)
+    assert -(-patches // case.tactic.patches) >= 5
+    results = [compute(case, given, multiprocessors=1, order=order) for order in ORDERS]
+    expected = given.definition(sigmoid=case.sigmoid, relu=case.relu)
+    assert distance(results[0], expected) < BOUNDS[case.dtype]
+    for order, result in zip(ORDERS, results, strict=True):
+        assert torch.equal(result, results[0]), order
+
+
 @pytest.mark.parametrize("name", ["filters that no 8 divide", "groups", "a ring of weights"])
 def test_touches_nothing_outside(name: str) -> None:
     given = CASES[name].inputs()
     guarded = compute(CASES[name], given, guard=True)
     assert torch.equal(guarded, compute(CASES[name], given))
+
+
+@pytest.mark.parametrize("name", ["four samples ahead", "groups", "more producers than taps", "weights that stay"])
+@pytest.mark.parametrize("guard", ["start", "end"])
+def test_touches_nothing_outside_in_many_turns(name: str, guard: str) -> None:
+    case = MANY_TURNS[name]
+    given = case.inputs()
+    guarded = compute(case, given, multiprocessors=1, guard=guard)
+    assert torch.equal(guarded, compute(case, given, multiprocessors=1))
 
 
 def test_does_not_depend_on_the_order_of_threads_or_the_number_of_blocks() -> None:
@@ -95,6 +142,51 @@ def test_does_not_depend_on_the_order_of_threads_or_the_number_of_blocks() -> No
     assert torch.equal(once, compute(case, given, order="reverse"))
     assert torch.equal(once, compute(case, given, multiprocessors=1))
     assert torch.equal(once, compute(case, given, multiprocessors=100))
+
+
+FAULTS = {
+    "writes samples that are not multiplied yet": ("if (j == 0) wait(empty_samples + 8 * slot, phase);", ""),
+    "multiplies samples that are not there yet": ("wait(full_samples + 8 * samples_slot, samples_phase);", ""),
+    "copies weights over others": ("if (n >= STAGES) wait(empty_weights + 8 * s, (n / STAGES - 1) & 1);", ""),
+    "multiplies weights that are not there yet": (
+        "if (!RESIDENT || turn == 0) wait(full_weights + 8 * weights_slot, weights_phase);",
+        "",
+    ),
+    "reads tables that are not there yet": ("wait(full_tables + next_turn % 2 * 8, ((next_turn - 1) / 2) & 1);", ""),
+    "reads tables of an earlier turn": ("((next_turn - 1) / 2) & 1", "((next_turn - 1) / 2) & 1 ^ 1"),
+    "writes tables that are in use": (
+        "if (number % PATCHES == 0 && turn >= 2) wait(empty_tables + turn % 2 * 8, (turn / 2 - 1) & 1);",
+        "",
+    ),
+    "keeps back tables": ("if (used_turn < next_turn) arrive(empty_tables + used_turn % 2 * 8);", ""),
+    "begins before the tables are there": ("__syncthreads();\n\n    const int row", "const int row"),
+    "counts too few producers": (
+        "init_barrier(empty_tables + 8 * s, PRODUCERS * 4);",
+        "init_barrier(empty_tables + 8 * s, PRODUCERS);",
+    ),
+    "forgets the phase": ("samples_phase ^= 1;", ""),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_in_waiting_are_found(fault: str, tmp_path: Path) -> None:
+    """By another result, by threads that wait for ever, or by samples outside of the image."""
+    right, wrong = FAULTS[fault]
+    text = flatten(HOPPER.source)
+    assert text.count(right) == 1
+    (tmp_path / "faulty.cu").write_text(text.replace(right, wrong), encoding="utf-8")
+    kernel, case = replace(HOPPER, source=tmp_path / "faulty.cu"), MANY_TURNS["one patch at a time"]
+    given = case.inputs()
+    expected = compute(case, given, multiprocessors=1)
+
+    def is_right(order: Any) -> bool:
+        try:
+            result = compute(case, given, multiprocessors=1, kernel=kernel, order=order, guard=True, timeout=20)
+        except KernelError:
+            return False
+        return torch.equal(result, expected)
+
+    assert not all(map(is_right, ORDERS))
 
 
 @pytest.mark.parametrize("name", ["x", "weight", "bias"])
@@ -131,3 +223,40 @@ extern "C" __global__ void describe(const unsigned* at, const unsigned* along, l
         assert descriptor >> 32 & 0x3FFF == 8 * 128 >> 4
         assert descriptor >> 62 & 3 == 1
         assert descriptor >> 49 & 7 == 0  # base offset: tiles start where the swizzle repeats
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_barriers_count_arrivals_in_many_phases(order: Any, tmp_path: Path) -> None:
+    """The emulated ones: a copy and 64 readers take turns at two tiles."""
+    (tmp_path / "turns.cu").write_text(
+        f"""#include "{HOPPER.source.parent / "hopper.cuh"}"
+extern "C" __global__ void turns(const int* x, int* y, int n) {{
+    extern __shared__ __align__(1024) unsigned char memory[];
+    const Shared full = shared_address(memory), empty = full + 16, tiles = full + 1024;
+    const int t = threadIdx.x;
+    if (t < 2) {{
+        init_barrier(full + 8 * t, 1);
+        init_barrier(empty + 8 * t, 64);
+    }}
+    __syncthreads();
+    for (int i = 0; i < n; ++i) {{
+        const int slot = i % 2 * 8, at = i % 2 * 256;
+        if (t < 64) {{
+            wait(full + slot, i / 2 & 1);
+            y[64 * i + t] = ((const int*)(memory + 1024 + at))[t ^ 33];
+            arrive(empty + slot);
+        }} else if (t == 64) {{
+            wait(empty + slot, i / 2 & 1 ^ 1);
+            copy_tile<1>(tiles + at, x + 64 * i, 256, full + slot, 1);
+        }}
+    }}
+}}
+""",
+        encoding="utf-8",
+    )
+    arguments = (Argument("x", "int32"), Argument("y", "int32", output=True), Argument("n", "int32", pointer=False))
+    launch = Launch((1, 1, 1), (96, 1, 1), 2048)
+    kernel = Kernel("turns", tmp_path / "turns.cu", arguments, lambda: launch)
+    x, y = np.random.default_rng(0).integers(0, 999, (9, 64), np.int32), np.zeros((9, 64), np.int32)
+    run_on_host(kernel.variant(), launch, [x, y, 9], order=order)
+    np.testing.assert_array_equal(y, x[:, np.arange(64) ^ 33])

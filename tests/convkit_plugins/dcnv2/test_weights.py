@@ -44,15 +44,14 @@ def filter_of(column: int) -> int:
 
 
 @pytest.mark.parametrize("dtype", SIXTEEN)
-@pytest.mark.parametrize("columns", [32, 64, 128])
+@pytest.mark.parametrize("columns", [32, 64, 128, 256])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_tiles_of_wgmma_hold_what_the_kernel_multiplies(
     shape: tuple[int, int, int, int], columns: int, dtype: torch.dtype
 ) -> None:
-    """Row n of a tile has the weights of column n; its 64 positions are four instructions of 16 steps of the sum.
+    """Row n of a tile has the weights of column n; its 64 steps of the sum are the channels in their order.
 
-    Thread q of the operand from registers has words of its 16-byte pieces q and q + 4: instruction 2 h + s takes words
-    2 s and 2 s + 1 of piece q + 4 h, the first for steps 2 q and 2 q + 1, the second for 8 steps later.
+    The other operand lies in shared memory, too, where a row has the channels of a pixel as they follow each other.
     """
     weight = numbered(shape, dtype)
     packed = pack_for_wgmma(weight, columns)
@@ -62,13 +61,11 @@ def test_tiles_of_wgmma_hold_what_the_kernel_multiplies(
     values = packed.tolist()
     for output, block, tap, n in itertools.product(range(outputs), range(inputs), range(taps), range(columns)):
         row = (((output * inputs + block) * taps + tap) * columns + n) * 64
-        for position in range(0, 64, 3):
-            instruction, step = divmod(position, 16)
-            h, s, later, q, e = instruction // 2, instruction % 2, step // 8, step % 8 // 2, step % 2
-            channel = block * 64 + (q + 4 * h) * 8 + (2 * s + later) * 2 + e
-            piece = position // 8 ^ n % 8  # the swizzle of 128 bytes
-            found = values[row + piece * 8 + position % 8]
-            assert found == at(weight, output * columns + filter_of(n), channel, tap), (output, block, tap, n, position)
+        for step in range(0, 64, 3):
+            piece = step // 8 ^ n % 8  # the swizzle of 128 bytes
+            found = values[row + piece * 8 + step % 8]
+            expected = at(weight, output * columns + filter_of(n), block * 64 + step, tap)
+            assert found == expected, (output, block, tap, n, step)
 
 
 @pytest.mark.parametrize("dtype", [*SIXTEEN, torch.float32])
