@@ -209,10 +209,10 @@ def onnxruntime_rows(model: Path, inputs: Sequence[Tensor], right: Tensor) -> It
     ):
 
         def run(images: Tensor, settings: dict[str, str] = settings) -> tuple[float, Tensor]:
-            stream = torch.cuda.Stream()
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
-            provider = ("CUDAExecutionProvider", {"user_compute_stream": str(stream.cuda_stream), **settings})
+            # Not on PyTorch's stream: see convkit/backends/onnxruntime.py. A run waits until it is done.
+            provider = ("CUDAExecutionProvider", settings)
             session = onnxruntime.InferenceSession(str(model), options, providers=[provider])
             if session.get_providers()[0] != "CUDAExecutionProvider":
                 raise RuntimeError("the CUDA provider did not load")
@@ -223,11 +223,7 @@ def onnxruntime_rows(model: Path, inputs: Sequence[Tensor], right: Tensor) -> It
             binding.bind_input("images", "cuda", 0, np.float16, tuple(images.shape), images.data_ptr())
             for name, value in outputs.items():
                 binding.bind_output(name, "cuda", 0, np.float16, tuple(value.shape), value.data_ptr())
-            how = onnxruntime.RunOptions()
-            how.add_run_config_entry("disable_synchronize_execution_providers", "1")
-            with torch.cuda.stream(stream):
-                micro = event_microseconds(lambda: session.run_with_iobinding(binding, how))
-            return micro, outputs["hm"]
+            return event_microseconds(lambda: session.run_with_iobinding(binding)), outputs["hm"]
 
         yield measured(f"ONNX Runtime {onnxruntime.__version__} CUDA{title}", run, inputs, right)
 

@@ -53,15 +53,12 @@ class OnnxRuntime(Backend):
 
 class _OnnxRuntimeSession(Session):
     def __init__(self, model: Path, device: str) -> None:
-        self.device, self._model = device, model
+        self.device = device
         self._session = _open(model, device)
 
     def on_device(self, stream: int) -> DeviceSession | None:
-        """Return the session on the stream of the caller, opened anew: ONNX Runtime takes a stream at no other time."""
-        if self.device.partition(":")[0] != "cuda":
-            return None
-        self._session = _open(self._model, self.device, stream)
-        return _OnnxRuntimeOnDevice(self._session, self.device)
+        """Return the session for arrays on its GPU."""
+        return _OnnxRuntimeOnDevice(self._session, self.device, stream) if self.device.startswith("cuda") else None
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [output.name for output in self._session.get_outputs()]
@@ -77,21 +74,19 @@ class _OnnxRuntimeSession(Session):
 
 
 class _OnnxRuntimeOnDevice(DeviceSession):
-    """A session on cupy arrays by I/O binding: nothing is copied, and the host does not wait.
+    """A session on cupy arrays by I/O binding: nothing is copied.
 
-    It is not captured in a CUDA graph: ONNX Runtime synchronises and allocates within a run.
+    It runs on a stream of its own, so the host waits before and after it, and it is not captured in a CUDA graph. Given
+    the caller's stream, ONNX Runtime 1.31 ended the process: it freed pinned memory in a callback of the stream, where
+    CUDA permits no calls.
     """
 
-    def __init__(self, session: Any, device: str) -> None:
-        import onnxruntime
-
-        self._session = session
+    def __init__(self, session: Any, device: str, stream: int) -> None:
+        self._session, self._stream = session, stream
         self._kind, _, index = device.partition(":")
         self._index = int(index or 0)
         self._types = {value.name: _dtype(value.type) for value in (*session.get_inputs(), *session.get_outputs())}
         self._outputs: dict[Any, dict[str, Any]] = {}
-        self._options = onnxruntime.RunOptions()
-        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def buffer(self, name: str, shape: Sequence[int]) -> Any:
         """Return an uninitialised input array."""
@@ -104,7 +99,10 @@ class _OnnxRuntimeOnDevice(DeviceSession):
         buffer.set(values.astype(buffer.dtype))
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Enqueue the model; the output arrays are made at the first run of a shape and used again."""
+        """Run the model; the output arrays are made at the first run of a shape and used again."""
+        import cupy
+
+        cupy.cuda.runtime.streamSynchronize(self._stream)
         key = tuple((name, value.shape) for name, value in inputs.items())
         if key not in self._outputs:
             self._outputs[key] = self._first(inputs)
@@ -112,7 +110,7 @@ class _OnnxRuntimeOnDevice(DeviceSession):
         binding = self._bind(inputs)
         for name, value in outputs.items():
             binding.bind_output(name, self._kind, self._index, value.dtype.type, value.shape, value.data.ptr)
-        self._session.run_with_iobinding(binding, self._options)
+        self._session.run_with_iobinding(binding)
         return outputs
 
     def fetch(self, outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -144,8 +142,8 @@ def _dtype(kind: str) -> str:
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
-def _open(model: Path, device: str, stream: int | None = None) -> Any:
-    """Return an inference session, on a CUDA stream where one is given.
+def _open(model: Path, device: str) -> Any:
+    """Return an inference session.
 
     Raises:
         EnvironmentProblem: this ONNX Runtime cannot run on the device, or cannot load the model.
@@ -157,8 +155,6 @@ def _open(model: Path, device: str, stream: int | None = None) -> Any:
     # Idle threads that spin take the cores from PyTorch, which runs in turns with this session.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     provider = _provider(device, onnxruntime.get_available_providers())
-    if stream is not None:
-        provider[1].update(user_compute_stream=str(stream))
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=[provider])
     except Exception as error:

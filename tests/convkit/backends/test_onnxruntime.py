@@ -126,11 +126,13 @@ class Memory(np.ndarray):
 
 
 @pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host's memory in place of the GPU's."""
-    cupy = ModuleType("cupy")
+def memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The host's memory in place of the GPU's; returns the streams that are waited for."""
+    cupy, waits = ModuleType("cupy"), list[int]()
     cupy.empty = lambda shape, dtype: np.full(shape, -7, dtype).view(Memory)  # type: ignore[attr-defined]
+    cupy.cuda = SimpleNamespace(runtime=SimpleNamespace(streamSynchronize=waits.append))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cupy", cupy)
+    return waits
 
 
 def test_the_side_on_the_device_reads_and_writes_the_callers_memory(tmp_path, memory):
@@ -139,13 +141,14 @@ def test_the_side_on_the_device_reads_and_writes_the_callers_memory(tmp_path, me
     constants = {"axes": np.array([1])}
     model = make_model(nodes, {"x": ["n", 3]}, {"y": ["n", 3], "z": ["n"]}, constants)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-    side = _OnnxRuntimeOnDevice(_open(tmp_path / "model.onnx", "cpu"), "cpu")
+    side = _OnnxRuntimeOnDevice(_open(tmp_path / "model.onnx", "cpu"), "cpu", 12345)
     kept: dict[int, Any] = {}
     for turn, rows in enumerate((2, 5, 2, 5)):
         x = np.random.default_rng(turn).standard_normal((rows, 3)).astype(np.float32)
         buffer = side.buffer("x", (rows, 3))
         side.fill(buffer, x.astype(np.float64))
         outputs = side.run({"x": buffer})
+        assert memory == [12345] * (turn + 1), "what fills the inputs must be done"
         assert outputs["y"] is kept.setdefault(rows, outputs["y"]), "the arrays of a shape are made once"
         expected = run_model(model, x=x)
         for name, value in side.fetch(outputs).items():
@@ -157,14 +160,14 @@ def test_a_session_on_the_cpu_has_no_side_on_the_device(model):
     assert open_session("onnxruntime", model).on_device(0) is None
 
 
-def test_the_callers_stream_reaches_the_provider(model, monkeypatch):
+def test_a_session_on_a_gpu_has_one(model, monkeypatch):
     given: dict[str, Any] = {}
 
     def session(path: str, options: object, providers: list[Any]) -> object:
         given["provider"] = providers[0]
-        return object()
+        return SimpleNamespace(get_inputs=list, get_outputs=list)
 
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr("onnxruntime.InferenceSession", session)
-    _open(model, "cuda:1", stream=12345)
-    assert given["provider"] == ("CUDAExecutionProvider", {"device_id": 1, "user_compute_stream": "12345"})
+    assert isinstance(open_session("onnxruntime", model, device="cuda:1").on_device(0), _OnnxRuntimeOnDevice)
+    assert given["provider"] == ("CUDAExecutionProvider", {"device_id": 1})
