@@ -32,15 +32,17 @@ __all__ = ["Order", "run_on_host"]
 Order = Literal["forward", "reverse"] | int
 """How blocks, and threads between two barriers, follow each other; an int seeds a shuffle."""
 
-_HEADERS = ("host.h", "host_functions.h", "host_guard.h")
+_HEADERS = ("host.h", "host_races.h", "host_functions.h", "host_guard.h")
 _FLAGS = (
-    *("-std=c++17", "-O1", "-g1", "-fPIC", "-shared", "-w", "-fvisibility=hidden", "-U_FORTIFY_SOURCE"),
+    *("-std=c++17", "-O1", "-g1", "-fPIC", "-w", "-fvisibility=hidden", "-U_FORTIFY_SOURCE"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-fno-exceptions"),
 )
 _CHECKS = (  # without the sanitizer's library: an instruction that stops the run
     "-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero",
     "-fsanitize-undefined-trap-on-error",
 )
+# Every access calls a function of host_races.h; helpers are inlined, so that the line of their caller can be told.
+_RACES = ("-fsanitize=thread", "-DCONVKIT_HOST_RACES=1", "-finline-small-functions")
 _DYNAMIC_SHARED = re.compile(
     r"extern\s+__shared__\s+(?:(?:__align__|alignas)\s*\(\s*\d+\s*\)\s*)?([\w:]+(?:\s+[\w:]+)*)\s+(\w+)\s*\[\s*\]\s*;"
 )
@@ -90,6 +92,7 @@ def run_on_host(
     compiler: str | None = None,
     guard: bool | Literal["end", "start"] = False,
     order: Order = "forward",
+    races: bool = False,
     timeout: int = 120,
 ) -> None:
     """Run one launch of a kernel on the host; outputs are written in place.
@@ -109,6 +112,11 @@ def run_on_host(
             and signed overflow, shifts and divisions that are undefined are found, too.
         order: the order in which blocks run, and threads between barriers. With a seed, some warps also get as far
             ahead of the others as barriers let them. Results that depend on it show a race.
+        races: make it an error, in whatever order threads run, that two of them access the same byte of shared memory,
+            not both reading or both atomic, and nothing makes one wait for the other: a block barrier, ``__syncwarp``,
+            or an mbarrier as ``hopper.cuh`` emulates it. Shuffles and votes do not count. The first race ends the
+            launch; ask for ``guard`` too where what is read too early may lead outside of an array.
+            ``include/host_races.h`` tells what is not seen.
         timeout: after how many seconds a guarded run is an error; 0 for never.
 
     Raises:
@@ -125,7 +133,7 @@ def run_on_host(
         raise KernelArgumentError(f"{variant.label} takes {len(arguments)} arguments; {len(args)} are given.")
     pairs = list(zip(arguments, args, strict=True))
     boxes = [_box(variant, argument, value) for argument, value in pairs]
-    library = _library(variant.text(), variant.kernel.name, _compiler(compiler), bool(guard))
+    library = _library(variant.text(), variant.kernel.name, _compiler(compiler), bool(guard), races)
     _check_signature(variant, library)
 
     request = _Request(tuple(launch.grid), tuple(launch.block), launch.shared)
@@ -198,12 +206,12 @@ def _compiler(given: str | None) -> str:
 
 
 @lru_cache(maxsize=64)
-def _library(text: str, entry: str, compiler: str, checked: bool) -> ctypes.CDLL:
+def _library(text: str, entry: str, compiler: str, checked: bool, races: bool) -> ctypes.CDLL:
     """Compile a flat source, unless the cache has it, and load it."""
     parts = [(name, (INCLUDE / name).read_text(encoding="utf-8")) for name in _HEADERS]
     parts += [("constants", _DYNAMIC_SHARED.sub(_DYNAMIC_ON_HOST, text)), ("entry", f"CONVKIT_HOST_ENTRY({entry})\n")]
     source = "".join(f'#line 1 "{name}"\n{part}\n' for name, part in parts)
-    flags = (*_FLAGS, *(_CHECKS if checked else ()))
+    flags = (*_FLAGS, *(_CHECKS if checked else ()), *(_RACES if races else ()))
     folder = cache_folder() / "host"
     path = folder / f"{cache_key(compiler=_version(compiler), flags=flags, source=source)}.so"
     if not path.exists():
@@ -224,8 +232,12 @@ def _library(text: str, entry: str, compiler: str, checked: bool) -> ctypes.CDLL
 
 def _compile(entry: str, source: str, compiler: str, flags: Sequence[str], output: Path) -> None:
     """Compile a text into a shared library."""
-    command = [compiler, *flags, "-x", "c++", "-", "-o", str(output), "-ldl", "-lm"]
+    made = f"{output}.o"
+    command = [compiler, *flags, "-c", "-x", "c++", "-", "-o", made]
     done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+    if not done.returncode:  # without the flags, which would link libraries of sanitizers
+        command = [compiler, "-shared", made, "-o", str(output), "-ldl", "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
         raise KernelError(
@@ -259,10 +271,11 @@ def _version(compiler: str) -> str:
 
 
 def _line(library: str, counter: str) -> str:
-    """Return ``file:line`` of an instruction of a library, as far as addr2line knows it."""
+    """Return ``file:line`` of an instruction of a library, as far as addr2line knows it, and of what inlines it."""
     if not shutil.which("addr2line"):
         return f"at {counter} of {library}"
     command = ["addr2line", "-i", "-e", library, counter]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     places = [line.split(" ")[0].rsplit("/", 1)[-1] for line in done.stdout.splitlines()]
-    return next((place for place in places if not place.startswith(("host.h", "?"))), f"at {counter} of {library}")
+    known = [place for place in dict.fromkeys(places) if not place.startswith(("host.h", "host_", "entry", "?"))]
+    return " in ".join(known) or f"at {counter} of {library}"

@@ -1,5 +1,5 @@
-// Runs one CUDA kernel on the host. convkit/kernels/host.py puts this file, host_functions.h and host_guard.h before the
-// flattened source of a kernel and compiles all as one C++17 shared library for Linux.
+// Runs one CUDA kernel on the host. convkit/kernels/host.py puts this file, host_races.h, host_functions.h and
+// host_guard.h before the flattened source of a kernel and compiles all as one C++17 shared library for Linux.
 //
 // Blocks run one after another. The threads of a block are fibres with stacks of their own; one runs until it waits at
 // a barrier, a shuffle or a vote, or returns, and then the next one does. A barrier that some thread never reaches stops
@@ -142,6 +142,14 @@ __attribute__((visibility("hidden"))) Request request;
 __attribute__((visibility("hidden"))) void (*body)(void**);
 static thread_local char first_of_shared;  // so that the segment exists and can be found
 
+// What host_races.h does if races are looked for.
+bool begin_races(void* variables, size_t bytes);
+void end_races();
+void begin_block();
+void meet_block();
+void meet_lanes(int warp, unsigned lanes);
+bool is_ready(const Fibre* fibre);
+
 inline int lane_of(const Fibre* fibre) { return int(fibre - fibres) % WARP; }
 inline Warp& warp_of(const Fibre* fibre) { return warps[(fibre - fibres) / WARP]; }
 
@@ -180,6 +188,7 @@ inline void release_barrier() {
         if (fibres[i].waits == BARRIER) fibres[i].waits = NONE, fibres[i].result = unsigned(votes);
     }
     arrived = votes = 0;
+    meet_block();
 }
 
 // Let the lanes of `mask` go on if all of them that have not returned wait at one operation.
@@ -192,6 +201,7 @@ inline void release_warp(int warp, unsigned mask) {
         if (!(lanes >> i & 1)) continue;
         if (first[i].mask != mask || first[i].waits != leader.waits || first[i].place != leader.place) return;
     }
+    const Operation leader_waits = leader.waits;
     unsigned ballot = 0;
     for (int i = 0; i < WARP; ++i) {
         if (lanes >> i & 1 && first[i].value != 0) ballot |= 1u << i;
@@ -210,6 +220,7 @@ inline void release_warp(int warp, unsigned mask) {
         if (lanes >> i & 1) first[i].waits = NONE;
     }
     warps[warp].waiting &= ~lanes;
+    if (leader_waits == SYNCWARP) meet_lanes(warp, lanes);
 }
 
 __attribute__((noinline)) inline int wait_block(bool vote, Place place) {
@@ -331,6 +342,7 @@ inline void say_deadlock() {
 inline bool run_block(unsigned* order, unsigned long long& state) {
     live = threads;
     arrived = votes = 0;
+    begin_block();
     for (int w = 0; w * WARP < threads; ++w) {
         const int lanes = threads - w * WARP;
         warps[w] = {lanes >= WARP ? ~0u : (1u << lanes) - 1, 0};
@@ -346,7 +358,7 @@ inline bool run_block(unsigned* order, unsigned long long& state) {
         for (int i = 0; i < threads; ++i) {
             Fibre* const fibre = fibres + order[i];
             if (fibre->done || still >> order[i] / WARP & 1) continue;
-            if (fibre->waits == WATCH && fibre->ready(fibre->watched, fibre->wanted)) fibre->waits = NONE;
+            if (fibre->waits == WATCH && is_ready(fibre)) fibre->waits = NONE;
             if (fibre->waits != NONE) continue;
             progress = true;
             if (!enter(fibre)) return false;
@@ -409,6 +421,8 @@ inline bool run_grid() {
         Segment segment = {};
         first_of_shared = 0;
         dl_iterate_phdr(find_shared, &segment);
+        good = begin_races(segment.start, segment.bytes);
+        if (!good) say("the host has no memory to look for races");
         unsigned long long state = request.seed;
         unsigned* const block_order = order + threads;
         arrange(block_order, blocks, state);
@@ -420,6 +434,7 @@ inline bool run_grid() {
             good = run_block(order, state);
         }
     }
+    end_races();
     if (fibres != nullptr) munmap(fibres, fibre_bytes);
     if (stacks != nullptr) munmap(stacks, STACK * size_t(threads));
     if (shared_region != nullptr) munmap(shared_region, shared_bytes + 4096);

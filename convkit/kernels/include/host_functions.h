@@ -159,44 +159,57 @@ V __ldg(const V* address) {
     return *address;
 }
 
+// An access that races with no other atomic one.
+#define CONVKIT_HOST_ATOMIC                              \
+    convkit_host::on_atomic(address, sizeof *address);   \
+    const convkit_host::Quiet quiet
+
 template <typename V>
-V atomicExch(V* address, std::common_type_t<V> value) {
+__forceinline__ V atomicExch(V* address, std::common_type_t<V> value) {
+    CONVKIT_HOST_ATOMIC;
     const V old = *address;
     *address = value;
     return old;
 }
 
 template <typename V>
-V atomicAdd(V* address, std::common_type_t<V> value) {
+__forceinline__ V atomicAdd(V* address, std::common_type_t<V> value) {
+    CONVKIT_HOST_ATOMIC;
     return atomicExch(address, *address + value);
 }
 
 template <typename V>
-V atomicSub(V* address, std::common_type_t<V> value) {
+__forceinline__ V atomicSub(V* address, std::common_type_t<V> value) {
+    CONVKIT_HOST_ATOMIC;
     return atomicExch(address, *address - value);
 }
 
 template <typename V>
-V atomicMax(V* address, std::common_type_t<V> value) {
+__forceinline__ V atomicMax(V* address, std::common_type_t<V> value) {
+    CONVKIT_HOST_ATOMIC;
     return atomicExch(address, *address < value ? value : *address);
 }
 
 template <typename V>
-V atomicMin(V* address, std::common_type_t<V> value) {
+__forceinline__ V atomicMin(V* address, std::common_type_t<V> value) {
+    CONVKIT_HOST_ATOMIC;
     return atomicExch(address, value < *address ? value : *address);
 }
 
 template <typename V>
-V atomicOr(V* address, std::common_type_t<V> value) {
+__forceinline__ V atomicOr(V* address, std::common_type_t<V> value) {
+    CONVKIT_HOST_ATOMIC;
     return atomicExch(address, *address | value);
 }
 
 template <typename V>
-V atomicAnd(V* address, std::common_type_t<V> value) {
+__forceinline__ V atomicAnd(V* address, std::common_type_t<V> value) {
+    CONVKIT_HOST_ATOMIC;
     return atomicExch(address, *address & value);
 }
 
 template <typename V>
-V atomicCAS(V* address, std::common_type_t<V> expected, std::common_type_t<V> value) {
+__forceinline__ V atomicCAS(V* address, std::common_type_t<V> expected, std::common_type_t<V> value) {
+    CONVKIT_HOST_ATOMIC;
     return *address == expected ? atomicExch(address, value) : *address;
 }

@@ -124,7 +124,11 @@ template <int COUNT>
 CONVKIT_INLINE void store_remote(Shared, unsigned, const float (&)[COUNT]) {}
 
 // A barrier's bit 32 is its phase; below are 16 bits for how many arrive, and 16 for how many of them have not yet.
-CONVKIT_INLINE void init_barrier(Shared barrier, int arrivals) { *(Barrier*)barrier = arrivals << 16 | arrivals; }
+CONVKIT_INLINE void init_barrier(Shared barrier, int arrivals) {
+    convkit_host::on_init(barrier);
+    const convkit_host::Quiet quiet;
+    *(Barrier*)barrier = arrivals << 16 | arrivals;
+}
 CONVKIT_INLINE void publish_barriers() {}
 CONVKIT_INLINE void see_shared() {}
 CONVKIT_INLINE bool is_over(const void* barrier, unsigned parity) {
@@ -132,16 +136,24 @@ CONVKIT_INLINE bool is_over(const void* barrier, unsigned parity) {
 }
 CONVKIT_INLINE void wait(Shared barrier, unsigned parity) {
     convkit_host::wait_until(is_over, barrier, parity, {__FILE__, __LINE__});
+    convkit_host::on_wait(barrier, parity);
 }
 CONVKIT_INLINE void arrive(Shared at) {
+    convkit_host::on_arrive(at);
+    const convkit_host::Quiet quiet;
     Barrier& barrier = *(Barrier*)at;
-    --barrier;
-    if ((barrier & 0xffff) == 0) barrier = (barrier ^ 1ull << 32) | (barrier >> 16 & 0xffff);
+    if ((--barrier & 0xffff) != 0) return;
+    barrier = (barrier ^ 1ull << 32) | (barrier >> 16 & 0xffff);
+    convkit_host::on_phase(at);
 }
 CONVKIT_INLINE void arrive_remote(Shared, unsigned) {}
 template <int PARTS>
 CONVKIT_INLINE void copy_tile(Shared to, const void* from, int bytes, Shared barrier, unsigned short) {
-    for (int i = 0; i < bytes / 16; ++i) ((uint4*)to)[i] = ((const uint4*)from)[i];
+    convkit_host::on_copy(to, bytes, barrier);
+    {
+        const convkit_host::Quiet quiet;
+        for (int i = 0; i < bytes / 16; ++i) ((uint4*)to)[i] = ((const uint4*)from)[i];
+    }
     arrive(barrier);
 }
 template <bool publish>
@@ -156,9 +168,17 @@ CONVKIT_INLINE bool is_over_since(const void* meeting, unsigned generation) {
 }
 CONVKIT_INLINE void meet_warpgroup() {  // which the tensor cores do by themselves
     Meeting& meeting = meetings[threadIdx.x / 128];
-    const unsigned generation = meeting.generation;
-    if (++meeting.last == 127) meeting = {~0u, generation + 1};
-    else convkit_host::wait_until(is_over_since, &meeting, generation, {__FILE__, __LINE__});
+    unsigned generation;
+    {
+        const convkit_host::Quiet quiet;
+        generation = meeting.generation;
+        if (++meeting.last == 127) {
+            meeting = {~0u, generation + 1};
+            convkit_host::meet_only(threadIdx.x / 128 * 128, 128);
+            return;
+        }
+    }
+    convkit_host::wait_until(is_over_since, &meeting, generation, {__FILE__, __LINE__});
 }
 template <int COUNT, int BEFORE>
 CONVKIT_INLINE void set_registers() {}

@@ -193,6 +193,13 @@ def test_the_order_of_threads_and_blocks_does_not_matter(form: str) -> None:
     assert not launch.scratch[:2].any()
 
 
+@pytest.mark.parametrize("topk", [60, 700])
+def test_has_no_races(topk: int) -> None:
+    maps = heads(2, 4, 32, 48, seed=5)
+    maps["hm"] = maps["hm"].round()
+    check(spec(classes=4, topk=topk), maps, races=True)
+
+
 def test_sizes_per_class_and_no_offsets() -> None:
     for dtype in DTYPES.values():
         maps = {name: value.to(dtype) for name, value in heads(2, sizes=6).items()}

@@ -168,14 +168,18 @@ FAULTS = {
 }
 
 
+def faulty(folder: Path, right: str, wrong: str) -> Kernel:
+    """The kernel with one place replaced."""
+    text = flatten(HOPPER.source)
+    assert text.count(right) == 1
+    (folder / "faulty.cu").write_text(text.replace(right, wrong), encoding="utf-8")
+    return replace(HOPPER, source=folder / "faulty.cu")
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_in_waiting_are_found(fault: str, tmp_path: Path) -> None:
     """By another result, by threads that wait for ever, or by samples outside of the image."""
-    right, wrong = FAULTS[fault]
-    text = flatten(HOPPER.source)
-    assert text.count(right) == 1
-    (tmp_path / "faulty.cu").write_text(text.replace(right, wrong), encoding="utf-8")
-    kernel, case = replace(HOPPER, source=tmp_path / "faulty.cu"), MANY_TURNS["one patch at a time"]
+    kernel, case = faulty(tmp_path, *FAULTS[fault]), MANY_TURNS["one patch at a time"]
     given = case.inputs()
     expected = compute(case, given, multiprocessors=1)
 
@@ -187,6 +191,50 @@ def test_faults_in_waiting_are_found(fault: str, tmp_path: Path) -> None:
         return torch.equal(result, expected)
 
     assert not all(map(is_right, ORDERS))
+
+
+@pytest.mark.parametrize("name", ["several producers", "two patches at a time", "a ring of weights", "groups"])
+def test_has_no_races(name: str) -> None:
+    case = CASES[name]
+    compute(case, case.inputs(), races=True)
+
+
+@pytest.mark.parametrize("name", ["weights that stay", "one patch at a time", "four samples ahead"])
+def test_has_no_races_in_many_turns(name: str) -> None:
+    case = MANY_TURNS[name]
+    given = case.inputs()
+    compute(case, given, multiprocessors=1, races=True)
+    compute(case, given, multiprocessors=1, races=True, order=1)
+
+
+MORE_FAULTS = FAULTS | {
+    "a warp says too early that its samples are there": (
+        "__syncwarp();\n            if (lane == 0) {\n                arrive(full_samples",
+        "if (lane == 0) {\n                arrive(full_samples",
+    ),
+    "a warp says too early that its tables are there": (
+        "__syncwarp();\n                    if (lane == 0) arrive(full_tables",
+        "if (lane == 0) arrive(full_tables",
+    ),
+    "counts too few warps of a producer": (
+        "init_barrier(full_samples + 8 * s, 4);",
+        "init_barrier(full_samples + 8 * s, s == 0 ? 3 : 4);",
+    ),
+    "counts too few warps that prepare": (
+        "init_barrier(full_tables + 8 * s, PREPARERS / 32);",
+        "init_barrier(full_tables + 8 * s, PREPARERS / 32 - 1);",
+    ),
+    "uses barriers before they are there": ("else __syncthreads();", ""),
+    "keeps back samples": ("if (i > 0 || m > 0) release(m == 0);\n", ""),
+}
+
+
+@pytest.mark.parametrize("fault", MORE_FAULTS)
+def test_faults_in_waiting_are_races_or_deadlocks(fault: str, tmp_path: Path) -> None:
+    """In the first order that comes."""
+    kernel, case = faulty(tmp_path, *MORE_FAULTS[fault]), MANY_TURNS["one patch at a time"]
+    with pytest.raises(KernelError, match=r"race at byte|wait for others that never arrive"):
+        compute(case, case.inputs(), multiprocessors=1, kernel=kernel, races=True)
 
 
 @pytest.mark.parametrize("name", ["x", "weight", "bias"])

@@ -202,6 +202,11 @@ def test_every_tile_covers_several_blocks(tile: Tile, last: bool) -> None:
     check(Case(layer, 3, 2 * 36, 7, 9, last=(last,) * 3, tile=tile), fast=True, guard=True)
 
 
+def test_has_no_races() -> None:
+    layer = Layer(35, (3, 3), padding=(1, 1), groups=2)
+    check(Case(layer, 1, 2 * 36, 7, 9, tile=TILES[-1]), fast=True, races=True)
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_outputs_are_written_four_at_a_time_where_they_are_aligned(last: bool) -> None:
     check(Case(Layer(68, (1, 1)), 2, 5, 8, 10, last=(False, False, last), dtype="float16"), fast=True, guard="start")

@@ -102,6 +102,11 @@ def test_the_order_of_threads_and_blocks_does_not_matter(name: str) -> None:
         assert torch.equal(compute(case, given, order=order), first)
 
 
+@pytest.mark.parametrize("name", ["sums of four warps", "three stages"])
+def test_has_no_races(name: str) -> None:
+    check(CASES[name], races=True)
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Any shape for a few variants: what is compiled is not drawn, because that takes a second."""
