@@ -16,9 +16,9 @@
 //
 // So a race is found in whatever order threads run here, as long as both accesses are made. Not seen are: global
 // memory; other blocks of a cluster; that a fence between proxies is missing; memcpy and memset that g++ does not
-// expand; that copies by cp.async and matrix products of a warpgroup go on, on a GPU, until a thread waits for them:
-// here they are made at once. Of reads that others cover only the last ones are kept, which forgets one where the
-// threads of a product learn of its successor and not of itself.
+// expand; that copies by cp.async go on, on a GPU, until a thread waits for them: here they are made at once. Of reads
+// that others cover only the last ones are kept, which forgets one where the threads of a product learn of its successor
+// and not of itself.
 #ifndef CONVKIT_HOST_RACES
 #define CONVKIT_HOST_RACES 0
 #endif

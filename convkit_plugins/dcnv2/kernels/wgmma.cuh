@@ -1,7 +1,7 @@
 // Warpgroup matrix products of Hopper (sm_90a): 64 rows times columns, both from shared memory.
 //
-// ELEMENT is the type of the operands: "f16" or "bf16". The sums are float. On the host, each warp computes its 16 rows
-// at once, and reads as a descriptor says.
+// ELEMENT is the type of the operands: "f16" or "bf16". The sums are float. On the host, each thread computes its sums
+// when it waits for them, and reads as a descriptor says. A warpgroup may have 64 products on their way.
 #pragma once
 #include "convkit.cuh"
 #include "hopper.cuh"
@@ -111,33 +111,65 @@ CONVKIT_INLINE void wgmma(float (&d)[128], unsigned long long a, unsigned long l
 CONVKIT_INLINE unsigned long long descriptor(Shared tile, unsigned offset) {
     return (unsigned long long)tile + offset;
 }
-// Products begin, and are done, for the four warps together.
-CONVKIT_INLINE void wgmma_begin() { meet_warpgroup(); }
-CONVKIT_INLINE void wgmma_end() {}
-template <int COUNT>
-CONVKIT_INLINE void wgmma_wait() {
-    meet_warpgroup();
-}
-CONVKIT_INLINE void change(float&) {}
-
 // Word `word` (two values along the sum) of row or column n.
 CONVKIT_INLINE unsigned word_of(unsigned long long tile, int n, int word) {
     const unsigned long long start = tile & ~127ull, along = (tile & 127) + word * 4;
     return *(const unsigned*)(start + n * 128 + ((along / 16 ^ n % 8) * 16) + along % 16);
 }
 
-// Lane 4 g + q of warp w has, of every 8 columns, 2 q and 2 q + 1: of row 16 w + g in d[4 j], d[4 j + 1], and of the row
-// 8 further on in the next two.
-template <int COUNT>
-CONVKIT_INLINE void wgmma(float (&d)[COUNT], unsigned long long a, unsigned long long b) {
-    const int lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane / 4;
-    for (int i = 0; i < COUNT; ++i) {
-        const int n = i / 4 * 8 + lane % 4 * 2 + i % 2;
-        for (int t = 0; t < 8; ++t) {
-            const float2 x = unpack2<T>(word_of(a, row + i / 2 % 2 * 8, t)), y = unpack2<T>(word_of(b, n, t));
-            d[i] += x.x * y.x + x.y * y.y;
+struct Product {
+    unsigned long long a, b;
+    float* sums;
+    unsigned columns, group;
+};
+struct Products {
+    unsigned count, groups;
+    Product list[64];
+
+    // Lane 4 g + q of warp w has, of every 8 columns, 2 q and 2 q + 1: of row 16 w + g in sums[4 j], sums[4 j + 1], and
+    // of the row 8 further on in the next two.
+    void compute(const Product& product) {
+        const int lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane / 4;
+        for (int i = 0; i < int(product.columns) / 2; ++i) {
+            const int n = i / 4 * 8 + lane % 4 * 2 + i % 2;
+            for (int t = 0; t < 8; ++t) {
+                const float2 x = unpack2<T>(word_of(product.a, row + i / 2 % 2 * 8, t));
+                const float2 y = unpack2<T>(word_of(product.b, n, t));
+                product.sums[i] += x.x * y.x + x.y * y.y;
+            }
         }
     }
+    void finish(unsigned running) {  // all but the last groups
+        unsigned done = 0;
+        while (done < count && list[done].group + running < groups) compute(list[done++]);
+        for (unsigned i = done; i < count; ++i) list[i - done] = list[i];
+        count -= done;
+    }
+};
+static Products products[1024];
+__shared__ unsigned no_products_yet;  // all bits are set before each block
+
+// Products begin, and are done, for the four warps together.
+CONVKIT_INLINE void wgmma_begin() {
+    {
+        const convkit_host::Quiet quiet;
+        for (Products& of_thread : products)
+            if (no_products_yet) of_thread.count = of_thread.groups = 0;
+        no_products_yet = 0;
+    }
+    meet_warpgroup();
+}
+CONVKIT_INLINE void wgmma_end() { ++products[threadIdx.x].groups; }
+template <int COUNT>
+CONVKIT_INLINE void wgmma_wait() {
+    products[threadIdx.x].finish(COUNT);
+    meet_warpgroup();
+}
+CONVKIT_INLINE void change(float&) {}
+template <int COUNT>
+CONVKIT_INLINE void wgmma(float (&d)[COUNT], unsigned long long a, unsigned long long b) {
+    Products& mine = products[threadIdx.x];
+    mine.list[mine.count++] = {a, b, d, COUNT * 2, mine.groups};
 }
 
 #endif

@@ -146,7 +146,6 @@ def test_does_not_depend_on_the_order_of_threads_or_the_number_of_blocks() -> No
 
 FAULTS = {
     "writes samples that are not multiplied yet": ("if (j == 0) wait(empty_samples + 8 * slot, phase);", ""),
-    "multiplies samples that are not there yet": ("wait(full_samples + 8 * samples_slot, samples_phase);", ""),
     "copies weights over others": ("if (n >= STAGES) wait(empty_weights + 8 * s, (n / STAGES - 1) & 1);", ""),
     "multiplies weights that are not there yet": (
         "if (!RESIDENT || turn == 0) wait(full_weights + 8 * weights_slot, weights_phase);",
@@ -208,6 +207,7 @@ def test_has_no_races_in_many_turns(name: str) -> None:
 
 
 MORE_FAULTS = FAULTS | {
+    "multiplies samples that are not there yet": ("wait(full_samples + 8 * samples_slot, samples_phase);", ""),
     "a warp says too early that its samples are there": (
         "__syncwarp();\n            if (lane == 0) {\n                arrive(full_samples",
         "if (lane == 0) {\n                arrive(full_samples",
@@ -226,6 +226,13 @@ MORE_FAULTS = FAULTS | {
     ),
     "uses barriers before they are there": ("else __syncthreads();", ""),
     "keeps back samples": ("if (i > 0 || m > 0) release(m == 0);\n", ""),
+    "gives back what is being multiplied": ("wgmma_wait<1>();", ""),
+    "waits for too few products": ("wgmma_wait<1>();", "wgmma_wait<2>();"),
+    "gives back the tile of a running product": (
+        "if (i > 0 || m > 0) release(m == 0);\n                    last_samples = samples_slot;",
+        "last_samples = samples_slot; if (i > 0 || m > 0) release(m == 0);",
+    ),
+    "gives back the last tile too early": ("wgmma_wait<0>();", ""),
 }
 
 
