@@ -7,10 +7,10 @@ time leaves out the sigmoid, which ours includes. Errors are relative L2 distanc
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 
 import torch
+from gpu_dcn import graph_microseconds
 from torch import Tensor
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
@@ -32,28 +32,6 @@ MORE_TILES = (
     Tile(32, 64, 4, 4, 3),
 )
 """Tiles that are tried besides those of the tests."""
-
-
-def microseconds(call: Callable[[], object], calls: int = 20, repeats: int = 9) -> float:
-    """Return the median time of a call, many of them in one graph."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        call()
-        call()
-        stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            for _ in range(calls):
-                call()
-    times = []
-    for _ in range(repeats + 1):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end) * 1000 / calls)
-    return statistics.median(times[1:])
 
 
 def layout(tensor: Tensor) -> Layout:
@@ -87,7 +65,7 @@ def measure(channels: int, filters: int, side: int, batch: int, dtype: torch.dty
     x, raw = x.contiguous(memory_format=form), raw.contiguous(memory_format=form)
     offset, mask = raw[:, :18].contiguous(), raw[:, 18:].sigmoid().contiguous()
     dense = x.contiguous()
-    peer = microseconds(lambda: torchvision_deform_conv2d(dense, offset, weight, bias, padding=1, mask=mask))
+    peer = graph_microseconds(lambda: torchvision_deform_conv2d(dense, offset, weight, bias, padding=1, mask=mask))
     exact = compute(
         *(x.double(), weight.double(), raw[:, :18].double(), bias.double(), raw[:, 18:].double().sigmoid()),
         *((1, 1), (1, 1), (1, 1), 1),
@@ -96,7 +74,8 @@ def measure(channels: int, filters: int, side: int, batch: int, dtype: torch.dty
     times, errors = {}, []
     for tile in (*TILES, *MORE_TILES):
         out.fill_(float("nan"))
-        times[tile] = microseconds(prepare(Layer(filters, (3, 3), padding=(1, 1)), x, raw, weight, bias, out, tile))
+        call = prepare(Layer(filters, (3, 3), padding=(1, 1)), x, raw, weight, bias, out, tile)
+        times[tile] = graph_microseconds(call)
         errors.append(float((out - exact).norm() / exact.norm()))
     worst = torch.tensor(errors).max()  # unlike Python's max it keeps a NaN
     chosen = tile_for(batch * side * side, filters)

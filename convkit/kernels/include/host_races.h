@@ -63,7 +63,7 @@ struct Mbarrier {
 struct Races {
     unsigned char* mapped;
     size_t mapped_bytes;
-    uintptr_t library, dynamic, variables;  // where they begin
+    uintptr_t code, dynamic, variables;  // where they begin
     size_t dynamic_bytes, variables_bytes;
     Cell* cells;                // of the dynamic shared memory, then of the variables
     unsigned char* numbers;     // for each cell, one more than the number of the mbarrier in it
@@ -114,8 +114,8 @@ CONVKIT_HOST_UNSEEN bool begin_races(void* variables, size_t bytes) {
     r.waiting = reinterpret_cast<unsigned*>(places[4]);
     r.ended = reinterpret_cast<unsigned*>(places[5]);
     for (unsigned& tick : r.ticks) tick = 1;
-    Dl_info library;
-    if (dladdr(reinterpret_cast<void*>(&begin_races), &library) != 0) r.library = uintptr_t(library.dli_fbase);
+    Dl_info info;
+    if (dladdr(reinterpret_cast<void*>(&begin_races), &info) != 0) r.code = uintptr_t(info.dli_fbase);
     return true;
 }
 
@@ -239,7 +239,7 @@ CONVKIT_HOST_UNSEEN void on_access(const void* address, size_t size, Access acce
     size_t offset;
     if (!offset_of(address, offset) || races.quiet != 0) return;
     const int self = int(current - fibres), warp = self / WARP;
-    const unsigned place = unsigned(uintptr_t(counter) - 1 - races.library);
+    const unsigned place = unsigned(uintptr_t(counter) - 1 - races.code);
     const Record record = {0, races.ticks[warp], 1u << self % WARP, place, (unsigned short)warp, 0, access};
     note_bytes(offset, size, record, self);
 }
@@ -351,7 +351,7 @@ CONVKIT_HOST_UNSEEN void on_copy(const void* address, size_t size, const void* m
     size_t offset;
     const int k = mbarrier_at(mbarrier), self = int(current - fibres);
     if (k < 0 || size == 0 || !offset_of(address, offset)) return;
-    const unsigned place = unsigned(uintptr_t(__builtin_return_address(0)) - 1 - r.library);
+    const unsigned place = unsigned(uintptr_t(__builtin_return_address(0)) - 1 - r.code);
     const Record record = {0, r.mbarriers[k].over + 1, unsigned(self), place, (unsigned short)(COPY | k), 0, WRITE};
     note_bytes(offset, size, record, self);
     r.mbarriers[k].copies = true;

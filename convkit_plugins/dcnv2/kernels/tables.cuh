@@ -47,22 +47,16 @@ CONVKIT_INLINE void write_weights(unsigned char* to, const Sample& s) {
 }
 
 // A half of a word, twice. Said so, the compiler has the multiplication select it.
-CONVKIT_INLINE unsigned twice_low(unsigned v) {
+template <bool UPPER>
+CONVKIT_INLINE unsigned twice_half(unsigned v) {
 #if CONVKIT_DEVICE
+    unsigned short low, high;
+    asm("mov.b32 {%0, %1}, %2;" : "=h"(low), "=h"(high) : "r"(v));
     unsigned result;
-    asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %1;\nmov.b32 %0, {l, l};\n}\n" : "=r"(result) : "r"(v));
+    asm("mov.b32 %0, {%1, %1};" : "=r"(result) : "h"(UPPER ? high : low));
     return result;
 #else
-    return __byte_perm(v, 0, 0x1010);
-#endif
-}
-CONVKIT_INLINE unsigned twice_high(unsigned v) {
-#if CONVKIT_DEVICE
-    unsigned result;
-    asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %1;\nmov.b32 %0, {h, h};\n}\n" : "=r"(result) : "r"(v));
-    return result;
-#else
-    return __byte_perm(v, 0, 0x3232);
+    return __byte_perm(v, 0, UPPER ? 0x3232 : 0x1010);
 #endif
 }
 
@@ -74,6 +68,7 @@ struct RowWeights {
         if (BLEND_FLOAT) return weights_at(load_shared(row + j * WEIGHT_SIZE));
         if (j % 2 == 0) two = load_shared(row + j * WEIGHT_SIZE);
         const unsigned first = j % 2 ? two.z : two.x, last = j % 2 ? two.w : two.y;
-        return weights_at(make_uint4(twice_low(first), twice_high(first), twice_low(last), twice_high(last)));
+        return weights_at(make_uint4(twice_half<false>(first), twice_half<true>(first),
+                                     twice_half<false>(last), twice_half<true>(last)));
     }
 };
