@@ -342,7 +342,7 @@ CONVKIT_HOST_UNSEEN void on_wait(const void* address, unsigned parity) {
     const unsigned known = clock[threads + k], over = r.mbarriers[k].over;  // the phase `known - 1` has that parity:
     if (((known + 1) & 1) == parity || known >= over) return;
     if (known + PHASES >= over) learn(clock, r.ended + (size_t(k) * PHASES + known % PHASES) * r.width);
-    clock[threads + k] = known + 1;
+    else clock[threads + k] = known + 1;
 }
 
 // The current thread begins a copy whose end the mbarrier tells.
