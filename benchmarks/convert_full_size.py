@@ -38,7 +38,7 @@ def inference(weights: Path, artifact: Path, runs: int) -> tuple[float, float]:
     import torch
 
     import convkit
-    from convkit.adapter import Request
+    from convkit.model import Request
     from convkit.plugins import manager
 
     predictor = convkit.load(artifact)

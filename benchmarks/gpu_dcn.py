@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convkit_plugins.dcnv2._compute import compute
-from convkit_plugins.dcnv2._layer_op import dcnv2
+from convkit_plugins.dcnv2.op import compute, dcnv2
 
 LAYERS = ((512, 256, 16), (256, 128, 32), (128, 64, 64), (64, 64, 128), (128, 128, 64), (256, 256, 32))
 """Input channels, output channels, and side of the map."""

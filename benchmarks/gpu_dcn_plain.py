@@ -14,10 +14,10 @@ from gpu_dcn import graph_microseconds
 from torch import Tensor
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
-from convkit.kernels import load
-from convkit_plugins.dcnv2._compute import compute
-from convkit_plugins.dcnv2._layers import Layer, Layout
-from convkit_plugins.dcnv2._plain import PLAIN, TILES, Tile, can_load_four, pack_plain, plain_scalars, tile_for
+from convkit.cuda import load
+from convkit_plugins.dcnv2.cuda import PLAIN, Layer, Layout, Tile, can_load_four, pack_plain, plain_scalars, tile_for
+from convkit_plugins.dcnv2.cuda._plain import TILES
+from convkit_plugins.dcnv2.op import compute
 
 SHAPES = ((64, 64, 128, 8), (256, 128, 32, 8), (512, 256, 16, 1), (512, 256, 16, 8))
 """Input channels, filters, side of the map and batch."""

@@ -21,13 +21,20 @@ from typing import Any
 import torch
 from gpu_dcn import BATCHES, LAYERS, Case, graph_microseconds
 
+from convkit.cuda import Variant, compile_variant, load
 from convkit.errors import ConvkitError
-from convkit.kernels import Variant, compile_variant, load
-from convkit_plugins.dcnv2 import _hopper
-from convkit_plugins.dcnv2._compute import compute
-from convkit_plugins.dcnv2._layers import Layer, Layout
-from convkit_plugins.dcnv2._tactics import PATCH, Problem, Tactic, fits, producer_registers
-from convkit_plugins.dcnv2._weights import pack_for_wgmma
+from convkit_plugins.dcnv2.cuda import (
+    PATCH,
+    Layer,
+    Layout,
+    Problem,
+    Tactic,
+    _hopper,
+    fits,
+    pack_for_wgmma,
+    producer_registers,
+)
+from convkit_plugins.dcnv2.op import compute
 
 KEPT = 4
 FIELDS: dict[str, tuple[int, ...]] = {

@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convkit.kernels import Image, Variant, compile_variant, load
-from convkit_models.centernet._decode import CtdetDecode
-from convkit_models.centernet._decode_cuda import Call, CudaDecode, Tuning
-from convkit_models.centernet._decode_cuda import Tensor as Description
-from convkit_models.centernet._decode_kernels import TUNINGS
+from convkit.cuda import Image, Variant, compile_variant, load
+from convkit_models.centernet.tasks.ctdet import CtdetDecode, CudaDecode
+from convkit_models.centernet.tasks.ctdet._decode_kernels import TUNINGS
+from convkit_models.centernet.tasks.ctdet._device_decode import Call, Tuning
+from convkit_models.centernet.tasks.ctdet._device_decode import Tensor as Description
 
 CLASSES, SIDE, TOPK = 80, 128, 100
 BANDWIDTH = {"H100 80GB HBM3": 3.35e6, "H200": 4.8e6, "A100-SXM4-80GB": 2.04e6}

@@ -19,7 +19,7 @@ from cupy.cuda.function import Module
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.sample_kernels import SCALE
 
-from convkit.kernels import load
+from convkit.cuda import load
 
 
 def cases() -> Mapping[str, Callable[[], object]]:

@@ -25,8 +25,8 @@ import cv2
 import numpy as np
 import torch
 
-from convkit.kernels import image_table
 from convkit.processing import Placement
+from convkit.processing.image_warp import image_table
 from convkit_models.centernet._preprocess import Affine
 
 SPEC = {

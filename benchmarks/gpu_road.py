@@ -36,7 +36,7 @@ from support.checkpoints import make_checkpoint, make_network
 
 import convkit
 from convkit.backends.torch import Torch
-from convkit.imaging import synthetic_scenes
+from convkit.processing import synthetic_scenes
 from convkit_models.centernet._preprocess import Affine
 from convkit_plugins.dcnv2 import DCN
 

@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from convkit.imaging import synthetic_scenes
+from convkit.processing import synthetic_scenes
 from convkit_models.centernet import convkit_decode, convkit_preprocess
 from convkit_models.centernet._adapter import COCO_MEAN, COCO_STD
 from convkit_models.centernet._geometry import affine

@@ -12,45 +12,52 @@ from typing import TYPE_CHECKING, Any
 from convkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from convkit.adapter import Adapter, ModelSpec, Option, Request, SourceModel, Target, TensorSpec, Tolerance
     from convkit.artifact import Artifact
-    from convkit.backends import Backend, DeviceSession, Session
+    from convkit.backends import Backend, DeviceSession, Session, TensorRTPlugin
     from convkit.backends.torch._node import TorchNode
-    from convkit.dims import Dim
+    from convkit.conversion import AttributePatch, ModulePatch, convert
+    from convkit.doctor import Remedy
     from convkit.errors import CheckpointError, ConvkitError
-    from convkit.expect import Expect, at_least, exactly, optional
     from convkit.graph import Miss, NodeRewrite, Rewrite
-    from convkit.patching import AttributePatch, ModulePatch
-    from convkit.pipeline import convert
+    from convkit.model import (
+        Adapter,
+        Dim,
+        Expect,
+        ModelSpec,
+        Option,
+        Request,
+        SourceModel,
+        Target,
+        TensorSpec,
+        Tolerance,
+        at_least,
+        exactly,
+        optional,
+    )
     from convkit.processing import Decode, DeviceDecode, DevicePreprocess, Placement, Prepared, Preprocess
     from convkit.proof import Verdict, validate
-    from convkit.remedies import Remedy
     from convkit.results import Classification, Detections, Result
     from convkit.runtime import Predictor, load
-    from convkit.tensorrt import TensorRTPlugin
     from convkit.weights import read_weights
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "convkit.adapter": (
-        "Adapter", "ModelSpec", "Option", "Request", "SourceModel", "Target", "TensorSpec", "Tolerance",
-    ),
     "convkit.artifact": ("Artifact",),
-    "convkit.backends": ("Backend", "DeviceSession", "Session"),
+    "convkit.backends": ("Backend", "DeviceSession", "Session", "TensorRTPlugin"),
     "convkit.backends.torch._node": ("TorchNode",),
-    "convkit.dims": ("Dim",),
+    "convkit.conversion": ("AttributePatch", "ModulePatch", "convert"),
+    "convkit.doctor": ("Remedy",),
     "convkit.errors": ("CheckpointError", "ConvkitError"),
-    "convkit.expect": ("Expect", "at_least", "exactly", "optional"),
     "convkit.graph": ("Miss", "NodeRewrite", "Rewrite"),
-    "convkit.patching": ("AttributePatch", "ModulePatch"),
-    "convkit.pipeline": ("convert",),
+    "convkit.model": (
+        "Adapter", "Dim", "Expect", "ModelSpec", "Option", "Request", "SourceModel", "Target", "TensorSpec",
+        "Tolerance", "at_least", "exactly", "optional",
+    ),
     "convkit.processing": ("Decode", "DeviceDecode", "DevicePreprocess", "Placement", "Prepared", "Preprocess"),
     "convkit.proof": ("Verdict", "validate"),
-    "convkit.remedies": ("Remedy",),
     "convkit.results": ("Classification", "Detections", "Result"),
     "convkit.runtime": ("Predictor", "load"),
-    "convkit.tensorrt": ("TensorRTPlugin",),
     "convkit.weights": ("read_weights",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

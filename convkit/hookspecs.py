@@ -15,13 +15,12 @@ import pluggy
 if TYPE_CHECKING:
     import typer
 
-    from convkit.adapter import Adapter, SourceModel, Target
-    from convkit.backends import Backend
+    from convkit.backends import Backend, TensorRTPlugin
+    from convkit.conversion import Patch
+    from convkit.doctor import Remedy
     from convkit.graph import Rewrite
-    from convkit.patching import Patch
+    from convkit.model import Adapter, SourceModel, Target
     from convkit.processing import Decode, Preprocess
-    from convkit.remedies import Remedy
-    from convkit.tensorrt import TensorRTPlugin
 
 hookspec = pluggy.HookspecMarker("convkit")
 hookimpl = pluggy.HookimplMarker("convkit")

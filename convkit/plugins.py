@@ -16,7 +16,7 @@ from convkit import hookspecs
 from convkit.errors import AdapterNotFoundError, ConvkitError, PluginError, suggest
 
 if TYPE_CHECKING:
-    from convkit.adapter import Adapter
+    from convkit.model import Adapter
 
 __all__ = ["BrokenPlugin", "PluginInfo", "PluginManager", "manager"]
 

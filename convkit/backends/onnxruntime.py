@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from convkit.backends import Backend, DeviceSession, Session
+from convkit.backends._backend import Backend, DeviceSession, Session
 from convkit.errors import ConversionError, EnvironmentProblem
 from convkit.hookspecs import hookimpl
 

@@ -12,7 +12,7 @@ from convkit.cli._options import JsonOption, QuietOption, VerboseOption, set_tal
 
 if TYPE_CHECKING:
     from convkit.artifact import Artifact
-    from convkit.pipeline import Conversion
+    from convkit.conversion import Conversion
 
 
 def convert(
@@ -56,8 +56,8 @@ def convert(
 ) -> int:
     """Convert a checkpoint to a proved artifact."""
     set_talk(quiet=quiet, verbose=verbose)
+    from convkit.conversion import Conversion
     from convkit.errors import ProofFailedError
-    from convkit.pipeline import Conversion
 
     conversion = Conversion.plan(
         adapter,

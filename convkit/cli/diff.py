@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from convkit.graph._diff import GraphDiff, NodeChange, WeightChange
+    from convkit.inspection import GraphDiff, NodeChange, WeightChange
 
 __all__ = ["diff"]
 
@@ -34,8 +34,7 @@ def diff(
     """Compare two graphs node by node; the exit code is 0 whether or not they differ, unless --exit-code is given."""
     from convkit.cli._console import emit_json, stdout
     from convkit.cli._layout import show
-    from convkit.graph._diff import diff_graphs
-    from convkit.graph._load import open_graph
+    from convkit.inspection import diff_graphs, open_graph
 
     first, second = open_graph(a), open_graph(b)
     result = diff_graphs(first.model, second.model)
@@ -62,7 +61,7 @@ def _body(result: GraphDiff, limit: int | None) -> Iterator[RenderableType]:
     from rich.text import Text
 
     from convkit.cli._layout import add_row, plural, table
-    from convkit.graph._diff import OTHER
+    from convkit.inspection import OTHER
 
     for rewrite, changes in result.groups().items():
         title = "not explained by a rewrite" if rewrite == OTHER else rewrite

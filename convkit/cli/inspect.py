@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from convkit.artifact import Artifact
-    from convkit.graph._stats import GraphStats, PluginUse
-    from convkit.tensorrt import TensorRTPlugin
+    from convkit.backends import TensorRTPlugin
+    from convkit.inspection import GraphStats, PluginUse
 
 __all__ = ["inspect"]
 
@@ -35,8 +35,7 @@ def inspect(
     """Show inputs, outputs, operators, parameters, arithmetic and precision; of an artifact also its proof."""
     from convkit.cli._console import emit_json, stdout
     from convkit.cli._layout import show
-    from convkit.graph._load import open_graph
-    from convkit.graph._stats import graph_stats, plugin_uses
+    from convkit.inspection import graph_stats, open_graph, plugin_uses
 
     source = open_graph(path)
     sizes = _default_sizes(source.artifact) | _parse_sizes(shape or (), _symbols(source.model))
@@ -68,7 +67,7 @@ def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:
     from rich.text import Text
 
     from convkit.cli._layout import bytes_text, field_grid
-    from convkit.dims import Dim
+    from convkit.model import Dim
 
     manifest = artifact.manifest
     model, graph, verdict = manifest["model"], manifest["graph"], manifest["verdict"]
@@ -203,7 +202,7 @@ def _default_sizes(artifact: Artifact | None) -> dict[str, int]:
 
 
 def _symbols(model: onnx.ModelProto) -> list[str]:
-    from convkit.graph._shapes import graph_inputs, symbols, tensor_info
+    from convkit.inspection import graph_inputs, symbols, tensor_info
 
     return symbols(tensor_info(value) for value in graph_inputs(model.graph))
 
@@ -228,7 +227,7 @@ def _parse_sizes(texts: Sequence[str], known: Sequence[str]) -> dict[str, int]:
 
 def _tensorrt_plugins(artifact: Artifact | None, stats: GraphStats) -> list[TensorRTPlugin]:
     """Return the TensorRT plugins that the loaded plugins declare for such a graph."""
-    from convkit.adapter import Target
+    from convkit.model import Target
     from convkit.plugins import manager
 
     target = Target(opset=stats.opsets.get("ai.onnx", 0))

@@ -22,7 +22,7 @@ from convkit.cli._options import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from convkit.imaging import Frame
+    from convkit.processing import Frame
     from convkit.results import Result
 
 DRAW_SCORE = 0.3
@@ -53,7 +53,7 @@ def run(
     import time
 
     from convkit.cli._console import emit, emit_json, talk
-    from convkit.imaging import frames
+    from convkit.processing import frames
     from convkit.runtime import load
 
     writer = _Drawer(draw) if draw else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from convkit.errors import RewriteError
-from convkit.expect import Expect, optional
+from convkit.model import Expect, optional
 
 if TYPE_CHECKING:
     import onnx

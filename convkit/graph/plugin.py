@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from convkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from convkit.graph import Rewrite
+    from convkit.graph._rewrite import Rewrite
 
 
 @hookimpl(tryfirst=True)

@@ -8,7 +8,7 @@ from convkit.proof._ledger import Ledger
 from convkit.proof._matching import MatchError, compare_results, match_detections
 from convkit.proof._prove import measure_yardsticks, prove
 from convkit.proof._runners import Compute, TorchCompute
-from convkit.proof._samples import Samples, find_decode, find_preprocess
+from convkit.proof._samples import Samples, fit
 from convkit.proof._validate import validate
 from convkit.proof._verdict import Check, Stage, Verdict
 
@@ -25,8 +25,7 @@ __all__ = [
     "Verdict",
     "check_ends",
     "compare_results",
-    "find_decode",
-    "find_preprocess",
+    "fit",
     "load_evidence",
     "match_detections",
     "measure",

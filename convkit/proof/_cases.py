@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from convkit.dims import Dim
+from convkit.model import Dim
 
 __all__ = ["Case", "shape_cases"]
 

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from convkit.adapter import ModelSpec
-from convkit.dims import resolve
-from convkit.processing import Decode
+from convkit.model import ModelSpec, resolve
+from convkit.processing import Decode, find_preprocess
 from convkit.proof._errors import measure
 from convkit.proof._evidence import load_evidence
 from convkit.proof._matching import json_difference
 from convkit.proof._rule import DECODED
-from convkit.proof._samples import Picture, find_preprocess, fit
+from convkit.proof._samples import Picture, fit
 from convkit.proof._verdict import Check
 
 __all__ = ["check_ends", "save_ends"]
@@ -57,7 +56,7 @@ def check_ends(folder: Path, adapter: str, spec: ModelSpec, decode: Decode | Non
 
 
 def _check_inputs(folder: Path, adapter: str, spec: ModelSpec, count: int) -> list[Check]:
-    from convkit.imaging import read_image
+    from convkit.processing import read_image
 
     images = [read_image(folder / _image_name(number)) for number in range(count)]
     samples, _ = load_evidence(folder, spec.inputs[0])

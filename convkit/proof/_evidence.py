@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from convkit.adapter import TensorSpec
 from convkit.artifact import SAMPLES
 from convkit.errors import IntegrityError
+from convkit.model import TensorSpec
 from convkit.processing import Prepared
 from convkit.proof._runners import Compute
 from convkit.proof._samples import Picture, Samples

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from convkit.adapter import ModelSpec
+from convkit.model import ModelSpec
 from convkit.proof._errors import TensorError
 from convkit.proof._rule import limits_of
 from convkit.proof._runners import Compute, compare_runs

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from convkit.adapter import ModelSpec, TensorSpec
-from convkit.dims import resolve
+from convkit.model import ModelSpec, TensorSpec, resolve
 from convkit.processing import Decode
 from convkit.progress import Progress, silent
 from convkit.proof._cases import Case

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from convkit.adapter import TensorSpec, Tolerance
+from convkit.model import TensorSpec, Tolerance
 from convkit.proof._errors import TensorError
 from convkit.proof._matching import SCORE_SLACK, MatchError
 from convkit.proof._verdict import Check

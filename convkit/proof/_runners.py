@@ -21,7 +21,7 @@ from convkit.proof._matching import match_detections, rows_to_detections
 if TYPE_CHECKING:
     import torch
 
-    from convkit.adapter import TensorSpec
+    from convkit.model import TensorSpec
 
 __all__ = ["Compute", "TorchCompute", "compare_runs", "output_errors"]
 

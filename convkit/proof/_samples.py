@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from convkit.adapter import ModelSpec, TensorSpec
-from convkit.dims import resolve
 from convkit.errors import ConversionError
-from convkit.plugins import manager
-from convkit.processing import Decode, Prepared, Preprocess
+from convkit.model import ModelSpec, TensorSpec, resolve
+from convkit.processing import Prepared, find_preprocess
 from convkit.proof._cases import Case
 
-__all__ = ["Samples", "find_decode", "find_preprocess", "fit"]
+__all__ = ["Samples", "fit"]
 
 Picture = tuple[tuple[str, int], ...]
 
@@ -58,29 +55,6 @@ class Samples:
     def first(self, count: int) -> Samples:
         """Return the samples with only ``count`` images."""
         return Samples(self.tensor, {picture: items[:count] for picture, items in self.prepared.items()})
-
-
-def find_preprocess(adapter: str, spec: Mapping[str, Any], sizes: Mapping[str, int] | None = None) -> Preprocess:
-    """Return the preprocess that a plugin offers for ``spec``; ``sizes`` replaces its height and width.
-
-    Raises:
-        ConversionError: no plugin knows this specification.
-    """
-    resized = {**spec, **{name: size for name, size in (sizes or {}).items() if name in spec}}
-    found = manager().hook.convkit_preprocess(adapter=adapter, spec=resized)
-    if found is None:
-        raise ConversionError(
-            f"No plugin preprocesses images for {spec.get('kind')!r}.",
-            hint="Install or enable the plugin of this adapter; `convkit plugins` lists the loaded ones.",
-        )
-    result: Preprocess = found
-    return result
-
-
-def find_decode(adapter: str, spec: Mapping[str, Any]) -> Decode | None:
-    """Return the decode that a plugin offers for ``spec``, or None."""
-    found: Decode | None = manager().hook.convkit_decode(adapter=adapter, spec=spec)
-    return found
 
 
 def fit(prepared: Prepared, shape: tuple[int, ...]) -> Prepared:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convkit.artifact import Artifact
+from convkit.artifact import Artifact, spec_from_manifest
 from convkit.backends import open_session
-from convkit.manifest import spec_from_manifest
+from convkit.processing import find_decode
 from convkit.progress import Progress, silent
 from convkit.proof._cases import shape_cases
 from convkit.proof._ends import check_ends
 from convkit.proof._evidence import load_evidence
 from convkit.proof._prove import prove
-from convkit.proof._samples import find_decode
 from convkit.proof._verdict import Verdict
 
 __all__ = ["validate"]

@@ -10,8 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from convkit.artifact import Artifact
-from convkit.manifest import spec_from_manifest
+from convkit.artifact import Artifact, spec_from_manifest
 from convkit.proof import Verdict, validate
 from convkit.runtime import load
 from convkit.testing._faults import FAULTS, Fault

@@ -9,10 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from convkit.dims import resolve
-from convkit.expect import optional
+from convkit.conversion import patched
 from convkit.graph import apply_rewrite
-from convkit.patching import patched
+from convkit.model import optional, resolve
 from convkit.proof import shape_cases
 from convkit.testing._fixtures import Fixtures
 from convkit.testing._state import module_state, owner_state, state_changes
@@ -20,9 +19,9 @@ from convkit.testing._state import module_state, owner_state, state_changes
 if TYPE_CHECKING:
     import torch
 
-    from convkit.adapter import SourceModel
     from convkit.artifact import Artifact
-    from convkit.patching import Patch
+    from convkit.conversion import Patch
+    from convkit.model import SourceModel
     from convkit.testing._subject import Subject
 
 __all__ = ["ExportChecks"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convkit.adapter import TensorSpec
+from convkit.model import TensorSpec
 
 __all__ = ["FAULTS", "Fault", "changes_nothing", "plant"]
 

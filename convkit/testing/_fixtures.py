@@ -15,8 +15,8 @@ from convkit.testing._subject import Subject
 if TYPE_CHECKING:
     import numpy as np
 
-    from convkit.adapter import SourceModel
     from convkit.artifact import Artifact
+    from convkit.model import SourceModel
 
 __all__ = ["Fixtures"]
 

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convkit.dims import resolve
+from convkit.conversion._settings import OPSETS
+from convkit.model import resolve
 from convkit.proof import measure, shape_cases
-from convkit.settings import OPSETS
 from convkit.testing._fixtures import Fixtures
 from convkit.testing._state import module_state, state_changes
 
 if TYPE_CHECKING:
     import torch
 
-    from convkit.adapter import SourceModel
+    from convkit.model import SourceModel
     from convkit.testing._subject import Subject
 
 __all__ = ["ModelChecks"]

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convkit.manifest import spec_from_manifest, spec_to_json
-from convkit.proof import find_decode, find_preprocess, shape_cases
+from convkit.artifact import spec_from_manifest, spec_to_json
+from convkit.processing import find_decode, find_preprocess
+from convkit.proof import shape_cases
 from convkit.results import Result
 from convkit.testing._fixtures import Fixtures
 
 if TYPE_CHECKING:
-    from convkit.adapter import ModelSpec, SourceModel
+    from convkit.model import ModelSpec, SourceModel
     from convkit.processing import Prepared
     from convkit.testing._subject import Subject
 

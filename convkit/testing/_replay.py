@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from convkit.artifact import spec_from_manifest
 from convkit.backends import open_session
-from convkit.dims import resolve
-from convkit.manifest import spec_from_manifest
-from convkit.proof import Verdict, find_decode, load_evidence, prove, shape_cases
+from convkit.model import resolve
+from convkit.processing import find_decode
+from convkit.proof import Verdict, load_evidence, prove, shape_cases
 from convkit.testing._faults import Fault, changes_nothing, plant
 
 if TYPE_CHECKING:
-    from convkit.adapter import TensorSpec
     from convkit.artifact import Artifact
+    from convkit.model import TensorSpec
     from convkit.proof import Compute
 
 __all__ = ["Replay"]

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convkit.adapter import Adapter, Request, SourceModel, Target
-from convkit.dims import Dim, apply_overrides
+from convkit.model import Adapter, Dim, Request, SourceModel, Target, apply_overrides
 from convkit.plugins import manager
-from convkit.proof import Samples, find_decode, shape_cases
+from convkit.processing import find_decode
+from convkit.proof import Samples, shape_cases
 
 if TYPE_CHECKING:
     import numpy as np
 
     from convkit.artifact import Artifact
+    from convkit.conversion import Patch
     from convkit.graph import Rewrite
-    from convkit.patching import Patch
     from convkit.processing import Decode
 
 __all__ = ["Subject"]
@@ -95,7 +95,7 @@ class Subject:
         Raises:
             ConvkitError: the conversion or the proof failed.
         """
-        from convkit.pipeline import convert
+        from convkit.conversion import convert
 
         return convert(
             self.adapter.name,

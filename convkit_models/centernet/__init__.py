@@ -29,7 +29,7 @@ def convkit_export_patches(adapter: str, model: SourceModel) -> Iterable[ModuleP
     """Make the network return the output form that was asked for."""
     if adapter != _ADAPTER:
         return []
-    from convkit_models.centernet._forms import output_patch
+    from convkit_models.centernet.tasks.ctdet import output_patch
 
     return [output_patch(model.spec.decode)]
 
@@ -37,7 +37,7 @@ def convkit_export_patches(adapter: str, model: SourceModel) -> Iterable[ModuleP
 @hookimpl
 def convkit_preprocess(spec: Mapping[str, Any]) -> Preprocess | None:
     """Serve the official affine warp and normalisation."""
-    from convkit_models.centernet._spec import PREPROCESS
+    from convkit_models.centernet.tasks.ctdet import PREPROCESS
 
     if spec.get("kind") != PREPROCESS:
         return None
@@ -49,12 +49,11 @@ def convkit_preprocess(spec: Mapping[str, Any]) -> Preprocess | None:
 @hookimpl
 def convkit_decode(spec: Mapping[str, Any]) -> Decode | None:
     """Serve the decoding of all three output forms."""
-    from convkit_models.centernet._spec import DECODE
+    from convkit_models.centernet.tasks.ctdet import DECODE
 
     if spec.get("kind") != DECODE:
         return None
-    from convkit_models.centernet._decode import CtdetDecode
-    from convkit_models.centernet._decode_pro import MODE, ProDecode
+    from convkit_models.centernet.tasks.ctdet import MODE, CtdetDecode, ProDecode
 
     return ProDecode(spec) if spec.get("mode") == MODE else CtdetDecode(spec)
 

@@ -57,10 +57,8 @@ class CenterNet(Adapter):
             SettingError: the request does not go with the network.
         """
         from convkit_models.centernet._checkpoint import read_checkpoint
-        from convkit_models.centernet._forms import reference
-        from convkit_models.centernet._infer import check_fit, infer_layout
-        from convkit_models.centernet._networks import expected_shapes, restore
-        from convkit_models.centernet._spec import describe
+        from convkit_models.centernet.networks import check_fit, expected_shapes, infer_layout, restore
+        from convkit_models.centernet.tasks.ctdet import describe, reference
 
         options = {option.name: option.default for option in self.options} | dict(request.options)
         checkpoint = read_checkpoint(request.weights)

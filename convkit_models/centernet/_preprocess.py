@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 
 from convkit import Prepared
+from convkit.cuda import Variant
 from convkit.errors import ImageError
-from convkit.kernels import IMAGE_RECORD, ImageWarp, Variant, image_row
 from convkit.processing import Placement
+from convkit.processing.image_warp import IMAGE_RECORD, ImageWarp, image_row
 from convkit_models.centernet._geometry import affine
 
 __all__ = ["Affine", "AffineOnDevice"]

@@ -14,24 +14,21 @@ from convkit import hookimpl
 
 if TYPE_CHECKING:
     from convkit import ModulePatch, Remedy, Rewrite, TensorRTPlugin
-    from convkit_plugins.dcnv2._module import DCN
-    from convkit_plugins.dcnv2._op import deform_conv2d
+    from convkit_plugins.dcnv2.op import DCN, deform_conv2d
 
 __all__ = ["DCN", "deform_conv2d"]
 
-_HOMES = {"DCN": "_module", "deform_conv2d": "_op"}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.op"), name)
 
 
 @hookimpl
 def convkit_export_patches() -> Iterable[ModulePatch]:
     """Replace the compiled deformable layers of other projects while the model is exported."""
-    from convkit_plugins.dcnv2._patch import patches
+    from convkit_plugins.dcnv2.export import patches
 
     return patches()
 
@@ -39,7 +36,7 @@ def convkit_export_patches() -> Iterable[ModulePatch]:
 @hookimpl
 def convkit_onnx_translations(target: Any) -> Mapping[Callable[..., Any], Callable[..., Any]]:
     """Emit ``DeformConv`` for the operator."""
-    from convkit_plugins.dcnv2._translation import translations
+    from convkit_plugins.dcnv2.export import translations
 
     return translations(target.opset)
 
@@ -47,7 +44,7 @@ def convkit_onnx_translations(target: Any) -> Mapping[Callable[..., Any], Callab
 @hookimpl
 def convkit_graph_rewrites() -> Iterable[Rewrite]:
     """Fold the BatchNormalization behind each ``DeformConv``."""
-    from convkit_plugins.dcnv2._fold_batchnorm import FoldBatchNorm
+    from convkit_plugins.dcnv2.export import FoldBatchNorm
 
     return [FoldBatchNorm()]
 
@@ -72,7 +69,7 @@ def convkit_tensorrt_plugins() -> Iterable[TensorRTPlugin]:
 @hookimpl
 def convkit_torch_operators() -> Mapping[tuple[str, str], Callable[..., Any]]:
     """Run ``DeformConv`` in the backend ``torch`` by the operator."""
-    from convkit_plugins.dcnv2._torch_operator import OPERATORS
+    from convkit_plugins.dcnv2.export import OPERATORS
 
     return OPERATORS
 

@@ -21,8 +21,7 @@ from pool import ScenePool
 from sources import NAMES
 from torch import Tensor, nn
 
-from convkit_models.centernet._layout import BLOCKS, Head, Layout, Stage, Step
-from convkit_models.centernet._networks import build
+from convkit_models.centernet.networks import BLOCKS, Head, Layout, Stage, Step, build
 
 __all__ = ["LAYOUT", "MEAN", "SMOKE", "STD", "Settings", "normalise", "rate_factor", "save_checkpoint", "train"]
 

@@ -10,7 +10,7 @@ from support import markdown
 
 import convkit
 from convkit.plugins import PluginManager
-from convkit_models.centernet._layout import ARCHITECTURES
+from convkit_models.centernet.networks import ARCHITECTURES
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convkit_models.centernet._layout import Layout
-from convkit_models.centernet._networks import CenterNetwork, build
+from convkit_models.centernet.networks import CenterNetwork, Layout, build
 from convkit_plugins.dcnv2 import DCN
 
 HEAD_TARGETS = {"hm": (-3.0, 1.7), "wh": (6.0, 2.0), "reg": (0.5, 0.27)}

@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from convkit import Detections
-from convkit.kernels.host import run_on_host
-from convkit_models.centernet._decode_cuda import Call, CudaDecode, Tensor, Tuning
+from convkit.testing.cuda_host import run_on_host
+from convkit_models.centernet.tasks.ctdet import CudaDecode
+from convkit_models.centernet.tasks.ctdet._device_decode import Call, Tensor, Tuning
 
 SMALL = Tuning(threads=64, unroll=2, groups=2)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

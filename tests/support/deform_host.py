@@ -11,10 +11,9 @@ import torch
 from support.deform_definition import deform_conv2d_by_loops
 from torch import Tensor
 
-from convkit.kernels import Launch, Variant
-from convkit.kernels.host import run_on_host
-from convkit_plugins.dcnv2._hopper import layout_scalars
-from convkit_plugins.dcnv2._layers import Layer, Layout
+from convkit.cuda import Launch, Variant
+from convkit.testing.cuda_host import run_on_host
+from convkit_plugins.dcnv2.cuda import Layer, Layout, layout_scalars
 
 STRANGE = (float("nan"), float("inf"), -float("inf"), 1e30, -6e4, -1.0, 0.0, 1.0, 0.5, -0.5, 2.0, 1.5)
 """Offsets that are no numbers, beyond all bounds, whole or half: strewn among ordinary ones."""

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from convkit.kernels.host import run_on_host
-from convkit_models.centernet._decode_cuda import Call, CudaDecode, Tensor, Tuning
+from convkit.testing.cuda_host import run_on_host
 from convkit_models.centernet._preprocess import AffineOnDevice
+from convkit_models.centernet.tasks.ctdet import CudaDecode
+from convkit_models.centernet.tasks.ctdet._device_decode import Call, Tensor, Tuning
 
 
 class NumpyDevice:

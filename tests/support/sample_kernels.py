@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convkit.kernels import Argument, Bound, Kernel, Launch, Variant, cdiv
+from convkit.cuda import Argument, Bound, Kernel, Launch, Variant, cdiv
 
 FOLDER = Path(__file__).parent / "kernels"
 

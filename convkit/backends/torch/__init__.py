@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from convkit._probes import package_version, torch_build
 from convkit.backends import Backend, Session
+from convkit.doctor import package_version, torch_build
 from convkit.hookspecs import hookimpl
 
 __all__ = ["Torch"]

@@ -9,8 +9,8 @@ import pytest
 from convkit_adapter_minimal.rewrite import FuseHardSwish
 
 from convkit.errors import RewriteError
-from convkit.expect import exactly
 from convkit.graph import apply_rewrite
+from convkit.model import exactly
 
 GRAPH = """
 <ir_version: 10, opset_import: ["": 20]>

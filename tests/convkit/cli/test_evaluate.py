@@ -7,7 +7,8 @@ import json
 import pytest
 from support.blobs import write_coco
 
-from convkit.evaluation import METRICS, EvaluationReport
+from convkit.evaluation import EvaluationReport
+from convkit.evaluation._evaluate import METRICS
 
 
 @pytest.fixture

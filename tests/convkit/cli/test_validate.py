@@ -6,7 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from convkit.artifact import MANIFEST, publish, staging
+from convkit.artifact import publish, staging
+from convkit.artifact._directory import MANIFEST
 
 
 def test_the_table_is_the_result_and_the_steps_are_talk(cli, toy_artifact):
@@ -37,7 +38,7 @@ def test_a_graph_that_computes_something_else_exits_4(cli, toy_artifact, tmp_pat
     import onnx
     from support.faults import plant
 
-    from convkit.manifest import spec_from_manifest
+    from convkit.artifact import spec_from_manifest
     from convkit.proof import load_evidence, shape_cases
 
     spec = spec_from_manifest(toy_artifact.manifest)

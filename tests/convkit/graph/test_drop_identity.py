@@ -7,7 +7,7 @@ import onnx
 import pytest
 from support.graphs import make_model, node, op_types, run_model
 
-from convkit.export import check_graph
+from convkit.conversion import check_graph
 from convkit.graph import apply_rewrite
 from convkit.graph._drop_identity import DropIdentity
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from support.graphs import make_model, node, op_types, run_model
 
-from convkit.export import check_graph
+from convkit.conversion import check_graph
 from convkit.graph import apply_rewrite
 from convkit.graph._fold_constants import FoldConstants
 

@@ -10,8 +10,8 @@ import pytest
 from support.graphs import make_model, node, op_types, run_model
 
 from convkit import Miss, NodeRewrite, Rewrite, at_least, exactly
+from convkit.conversion import check_graph
 from convkit.errors import RewriteError
-from convkit.export import check_graph
 from convkit.graph import apply_rewrite
 
 

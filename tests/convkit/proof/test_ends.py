@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from convkit.imaging import synthetic_scenes
-from convkit.manifest import spec_from_manifest
-from convkit.proof import check_ends, find_decode
+from convkit.artifact import spec_from_manifest
+from convkit.processing import find_decode, synthetic_scenes
+from convkit.proof import check_ends
 from convkit.proof._ends import RESULTS
 
 

@@ -18,8 +18,7 @@ from support.plugins import registered
 from support.toy import ToyPlugin
 
 from convkit import Artifact, Verdict, convert, validate
-from convkit.artifact import MODEL, publish, staging
-from convkit.manifest import spec_from_manifest
+from convkit.artifact import MODEL, publish, spec_from_manifest, staging
 from convkit.proof import load_evidence, shape_cases
 
 NOT_IN_TOY = {

@@ -11,8 +11,8 @@ from support.plugins import registered
 
 from convkit import Dim, ModelSpec, Prepared, TensorSpec, hookimpl
 from convkit.errors import ConversionError
-from convkit.imaging import synthetic_scenes
-from convkit.proof import Case, Samples, find_decode, find_preprocess, shape_cases
+from convkit.processing import find_decode, find_preprocess, synthetic_scenes
+from convkit.proof import Case, Samples, shape_cases
 
 SPEC = ModelSpec(
     "toy_1",

@@ -56,5 +56,5 @@ def test_unknown_adapter_is_one_clear_message(tmp_path: Path) -> None:
 
 
 def test_convkit_itself_does_without_pytest() -> None:
-    code = "import sys, convkit, convkit.pipeline, convkit.cli; assert not {'pytest', '_pytest'} & set(sys.modules)"
+    code = "import sys, convkit, convkit.conversion, convkit.cli; assert not {'pytest', '_pytest'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,8 +12,8 @@ import torch
 from support.checkpoints import make_checkpoint, make_network
 
 from convkit import Dim, Request, SourceModel, exactly
+from convkit.conversion import patched
 from convkit.errors import CheckpointError, SettingError
-from convkit.patching import patched
 from convkit_models.centernet import (
     convkit_adapters,
     convkit_decode,
@@ -21,7 +21,7 @@ from convkit_models.centernet import (
     convkit_preprocess,
 )
 from convkit_models.centernet._adapter import CenterNet
-from convkit_models.centernet._decode_pro import ProDecode
+from convkit_models.centernet.tasks.ctdet import ProDecode
 
 DIMS = (Dim("batch", 1, 1, 8), Dim.fixed("height", 64), Dim.fixed("width", 96))
 RANGES = (Dim("batch", 1, 1, 8), Dim("height", 64, 128, 256), Dim("width", 96, 128, 256))

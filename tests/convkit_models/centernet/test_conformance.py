@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.checkpoints import make_checkpoint
 
-from convkit.imaging import synthetic_scenes
+from convkit.processing import synthetic_scenes
 from convkit.testing import AdapterConformance
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from convkit import Prepared
 from convkit.errors import ImageError
-from convkit.imaging import synthetic_scenes
+from convkit.processing import synthetic_scenes
 from convkit_models.centernet._preprocess import Affine
 
 MEAN = (0.40789654, 0.44719302, 0.47026115)

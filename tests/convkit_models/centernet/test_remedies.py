@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.checkpoints import make_network
 
-from convkit.remedies import diagnose
+from convkit.doctor import diagnose
 from convkit_models.centernet import convkit_remedies
 
 

@@ -13,10 +13,10 @@ from support.road import HostAffine, HostDecode, NumpyDevice
 
 from convkit import Artifact, Detections, convert, load, validate
 from convkit.backends.torch._session import TorchOnDevice, TorchSession
-from convkit.imaging import synthetic_scenes
+from convkit.processing import synthetic_scenes
 from convkit.runtime import GpuPredictor, Predictor
-from convkit_models.centernet._decode import CtdetDecode
 from convkit_models.centernet._preprocess import Affine
+from convkit_models.centernet.tasks.ctdet import CtdetDecode
 
 pytestmark = pytest.mark.slow
 

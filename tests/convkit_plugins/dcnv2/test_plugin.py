@@ -11,7 +11,7 @@ import pytest
 
 import convkit_plugins.dcnv2 as plugin
 from convkit import Target, TensorRTPlugin, hookspecs
-from convkit.remedies import diagnose
+from convkit.doctor import diagnose
 
 
 def test_the_entry_point_imports_nothing_heavy() -> None:

@@ -1,0 +1,37 @@
+"""The artifact: a directory with a proved graph, its manifest, its proof and its report."""
+
+from convkit.artifact._directory import (
+    EXPORTED,
+    KERNELS,
+    MODEL,
+    REPORT,
+    SAMPLES,
+    SCHEMA_VERSION,
+    VERDICT,
+    Artifact,
+    check_destination,
+    publish,
+    sha256,
+    staging,
+)
+from convkit.artifact._manifest import make_manifest, spec_from_manifest, spec_to_json
+from convkit.artifact._report import render_report
+
+__all__ = [
+    "EXPORTED",
+    "KERNELS",
+    "MODEL",
+    "REPORT",
+    "SAMPLES",
+    "SCHEMA_VERSION",
+    "VERDICT",
+    "Artifact",
+    "check_destination",
+    "make_manifest",
+    "publish",
+    "render_report",
+    "sha256",
+    "spec_from_manifest",
+    "spec_to_json",
+    "staging",
+]

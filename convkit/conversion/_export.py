@@ -1,0 +1,256 @@
+"""PyTorch to ONNX: one graph, checked, with names that map back to the modules."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any
+
+from convkit.errors import ConvkitError, ExportError
+from convkit.model import Dim, Extent, resolve
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+    from convkit.model import ModelSpec
+
+__all__ = ["check_graph", "export_onnx"]
+
+SCOPES_KEY = "pkg.torch.onnx.name_scopes"
+MODULE_KEY = "convkit.module"
+WEIGHT = ".weight"
+_KEPT_METADATA = {MODULE_KEY, "pkg.onnxscript.rewriter.rule_name"}
+
+
+def export_onnx(
+    module: torch.nn.Module,
+    spec: ModelSpec,
+    *,
+    opset: int,
+    translations: Mapping[Callable[..., Any], Callable[..., Any]],
+) -> onnx.ModelProto:
+    """Export ``module`` (already patched, so that it returns the outputs as a tuple) to ONNX.
+
+    Dimensions of ``spec.dims`` that span a range become symbolic under their names. The nodes are
+    named after the module they come from (``layer1.0.conv1/Conv``), and carry its path in their
+    metadata.
+
+    Raises:
+        ExportError: PyTorch cannot export the module, or the graph is not valid.
+    """
+    import torch
+
+    dims = {dim.name: dim for dim in spec.dims}
+    # An example with a batch of one makes some traces specialise on it; two is as good and safe.
+    sizes = {dim.name: max(dim.opt, min(dim.max, 2)) if dim.dynamic else dim.opt for dim in spec.dims}
+    inputs = tuple(
+        torch.zeros(resolve(tensor.shape, sizes), dtype=_torch_dtype(tensor.dtype)) for tensor in spec.inputs
+    )
+    symbols = {dim.name: torch.export.Dim(dim.name, min=dim.min, max=dim.max) for dim in spec.dims if dim.dynamic}
+    axes = tuple(
+        {axis: symbols[extent] for axis, extent in enumerate(tensor.shape) if extent in symbols}
+        for tensor in spec.inputs
+    )
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                inputs,
+                dynamo=True,
+                opset_version=opset,
+                input_names=[tensor.name for tensor in spec.inputs],
+                output_names=[tensor.name for tensor in spec.outputs],
+                dynamic_shapes=_per_argument(module, axes) if symbols else None,
+                custom_translation_table=dict(translations),
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:
+        for cause in _causes(error):
+            if isinstance(cause, ConvkitError):
+                raise cause from error
+        raise ExportError(
+            f"PyTorch could not export the model to ONNX opset {opset}: {_first_line(error)}",
+            hint=_export_hint(error),
+        ) from error
+    if program is None:
+        raise ExportError("PyTorch's exporter returned nothing.", hint="Check the installed torch and onnxscript.")
+    model = program.model_proto
+    clean_names(model)
+    _name_dims(model, spec, dims)
+    check_graph(model)
+    return model
+
+
+def check_graph(model: onnx.ModelProto) -> None:
+    """Run the ONNX checker with full shape inference.
+
+    Raises:
+        ExportError: the graph is not valid.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"The ONNX checker rejects the graph: {_first_line(error)}",
+            hint="A rewrite or translation made an invalid node; `convkit convert -v` names each stage.",
+        ) from error
+
+
+def clean_names(model: onnx.ModelProto) -> None:
+    """Name nodes ``<module path>/<op type>`` and their outputs after them, in place.
+
+    Graph inputs, outputs and initializers keep their names. The exporter's bulky metadata (stack
+    traces with local paths, FX code) is dropped; the module path stays as ``convkit.module``.
+    """
+    fixed = {value.name for value in (*model.graph.input, *model.graph.output)}
+    weights = {tensor.name for tensor in model.graph.initializer if tensor.name.endswith(WEIGHT)}
+    renamed: dict[str, str] = {}
+    seen: Counter[str] = Counter()
+    for node in model.graph.node:
+        path = _module_path(node, weights)
+        stem = f"{path}/{node.op_type}" if path else node.op_type
+        seen[stem] += 1
+        node.name = stem if seen[stem] == 1 else f"{stem}_{seen[stem]}"
+        for index, output in enumerate(node.output):
+            if output and output not in fixed:
+                renamed[output] = f"{node.name}:{index}"
+        kept = [entry for entry in node.metadata_props if entry.key in _KEPT_METADATA - {MODULE_KEY}]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+        node.metadata_props.add(key=MODULE_KEY, value=path)
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for value in model.graph.value_info:
+        value.name = renamed.get(value.name, value.name)
+    for graph_value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        del graph_value.metadata_props[:]
+    for initializer in model.graph.initializer:
+        del initializer.metadata_props[:]
+    del model.graph.metadata_props[:]
+
+
+def _module_path(node: onnx.NodeProto, weights: Set[str]) -> str:
+    """Return the path of the innermost module that the exporter saw around the node.
+
+    Where a normalisation was fused into a convolution, the exporter keeps the scope of the
+    normalisation; the name of the weight tells the convolution's own.
+    """
+    if len(node.input) > 1 and node.input[1] in weights:
+        return str(node.input[1]).removesuffix(WEIGHT)
+    for entry in node.metadata_props:
+        if entry.key == SCOPES_KEY:
+            # What reads the size of an input belongs to no module; the exporter says so in a name of its own.
+            scopes = [scope for scope in ast.literal_eval(entry.value) if not scope.startswith("_empty_nn_module")]
+            return str(scopes[-2]) if len(scopes) > 1 else ""
+    return ""
+
+
+def _name_dims(model: onnx.ModelProto, spec: ModelSpec, dims: Mapping[str, Dim]) -> None:
+    """Write the named dimensions of the specification over the exporter's own expressions.
+
+    An axis that was to vary and came out fixed is refused: the exporter does not always say so.
+    """
+    if len(model.graph.output) != len(spec.outputs):
+        raise ExportError(
+            f"The model was exported with {len(model.graph.output)} outputs; the adapter declares {len(spec.outputs)}.",
+            hint="The adapter's ModelSpec does not describe what the patched model returns.",
+        )
+    for value, tensor in zip((*model.graph.input, *model.graph.output), (*spec.inputs, *spec.outputs), strict=True):
+        axes = value.type.tensor_type.shape.dim
+        if len(axes) != len(tensor.shape):
+            raise ExportError(
+                f"{tensor.name!r} was exported with {len(axes)} axes; the adapter declares {tensor.shape}.",
+                hint="The adapter's ModelSpec does not describe what the patched model returns.",
+            )
+        for axis, extent in zip(axes, tensor.shape, strict=True):
+            if not isinstance(extent, str):
+                continue
+            if axis.HasField("dim_param"):
+                axis.dim_param = _expression(extent, dims)
+            elif any(dims[name].dynamic for name in _names(extent)):
+                raise ExportError(
+                    f"{tensor.name!r} was exported with the fixed size {axis.dim_value} where {extent} was to vary.",
+                    hint=f"The model fixes it; give it one size, for example --shape {_names(extent)[0]}=N.",
+                )
+
+
+def _names(extent: str) -> list[str]:
+    """Return the dimensions that an expression names."""
+    return [factor.partition("/")[0].strip() for factor in extent.split("*")]
+
+
+def _expression(extent: Extent, dims: Mapping[str, Dim]) -> str:
+    """Return ``extent`` with its static dimensions as numbers: ``height/4*width/4`` or ``128*width/4``."""
+    factors = []
+    for factor in str(extent).split("*"):
+        name, _, divisor = factor.partition("/")
+        dim = dims[name]
+        factors.append(factor if dim.dynamic else str(dim.opt // int(divisor or 1)))
+    return "*".join(factors)
+
+
+def _per_argument(module: torch.nn.Module, axes: Sequence[dict[int, Any]]) -> Any:
+    import inspect
+
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(positional) >= len(axes):
+        return {parameter.name: axis for parameter, axis in zip(positional, axes, strict=False)}
+    return axes
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    import torch
+
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ExportError(f"The adapter declares an input of dtype {name!r}.", hint="Use a NumPy name such as float32.")
+    return dtype
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporter says about packages that the model does not use."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and what caused it, down to the first cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the line of the deepest cause that says what went wrong."""
+    *_, error = _causes(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def _export_hint(error: BaseException) -> str:
+    text = str(error)
+    if "No decompositions registered" in text or "No ONNX function found" in text or "DispatchError" in text:
+        return "An operator has no ONNX translation; a plugin can give one with the hook convkit_onnx_translations."
+    if "Constraints violated" in text or "specialized" in text:
+        return "The model fixes a dimension that was asked to vary; give it one size, for example --shape height=512."
+    return "Try another --opset, or patch the module that cannot be exported (hook convkit_export_patches)."

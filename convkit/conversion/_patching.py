@@ -1,0 +1,158 @@
+"""Reversible patches that make a model exportable, must fire, and always come off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from inspect import getattr_static
+from typing import TYPE_CHECKING, Any
+
+from convkit.errors import PatchError, suggest
+from convkit.model import Expect, at_least
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["AttributePatch", "ModulePatch", "Patch", "PatchRecord", "patched"]
+
+
+@dataclass
+class PatchRecord:
+    """What one patch did: the places it was applied to and how many of them were used."""
+
+    name: str
+    reason: str
+    expect: str
+    sites: list[str] = field(default_factory=list)
+    fired: int = 0
+    near_misses: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ModulePatch:
+    """Replace ``forward`` of every module that ``match`` accepts.
+
+    ``match(path, module)`` returns True, False, or a string that says why a module which looks
+    right is not (a near miss). ``forward(module, original, *args, **kwargs)`` is called in place
+    of the method, with the method as ``original``. The patch counts the modules it was used on.
+    """
+
+    name: str
+    reason: str
+    match: Callable[[str, torch.nn.Module], bool | str]
+    forward: Callable[..., Any]
+    expect: Expect = at_least(1)
+
+    def install(self, model: torch.nn.Module, record: PatchRecord, undo: ExitStack) -> None:
+        """Patch the matching modules of ``model``; ``undo`` restores them."""
+        for path, module in model.named_modules():
+            verdict = self.match(path, module)
+            label = path or type(module).__name__
+            if isinstance(verdict, str):
+                record.near_misses.append(f"{label}: {verdict}")
+            elif verdict:
+                record.sites.append(label)
+                _install(module, "forward", _bind(self.forward, module, module.forward, record), undo)
+
+
+@dataclass
+class AttributePatch:
+    """Replace one function or method: ``owner.attribute``.
+
+    ``replacement(original, *args, **kwargs)`` is called in its place. The patch counts calls.
+    """
+
+    name: str
+    reason: str
+    owner: Any
+    attribute: str
+    replacement: Callable[..., Any]
+    expect: Expect = at_least(1)
+
+    def install(self, model: torch.nn.Module, record: PatchRecord, undo: ExitStack) -> None:
+        """Patch the attribute; ``undo`` restores it."""
+        del model
+        owner_name = getattr(self.owner, "__name__", type(self.owner).__name__)
+        if not hasattr(self.owner, self.attribute):
+            raise PatchError(
+                f"Patch {self.name!r} found no {owner_name}.{self.attribute} to replace.",
+                hint=suggest(self.attribute, dir(self.owner)) or "The library it patches may have changed.",
+            )
+        record.sites.append(f"{owner_name}.{self.attribute}")
+        original = getattr(self.owner, self.attribute)
+
+        @wraps(original)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            record.fired += 1
+            return self.replacement(original, *args, **kwargs)
+
+        unbound = isinstance(getattr_static(self.owner, self.attribute), staticmethod | classmethod)
+        _install(self.owner, self.attribute, staticmethod(counted) if unbound else counted, undo)
+
+
+Patch = ModulePatch | AttributePatch
+
+
+@contextmanager
+def patched(
+    model: torch.nn.Module, patches: Iterable[Patch], expect: dict[str, Expect] | None = None
+) -> Iterator[list[PatchRecord]]:
+    """Apply ``patches`` while the block runs, then check that each fired as often as it must.
+
+    The patches come off in reverse order whatever happens. ``expect`` overrides expectations by
+    patch name.
+
+    Raises:
+        PatchError: a patch has nothing to apply to, or fired another number of times.
+    """
+    patches = list(patches)
+    wanted = {patch.name: (expect or {}).get(patch.name, patch.expect) for patch in patches}
+    records = [PatchRecord(patch.name, patch.reason, str(wanted[patch.name])) for patch in patches]
+    with ExitStack() as undo:
+        for patch, record in zip(patches, records, strict=True):
+            patch.install(model, record, undo)
+            if isinstance(patch, ModulePatch) and not wanted[patch.name].accepts(len(record.sites)):
+                raise _miscount(record, "matches", len(record.sites), "module")
+        yield records
+    for record in records:
+        if not wanted[record.name].accepts(record.fired):
+            raise _miscount(record, "was used", record.fired, "time")
+
+
+def _bind(
+    forward: Callable[..., Any], module: torch.nn.Module, original: Callable[..., Any], record: PatchRecord
+) -> Callable[..., Any]:
+    used = False
+
+    @wraps(original)
+    def patched_forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal used
+        if not used:
+            used = True
+            record.fired += 1
+        return forward(module, original, *args, **kwargs)
+
+    return patched_forward
+
+
+def _install(owner: Any, attribute: str, value: Any, undo: ExitStack) -> None:
+    own = vars(owner).get(attribute, _ABSENT)
+    setattr(owner, attribute, value)
+    if own is _ABSENT:
+        undo.callback(delattr, owner, attribute)
+    else:
+        undo.callback(setattr, owner, attribute, own)
+
+
+_ABSENT = object()
+
+
+def _miscount(record: PatchRecord, verb: str, count: int, noun: str) -> PatchError:
+    sites = f" It was applied to: {', '.join(record.sites[:10])}." if record.sites else ""
+    misses = "".join(f"\n  {miss}" for miss in record.near_misses[:10])
+    return PatchError(
+        f"Patch {record.name!r} {verb} {count} {noun}{'' if count == 1 else 's'}; it declares {record.expect}.{sites}",
+        hint=f"Near misses:{misses}" if misses else "No module looks like what it is for: is this the right model?",
+    )

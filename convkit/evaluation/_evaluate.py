@@ -1,0 +1,224 @@
+"""Average precision of an artifact on a COCO-format data set, streamed image by image."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convkit.artifact import Artifact
+from convkit.errors import ConversionError, EnvironmentProblem, ImageError, SettingError
+from convkit.progress import Progress, silent
+from convkit.results import Detections, Result
+
+__all__ = ["EvaluationReport", "evaluate_artifact"]
+
+AGREEMENT = 1e-3
+"""By how much the AP of the artifact and of PyTorch may differ."""
+METRICS = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR 1", "AR 10", "AR 100", "AR small",
+           "AR medium", "AR large")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """COCO's twelve figures by engine; ``agrees`` is False when the AP of two engines differs by more than 0.001."""
+
+    figures: Mapping[str, Mapping[str, float]]
+    images: int
+    annotations: int
+    seconds: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every engine has the same AP to 0.001."""
+        values = [table["AP"] for table in self.figures.values()]
+        return max(values) - min(values) <= AGREEMENT
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as a JSON object."""
+        return {
+            "figures": {name: dict(table) for name, table in self.figures.items()},
+            "agrees": self.agrees,
+            "images": self.images,
+            "annotations": self.annotations,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def evaluate_artifact(
+    artifact: Path | str,
+    coco: Path,
+    images: Path,
+    *,
+    weights: Path | None = None,
+    limit: int | None = None,
+    backend: str = "onnxruntime",
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> EvaluationReport:
+    """Return the COCO figures of an artifact, and of its checkpoint in PyTorch where ``weights`` is given.
+
+    Images are read, run and dropped one at a time; of each detection 56 bytes are kept.
+
+    Raises:
+        SettingError: the annotations are no COCO file or do not fit the classes.
+        EnvironmentProblem: pycocotools is missing.
+    """
+    from convkit.runtime import load
+
+    started = time.perf_counter()
+    truth, image_table, annotations = _read_annotations(coco)
+    ids = sorted(image_table)[:limit]
+    with load(artifact, backend=backend, device=device) as predictor:
+        categories = _category_ids(truth.dataset["categories"], predictor.spec.classes)
+        engines: dict[str, Callable[[Path], Result]] = {backend: predictor}
+        if weights is not None:
+            engines["pytorch"] = _torch_predictor(predictor.artifact, weights, predictor)
+        rows: dict[str, array[float]] = {name: array("d") for name in engines}
+        for number, image_id in enumerate(ids):
+            progress("running images", number, len(ids))
+            file = _image_file(images, image_table[image_id])
+            for name, engine in engines.items():
+                rows[name].extend(_rows(engine(file), image_id, categories))
+    progress("computing AP")
+    figures = {name: _coco_figures(truth, values, ids) for name, values in rows.items()}
+    return EvaluationReport(figures, len(ids), annotations, time.perf_counter() - started)
+
+
+def _read_annotations(path: Path) -> tuple[Any, dict[int, str], int]:
+    try:
+        from pycocotools.coco import COCO
+    except ImportError as error:
+        raise EnvironmentProblem(
+            "convkit evaluate needs pycocotools.", hint='pip install "convkit[evaluate]"'
+        ) from error
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        table = {int(image["id"]): str(image["file_name"]) for image in document["images"]}
+        count = len(document["annotations"])
+        if not document["categories"] or not table:
+            raise KeyError("images or categories are empty")
+        for annotation in document["annotations"]:
+            annotation.setdefault("iscrowd", 0)
+            annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+        if not all({"id", "name"} <= category.keys() for category in document["categories"]):
+            raise KeyError("a category has no id or no name")
+        truth = COCO()
+        truth.dataset = document
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth.createIndex()
+    except OSError as error:
+        raise SettingError(f"{path} cannot be read: {error.strerror}.", hint="Check --coco.") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SettingError(
+            f"{path} is not a COCO annotation file: {error}.",
+            hint="It needs the lists images, annotations (with bbox) and categories.",
+        ) from error
+    return truth, table, count
+
+
+def _category_ids(categories: list[dict[str, Any]], classes: tuple[str, ...]) -> list[int]:
+    """Return the category id of every class: by name where all names fit, else in the order of the ids."""
+    by_name = {str(category["name"]): int(category["id"]) for category in categories}
+    if all(name in by_name for name in classes):
+        return [by_name[name] for name in classes]
+    if len(categories) != len(classes):
+        raise SettingError(
+            f"The artifact has {len(classes)} classes, the annotations have {len(categories)} categories.",
+            hint="Convert with --names so that the class names are those of the annotations.",
+        )
+    return sorted(by_name.values())
+
+
+def _image_file(folder: Path, name: str) -> Path:
+    file = folder / name
+    if not file.is_file():
+        raise ImageError(f"The image {file} is missing.", hint="Check --images; names come from the annotations.")
+    return file
+
+
+def _rows(result: Result, image_id: int, categories: list[int]) -> Iterator[float]:
+    if not isinstance(result, Detections):
+        raise ConversionError("This artifact does not detect boxes.", hint="evaluate needs an artifact of a detector.")
+    for box, score, class_id in zip(result.boxes, result.scores, result.class_ids, strict=True):
+        x1, y1, x2, y2 = (float(value) for value in box)
+        yield from (image_id, x1, y1, x2 - x1, y2 - y1, float(score), categories[int(class_id)])
+
+
+def _coco_figures(truth: Any, rows: array[float], ids: list[int]) -> dict[str, float]:
+    from pycocotools.cocoeval import COCOeval
+
+    table = np.frombuffer(rows, np.float64).reshape(-1, 7)
+    whole = COCOeval(truth, None, "bbox")
+    whole.params.imgIds = ids
+    precision, recall = [], []
+    with contextlib.redirect_stdout(io.StringIO()):
+        # pycocotools holds about 5 kB a detection while it works: category by category that stays little.
+        for category in whole.params.catIds:
+            judge = COCOeval(truth, _coco_results(truth, table[table[:, 6] == category]), "bbox")
+            judge.params.imgIds, judge.params.catIds = ids, [category]
+            judge.evaluate()
+            judge.accumulate()
+            precision.append(judge.eval["precision"])
+            recall.append(judge.eval["recall"])
+        whole.eval = {"precision": np.concatenate(precision, axis=2), "recall": np.concatenate(recall, axis=1)}
+        whole.summarize()
+    return {name: float(value) for name, value in zip(METRICS, whole.stats, strict=True)}
+
+
+def _coco_results(truth: Any, table: np.ndarray) -> Any:
+    """Return detections as pycocotools wants them; its own loader refuses an empty table."""
+    from pycocotools.coco import COCO
+
+    if len(table):
+        return truth.loadRes(table)
+    results = COCO()
+    results.dataset = {**truth.dataset, "annotations": []}
+    results.createIndex()
+    return results
+
+
+def _torch_predictor(artifact: Artifact, weights: Path, predictor: Any) -> Callable[[Path], Result]:
+    """Return what runs an image through the checkpoint in PyTorch, with the artifact's own two ends."""
+    import torch
+
+    from convkit.artifact import sha256
+    from convkit.model import Request
+    from convkit.plugins import manager
+    from convkit.processing import find_decode
+
+    manifest = artifact.manifest
+    if sha256(weights) != manifest["weights"]["sha256"]:
+        raise SettingError(
+            f"{weights} is not the checkpoint this artifact was made from ({manifest['weights']['file']}).",
+            hint="Give that file, or convert this one.",
+        )
+    options = {
+        item["name"].removeprefix("set."): item["value"]
+        for item in manifest["settings"]
+        if item["name"].startswith("set.")
+    }
+    spec = predictor.spec
+    source = (
+        manager()
+        .adapter(manifest["adapter"]["name"])
+        .load(Request(weights, manifest["graph"]["form"], spec.dims, tuple(spec.classes), options))
+    )
+    decode = find_decode(manifest["adapter"]["name"], spec.decode)
+    assert decode is not None
+
+    def run(file: Path) -> Result:
+        prepared = predictor.prepare(file)
+        with torch.no_grad():
+            outputs = source.reference(source.module, {spec.inputs[0].name: torch.from_numpy(prepared.tensor)[None]})
+        return decode({name: value.numpy() for name, value in outputs.items()}, [prepared.meta])[0]
+
+    return run

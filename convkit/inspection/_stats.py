@@ -1,0 +1,226 @@
+"""What a graph is made of and what it costs: operators, parameters, arithmetic, precision."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from convkit.inspection._flops import has_formula, is_opaque, node_flops
+from convkit.inspection._shapes import TensorInfo, dtype_name, graph_inputs, infer_shapes, symbols, tensor_info
+
+if TYPE_CHECKING:
+    import onnx
+
+    from convkit.backends import TensorRTPlugin
+
+__all__ = ["GraphStats", "NodeCost", "PluginUse", "graph_stats", "operator_name", "plugin_uses"]
+
+MODULE_KEY = "convkit.module"
+_WEIGHT_TYPES = ("float", "bfloat16", "int8", "uint8", "int4", "uint4", "int2", "uint2")
+"""How the names of the dtypes that hold weights begin; the others hold shapes, axes and indices."""
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """The arithmetic of one node, and the module of the source network that it comes from."""
+
+    name: str
+    operator: str
+    module: str
+    output: tuple[int, ...]
+    flops: int
+
+
+@dataclass(frozen=True)
+class GraphStats:
+    """What `graph_stats` found.
+
+    Attributes:
+        opsets: version by domain; the standard domain is ``ai.onnx``.
+        operators: number of nodes by operator, those in the bodies of control flow included.
+        parameters: elements of the weights. Weights are initializers and Constant nodes of floating
+            point or of integers of at most 8 bits, and 32-bit integers that a DequantizeLinear
+            reads (quantised biases); scales and zero points do not count, and a shared weight
+            counts once.
+        parameter_bytes: what these elements occupy.
+        parameter_dtypes: elements by dtype.
+        tensor_dtypes: number of tensors that nodes compute, by dtype.
+        quantization: number of QuantizeLinear and DequantizeLinear nodes by ``operator dtype``.
+        sizes: the size that each symbolic dimension was given for ``flops``.
+        unsized: symbolic dimensions without a size; then ``flops`` is None and ``costs`` is empty.
+        flops: floating-point operations of one run (see `convkit.graph._flops` for what counts).
+        costs: the nodes that hold them, most expensive first.
+        uncounted: nodes by operator whose arithmetic is not in ``flops`` though it may be large:
+            operators without a formula, and shapes that inference could not find.
+    """
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    opsets: Mapping[str, int]
+    ir_version: int
+    producer: str
+    operators: Mapping[str, int]
+    parameters: int
+    parameter_bytes: int
+    parameter_dtypes: Mapping[str, int]
+    tensor_dtypes: Mapping[str, int]
+    quantization: Mapping[str, int]
+    sizes: Mapping[str, int]
+    unsized: tuple[str, ...]
+    flops: int | None
+    costs: tuple[NodeCost, ...]
+    uncounted: Mapping[str, int]
+
+    @property
+    def nodes(self) -> int:
+        """The number of nodes."""
+        return sum(self.operators.values())
+
+    def flops_by_operator(self) -> dict[str, int]:
+        """Return the arithmetic of each operator that has any."""
+        table: Counter[str] = Counter()
+        for cost in self.costs:
+            table[cost.operator] += cost.flops
+        return dict(table)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return {"nodes": self.nodes, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class PluginUse:
+    """An operator that TensorRT runs through a plugin, or none: then ``plugin`` is None."""
+
+    operator: str
+    nodes: int
+    plugin: TensorRTPlugin | None
+
+
+def graph_stats(model: onnx.ModelProto, sizes: Mapping[str, int]) -> GraphStats:
+    """Describe a graph; ``sizes`` are those of its symbolic dimensions, for shapes and arithmetic.
+
+    The first axis of an input counts as a batch of 1 where ``sizes`` does not name it.
+    """
+    import onnx.inliner
+
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    inputs = tuple(tensor_info(value) for value in graph_inputs(model.graph))
+    batch = {tensor.shape[0]: 1 for tensor in inputs if tensor.shape and isinstance(tensor.shape[0], str)}
+    known = {name: size for name, size in {**batch, **sizes}.items() if name in symbols(inputs)}
+    unsized = tuple(name for name in symbols(inputs) if name not in known)
+    shapes, dtypes = infer_shapes(model, known)
+    parameters: Counter[str] = Counter()
+    for tensor in _weights(model.graph):
+        parameters[dtype_name(tensor.data_type)] += prod(tensor.dims)
+    costs, uncounted = ((), {}) if unsized else _costs(model.graph, shapes)
+    return GraphStats(
+        inputs=inputs,
+        outputs=tuple(tensor_info(value) for value in model.graph.output),
+        opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        ir_version=model.ir_version,
+        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        operators=_descending(Counter(operator_name(node) for node in _all_nodes(model.graph))),
+        parameters=sum(parameters.values()),
+        parameter_bytes=sum(_bytes(dtype, count) for dtype, count in parameters.items()),
+        parameter_dtypes=_descending(parameters),
+        tensor_dtypes=_descending(
+            Counter(dtypes.get(name, "unknown") for node in model.graph.node for name in node.output if name)
+        ),
+        quantization=_descending(Counter(_quantized(model.graph, dtypes))),
+        sizes=known,
+        unsized=unsized,
+        flops=None if unsized else sum(cost.flops for cost in costs),
+        costs=costs,
+        uncounted=uncounted,
+    )
+
+
+def plugin_uses(operators: Mapping[str, int], plugins: Iterable[TensorRTPlugin]) -> list[PluginUse]:
+    """Return the operators that TensorRT has no layer for, each with the plugin that serves it.
+
+    These are the ones that ``plugins`` name, and every operator of another domain than ONNX's own.
+    """
+    serving = {plugin.op_type: plugin for plugin in plugins}
+    return [
+        PluginUse(name, count, serving.get(name) or serving.get(name.rpartition("::")[2]))
+        for name, count in operators.items()
+        if name in serving or "::" in name
+    ]
+
+
+def operator_name(node: onnx.NodeProto) -> str:
+    """Return the operator of a node, with its domain where that is not ONNX's own."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def _costs(
+    graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[tuple[NodeCost, ...], dict[str, int]]:
+    costs, uncounted = [], Counter[str]()
+    for node in graph.node:
+        flops = node_flops(node, shapes) if has_formula(node) else None
+        if flops is not None:
+            module = next((entry.value for entry in node.metadata_props if entry.key == MODULE_KEY), "")
+            costs.append(NodeCost(node.name, operator_name(node), module, shapes[node.output[0]], flops))
+        elif has_formula(node) or is_opaque(node):
+            uncounted[operator_name(node)] += 1
+    return tuple(sorted(costs, key=lambda cost: -cost.flops)), _descending(uncounted)
+
+
+def _weights(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors that count as parameters; see `GraphStats`."""
+    quantizers = [node for node in _all_nodes(graph) if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    settings = {name for node in quantizers for name in node.input[1:]}
+    quantized = {node.input[0] for node in quantizers}
+    for name, tensor in _constants(graph):
+        dtype = dtype_name(tensor.data_type)
+        if name not in settings and (dtype.startswith(_WEIGHT_TYPES) or (dtype == "int32" and name in quantized)):
+            yield tensor
+
+
+def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    for inner in _all_graphs(graph):
+        yield from ((tensor.name, tensor) for tensor in inner.initializer)
+        for node in inner.node:
+            if node.op_type == "Constant":
+                yield from ((node.output[0], entry.t) for entry in node.attribute if entry.name == "value")
+
+
+def _quantized(graph: onnx.GraphProto, dtypes: Mapping[str, str]) -> Iterator[str]:
+    """Yield the operator of every Q or DQ node with the dtype on its quantised side."""
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            tensor = node.output[0] if node.op_type == "QuantizeLinear" else node.input[0]
+            yield f"{node.op_type} {dtypes.get(tensor, 'unknown')}"
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for inner in _all_graphs(graph):
+        yield from inner.node
+
+
+def _all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and those inside it: the bodies of loops and branches."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _all_graphs(attribute.g)
+            for body in attribute.graphs:
+                yield from _all_graphs(body)
+
+
+def _bytes(dtype: str, count: int) -> int:
+    """Return what ``count`` elements occupy: the first number in the name of a dtype is its bits."""
+    bits = re.search(r"\d+", dtype)
+    return -(-count * int(bits.group() if bits else 8) // 8)
+
+
+def _descending(table: Counter[str]) -> dict[str, int]:
+    return dict(sorted(table.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,100 @@
+"""Constant tensors of a graph, compared by what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from convkit.inspection._shapes import dtype_name
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+__all__ = ["Constant", "constants"]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An initializer, or what a Constant node holds."""
+
+    name: str
+    tensor: onnx.TensorProto
+    is_initializer: bool = True
+
+    @property
+    def dtype(self) -> str:
+        """The element type, as NumPy names it."""
+        return dtype_name(self.tensor.data_type)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size of each axis."""
+        return tuple(self.tensor.dims)
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """The elements."""
+        import onnx
+
+        return onnx.numpy_helper.to_array(self.tensor)
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 over dtype, shape and elements, whichever field of the file holds them."""
+        elements = repr(self.values.tolist()).encode() if self.dtype == "string" else self.values.tobytes()
+        return hashlib.sha256(f"{self.dtype}{self.shape}".encode() + elements).hexdigest()
+
+    def difference(self, other: Constant) -> str:
+        """Return in words how ``other`` differs, or an empty string if it does not."""
+        if self.digest == other.digest:
+            return ""
+        if (self.dtype, self.shape) != (other.dtype, other.shape):
+            return f"{self.dtype} {list(self.shape)} -> {other.dtype} {list(other.shape)}"
+        largest = self.max_abs_difference(other)
+        return "values differ" if largest is None else f"values differ by up to {largest:.3g}"
+
+    def max_abs_difference(self, other: Constant) -> float | None:
+        """Return the largest absolute difference of two tensors, compared in float64.
+
+        None where there is none to speak of: other shapes, or elements that are no finite numbers.
+        """
+        import numpy as np
+
+        if self.shape != other.shape or "string" in (self.dtype, other.dtype) or not self.values.size:
+            return None
+        wide = np.complex128 if "complex" in self.dtype + other.dtype else np.float64
+        with np.errstate(invalid="ignore"):
+            largest = float(np.abs(other.values.astype(wide) - self.values.astype(wide)).max())
+        return largest if np.isfinite(largest) else None
+
+
+def constants(graph: onnx.GraphProto) -> dict[str, Constant]:
+    """Return the initializers and Constant nodes of a graph by tensor name."""
+    import onnx
+
+    table = {tensor.name: Constant(tensor.name, tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+            continue
+        for attribute in node.attribute:
+            value = onnx.helper.get_attribute_value(attribute)
+            if attribute.name == "value":
+                table[node.output[0]] = Constant(node.output[0], value, is_initializer=False)
+            elif attribute.name.startswith("value_"):
+                table[node.output[0]] = Constant(node.output[0], _tensor(attribute), is_initializer=False)
+    return table
+
+
+def _tensor(attribute: onnx.AttributeProto) -> onnx.TensorProto:
+    """Return the tensor that a Constant node makes of its ``value_float``, ``value_ints`` and so on."""
+    import onnx
+
+    value = onnx.helper.get_attribute_value(attribute)
+    kind = {"f": onnx.TensorProto.FLOAT, "i": onnx.TensorProto.INT64, "s": onnx.TensorProto.STRING}[
+        attribute.name.removeprefix("value_")[0]
+    ]
+    several = attribute.name.endswith("s")
+    return onnx.helper.make_tensor("", kind, [len(value)] if several else [], value if several else [value])

@@ -1,0 +1,27 @@
+"""What an adapter says of its model: inputs, outputs, dimensions, tolerances, expectations."""
+
+from convkit.model._adapter import Adapter, Option, Request, SourceModel
+from convkit.model._dims import Dim, Extent, apply_overrides, parse_shape, resolve
+from convkit.model._expect import Expect, at_least, exactly, optional
+from convkit.model._spec import ModelSpec, TensorSpec, Tolerance
+from convkit.model._target import Target
+
+__all__ = [
+    "Adapter",
+    "Dim",
+    "Expect",
+    "Extent",
+    "ModelSpec",
+    "Option",
+    "Request",
+    "SourceModel",
+    "Target",
+    "TensorSpec",
+    "Tolerance",
+    "apply_overrides",
+    "at_least",
+    "exactly",
+    "optional",
+    "parse_shape",
+    "resolve",
+]

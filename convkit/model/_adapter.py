@@ -1,0 +1,89 @@
+"""What an adapter is: it reads a checkpoint and says everything that convkit must know of the model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from convkit.model._dims import Dim
+from convkit.model._spec import ModelSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+__all__ = ["Adapter", "Option", "Request", "SourceModel"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting of one adapter, given as ``--set NAME=VALUE``; its type is that of ``default``.
+
+    ``default`` is an int, float, str or a tuple of floats; ``choices`` empty means any value.
+    """
+
+    name: str
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked an adapter to load; ``names`` is None for the adapter's own class names."""
+
+    weights: Path
+    form: str
+    dims: tuple[Dim, ...]
+    names: tuple[str, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class SourceModel:
+    """The model as the checkpoint defines it.
+
+    ``module`` is on the CPU, in float32 and eval mode. ``reference`` runs it *unpatched* on a
+    mapping of input tensors (of any float dtype) and returns the outputs under the names of
+    ``spec.outputs``: it defines what the engine has to compute. Under the export patches the
+    module itself must return these outputs as a tuple in the order of ``spec.outputs``.
+    """
+
+    module: torch.nn.Module
+    spec: ModelSpec
+    reference: Callable[[torch.nn.Module, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+
+
+class Adapter(ABC):
+    """One family of models. Subclasses declare themselves and implement `load`.
+
+    ``forms`` are the output forms, the default first; ``dims`` the named dimensions with their
+    default ranges; ``options`` the settings that ``--set`` accepts.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    forms: ClassVar[tuple[str, ...]] = ("default",)
+    dims: ClassVar[tuple[Dim, ...]] = (Dim("batch", 1, 1, 8),)
+    options: ClassVar[tuple[Option, ...]] = ()
+    opset: ClassVar[int] = 20
+
+    @abstractmethod
+    def load(self, request: Request) -> SourceModel:
+        """Read the checkpoint and return the model.
+
+        Raises:
+            CheckpointError: the file is not a safe checkpoint of one of this adapter's networks.
+        """
+
+    def representative_images(self, spec: ModelSpec, count: int, seed: int) -> Sequence[np.ndarray]:
+        """Return ``count`` images (uint8, H x W x 3, BGR) that look like what the model will see.
+
+        They are used where the user gives none. The default draws synthetic scenes.
+        """
+        from convkit.processing import synthetic_scenes
+
+        return synthetic_scenes(count, seed=seed)

@@ -1,0 +1,60 @@
+"""Drawing results on images."""
+
+from __future__ import annotations
+
+import colorsys
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from convkit.results._detections import Detections
+
+__all__ = ["class_colour", "draw_caption", "draw_detections"]
+
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+GOLDEN = 0.618033988749895
+"""The golden ratio's fraction: hues that follow it stay far apart however many there are."""
+
+Colour = tuple[int, int, int]
+
+
+def class_colour(class_id: int) -> Colour:
+    """Return the BGR colour of a class; neighbouring ids get very different hues."""
+    red, green, blue = colorsys.hsv_to_rgb((0.02 + class_id * GOLDEN) % 1.0, 0.85, 0.95)
+    return int(blue * 255), int(green * 255), int(red * 255)
+
+
+def draw_detections(image: np.ndarray, detections: Detections) -> np.ndarray:
+    """Return a copy of the BGR image with every box, its class and score; the best on top."""
+    canvas = image.copy()
+    scale = max(image.shape[:2]) / 640
+    thickness = max(1, round(2 * scale))
+    for index in reversed(range(len(detections))):
+        class_id = int(detections.class_ids[index])
+        colour = class_colour(class_id)
+        x1, y1, x2, y2 = (int(np.clip(value, -1e5, 1e5)) for value in detections.boxes[index])
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness, cv2.LINE_AA)
+        label = f"{detections.class_name(class_id)} {detections.scores[index]:.2f}"
+        _label(canvas, label, (x1, y1), colour, max(0.4, 0.5 * scale))
+    return np.asarray(canvas)
+
+
+def draw_caption(image: np.ndarray, text: str) -> np.ndarray:
+    """Return a copy of the BGR image with a line of text in its upper left corner."""
+    canvas = image.copy()
+    scale = max(0.4, max(image.shape[:2]) / 1280)
+    (_, height), base = cv2.getTextSize(text, FONT, scale, 1)
+    _label(canvas, text, (0, height + base), (40, 40, 40), scale)
+    return np.asarray(canvas)
+
+
+def _label(canvas: np.ndarray, text: str, corner: tuple[int, int], colour: Colour, scale: float) -> None:
+    """Write text on a filled ground above ``corner``, moved inside the image where it would leave it."""
+    (width, height), base = cv2.getTextSize(text, FONT, scale, 1)
+    x = int(np.clip(corner[0], 0, max(canvas.shape[1] - width, 0)))
+    y = int(np.clip(corner[1], height + base, canvas.shape[0]))
+    cv2.rectangle(canvas, (x, y - height - base), (x + width, y), colour, -1)
+    ink = (0, 0, 0) if 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2] > 140 else (255, 255, 255)
+    cv2.putText(canvas, text, (x, y - base // 2), FONT, scale, ink, 1, cv2.LINE_AA)

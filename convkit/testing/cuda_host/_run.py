@@ -1,0 +1,281 @@
+"""Kernels on the host: the same source, built by a C++ compiler, for tests on machines without a GPU.
+
+`run_on_host` compiles a kernel with ``include/host.h`` in front, which gives the language of CUDA to C++: threads of a
+block are fibres, blocks run one after another. Code within ``#if CONVKIT_DEVICE`` is left out, so kernels that need
+tensor cores or asynchronous copies cannot run here. Linux only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from convkit.cuda import Argument, Launch, Variant, cache_folder, itemsize
+from convkit.cuda._cache import cache_key
+from convkit.errors import EnvironmentProblem, KernelArgumentError, KernelError
+
+__all__ = ["Order", "run_on_host"]
+
+Order = Literal["forward", "reverse"] | int
+"""How blocks, and threads between two barriers, follow each other; an int seeds a shuffle."""
+
+_INCLUDE = Path(__file__).parent / "include"
+_HEADERS = ("host.h", "host_races.h", "host_functions.h", "host_guard.h")
+_FLAGS = (
+    *("-std=c++17", "-O1", "-g1", "-fPIC", "-w", "-fvisibility=hidden", "-U_FORTIFY_SOURCE"),
+    *("-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-fno-exceptions"),
+)
+_CHECKS = (  # without the sanitizer's library: an instruction that stops the run
+    "-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero",
+    "-fsanitize-undefined-trap-on-error",
+)
+# Every access calls a function of host_races.h; helpers are inlined, so that the line of their caller can be told.
+_RACES = ("-fsanitize=thread", "-DCONVKIT_HOST_RACES=1", "-finline-small-functions")
+_DYNAMIC_SHARED = re.compile(
+    r"extern\s+__shared__\s+(?:(?:__align__|alignas)\s*\(\s*\d+\s*\)\s*)?([\w:]+(?:\s+[\w:]+)*)\s+(\w+)\s*\[\s*\]\s*;"
+)
+_DYNAMIC_ON_HOST = r"static \1*& \2 = reinterpret_cast<\1*&>(convkit_host::dynamic_memory);"
+_MOST_SHARED = 232448  # the bytes that a block of sm_90 may use; SHARED of host.h
+_MESSAGE_BYTES = 4096
+_LOCK = threading.Lock()  # a library keeps the state of its launch in global variables
+
+
+class _Span(ctypes.Structure):
+    """``convkit_host::Span``: an array and what the library notes about its guarded copy."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("data", ctypes.c_void_p),
+        ("bytes", ctypes.c_size_t),
+        ("alignment", ctypes.c_size_t),
+        ("output", ctypes.c_int),
+        ("private", ctypes.c_void_p * 3),
+    )
+
+
+class _Request(ctypes.Structure):
+    """``convkit_host::Request``: one launch."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("order", ctypes.c_int),
+        ("seed", ctypes.c_ulonglong),
+        ("values", ctypes.POINTER(ctypes.c_void_p)),
+        ("spans", ctypes.POINTER(_Span)),
+        ("count", ctypes.c_int),
+        ("guard", ctypes.c_int),
+        ("timeout", ctypes.c_uint),
+        ("message", ctypes.c_char_p),
+        ("capacity", ctypes.c_size_t),
+    )
+
+
+def run_on_host(
+    variant: Variant,
+    launch: Launch,
+    args: Sequence[np.ndarray[Any, Any] | int | float | None],
+    *,
+    compiler: str | None = None,
+    guard: bool | Literal["end", "start"] = False,
+    order: Order = "forward",
+    races: bool = False,
+    timeout: int = 120,
+) -> None:
+    """Run one launch of a kernel on the host; outputs are written in place.
+
+    Shared memory holds 0xff bytes before each block, which is NaN in every floating type. A barrier that some thread of
+    a block never reaches, and lanes of a warp that meet at different operations, end the launch with an error.
+
+    Args:
+        variant: what to run; its source must compile where CONVKIT_DEVICE is 0.
+        launch: grid, block and dynamic shared memory.
+        args: one for each declared argument: C-contiguous arrays of the declared dtype (bfloat16 as uint16) or None,
+            which is a null pointer, for pointers; numbers for scalars.
+        compiler: the C++ compiler; otherwise ``$CXX``, g++ or clang++.
+        guard: run in a child process on copies that lie between inaccessible memory, inputs read-only, so that an
+            access outside of an array is an error and no crash. True and "end" put the inaccessible memory directly
+            behind each array, "start" directly before it. Misaligned accesses, indices beyond arrays of known size,
+            and signed overflow, shifts and divisions that are undefined are found, too.
+        order: the order in which blocks run, and threads between barriers. With a seed, some warps also get as far
+            ahead of the others as barriers let them. Results that depend on it show a race.
+        races: make it an error, in whatever order threads run, that two of them access the same byte of shared memory,
+            not both reading or both atomic, and nothing makes one wait for the other: a block barrier, ``__syncwarp``,
+            or an mbarrier as ``hopper.cuh`` emulates it. Shuffles and votes do not count. The first race ends the
+            launch; ask for ``guard`` too where what is read too early may lead outside of an array.
+            ``include/host_races.h`` tells what is not seen.
+        timeout: after how many seconds a guarded run is an error; 0 for never.
+
+    Raises:
+        EnvironmentProblem: this is no Linux, or there is no C++ compiler.
+        KernelArgumentError: the launch or an argument does not fit the declaration.
+        KernelError: the source does not compile, has another signature than the declaration, or did something wrong
+            while it ran.
+    """
+    launch.check()
+    if launch.shared > _MOST_SHARED:
+        raise KernelArgumentError(f"{launch.shared} bytes of shared memory are more than any GPU has for a block.")
+    arguments = variant.kernel.arguments
+    if len(args) != len(arguments):
+        raise KernelArgumentError(f"{variant.label} takes {len(arguments)} arguments; {len(args)} are given.")
+    pairs = list(zip(arguments, args, strict=True))
+    boxes = [_box(variant, argument, value) for argument, value in pairs]
+    library = _library(variant.text(), variant.kernel.name, _compiler(compiler), bool(guard), races)
+    _check_signature(variant, library)
+
+    request = _Request(tuple(launch.grid), tuple(launch.block), launch.shared)
+    request.order = {"forward": 0, "reverse": 1}.get(str(order), 2)
+    request.seed = order if isinstance(order, int) else 0
+    request.values = (ctypes.c_void_p * len(boxes))(*(ctypes.addressof(box) for box in boxes))
+    request.spans = (_Span * len(boxes))(*(_span(variant, argument, value) for argument, value in pairs))
+    request.count = len(boxes)
+    request.guard = 2 if guard == "start" else int(bool(guard))
+    request.timeout = timeout
+    message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+    request.message = ctypes.cast(message, ctypes.c_char_p)
+    request.capacity = _MESSAGE_BYTES
+    with _LOCK:
+        library.convkit_host_run(ctypes.byref(request))
+    if message.value:
+        text = re.sub(r"\[pc (\w+)\]", lambda match: _line(library._name, match[1]), message.value.decode())
+        raise KernelError(f"{variant.label} failed on the host: {text}.")
+
+
+def _box(variant: Variant, argument: Argument, value: Any) -> Any:
+    """Return the ctypes object that holds the value of an argument as the kernel takes it."""
+    dtype = variant.dtype(argument)
+    where = f"Argument {argument.name!r} of {variant.label}"
+    if not argument.pointer:
+        kind = {"int32": ctypes.c_int32, "uint32": ctypes.c_uint32, "int64": ctypes.c_int64, "float32": ctypes.c_float}
+        if dtype == "float32":
+            if not isinstance(value, (int, float, np.integer, np.floating)):
+                raise KernelArgumentError(f"{where} is a number; got {type(value).__name__}.")
+            return ctypes.c_float(float(value))
+        if not isinstance(value, (int, np.integer)):
+            raise KernelArgumentError(f"{where} is an {dtype}; got {type(value).__name__}.")
+        info = np.iinfo(dtype)
+        if not info.min <= value <= info.max:
+            raise KernelArgumentError(f"{where} is an {dtype}, which cannot hold {value}.")
+        return kind[dtype](int(value))
+    if value is None:
+        return ctypes.c_void_p(None)
+    expected = np.dtype("uint16" if dtype == "bfloat16" else dtype)
+    if not isinstance(value, np.ndarray) or value.dtype != expected:
+        got = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise KernelArgumentError(f"{where} is an array of {expected}; got {got}.")
+    if not value.flags.c_contiguous:
+        raise KernelArgumentError(f"{where} is not C-contiguous.", hint="Use numpy.ascontiguousarray.")
+    if argument.output and not value.flags.writeable:
+        raise KernelArgumentError(f"{where} is an output; the array is read-only.")
+    return ctypes.c_void_p(value.ctypes.data)
+
+
+def _span(variant: Variant, argument: Argument, value: Any) -> _Span:
+    if not isinstance(value, np.ndarray):
+        return _Span()
+    alignment = variant.alignment(argument)
+    return _Span(argument.name.encode(), value.ctypes.data, value.nbytes, alignment, argument.output)
+
+
+def _compiler(given: str | None) -> str:
+    """Return the path of the C++ compiler."""
+    if sys.platform != "linux":
+        raise EnvironmentProblem("Kernels run on the host on Linux only.")
+    names = [name for name in (given or os.environ.get("CXX"),) if name] or ["g++", "clang++"]
+    for name in names:
+        path = shutil.which(name)
+        if path:
+            return path
+    raise EnvironmentProblem(
+        f"There is no C++ compiler: {' or '.join(names)} was not found.",
+        hint="Install one (on Debian and Ubuntu: apt install g++), or name one with CXX.",
+    )
+
+
+@lru_cache(maxsize=64)
+def _library(text: str, entry: str, compiler: str, checked: bool, races: bool) -> ctypes.CDLL:
+    """Compile a flat source, unless the cache has it, and load it."""
+    parts = [(name, (_INCLUDE / name).read_text(encoding="utf-8")) for name in _HEADERS]
+    parts += [("constants", _DYNAMIC_SHARED.sub(_DYNAMIC_ON_HOST, text)), ("entry", f"CONVKIT_HOST_ENTRY({entry})\n")]
+    source = "".join(f'#line 1 "{name}"\n{part}\n' for name, part in parts)
+    flags = (*_FLAGS, *(_CHECKS if checked else ()), *(_RACES if races else ()))
+    folder = cache_folder() / "host"
+    path = folder / f"{cache_key(compiler=_version(compiler), flags=flags, source=source)}.so"
+    if not path.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                built = Path(scratch) / "kernel.so"
+                _compile(entry, source, compiler, flags, built)
+                built.replace(path)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"The kernel cannot be built in {folder}: {error}.", hint="CONVKIT_CACHE names another folder."
+            ) from error
+    library = ctypes.CDLL(str(path))
+    library.convkit_host_run.restype = None
+    return library
+
+
+def _compile(entry: str, source: str, compiler: str, flags: Sequence[str], output: Path) -> None:
+    """Compile a text into a shared library."""
+    made = f"{output}.o"
+    command = [compiler, *flags, "-c", "-x", "c++", "-", "-o", made]
+    done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+    if not done.returncode:  # without the flags, which would link libraries of sanitizers
+        command = [compiler, "-shared", made, "-o", str(output), "-ldl", "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+        raise KernelError(
+            f"{entry} does not compile on the host.\n" + "\n".join(lines[:8]),
+            hint="What only a GPU can do belongs into #if CONVKIT_DEVICE; host_functions.h has all the rest.",
+        )
+
+
+def _check_signature(variant: Variant, library: ctypes.CDLL) -> None:
+    """Compare kinds and sizes of the parameters in the source with the declaration."""
+    arguments = variant.kernel.arguments
+    found = (ctypes.c_int * 256)()
+    count = library.convkit_host_describe(found)
+    if count != len(arguments):
+        name = variant.kernel.source.name
+        raise KernelError(f"{variant.kernel.name} has {count} parameters in {name}; {len(arguments)} are declared.")
+    for argument, code in zip(arguments, found, strict=False):
+        dtype = variant.dtype(argument)
+        kind = "p" if argument.pointer else dtype[0]
+        size = itemsize(dtype)
+        if chr(code >> 8) != kind or (code & 0xFF not in (size, 0 if argument.pointer else size)):
+            raise KernelError(
+                f"Argument {argument.name!r} of {variant.label} is declared as "
+                f"{'a pointer to ' if argument.pointer else ''}{dtype}; the source takes another type there."
+            )
+
+
+@lru_cache(maxsize=8)
+def _version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout + compiler
+
+
+def _line(library: str, counter: str) -> str:
+    """Return ``file:line`` of an instruction of a library, as far as addr2line knows it, and of what inlines it."""
+    if not shutil.which("addr2line"):
+        return f"at {counter} of {library}"
+    command = ["addr2line", "-i", "-e", library, counter]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    places = [line.split(" ")[0].rsplit("/", 1)[-1] for line in done.stdout.splitlines()]
+    known = [place for place in dict.fromkeys(places) if not place.startswith(("host.h", "host_", "entry", "?"))]
+    return " in ".join(known) or f"at {counter} of {library}"

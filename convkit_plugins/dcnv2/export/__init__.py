@@ -1,0 +1,14 @@
+"""From the PyTorch operator to ONNX: patches, translation, rewrites, and back for the torch backend."""
+
+from convkit_plugins.dcnv2.export._fold_batchnorm import FoldBatchNorm
+from convkit_plugins.dcnv2.export._patch import patches
+from convkit_plugins.dcnv2.export._torch_operator import OPERATORS
+from convkit_plugins.dcnv2.export._translation import FIRST_OPSET, translations
+
+__all__ = [
+    "FIRST_OPSET",
+    "OPERATORS",
+    "FoldBatchNorm",
+    "patches",
+    "translations",
+]

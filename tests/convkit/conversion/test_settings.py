@@ -1,0 +1,184 @@
+"""Settings: a flag goes over the configuration file, that over the adapter, that over the built-in value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convkit import Adapter, Dim, Option, Request, SourceModel
+from convkit.conversion import Settings, read_config, resolve_settings
+from convkit.errors import SettingError
+
+
+class Sample(Adapter):
+    name = "sample"
+    summary = "an adapter with every kind of option"
+    forms = ("heads", "boxes")
+    dims = (Dim("batch", 1, 1, 8), Dim.fixed("height", 64, multiple_of=32))
+    opset = 21
+    options = (
+        Option("k", 100, "how many"),
+        Option("scale", 1.0, "pixel scale"),
+        Option("mode", "fix", "resize mode", choices=("fix", "keep")),
+        Option("mean", (0.1, 0.2, 0.3), "mean of the channels"),
+    )
+
+    def load(self, request: Request) -> SourceModel:
+        raise NotImplementedError
+
+
+def resolve(flags: dict[str, Any] | None = None, config: dict[str, Any] | None = None) -> Settings:
+    return resolve_settings(Sample(), flags or {}, config or {}, "convkit.toml")
+
+
+def origin(settings: Settings, name: str) -> str:
+    return next(item.origin for item in settings.items if item.name == name)
+
+
+def test_without_any_word_everything_comes_from_adapter_or_built_in():
+    settings = resolve()
+    assert settings["form"] == "heads"
+    assert settings["opset"] == 21
+    assert settings["samples"] == 8
+    assert settings.dims == Sample.dims
+    assert settings.options == {"k": 100, "scale": 1.0, "mode": "fix", "mean": (0.1, 0.2, 0.3)}
+    assert {item.origin for item in settings.items} == {"adapter", "built-in"}
+    assert {item.name for item in settings.items if item.origin == "adapter"} == {
+        "form", "opset", "shape", "set.k", "set.scale", "set.mode", "set.mean",
+    }  # fmt: skip
+
+
+LAYERS = [
+    ("opset", 19, 20, 22, 21, "adapter"),
+    ("samples", 3, 4, 5, 8, "built-in"),
+    ("form", "boxes", "heads", "boxes", "heads", "adapter"),
+    ("seed", 7, 8, 9, 0, "built-in"),
+    ("shape", ["batch=2"], ["batch=3"], ["batch=4"], [], "adapter"),
+]
+
+
+@pytest.mark.parametrize(("name", "flag", "own", "general", "fallback", "source"), LAYERS)
+def test_each_layer_goes_over_the_one_below(name, flag, own, general, fallback, source):
+    table = {"sample": {name: own}, name: general}
+    assert resolve({name: flag}, table)[name] == flag
+    assert origin(resolve({name: flag}, table), name) == "flag"
+    assert resolve({}, table)[name] == own
+    assert origin(resolve({}, table), name) == "convkit.toml"
+    assert resolve({}, {name: general})[name] == general
+    assert resolve({name: None})[name] == fallback
+    assert origin(resolve({name: None}), name) == source
+
+
+def test_zero_is_a_value_and_not_an_absent_one():
+    settings = resolve({"seed": 0}, {"seed": 5})
+    assert (settings["seed"], origin(settings, "seed")) == (0, "flag")
+
+
+def test_options_of_the_adapter_come_from_flags_as_text_and_from_toml_as_values():
+    config = {"set": {"k": 10, "scale": 2}, "sample": {"set": {"scale": 4.0, "mean": [1, 2, 3]}}}
+    settings = resolve({"set": ["mode=keep", " k = 7 "]}, config)
+    assert settings.options == {"k": 7, "scale": 4.0, "mode": "keep", "mean": (1.0, 2.0, 3.0)}
+    assert [origin(settings, f"set.{name}") for name in settings.options] == [
+        "flag",
+        "convkit.toml",
+        "flag",
+        "convkit.toml",
+    ]
+    assert resolve({"set": ["mean=0.5,0.25,1"]}).options["mean"] == (0.5, 0.25, 1.0)
+    assert resolve({"set": {"k": 3}}).options["k"] == 3
+
+
+def test_another_adapters_table_is_left_alone():
+    assert resolve({}, {"other": {"form": "nonsense", "anything": 1}})["form"] == "heads"
+
+
+REFUSED = [
+    ({"form": "box"}, {}, "no output form 'box'", "Did you mean 'boxes'"),
+    ({"opset": 12}, {}, "Opset 12", "19"),
+    ({"opset": 99}, {}, "Opset 99", "23"),
+    ({"to": "coreml"}, {}, "coreml", "onnx"),
+    ({"precision": "int4"}, {}, "int4", "fp32"),
+    ({"samples": 0}, {}, "0", "1 to 64"),
+    ({"samples": 65}, {}, "65", "1 to 64"),
+    ({"shape": ["heigth=64"]}, {}, "heigth", "Did you mean 'height'"),
+    ({"shape": ["height=65"]}, {}, "65", "64 and 96"),
+    ({"set": ["k"]}, {}, "'k' has no value", "NAME=VALUE"),
+    ({"set": ["kk=1"]}, {}, "no option 'kk'", "k, scale, mode, mean"),
+    ({"set": ["k=many"]}, {}, "'k' cannot be 'many'", "how many"),
+    ({"set": ["k=1.5"]}, {}, "'k' cannot be '1.5'", "Default: 100"),
+    ({"set": ["mode=kep"]}, {}, "'mode' cannot be 'kep'", "Did you mean 'keep'"),
+    ({"set": ["mean=1,2"]}, {}, "3 numbers", "mean of the channels"),
+    ({}, {"opzet": 20}, "unknown setting 'opzet'", "Did you mean 'opset'"),
+    ({}, {"sample": {"opzet": 20}}, "unknown setting 'opzet'", "Did you mean 'opset'"),
+    ({}, {"set": {"k": 2.7}}, "'k' cannot be 2.7", "how many"),
+    ({}, {"set": {"k": True}}, "'k' cannot be True", "how many"),
+    ({}, {"set": {"scale": "nan"}}, "'scale' cannot be 'nan'", "pixel scale"),
+    ({}, {"samples": "8"}, "samples is '8'", "whole number"),
+    ({}, {"opset": True}, "opset is True", "whole number"),
+    ({}, {"seed": 1.5}, "seed is 1.5", "whole number"),
+    ({}, {"seed": -1}, "seed is -1", "0"),
+    ({}, {"shape": 3}, "shape is 3", "NAME=N"),
+    ({}, {"shape": [64]}, "shape is [64]", "NAME=N"),
+    ({}, {"form": 3}, "form is 3", "text"),
+    ({}, {"names": 3}, "names is 3", "text"),
+    ({}, {"device": ["cpu"]}, "device is ['cpu']", "text"),
+    ({}, {"set": "k=3"}, "set is 'k=3'", "[convert.set]"),
+    ({}, {"sample": 3}, "'sample' is not a table", "[convert.sample]"),
+]
+
+
+@pytest.mark.parametrize(("flags", "config", "message", "hint"), REFUSED, ids=[row[2] for row in REFUSED])
+def test_what_cannot_be_obeyed_is_refused_with_a_remedy(flags, config, message, hint):
+    with pytest.raises(SettingError) as caught:
+        resolve(flags, config)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_the_record_of_the_settings_names_files_without_their_folders():
+    settings = resolve({"inputs": "/home/someone/images", "names": Path("/etc/names.txt")})
+    assert settings["inputs"] == Path("/home/someone/images")
+    record = {item["name"]: item for item in settings.to_json()}
+    assert record["inputs"] == {"name": "inputs", "value": "images", "origin": "flag"}
+    assert record["names"]["value"] == "names.txt"
+    assert record["set.mode"] == {"name": "set.mode", "value": "fix", "origin": "adapter"}
+
+
+def test_convkit_toml_of_the_working_directory_is_read_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_config() == ({}, "")
+    Path("convkit.toml").write_text("[convert]\nopset = 22\n[convert.sample]\nform = 'boxes'\n")
+    table, name = read_config()
+    assert (table, name) == ({"opset": 22, "sample": {"form": "boxes"}}, "convkit.toml")
+    settings = resolve_settings(Sample(), {}, table, name)
+    assert (settings["opset"], settings["form"]) == (22, "boxes")
+
+
+def test_a_named_file_goes_over_convkit_toml_and_gives_its_name_as_origin(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("convkit.toml").write_text("[convert]\nopset = 22\n")
+    Path("mine.toml").write_text("[convert]\nopset = 19\n")
+    table, name = read_config(Path("mine.toml"))
+    assert origin(resolve_settings(Sample(), {}, table, name), "opset") == "mine.toml"
+    assert table == {"opset": 19}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no configuration file"),
+        (b"[convert", "not valid TOML"),
+        (b"\xff\xfe", "not valid TOML"),
+        (b"convert = 3", "'convert' is not a table"),
+    ],
+)
+def test_a_broken_configuration_file_is_refused_by_name(tmp_path, content, message):
+    path = tmp_path / "broken.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingError, match=message) as caught:
+        read_config(path)
+    assert "broken.toml" in caught.value.message

@@ -1,0 +1,276 @@
+"""AP of an artifact: the figures of pycocotools, the mapping of classes, and memory that does not grow."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from support.blobs import write_coco
+
+from convkit import load
+from convkit.errors import ConversionError, EnvironmentProblem, ImageError, SettingError
+from convkit.evaluation import EvaluationReport, evaluate_artifact
+from convkit.evaluation._evaluate import METRICS
+
+IDS = {"green": 3, "red": 7}
+"""Category ids in another order than the classes of the network."""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write twelve images whose annotated boxes are off by up to four pixels, so that AP is neither 0 nor 1."""
+    folder = tmp_path_factory.mktemp("coco")
+    write_coco(folder, 12, categories=IDS, jitter=4)
+    return folder
+
+
+def by_hand(artifact: Path, folder: Path, ids: list[int] | None = None) -> list[float]:
+    """Write the results file that COCO asks for and let pycocotools judge it."""
+    document = json.loads((folder / "annotations.json").read_text())
+    results = []
+    with load(artifact) as predictor:
+        for image in document["images"]:
+            found = predictor(folder / "images" / image["file_name"])
+            for (x1, y1, x2, y2), score, class_id in zip(
+                found.boxes.tolist(), found.scores.tolist(), found.class_ids.tolist(), strict=True
+            ):
+                category = {0: 7, 1: 3}[class_id]
+                box = [x1, y1, x2 - x1, y2 - y1]
+                results.append({"image_id": image["id"], "category_id": category, "bbox": box, "score": score})
+    (folder / "results.json").write_text(json.dumps(results))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(folder / "annotations.json"))
+        judge = COCOeval(truth, truth.loadRes(str(folder / "results.json")), "bbox")
+        if ids:
+            judge.params.imgIds = ids
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return judge.stats.tolist()
+
+
+def test_all_twelve_figures_equal_a_hand_made_evaluation(blobs, blob_artifact, dataset):
+    report = evaluate_artifact(blob_artifact.path, dataset / "annotations.json", dataset / "images")
+    figures = report.figures["onnxruntime"]
+    assert list(figures) == list(METRICS)
+    np.testing.assert_allclose(list(figures.values()), by_hand(blob_artifact.path, dataset), rtol=0, atol=1e-12)
+    assert 0.1 < figures["AP"] < 0.9
+    assert report.images == 12
+    assert report.annotations == len(json.loads((dataset / "annotations.json").read_text())["annotations"])
+
+
+def test_perfect_boxes_have_an_ap_of_one_and_swapped_classes_one_of_zero(blobs, blob_artifact, tmp_path):
+    for categories, expected in ((IDS, 1.0), ({"red": 3, "green": 7}, 1.0)):
+        folder = tmp_path / str(categories["red"])
+        write_coco(folder, 6, categories=categories)
+        figures = evaluate_artifact(blob_artifact, folder / "annotations.json", folder / "images").figures
+        assert figures["onnxruntime"]["AP"] == pytest.approx(expected)
+    document = json.loads((folder / "annotations.json").read_text())
+    for entry in document["categories"]:
+        entry["name"] = {"red": "green", "green": "red"}[entry["name"]]
+    (folder / "annotations.json").write_text(json.dumps(document))
+    figures = evaluate_artifact(blob_artifact, folder / "annotations.json", folder / "images").figures
+    assert figures["onnxruntime"]["AP"] == 0
+
+
+def test_categories_of_other_names_are_taken_in_the_order_of_their_ids(blobs, blob_artifact, tmp_path):
+    write_coco(tmp_path, 6, categories={"red": 7, "green": 11})
+    path = tmp_path / "annotations.json"
+    renamed = path.read_text().replace('"red"', '"rouge"').replace('"green"', '"vert"')
+    path.write_text(renamed)
+    figures = evaluate_artifact(blob_artifact, path, tmp_path / "images").figures
+    assert figures["onnxruntime"]["AP"] == pytest.approx(1.0)
+
+
+def test_another_number_of_categories_is_refused(blobs, blob_artifact, tmp_path):
+    path = write_coco(tmp_path, 1, categories={**IDS, "blue": 9})
+    path.write_text(path.read_text().replace('"red"', '"rouge"'))
+    with pytest.raises(SettingError, match="2 classes, the annotations have 3 categories") as caught:
+        evaluate_artifact(blob_artifact, path, tmp_path / "images")
+    assert "--names" in caught.value.hint
+
+
+def test_the_checkpoint_in_pytorch_has_the_same_ap(blobs, blob_artifact, blob_weights_file, dataset):
+    report = evaluate_artifact(
+        blob_artifact, dataset / "annotations.json", dataset / "images", weights=blob_weights_file
+    )
+    assert set(report.figures) == {"onnxruntime", "pytorch"}
+    assert report.figures["pytorch"]["AP"] == pytest.approx(report.figures["onnxruntime"]["AP"], abs=1e-3)
+    assert report.agrees
+
+
+def test_another_checkpoint_than_the_converted_one_is_refused(blobs, blob_artifact, toy_weights_file, dataset):
+    with pytest.raises(SettingError, match=r"not the checkpoint .* \(blobs\.pth\)"):
+        evaluate_artifact(blob_artifact, dataset / "annotations.json", dataset / "images", weights=toy_weights_file)
+
+
+def test_engines_agree_to_a_thousandth():
+    def report(first: float, second: float) -> EvaluationReport:
+        return EvaluationReport({"a": {"AP": first}, "b": {"AP": second}}, 1, 1, 0.1)
+
+    assert report(0.5, 0.5009).agrees
+    assert not report(0.5, 0.5011).agrees
+    document = json.loads(json.dumps(report(0.5, 0.6).to_json()))
+    assert document["agrees"] is False
+    assert document["figures"]["b"] == {"AP": 0.6}
+
+
+def test_a_limit_evaluates_the_first_images_by_id(blobs, blob_artifact, dataset):
+    report = evaluate_artifact(blob_artifact, dataset / "annotations.json", dataset / "images", limit=4)
+    assert report.images == 4
+    expected = by_hand(blob_artifact.path, dataset, [100, 101, 102, 103])
+    np.testing.assert_allclose(list(report.figures["onnxruntime"].values()), expected, rtol=0, atol=1e-12)
+
+
+def test_a_detector_that_finds_nothing_has_an_ap_of_zero(blobs, blob_artifact, tmp_path):
+    import cv2
+
+    path = write_coco(tmp_path, 2, categories=IDS)
+    for image in (tmp_path / "images").iterdir():
+        cv2.imwrite(str(image), np.zeros((64, 96, 3), np.uint8))
+    figures = evaluate_artifact(blob_artifact, path, tmp_path / "images").figures["onnxruntime"]
+    assert set(figures) == set(METRICS)
+    assert figures["AP"] == 0
+
+
+def test_annotations_may_lack_area_and_crowd_flags(blobs, blob_artifact, tmp_path):
+    path = write_coco(tmp_path, 3, categories=IDS)
+    document = json.loads(path.read_text())
+    for annotation in document["annotations"]:
+        del annotation["area"], annotation["iscrowd"]
+    path.write_text(json.dumps(document))
+    figures = evaluate_artifact(blob_artifact, path, tmp_path / "images").figures
+    assert figures["onnxruntime"]["AP"] == pytest.approx(1.0)
+
+
+def without(key: str, *path: str | int):
+    def edit(document):
+        for step in path:
+            document = document[step]
+        del document[key]
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        without("images"),
+        without("annotations"),
+        without("categories"),
+        without("file_name", "images", 0),
+        without("id", "images", 0),
+        without("bbox", "annotations", 0),
+        without("image_id", "annotations", 0),
+        without("category_id", "annotations", 0),
+        without("id", "annotations", 0),
+        without("name", "categories", 0),
+        without("id", "categories", 0),
+        lambda document: document["images"].clear(),
+        lambda document: document["categories"].clear(),
+        lambda document: document["annotations"][0].update(bbox=[1, 2]),
+        lambda document: document.update(images={"a": 1}),
+    ],
+)
+def test_a_file_that_lacks_something_is_refused_before_any_image_is_run(blobs, blob_artifact, tmp_path, edit):
+    path = write_coco(tmp_path, 1, categories=IDS)
+    document = json.loads(path.read_text())
+    edit(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(SettingError, match="not a COCO annotation file") as caught:
+        evaluate_artifact(blob_artifact, path, tmp_path / "images")
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read"), ("", "not a COCO"), ("[1, 2]", "not a COCO"), ("{", "not a COCO"), ("3", "not a COCO")],
+)
+def test_a_file_that_is_no_annotations_is_refused(blobs, blob_artifact, tmp_path, content, message):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingError, match=message):
+        evaluate_artifact(blob_artifact, path, tmp_path)
+
+
+def test_an_image_that_is_missing_or_broken_is_named(blobs, blob_artifact, tmp_path):
+    path = write_coco(tmp_path, 2, categories=IDS)
+    (tmp_path / "images" / "00001.png").write_bytes(b"junk")
+    with pytest.raises(ImageError, match=r"00001\.png"):
+        evaluate_artifact(blob_artifact, path, tmp_path / "images")
+    (tmp_path / "images" / "00001.png").unlink()
+    with pytest.raises(ImageError, match=r"00001\.png is missing") as caught:
+        evaluate_artifact(blob_artifact, path, tmp_path / "images")
+    assert "--images" in caught.value.hint
+
+
+def test_an_artifact_that_detects_no_boxes_cannot_be_evaluated(toy, toy_artifact, dataset):
+    path = dataset / "four.json"
+    document = json.loads((dataset / "annotations.json").read_text())
+    document["categories"] += [{"id": 20, "name": "c"}, {"id": 21, "name": "d"}]
+    path.write_text(json.dumps(document))
+    with pytest.raises(ConversionError, match="does not detect boxes"):
+        evaluate_artifact(toy_artifact, path, dataset / "images")
+
+
+def test_without_pycocotools_the_error_says_what_to_install(blobs, blob_artifact, dataset, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    with pytest.raises(EnvironmentProblem, match="needs pycocotools") as caught:
+        evaluate_artifact(blob_artifact, dataset / "annotations.json", dataset / "images")
+    assert "convkit[evaluate]" in caught.value.hint
+    assert caught.value.exit_code == 5
+
+
+def test_evaluating_says_nothing_on_stdout_and_reports_its_progress(blobs, blob_artifact, dataset, capfd):
+    steps = []
+    evaluate_artifact(
+        blob_artifact,
+        dataset / "annotations.json",
+        dataset / "images",
+        progress=lambda step, done=0, total=0: steps.append((step, done, total)),
+    )
+    assert capfd.readouterr().out == ""
+    assert steps[-2] == ("running images", 11, 12)
+
+
+MEASURE = """
+import resource, sys, tracemalloc
+from pathlib import Path
+from support.blobs import BlobPlugin
+from support.plugins import registered
+from convkit.evaluation import evaluate_artifact
+
+taken = {}
+
+def progress(step, done=0, total=0):
+    if step == "running images" and done in (20, total - 1):
+        taken[done] = (tracemalloc.get_traced_memory()[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+with registered(BlobPlugin(), "blobs"):
+    tracemalloc.start()
+    evaluate_artifact(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), progress=progress)
+(held, peak), (held_later, peak_later) = taken.values()
+print(held_later - held, peak_later - peak)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(blob_artifact, tmp_path):
+    """Holding the other 60 images would take 66 MB, as tensors of the network's size 4.4 MB."""
+    path = write_coco(tmp_path / "coco", 81, categories=IDS, size=(480, 768))
+    arguments = [sys.executable, "-c", MEASURE, str(blob_artifact.path), str(path), str(path.parent / "images")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment)
+    held, peak = map(int, run.stdout.split())
+    assert held < 500_000
+    assert peak < 10_000_000

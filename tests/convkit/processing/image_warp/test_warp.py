@@ -1,0 +1,400 @@
+"""The warp kernel on the host: against OpenCV, the definition in float64, its NumPy reference, and CenterNet's host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convkit import DevicePreprocess, Placement
+from convkit.cuda import Variant
+from convkit.errors import KernelArgumentError, KernelError
+from convkit.processing.image_warp import (
+    IMAGE_RECORD,
+    ImageWarp,
+    fit_levels,
+    image_row,
+    image_table,
+    line_values,
+    rounded,
+    warp,
+    warp_variants,
+)
+from convkit.testing.cuda_host import run_on_host
+from convkit_models.centernet._preprocess import Affine
+
+RAMP = np.tile(np.arange(256, dtype=np.float32), (3, 1))
+MEAN, STD = (0.40789654, 0.44719302, 0.47026115), (0.28863828, 0.27408164, 0.27809835)
+CENTERNET = {"resize": "fix_res", "height": 64, "width": 96, "pad": 31, "mean": MEAN, "std": STD}
+MIXED = [(37, 53), (120, 64), (1, 1), (2, 70), (33, 20), (1, 9), (9, 1)]
+
+
+def noise(rows: int, columns: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (rows, columns, channels), dtype=np.uint8)
+
+
+def placed(matrix: Any, channels: int = 3) -> Placement:
+    return Placement((channels, 0, 0), np.asarray(matrix, np.float32))
+
+
+def pack(images: Sequence[np.ndarray], matrices: Sequence[Any], gap: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return the table of images and the shortest buffer that holds them, ``gap`` bytes apart."""
+    channels, offsets, buffer = images[0].shape[2], [], bytearray()
+    for image in images:
+        buffer += bytes(gap)
+        offsets.append(len(buffer))
+        buffer += image.tobytes()
+    buffer += bytes(-len(buffer) % 4)
+    sizes = [(image.shape[0], image.shape[1]) for image in images]
+    placements = [placed(matrix) for matrix in matrices]
+    return image_table(placements, offsets, sizes, channels=channels, capacity=len(buffer)), np.frombuffer(
+        bytes(buffer), np.uint8
+    ).copy()
+
+
+def on_host(
+    settings: ImageWarp, variant: Variant, table: np.ndarray, pixels: np.ndarray, size: tuple[int, int], **how: Any
+) -> np.ndarray:
+    """Return the output as float32 [B, slots, H, W]; it held NaN before the run."""
+    (height, width), constants = size, dict(variant.constants)
+    slots, dtype, batch = int(constants["SLOTS"]), str(constants["T"]), len(table)
+    shape = (batch, height, width, slots) if constants["LAST"] else (batch, slots, height, width)
+    stored = np.dtype("uint16" if dtype == "bfloat16" else dtype)
+    output = np.full(shape, 0x7FFF if dtype == "bfloat16" else np.nan, stored)
+    values = [table.view(np.uint8), pixels, settings.values(dtype), output, settings.border, height, width]
+    run_on_host(variant, variant.geometry(batch=batch, height=height, width=width), values, **how)
+    if dtype == "bfloat16":
+        output = (output.astype(np.uint32) << 16).view(np.float32)
+    return np.moveaxis(output, -1, 1).astype(np.float32) if constants["LAST"] else output.astype(np.float32)
+
+
+def definition(image: np.ndarray, matrix: Any, height: int, width: int, border: Sequence[int]) -> np.ndarray:
+    """Sample pixel by pixel in float64: four neighbours, of which those outside are the border."""
+    rows, columns, channels = image.shape
+    result = np.empty((height, width, channels))
+    for y in range(height):
+        for x in range(width):
+            across, down = np.asarray(matrix, np.float64) @ (x, y, 1)
+            left, top = int(np.floor(across)), int(np.floor(down))
+            total = np.zeros(channels)
+            for row, column in ((top + i, left + j) for i in (0, 1) for j in (0, 1)):
+                weight = (1 - abs(down - row)) * (1 - abs(across - column))
+                inside = 0 <= row < rows and 0 <= column < columns
+                total += weight * (image[row, column].astype(np.float64) if inside else np.array(border))
+            result[y, x] = total
+    return result
+
+
+def letterbox(rows: int, columns: int, height: int, width: int, half_pixel: bool) -> np.ndarray:
+    """The output-to-image matrix of the YOLO family: fit, centre; tensorRT_Pro maps centres of pixels."""
+    scale = min(height / rows, width / columns)
+    shift = 0.5 * scale - 0.5 if half_pixel else 0.0
+    forward = [
+        [scale, 0, -scale * columns / 2 + width / 2 + shift],
+        [0, scale, -scale * rows / 2 + height / 2 + shift],
+    ]
+    return np.linalg.inv(np.vstack([np.array(forward), [0, 0, 1]]))[:2]
+
+
+@settings(max_examples=60)
+@given(
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.tuples(st.integers(1, 70), st.integers(1, 150)),
+    st.integers(0, 3),
+    st.integers(0, 99),
+)
+def test_levels_are_those_of_opencv(image_size: tuple[int, int], size: tuple[int, int], gap: int, seed: int) -> None:
+    (rows, columns), (height, width) = image_size, size
+    image, border = noise(rows, columns, seed=seed), (114, 3, 250)
+    matrix = letterbox(rows, columns, height, width, half_pixel=bool(seed % 2))
+    expected = cv2.warpAffine(
+        image, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=border
+    )
+    settings = ImageWarp(RAMP, border=border)
+    found = on_host(settings, settings.variant("float32"), *pack([image], [matrix], gap), size)[0].transpose(1, 2, 0)
+    difference = np.abs(found - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).sum() <= 3  # OpenCV's last columns have no fused multiply-add
+
+
+@settings(max_examples=40)
+@given(st.lists(st.floats(-1.5, 1.5, width=32), min_size=4, max_size=4), st.integers(-40, 40), st.integers(-40, 40))
+def test_any_affine_map_is_within_one_level_of_opencv(linear: list[float], dx: int, dy: int) -> None:
+    image = noise(31, 45, seed=dx + 40)
+    matrix = np.array([[linear[0], linear[1], dx], [linear[2], linear[3], dy]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    expected = cv2.warpAffine(image, matrix, (70, 33), flags=flags, borderValue=(9, 9, 9))
+    settings = ImageWarp(RAMP, border=(9, 9, 9))
+    found = on_host(settings, settings.variant("float32"), *pack([image], [matrix]), (33, 70))[0].transpose(1, 2, 0)
+    assert np.abs(found - expected).max() <= 1
+    exact = ImageWarp(RAMP, border=(9, 9, 9), rounding="none")
+    found = on_host(exact, exact.variant("float32"), *pack([image], [matrix]), (33, 70))
+    np.testing.assert_array_equal(found, warp(exact, *pack([image], [matrix]), 33, 70))
+
+
+@pytest.mark.parametrize("rounding", ["none", "even", "up"])
+@pytest.mark.parametrize("half_pixel", [False, True])
+@pytest.mark.parametrize(("rows", "columns"), [(23, 40), (40, 23), (5, 7), (90, 70)])
+def test_letterbox_by_its_definition(rows: int, columns: int, half_pixel: bool, rounding: Any) -> None:
+    """YOLO: grey border, RGB, 0 to 1, with or without the half-pixel rule of tensorRT_Pro."""
+    image, height, width = noise(rows, columns), 32, 41
+    matrix = letterbox(rows, columns, height, width, half_pixel).astype(np.float32)
+    exact = definition(image, matrix, height, width, (114, 114, 114))[..., ::-1].transpose(2, 0, 1)
+    settings = ImageWarp(RAMP / np.float32(255), border=(114,) * 3, swap=True, rounding=rounding)
+    found = on_host(settings, settings.variant("float32"), *pack([image], [matrix]), (height, width))[0] * 255
+    if rounding == "none":
+        np.testing.assert_allclose(found, exact, atol=0.01)
+    else:
+        near = np.abs(exact - np.floor(exact) - 0.5) < 0.01  # a tie, or as good as one
+        wanted = np.rint(exact) if rounding == "even" else np.floor(exact + 0.5)
+        np.testing.assert_allclose(found[~near], wanted[~near], atol=1e-3)
+        assert np.abs(found - exact).max() <= 0.51
+
+
+def test_ties_go_where_the_rounding_says() -> None:
+    """Half-way between levels 10 and 11, and between 11 and 12."""
+    image = np.array([[10, 11, 12]], np.uint8)[..., None].repeat(3, 2)
+    table, pixels = pack([image], [[[1, 0, 0.5], [0, 1, 0]]])
+    for rounding, wanted in (("even", [10, 12]), ("up", [11, 12]), ("none", [10.5, 11.5])):
+        settings = ImageWarp(RAMP, rounding=rounding)  # type: ignore[arg-type]
+        assert on_host(settings, settings.variant("float32"), table, pixels, (1, 2))[0, 0, 0].tolist() == wanted
+
+
+def test_the_example_of_tensorrt_pro() -> None:
+    """810 x 1080 into 512 x 512: its translation is (63.737, -0.263), against (64, 0) without the half pixel."""
+    scale = 512 / 1080
+    forward = np.linalg.inv(np.vstack([letterbox(1080, 810, 512, 512, True), [0, 0, 1]]))
+    np.testing.assert_allclose(forward[:2], [[scale, 0, 63.737], [0, scale, -0.263]], atol=6e-4)
+
+
+@pytest.mark.parametrize("variant", warp_variants(), ids=lambda variant: variant.label)
+def test_every_variant_is_its_reference(variant: Variant) -> None:
+    """Images of mixed sizes in one launch, at odd offsets, to the last bit of each dtype."""
+    constants = dict(variant.constants)
+    channels, slots = int(constants["CHANNELS"]), int(constants["SLOTS"])
+    slopes = np.array([[0.0173], [0.0181], [0.0166]])
+    levels = (np.sqrt(RAMP) if constants["LINES"] == 0 else RAMP.astype(np.float64) * slopes - 2.1).astype(np.float32)
+    kept = min(3, channels)
+    settings = ImageWarp(
+        levels[:kept],
+        channels=channels,
+        border=(7, 100, 201, 50)[:channels],
+        swap=bool(constants["SWAP"]),
+        rounding=("none", "even", "up")[int(constants["ROUND"])],
+    )
+    assert settings.variant(str(constants["T"]), slots=slots, last=bool(constants["LAST"])) == variant
+    images = [noise(*size, channels, seed) for seed, size in enumerate(MIXED)]
+    table, pixels = pack(images, [letterbox(*size, 19, 150, True) for size in MIXED], gap=5)
+    expected = rounded(warp(settings, table, pixels, 19, 150), str(constants["T"]))
+    found = on_host(settings, variant, table, pixels, (19, 150))
+    np.testing.assert_array_equal(found[:, :kept], expected)
+    assert not found[:, kept:].any()
+
+
+def test_four_channels_are_swapped_and_scaled_as_they_are_written() -> None:
+    """BGRA to RGBA: the last channel stays, and each level is that of the output's channel."""
+    image, matrix = noise(20, 30, channels=4), [[0.5, 0, 1], [0, 0.5, 1]]
+    factors = np.array([[1], [10], [100], [1000]], np.float32)
+    settings = ImageWarp(factors * RAMP[0], channels=4, border=(0,) * 4, swap=True)
+    plain = ImageWarp(np.tile(RAMP[0], (4, 1)), channels=4, border=(0,) * 4)
+    table, pixels = pack([image], [matrix])
+    found, levels = (on_host(each, each.variant("float32"), table, pixels, (9, 40))[0] for each in (settings, plain))
+    np.testing.assert_array_equal(found, levels[[2, 1, 0, 3]] * factors[..., None])
+
+
+@pytest.mark.parametrize("guard", ["start", "end"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_nothing_is_read_outside_the_buffer(guard: Any, channels: int) -> None:
+    """Single images that fill the buffer, so that it ends right after the last word that holds a pixel."""
+    settings = ImageWarp(RAMP[: min(3, channels)], channels=channels, border=(1,) * channels)
+    variant = settings.variant("float16", last=True)
+    for rows, columns in ((1, 1), (2, 2), (3, 5), (5, 3), (7, 33)):
+        table, pixels = pack([noise(rows, columns, channels)], [letterbox(rows, columns, 9, 35, True)])
+        found = on_host(settings, variant, table, pixels, (9, 35), guard=guard)
+        np.testing.assert_array_equal(found, warp(settings, table, pixels, 9, 35))
+
+
+@pytest.mark.parametrize("matrix", [[[1e6, 0, 0], [0, 1e6, 0]], [[-3, 5, -8e6], [8e6, -8e6, 8e6]], np.zeros((2, 3))])
+def test_extreme_maps_read_nothing_outside(matrix: Any) -> None:
+    settings = ImageWarp(RAMP, border=(5, 6, 7))
+    table, pixels = pack([noise(6, 6)], [matrix])
+    found = on_host(settings, settings.variant("float32"), table, pixels, (20, 40), guard="end")
+    np.testing.assert_array_equal(found, warp(settings, table, pixels, 20, 40))
+    outside = np.ones((20, 40), bool)
+    outside[:1, :1] = False
+    if np.any(matrix):
+        np.testing.assert_array_equal(found[0][:, outside].T, np.tile([5.0, 6.0, 7.0], (799, 1)))
+
+
+@pytest.mark.parametrize("order", ["reverse", 7])
+def test_the_order_of_threads_does_not_matter(order: Any) -> None:
+    settings = ImageWarp(RAMP)
+    table, pixels = pack([noise(40, 60), noise(20, 10)], [letterbox(40, 60, 17, 70, False)] * 2)
+    variant = settings.variant("float32", last=True)
+    np.testing.assert_array_equal(
+        on_host(settings, variant, table, pixels, (17, 70), order=order),
+        on_host(settings, variant, table, pixels, (17, 70)),
+    )
+
+
+@pytest.mark.parametrize("matrix", [letterbox(11, 13, 24, 24, False), [[0.5, 0, 0], [0, 0.4, 0]]])
+def test_rows_may_lie_apart(matrix: Any) -> None:
+    """A window of a larger image, by its pitch, is what a copy of the window is; with and without border."""
+    whole = noise(40, 50)
+    window = np.ascontiguousarray(whole[5:16, 7:20])
+    settings = ImageWarp(RAMP, border=(1, 2, 3))
+    inside = image_table([placed(matrix)], [5 * 150 + 21], [(11, 13)], pitches=[150], capacity=6000)
+    found = on_host(settings, settings.variant("float32"), inside, whole.reshape(-1), (24, 24))
+    np.testing.assert_array_equal(
+        found, on_host(settings, settings.variant("float32"), *pack([window], [matrix]), (24, 24))
+    )
+
+
+@pytest.mark.parametrize("resize", ["fix_res", "keep_res"])
+@pytest.mark.parametrize(("rows", "columns"), [(37, 53), (120, 64), (64, 96), (1, 1), (3, 200)])
+def test_centernet_is_the_host_bit_for_bit(resize: str, rows: int, columns: int) -> None:
+    size = (None, None) if resize == "keep_res" else (64, 96)
+    host = Affine({**CENTERNET, "resize": resize, "height": size[0], "width": size[1]})
+    device = host.on_device()
+    assert isinstance(device, DevicePreprocess)
+    image = noise(rows, columns)
+    expected, placement = host(image), device.place(rows, columns)
+    assert placement.shape == expected.tensor.shape
+    assert placement.meta == expected.meta
+    table = np.array([device.row(placement, rows, columns, 0)], device.record)
+    pixels = np.concatenate([image.reshape(-1), np.zeros(-image.size % 4, np.uint8)])
+    settings = ImageWarp(host.table)
+    for dtype in ("float32", "float16"):
+        found = on_host(settings, settings.variant(dtype), table, pixels, placement.shape[1:])[0]
+        np.testing.assert_array_equal(found, rounded(expected.tensor, dtype))
+    assert settings.variant("float16") in device.kernels()
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [(MEAN, STD), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.0,) * 3, (1.0,) * 3), ((0.5,) * 3, (0.5,) * 3)],
+)
+def test_lines_give_usual_normalisations_exactly(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    steps = np.arange(256)[None] / 255.0
+    levels = ((steps - np.array(mean)[:, None]) / np.array(std)[:, None]).astype(np.float32)
+    for dtype, count in (("float32", 2), ("float16", 1), ("bfloat16", 1)):
+        lines, values = fit_levels(levels, dtype)
+        assert lines == count
+        np.testing.assert_array_equal(rounded(line_values(values), dtype), rounded(levels, dtype))
+
+
+def test_levels_on_no_line_are_looked_up() -> None:
+    assert dict(ImageWarp(np.sqrt(RAMP)).variant("float16").constants)["LINES"] == 0
+    with pytest.raises(KernelArgumentError, match="on no line"):
+        ImageWarp(np.sqrt(RAMP), rounding="none")
+
+
+def test_rounding_is_that_of_torch() -> None:
+    values = np.random.default_rng(0).normal(size=4096).astype(np.float32)
+    for dtype in ("float16", "bfloat16", "float32"):
+        expected = torch.from_numpy(values).to(getattr(torch, dtype)).float().numpy()
+        np.testing.assert_array_equal(rounded(values, dtype), expected)
+
+
+def test_the_record_is_what_the_kernel_reads() -> None:
+    """Field by field, as a C++ program would write it."""
+    table = image_table([placed([[1, 2, 3], [4, 5, 6]])], [2**40], [(7, 8)], pitches=[99])
+    raw = table.tobytes()
+    assert len(raw) == IMAGE_RECORD.itemsize == 48
+    assert np.frombuffer(raw[:8], "<i8")[0] == 2**40
+    assert np.frombuffer(raw[8:24], "<i4").tolist() == [7, 8, 99, 0]
+    assert np.frombuffer(raw[24:], "<f4").tolist() == [1, 2, 3, 4, 5, 6]
+
+
+GOOD = placed([[1, 0, 0], [0, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"placements": [], "offsets": [], "sizes": []}, "one placement"),
+        ({"offsets": [0, 4]}, "one placement"),
+        ({"pitches": [24, 24]}, "one placement"),
+        ({"capacity": 190}, "Round its length"),
+        ({"capacity": 188}, "within its pixel buffer"),
+        ({"offsets": [-4]}, "within its pixel buffer"),
+        ({"pitches": [23]}, "within its pixel buffer"),
+        ({"sizes": [(0, 8)]}, "empty or too large"),
+        ({"sizes": [(8, 0)]}, "empty or too large"),
+        ({"sizes": [(30000, 30000)]}, "too large for 32-bit"),
+        ({"placements": [placed([[1, 0, np.nan], [0, 1, 0]])]}, "no usable matrix"),
+        ({"placements": [placed([[1, 0, 1e9], [0, 1, 0]])]}, "no usable matrix"),
+        ({"placements": [placed(np.eye(3))]}, "no usable matrix"),
+    ],
+)
+def test_records_that_no_kernel_can_use_are_refused(change: dict[str, Any], message: str) -> None:
+    arguments = {"placements": [GOOD], "offsets": [0], "sizes": [(8, 8)], "capacity": 192}
+    assert len(image_table(**arguments)) == 1
+    with pytest.raises(KernelArgumentError, match=message):
+        image_table(**{**arguments, **change})
+
+
+def test_a_row_is_one_record() -> None:
+    row = image_row(GOOD, 12, 8, 9, 27)
+    assert np.array([row], IMAGE_RECORD) == image_table([GOOD], [12], [(8, 9)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"levels": RAMP[:, :255]}, "not finite"),
+        ({"levels": RAMP[0]}, "not finite"),
+        ({"levels": np.full((3, 256), np.inf)}, "not finite"),
+        ({"channels": 2}, "cannot be made"),
+        ({"channels": 1, "border": (0,)}, "cannot be made"),
+        ({"levels": RAMP[:1], "swap": True}, "cannot be made"),
+        ({"border": (0, 0)}, "not a pixel"),
+        ({"border": (0, 0, 256)}, "not a pixel"),
+        ({"rounding": "down"}, "no rounding"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(KernelArgumentError, match=message):
+        ImageWarp(**{"levels": RAMP, **arguments})
+
+
+def array(shape: tuple[int, ...], typestr: str = "<f2", strides: tuple[int, ...] | None = None) -> Any:
+    interface = {"shape": shape, "typestr": typestr, "strides": strides, "data": (1 << 20, False), "version": 3}
+    return SimpleNamespace(shape=shape, __cuda_array_interface__=interface)
+
+
+@pytest.mark.parametrize(
+    ("output", "table", "message"),
+    [
+        (array((2, 3, 8, 8), "<f8"), array((2, 48), "|u1"), "cannot be float64"),
+        (array((2, 2, 8, 8)), array((2, 48), "|u1"), "do not go into"),
+        (array((2, 9, 8, 8)), array((2, 48), "|u1"), "do not go into"),
+        (array((3, 8, 8)), array((2, 48), "|u1"), r"must be \[B, C, H, W\]"),
+        (array((2, 3, 0, 8)), array((2, 48), "|u1"), r"must be \[B, C, H, W\]"),
+        (array((2, 3, 8, 8), strides=(384, 128, 2, 16)), array((2, 48), "|u1"), "contiguous or channels-last"),
+        (array((2, 3, 8, 8)), array((3, 48), "|u1"), "2 images need"),
+        (array((2, 3, 8, 8)), array((96,), "|u1"), "2 images need"),
+        (array((1, 3, 32768, 32768)), array((1, 48), "|u1"), "too large for 32-bit"),
+        (array((70000, 3, 8, 8)), array((70000, 48), "|u1"), "above the limit"),
+        ("tensor", array((1, 48), "|u1"), "no array on a GPU"),
+    ],
+)
+def test_launches_that_cannot_work_are_refused_without_a_gpu(output: Any, table: Any, message: str) -> None:
+    with pytest.raises(KernelArgumentError, match=message):
+        ImageWarp(RAMP).launch(table, array((999,), "|u1"), output, 0)
+
+
+def test_a_wrong_pitch_would_be_seen() -> None:
+    """The guard of the other tests works: an image that is said to be longer than its buffer is an error."""
+    settings = ImageWarp(RAMP)
+    table, pixels = pack([noise(8, 8)], [letterbox(8, 8, 9, 35, True)])
+    table["pitch"] = 400
+    with pytest.raises(KernelError, match="pixels"):
+        on_host(settings, settings.variant("float32"), table, pixels, (9, 35), guard="end")

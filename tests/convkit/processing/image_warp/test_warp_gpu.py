@@ -1,0 +1,183 @@
+"""The warp kernel on a GPU: large mixed batches against the host's preprocess, layouts, capture, and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from convkit import Placement
+from convkit.cuda import load
+from convkit.errors import KernelArgumentError
+from convkit.processing.image_warp import ImageWarp, image_table, warp
+from convkit_models.centernet._preprocess import Affine
+
+pytestmark = pytest.mark.gpu
+torch = pytest.importorskip("torch")
+
+MEAN, STD = (0.40789654, 0.44719302, 0.47026115), (0.28863828, 0.27408164, 0.27809835)
+CENTERNET = {"resize": "fix_res", "height": 512, "width": 512, "pad": 31, "mean": MEAN, "std": STD}
+MIXED = [(1080, 1920), (1920, 1080), (480, 640), (37, 53), (1, 1), (2, 3001), (999, 333), (2160, 3840)]
+RAMP = np.tile(np.arange(256, dtype=np.float32), (3, 1))
+
+
+def noise(rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (rows, columns, 3), dtype=np.uint8)
+
+
+def upload(images: Sequence[np.ndarray], placements: Sequence[Placement]) -> tuple[Any, Any]:
+    """Return the table and the pixels on the GPU; images begin at odd offsets."""
+    offsets, buffer = [], bytearray()
+    for image in images:
+        buffer += bytes(len(offsets) % 4)
+        offsets.append(len(buffer))
+        buffer += image.tobytes()
+    buffer += bytes(-len(buffer) % 4)
+    table = image_table(placements, offsets, [image.shape[:2] for image in images], capacity=len(buffer))
+    return on_gpu(table.view(np.uint8).reshape(len(table), -1)), on_gpu(np.frombuffer(bytes(buffer), np.uint8))
+
+
+def on_gpu(array: np.ndarray) -> Any:
+    return torch.from_numpy(array.copy()).cuda()
+
+
+def poisoned(shape: Sequence[int], dtype: Any = torch.float32, last: bool = False) -> Any:
+    layout = torch.channels_last if last else torch.contiguous_format
+    return torch.full(tuple(shape), float("nan"), dtype=dtype, device="cuda").contiguous(memory_format=layout)
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[Any, Any, Any, Any]:
+    """The preprocess, the table, the pixels, and what the host makes of the mixed images."""
+    host = Affine(CENTERNET)
+    device, images = host.on_device(), [noise(*size, seed) for seed, size in enumerate(MIXED)]
+    table, pixels = upload(images, [device.place(*size) for size in MIXED])
+    return device, table, pixels, torch.from_numpy(np.stack([host(image).tensor for image in images]))
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_mixed_batch_is_the_host(batch: Any, dtype: Any, last: bool) -> None:
+    """At most a few values are one level off: OpenCV's last columns depend on the processor."""
+    device, table, pixels, host = batch
+    output = poisoned(host.shape, dtype, last)
+    device.launch(table, pixels, output, torch.cuda.current_stream().cuda_stream)
+    found = output.cpu().float()
+    wrong = found != host.to(dtype).float()
+    assert wrong.sum() <= 10
+    assert (found - host).abs().max() <= 1.01 / 255 / min(STD) + 0.02 * (dtype is torch.bfloat16)
+
+
+@pytest.mark.parametrize("slots", [4, 8])
+def test_padded_channels_are_zero(batch: Any, slots: int) -> None:
+    device, table, pixels, host = batch
+    output = poisoned((len(host), slots, 512, 512), torch.float16, last=True)
+    device.launch(table, pixels, output, torch.cuda.current_stream().cuda_stream)
+    plain = poisoned(host.shape, torch.float16)
+    device.launch(table, pixels, plain, torch.cuda.current_stream().cuda_stream)
+    assert torch.equal(output[:, :3], plain)
+    assert not output[:, 3:].any()
+
+
+@pytest.mark.parametrize("size", [(544, 960), (100, 33), (7, 5), (1, 1)])
+def test_yolo_letterbox_of_any_size(size: tuple[int, int]) -> None:
+    height, width = size
+    images, matrices = [noise(*each, 5) for each in MIXED[:6]], []
+    for image in images:
+        rows, columns = image.shape[:2]
+        scale = min(height / rows, width / columns)
+        shift = scale / 2 - 0.5
+        forward = np.array(
+            [[scale, 0, (width - scale * columns) / 2 + shift], [0, scale, (height - scale * rows) / 2 + shift]]
+        )
+        matrices.append(cv2.invertAffineTransform(forward).astype(np.float32))
+    settings = ImageWarp(RAMP, border=(114,) * 3, swap=True)
+    table, pixels = upload(images, [Placement((3, height, width), matrix) for matrix in matrices])
+    output = poisoned((len(images), 3, height, width))
+    settings.launch(table, pixels, output)
+    for image, matrix, found in zip(images, matrices, output.cpu().numpy(), strict=True):
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        expected = cv2.warpAffine(image, matrix, (width, height), flags=flags, borderValue=(114,) * 3)
+        difference = np.abs(found.transpose(1, 2, 0) - expected[..., ::-1])
+        assert difference.max() <= 1
+        assert np.count_nonzero(difference) <= 10
+
+
+@pytest.mark.parametrize("rounding", ["none", "even", "up"])
+def test_any_affine_map_is_the_reference(rounding: Any) -> None:
+    rng = np.random.default_rng(3)
+    images = [noise(*size, 9) for size in MIXED[2:6]]
+    placements = [
+        Placement((3, 0, 0), (rng.normal(size=(2, 3)) * [1, 1, 100]).astype(np.float32)) for _ in range(len(images))
+    ]
+    levels = np.sqrt(RAMP) if rounding == "up" else RAMP
+    settings = ImageWarp(levels, border=(1, 2, 3), rounding=rounding)
+    table, pixels = upload(images, placements)
+    output = poisoned((len(images), 3, 201, 303))
+    settings.launch(table, pixels, output)
+    records = table.cpu().numpy().view(np.dtype(image_table(placements[:1], [0], [(1, 1)]).dtype)).reshape(-1)
+    expected = warp(settings, records, pixels.cpu().numpy(), 201, 303)
+    np.testing.assert_allclose(output.cpu().numpy(), expected, atol=1e-3 if rounding == "none" else 0)
+
+
+def test_a_captured_launch_follows_its_inputs(batch: Any) -> None:
+    """Nothing of a launch is fixed in a graph but addresses: new pixels and a new table give new results."""
+    device, table, pixels, host = batch
+    fixed_table, fixed_pixels, output = torch.zeros_like(table), torch.zeros_like(pixels), poisoned(host.shape)
+    fixed_table.copy_(table)
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph, stream=stream):
+        device.launch(fixed_table, fixed_pixels, output, torch.cuda.current_stream().cuda_stream)
+    fixed_table.copy_(table.flip(0))
+    fixed_pixels.copy_(pixels)
+    graph.replay()
+    torch.cuda.synchronize()
+    direct = poisoned(host.shape)
+    device.launch(table, pixels, direct, torch.cuda.current_stream().cuda_stream)
+    assert torch.equal(output, direct.flip(0))
+
+
+def test_results_are_identical_from_run_to_run(batch: Any) -> None:
+    device, table, pixels, host = batch
+    runs = []
+    for _ in range(3):
+        runs.append(poisoned(host.shape, torch.float16))
+        device.launch(table, pixels, runs[-1], torch.cuda.current_stream().cuda_stream)
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+
+
+def test_pointers_and_cupy_arrays_do_as_well(batch: Any) -> None:
+    cupy = pytest.importorskip("cupy")
+    device, table, pixels, host = batch
+    output = cupy.full(tuple(host.shape), np.nan, np.float16)
+    device.launch(table.data_ptr(), pixels.data_ptr(), output, cupy.cuda.get_current_stream().ptr)
+    plain = poisoned(host.shape, torch.float16)
+    device.launch(cupy.from_dlpack(table), cupy.from_dlpack(pixels), plain, 0)
+    torch.cuda.synchronize()
+    np.testing.assert_array_equal(output.get(), plain.cpu().numpy())
+
+
+def test_what_a_launch_cannot_take_is_refused(batch: Any) -> None:
+    device, table, pixels, host = batch
+    output = poisoned(host.shape, torch.float16)
+    for bad, message in (
+        ((table, pixels[1:], output), "multiple of 4"),
+        ((table, pixels.int(), output), "dtype"),
+        ((table, pixels.cpu(), output), "device"),
+        ((table[1:], pixels, output), "images need"),
+        ((table, pixels, output.double()), "cannot be float64"),
+        ((table, pixels, output[..., ::2]), "contiguous or channels-last"),
+        ((table, pixels, output.cpu()), "device"),
+    ):
+        with pytest.raises(KernelArgumentError, match=message):
+            device.launch(*bad, 0)
+
+
+def test_every_variant_of_the_adapter_loads(batch: Any) -> None:
+    for variant in batch[0].kernels():
+        assert load(variant).variant == variant

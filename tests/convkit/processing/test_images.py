@@ -1,0 +1,253 @@
+"""Reading images and videos of every kind, and the synthetic scenes of proofs."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis.extra import numpy as hnp
+
+from convkit.errors import ImageError
+from convkit.processing import as_bgr, find_images, frames, read_image, synthetic_scenes
+
+
+@pytest.fixture(scope="module")
+def colour() -> np.ndarray:
+    """Draw a smooth scene that JPEG keeps well, 40 x 60."""
+    y, x = np.mgrid[:40, :60]
+    return np.stack([x * 4, y * 6, 255 - x * 2 - y], -1).astype(np.uint8)
+
+
+def write(path: Path, image: np.ndarray) -> Path:
+    assert cv2.imwrite(str(path), image)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".ppm", ".tif", ".tiff", ".PNG"])
+def test_lossless_formats_come_back_bit_for_bit(tmp_path, colour, suffix):
+    np.testing.assert_array_equal(read_image(write(tmp_path / f"a{suffix}", colour)), colour)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])
+def test_lossy_formats_read_as_opencv_reads_them(tmp_path, colour, suffix):
+    path = write(tmp_path / f"a{suffix}", colour)
+    np.testing.assert_array_equal(read_image(path), cv2.imread(str(path)))
+
+
+def test_a_greyscale_file_becomes_three_equal_channels(tmp_path, colour):
+    grey = colour[..., 0]
+    read = read_image(write(tmp_path / "grey.png", grey))
+    np.testing.assert_array_equal(read, np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_an_alpha_channel_is_dropped_not_blended(tmp_path, colour):
+    alpha = np.zeros(colour.shape[:2], np.uint8)
+    read = read_image(write(tmp_path / "alpha.png", np.dstack([colour, alpha])))
+    np.testing.assert_array_equal(read, colour)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_are_rounded_to_eight(tmp_path, channels):
+    deep = np.random.default_rng(channels).integers(0, 65536, (9, 7, channels), np.uint16)
+    deep.flat[:4] = (0, 65535, 128, 129)
+    read = read_image(write(tmp_path / "deep.png", deep.squeeze()))
+    expected = np.rint(deep[..., :3] / 257).astype(np.uint8)
+    np.testing.assert_array_equal(read, np.broadcast_to(expected, read.shape))
+
+
+def test_a_photo_is_turned_as_its_exif_orientation_says(tmp_path, colour):
+    """Cameras store portraits lying; what opens them upright trained and annotated them upright."""
+    tag = b"Exif\0\0II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, 3, 1, 6) + struct.pack("<I", 0)
+    data = cv2.imencode(".jpg", colour)[1].tobytes()
+    path = tmp_path / "portrait.jpg"
+    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(tag) + 2) + tag + data[2:])
+    read = read_image(path)
+    assert read.shape == (60, 40, 3)
+    np.testing.assert_array_equal(read, cv2.imread(str(path)))
+
+
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=3, max_side=6)))
+def test_arrays_of_any_shape_become_bgr_or_an_error(image):
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    if channels not in (1, 3, 4):
+        with pytest.raises(ImageError, match=f"{channels} channels"):
+            as_bgr(image)
+        return
+    converted = as_bgr(image)
+    assert converted.shape == (*image.shape[:2], 3)
+    assert converted.dtype == np.uint8
+    assert converted.flags.c_contiguous
+    planes = image.reshape(*image.shape[:2], channels)
+    np.testing.assert_array_equal(converted, planes[..., :3] if channels > 1 else np.repeat(planes, 3, 2))
+
+
+def test_a_view_with_strange_strides_becomes_contiguous(colour):
+    mirrored = as_bgr(colour[:, ::-1])
+    assert mirrored.flags.c_contiguous
+    np.testing.assert_array_equal(mirrored, np.fliplr(colour))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((0, 10, 3), np.uint8), "no pixels"),
+        (np.zeros((10, 0), np.uint8), "no pixels"),
+        (np.zeros((5,), np.uint8), "no pixels"),
+        (np.zeros((1, 5, 5, 3), np.uint8), "no pixels"),
+        (np.zeros((5, 5, 3), np.float32), "float32"),
+        (np.zeros((5, 5, 3), bool), "bool"),
+        (np.zeros((5, 5, 3), np.int64), "int64"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(image, message):
+    with pytest.raises(ImageError, match=message) as caught:
+        as_bgr(image, "cat.png")
+    assert caught.value.message.startswith("cat.png")
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.png", b"", "0 bytes"),
+        ("page.jpg", b"<!DOCTYPE html><html><body>404</body></html>", "not an image"),
+        ("text.png", b"hello", "not an image"),
+        ("magic.png", b"\x89PNG\r\n\x1a\n", "not an image"),
+    ],
+)
+def test_files_that_are_no_images_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match=message) as caught:
+        read_image(tmp_path / name)
+    assert name in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp"])
+def test_a_truncated_file_is_refused(tmp_path, colour, suffix):
+    path = write(tmp_path / f"a{suffix}", colour)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match="not an image") as caught:
+        read_image(path)
+    assert "truncated" in caught.value.hint
+
+
+@pytest.mark.parametrize("make", [lambda path: path, lambda path: path.mkdir()])
+def test_a_path_without_a_file_is_refused(tmp_path, make):
+    make(tmp_path / "gone.png")
+    with pytest.raises(ImageError, match="There is no image"):
+        read_image(tmp_path / "gone.png")
+
+
+def test_a_folder_gives_its_images_by_name_and_nothing_else(tmp_path, colour):
+    names = ["C.PNG", "a.jpg", *(f"{letter}.png" for letter in "bcdefghijklm")]
+    for name in (*names[5:], *names[:5]):
+        write(tmp_path / name, colour)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "folder.png").mkdir()
+    assert [path.name for path in find_images(tmp_path)] == names
+    assert [frame.name for frame in frames([tmp_path])] == names
+
+
+@pytest.mark.parametrize(("path", "message"), [("empty", "holds no images"), ("missing", "no folder")])
+def test_a_folder_without_images_is_refused(tmp_path, path, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError, match=message):
+        find_images(tmp_path / path)
+
+
+@pytest.fixture
+def video(tmp_path) -> Path:
+    """Write five grey frames, each brighter than the one before, as Motion JPEG."""
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    assert writer.isOpened()
+    for index in range(5):
+        writer.write(np.full((48, 64, 3), 40 * index + 20, np.uint8))
+    writer.release()
+    return path
+
+
+def test_a_video_gives_its_frames_in_order(video):
+    found = list(frames([video]))
+    assert [frame.name for frame in found] == [f"clip_{index:06d}.jpg" for index in range(5)]
+    assert [frame.source for frame in found] == [f"{video}#{index}" for index in range(5)]
+    assert all(frame.image.shape == (48, 64, 3) for frame in found)
+    np.testing.assert_allclose([frame.image.mean() for frame in found], [20, 60, 100, 140, 180], atol=3)
+
+
+def test_files_folders_and_videos_mix_in_the_given_order(tmp_path, video, colour):
+    (tmp_path / "more").mkdir()
+    write(tmp_path / "more" / "x.png", colour)
+    single = write(tmp_path / "single.png", colour)
+    names = [frame.name for frame in frames([single, tmp_path / "more", video])]
+    assert names[:3] == ["single.png", "x.png", "clip_000000.jpg"]
+    assert len(names) == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "no video"), (b"", "not a video"), (b"RIFFjunk", "not a video")]
+)
+def test_a_file_that_is_no_video_is_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "bad.avi").write_bytes(content)
+    with pytest.raises(ImageError, match=message):
+        list(frames([tmp_path / "bad.avi"]))
+
+
+def test_frames_are_read_one_at_a_time(tmp_path, colour):
+    """A broken file at the end does not keep the ones before it from being processed."""
+    write(tmp_path / "a.png", colour)
+    (tmp_path / "b.png").write_bytes(b"")
+    stream = frames([tmp_path])
+    assert next(stream).name == "a.png"
+    with pytest.raises(ImageError):
+        next(stream)
+
+
+def test_scenes_depend_on_the_seed_alone():
+    one, again, other = synthetic_scenes(3, seed=5), synthetic_scenes(3, seed=5), synthetic_scenes(3, seed=6)
+    for a, b, c in zip(one, again, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert (a != c).any(-1).mean() > 0.9
+    np.testing.assert_array_equal(one[0], synthetic_scenes(1, seed=5)[0])
+    assert (one[0] != one[1]).any(-1).mean() > 0.9
+
+
+@pytest.mark.parametrize("size", [(480, 640), (33, 57), (8, 8)])
+def test_scenes_have_the_size_that_was_asked_for(size):
+    scene = synthetic_scenes(1, seed=1, height=size[0], width=size[1])[0]
+    assert scene.shape == (*size, 3)
+    assert scene.dtype == np.uint8
+
+
+def spectrum_slope(image: np.ndarray) -> float:
+    """Return the slope of log amplitude over log frequency, averaged over directions."""
+    grey = image.mean(-1) - image.mean()
+    window = np.hanning(grey.shape[0])[:, None] * np.hanning(grey.shape[1])
+    amplitude = np.abs(np.fft.fft2(grey * window))
+    frequency = np.hypot(np.fft.fftfreq(grey.shape[0])[:, None], np.fft.fftfreq(grey.shape[1])[None, :])
+    edges = np.geomspace(0.02, 0.3, 13)
+    centres = np.sqrt(edges[1:] * edges[:-1])
+    means = [amplitude[(frequency >= low) & (frequency < high)].mean() for low, high in itertools.pairwise(edges)]
+    return float(np.polyfit(np.log(centres), np.log(means), 1)[0])
+
+
+def test_scenes_have_the_spectrum_of_natural_images_and_noise_has_not():
+    """Natural images fall with about 1/f in amplitude; white noise is flat (Field 1987)."""
+    slopes = [spectrum_slope(scene) for scene in synthetic_scenes(4, seed=2)]
+    assert all(-1.5 < slope < -0.7 for slope in slopes), slopes
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    assert abs(spectrum_slope(noise)) < 0.1
+
+
+def test_scenes_use_the_range_of_pixels_and_differ_between_channels():
+    for scene in synthetic_scenes(4, seed=3):
+        assert scene.std() > 20
+        assert np.ptp(scene) > 150
+        assert np.abs(scene[..., 0].astype(int) - scene[..., 2]).mean() > 5

@@ -1,0 +1,142 @@
+"""The whole road on a GPU against the road on the host: same boxes, whatever the batch, the sizes and the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convkit import Artifact, Detections, convert, load, validate
+from convkit.processing import read_image, synthetic_scenes
+from convkit.runtime import GpuPredictor
+
+pytestmark = pytest.mark.gpu
+
+WEIGHTS = Path("examples/digits/digits_resdcn18.pth")
+SIZES = [(480, 640), (64, 64), (720, 1280), (513, 211), (2, 3), (1080, 1920)]
+
+
+@pytest.fixture(scope="module", params=["heads", "tutorial", "detections"])
+def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The digits detector in one of its forms, proved on the torch backend."""
+    target = tmp_path_factory.mktemp("road") / request.param
+    return convert("centernet", weights=WEIGHTS, output=target, form=request.param, backend="torch", samples=2)
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray]:
+    digits = [read_image(path) for path in sorted(Path("examples/digits/images").iterdir())[:2]]
+    return [*digits, *(synthetic_scenes(1, seed=n, height=h, width=w)[0] for n, (h, w) in enumerate(SIZES))]
+
+
+@pytest.fixture(scope="module")
+def expected(artifact: Artifact, images: list[np.ndarray]) -> list[Detections]:
+    """What the road on the host gives."""
+    with load(artifact.path, backend="torch") as host:
+        return host(images)
+
+
+@pytest.fixture
+def gpu(artifact: Artifact) -> Iterator[GpuPredictor]:
+    with load(artifact.path, backend="torch", device="cuda") as predictor:
+        assert isinstance(predictor, GpuPredictor)
+        assert predictor.road is not None
+        yield predictor
+
+
+def assert_matched(
+    found: Sequence[Detections], expected: Sequence[Detections], *, score: float, pixels: float, least: float
+) -> None:
+    """Every box above ``least`` has a partner of its class whose corners and score are as near as told."""
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        for a, b in ((ours, theirs), (theirs, ours)):
+            for box, value, label in zip(a.boxes, a.scores, a.class_ids, strict=True):
+                if value < least:
+                    continue
+                near = np.abs(b.boxes - box).max(axis=1) if len(b) else np.empty(0)
+                good = (near <= pixels) & (b.class_ids == label) & (np.abs(b.scores - value) <= score)
+                assert good.any(), (box, value, label, near.min(initial=np.inf))
+
+
+def same_bits(a: Sequence[Detections], b: Sequence[Detections]) -> bool:
+    return len(a) == len(b) and all(
+        np.array_equal(getattr(x, name), getattr(y, name))
+        for x, y in zip(a, b, strict=True)
+        for name in ("boxes", "scores", "class_ids")
+    )
+
+
+def test_boxes_are_those_of_the_host(gpu, images, expected):
+    assert_matched(gpu(images), expected, score=1e-3, pixels=0.1, least=0.05)
+
+
+def test_single_images_of_many_sizes_replay_one_graph_and_give_the_same_bits(gpu, images):
+    first = [gpu(image) for image in images]
+    for _ in range(3):
+        assert same_bits([gpu(image) for image in images], first)
+    plans = [plan for slot in gpu.road._slots for plan in slot.plans.values()]
+    assert plans
+    assert all(plan.replay is not None for plan in plans)
+
+
+def test_any_batch_gives_the_boxes_of_single_images(gpu, images):
+    single = [gpu(image) for image in images]
+    for batch in (2, 3, 8):
+        for _ in range(3):
+            assert_matched(list(gpu.stream(images, batch=batch)), single, score=1e-3, pixels=0.1, least=0.05)
+
+
+def test_a_stream_of_changing_images_never_mixes_them_up(gpu, images):
+    """Two batches are under way at a time; what is packed for the next must not touch the one that runs."""
+    order = np.random.default_rng(0).integers(0, len(images), 60)
+    single = [gpu(image) for image in images]
+    found = list(gpu.stream((images[index] for index in order), batch=4))
+    assert_matched(found, [single[index] for index in order], score=1e-3, pixels=0.1, least=0.05)
+
+
+def test_the_callers_streams_do_not_matter(gpu, images):
+    import torch
+
+    before = [gpu(image) for image in images]
+    with torch.cuda.stream(torch.cuda.Stream()):
+        busy = torch.randn(4096, 4096, device="cuda")
+        for _ in range(20):
+            busy = busy @ busy
+        assert same_bits([gpu(image) for image in images], before)
+
+
+@pytest.mark.parametrize("precision", ["torch-fp16", "torch-bf16"])
+def test_sixteen_bits_find_what_is_plain_to_see(artifact, images, expected, precision):
+    loose = {"torch-fp16": (0.05, 2.0), "torch-bf16": (0.2, 12.0)}[precision]
+    with load(artifact.path, backend=precision, device="cuda") as gpu:
+        found = gpu(images)
+        for _ in range(4):
+            assert same_bits(gpu(images), found)
+    assert_matched(found, expected, score=loose[0], pixels=loose[1], least=0.5)
+
+
+@pytest.mark.parametrize("end", ["preprocess", "decode"])
+def test_an_end_without_a_device_side_runs_on_the_host(artifact, images, expected, monkeypatch, end):
+    from convkit_models.centernet._preprocess import Affine
+    from convkit_models.centernet.tasks.ctdet import CtdetDecode
+
+    monkeypatch.delattr({"preprocess": Affine, "decode": CtdetDecode}[end], "on_device")
+    with load(artifact.path, backend="torch", device="cuda") as gpu:
+        for _ in range(4):
+            assert_matched(list(gpu.stream(images, batch=3)), expected, score=1e-3, pixels=0.1, least=0.05)
+
+
+def test_the_proof_passes_on_the_gpu(artifact):
+    assert validate(artifact.path, backend="torch", device="cuda").passed
+
+
+def test_onnx_runtime_takes_the_same_road(artifact, images, expected):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has no CUDA provider")
+    with load(artifact.path, device="cuda") as gpu:
+        for _ in range(3):
+            assert_matched(list(gpu.stream(images, batch=4)), expected, score=1e-2, pixels=1.0, least=0.3)

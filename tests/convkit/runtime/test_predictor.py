@@ -1,0 +1,222 @@
+"""load(): images in, results out, whatever their number, kind and size."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from support.blobs import BlobNet, Resize, blob_weights, draw_blobs
+from support.toy import ToyNet, toy_weights
+
+from convkit import Artifact, Classification, Detections, load
+from convkit.artifact import MODEL, publish, staging
+from convkit.errors import (
+    ArtifactError,
+    ConversionError,
+    EnvironmentProblem,
+    ImageError,
+    IntegrityError,
+    ValidationError,
+)
+from convkit.processing import synthetic_scenes
+from convkit.runtime import Predictor
+
+
+@pytest.fixture
+def predictor(blobs, blob_artifact) -> Iterator[Predictor]:
+    with load(blob_artifact) as loaded:
+        yield loaded
+
+
+def republish(artifact: Artifact, target: Path, **changes: object) -> Path:
+    """Publish a copy of an artifact with another manifest, properly sealed."""
+    with staging(target) as folder:
+        shutil.copytree(artifact.path, folder, dirs_exist_ok=True)
+        (folder / "manifest.json").unlink()
+        manifest = {key: value for key, value in artifact.manifest.items() if key not in ("files", "seal")}
+        publish(folder, target, {**manifest, **changes}, overwrite=False)
+    return target
+
+
+def test_a_predictor_finds_what_is_in_the_picture(predictor):
+    image, boxes, classes = draw_blobs(11)
+    found = predictor(image)
+    assert isinstance(found, Detections)
+    order = np.lexsort(found.boxes.T)
+    expected = np.lexsort(boxes.T)
+    np.testing.assert_array_equal(found.boxes[order], boxes[expected])
+    np.testing.assert_array_equal(found.class_ids[order], classes[expected])
+    assert found.scores.min() > 0.5
+    assert [found.class_name(index) for index in (0, 1)] == ["red", "green"]
+
+
+def test_probabilities_are_those_of_pytorch(toy, toy_artifact):
+    net = ToyNet(4).eval()
+    net.load_state_dict(toy_weights())
+    images = synthetic_scenes(3, seed=9)
+    with load(toy_artifact) as predictor:
+        results = predictor(images)
+    for image, result in zip(images, results, strict=True):
+        assert isinstance(result, Classification)
+        tensor = cv2.resize(image, (32, 32)).astype(np.float32).transpose(2, 0, 1) / 255
+        with torch.no_grad():
+            expected = net(torch.from_numpy(tensor)[None])["logits"].softmax(1)[0].numpy()
+        np.testing.assert_allclose(result.probabilities, expected, rtol=1e-4)
+
+
+def test_one_image_gives_a_result_and_a_list_gives_a_list(predictor, tmp_path):
+    image = draw_blobs(1)[0]
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), image)
+    single = predictor(image)
+    assert isinstance(single, Detections)
+    for given in (str(path), path):
+        np.testing.assert_array_equal(predictor(given).boxes, single.boxes)
+    listed = predictor([image, str(path), path])
+    assert [type(item) for item in listed] == [Detections] * 3
+    stacked = predictor(np.stack([image, image]))
+    assert len(stacked) == 2
+    assert predictor([]) == []
+
+
+def test_grey_deep_and_transparent_images_are_converted(predictor):
+    image = draw_blobs(2)[0]
+    expected = predictor(image).boxes
+    deep = image.astype(np.uint16) * 257
+    transparent = np.dstack([image, np.zeros(image.shape[:2], np.uint8)])
+    for variant in (deep, transparent):
+        np.testing.assert_array_equal(predictor(variant).boxes, expected)
+    assert len(predictor(image[..., 0])) == 0, "grey is neither red nor green"
+
+
+@pytest.mark.parametrize("image", [np.zeros((0, 5, 3), np.uint8), np.zeros((4, 4, 3), np.float32), "nowhere.png"])
+def test_what_is_no_image_is_refused(predictor, image):
+    with pytest.raises(ImageError):
+        predictor(image)
+
+
+def test_boxes_come_back_in_pixels_of_the_original_image(predictor):
+    image, boxes, _ = draw_blobs(4)
+    large = cv2.resize(image, None, fx=3, fy=2, interpolation=cv2.INTER_NEAREST)
+    found = predictor(large).boxes
+    np.testing.assert_allclose(found[np.lexsort(found.T)], (boxes * [3, 2, 3, 2])[np.lexsort(boxes.T)])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+def test_streaming_in_batches_changes_no_result_and_never_runs_more_than_the_artifact_allows(predictor, batch):
+    images = [draw_blobs(seed)[0] for seed in range(7)]
+    sizes: list[int] = []
+    run = predictor.session.run
+
+    def counting(feed):
+        sizes.append(len(feed["images"]))
+        return run(feed)
+
+    predictor.session.run = counting
+    found = list(predictor.stream(images, batch=batch))
+    assert max(sizes) == min(batch, 3)
+    assert sum(sizes) == 7
+    for image, result in zip(images, found, strict=True):
+        np.testing.assert_array_equal(result.boxes, predictor(image).boxes)
+
+
+def test_a_stream_takes_images_as_it_goes(predictor):
+    taken = []
+
+    def source() -> Iterator[np.ndarray]:
+        for seed in range(5):
+            taken.append(seed)
+            yield draw_blobs(seed)[0]
+
+    stream = predictor.stream(source(), batch=2)
+    next(stream)
+    assert taken == [0, 1]
+
+
+def test_prepared_images_of_several_sizes_run_in_groups_and_keep_their_order(predictor):
+    sizes = [(64, 96), (64, 96), (48, 64), (64, 96)]
+    images = [draw_blobs(seed, *size)[0] for seed, size in enumerate(sizes)]
+    prepared = [Resize({"height": h, "width": w})(image) for image, (h, w) in zip(images, sizes, strict=True)]
+    net = BlobNet().eval()
+    net.load_state_dict(blob_weights())
+    for item, result in zip(prepared, predictor.run(prepared), strict=True):
+        with torch.no_grad():
+            maps = net(torch.from_numpy(item.tensor)[None])["maps"]
+        expected = predictor._decode({"maps": maps.numpy()}, [item.meta])[0]
+        np.testing.assert_array_equal(result.boxes, expected.boxes)
+
+
+@pytest.mark.parametrize("size", [(160, 96), (32, 96), (64, 160)])
+def test_an_input_size_outside_the_proved_range_is_refused_with_the_shape_to_convert_with(predictor, size):
+    predictor._preprocess = Resize({"height": size[0], "width": size[1]})
+    name, value = ("height", size[0]) if size[0] != 64 else ("width", size[1])
+    with pytest.raises(ImageError, match=f"input {name} of {value}") as caught:
+        predictor(draw_blobs(0)[0])
+    assert f"--shape {name}=" in caught.value.hint
+
+
+def test_a_smallest_batch_of_more_than_one_is_filled_up(blobs, blob_artifact, tmp_path):
+    """Engines may be built for batches of at least two; the copies that fill them give no results."""
+    model = json.loads(json.dumps(blob_artifact.manifest["model"]))
+    model["dims"][0].update(min=2, opt=2)
+    target = republish(blob_artifact, tmp_path / "two", model=model)
+    with load(target) as predictor:
+        run = predictor.session.run
+        sizes: list[int] = []
+
+        def counting(feed):
+            sizes.append(len(feed["images"]))
+            return run(feed)
+
+        predictor.session.run = counting
+        found = predictor([draw_blobs(seed)[0] for seed in range(3)])
+    assert len(found) == 3
+    assert min(sizes) >= 2
+    for seed, result in enumerate(found):
+        assert len(result) == len(draw_blobs(seed)[1])
+
+
+def test_the_predictor_tells_what_it_is(predictor):
+    assert repr(predictor).startswith("Predictor(blobs")
+    assert (predictor.batch_min, predictor.batch_max) == (1, 3)
+
+
+def test_what_is_no_artifact_or_was_changed_is_not_loaded(blobs, blob_artifact, tmp_path):
+    with pytest.raises(ArtifactError):
+        load(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(blob_artifact.path, copy)
+    (copy / "report.html").write_text("changed")
+    with pytest.raises(IntegrityError, match=r"report\.html"):
+        load(copy)
+    load(copy, verify=False).close()
+    (copy / MODEL).write_bytes(b"junk")
+    with pytest.raises(IntegrityError, match=MODEL):
+        load(copy)
+
+
+def test_a_rejected_artifact_is_not_loaded(blobs, blob_artifact, tmp_path):
+    verdict = {"passed": False, "headline": "NOT proved: 1 of 9 checks failed"}
+    rejected = republish(blob_artifact, tmp_path / "out.rejected", verdict=verdict)
+    with pytest.raises(ValidationError, match="NOT proved: 1 of 9") as caught:
+        load(rejected)
+    assert "convkit validate" in caught.value.hint
+
+
+def test_without_the_plugin_of_its_adapter_an_artifact_says_what_to_install(blob_artifact):
+    with pytest.raises(ConversionError, match=r"'blobs\.resize'") as caught:
+        load(blob_artifact)
+    assert "plugin" in caught.value.hint
+
+
+def test_an_unknown_backend_or_device_is_refused(blobs, blob_artifact):
+    with pytest.raises(EnvironmentProblem, match="'onnx'"):
+        load(blob_artifact, backend="onnx")
+    with pytest.raises(EnvironmentProblem, match="'cuda:0'"):
+        load(blob_artifact, device="cuda:0")

@@ -1,0 +1,387 @@
+"""The decoding kernels, run on the host, against the host's own decoding: equal to the bit, in every order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.decoding import DTYPES, SMALL, OnHost, assert_equal, described, heads, metas_for, tutorial
+from torch.nn import functional as F
+
+from convkit import Detections
+from convkit.errors import KernelArgumentError
+from convkit.testing.cuda_host import run_on_host
+from convkit_models.centernet.tasks.ctdet import CtdetDecode, CudaDecode, sigmoid
+from convkit_models.centernet.tasks.ctdet import _device_decode as _decode_cuda
+from convkit_models.centernet.tasks.ctdet._decode_kernels import TUNINGS
+from convkit_models.centernet.tasks.ctdet._decode_plan import _dividers
+from convkit_models.centernet.tasks.ctdet._device_decode import Call, Tensor, Tuning
+
+
+def spec(form: str = "heads", classes: int = 3, topk: int = 20, sizes_per_class: bool = False) -> dict[str, Any]:
+    names = [f"thing {index}" for index in range(classes)]
+    return {"form": form, "stride": 4, "topk": topk, "sizes_per_class": sizes_per_class, "classes": names}
+
+
+def check(
+    settings: Mapping[str, Any], outputs: Mapping[str, torch.Tensor], tuning: Tuning = SMALL, **options: Any
+) -> list[Detections]:
+    """Decode with both, compare, and return what was found."""
+    batch = len(next(iter(outputs.values())))
+    metas = metas_for(batch, *next(iter(outputs.values())).shape[2:]) if "hm" in outputs else metas_for(batch)
+    expected = CtdetDecode(settings)({name: value.float().numpy() for name, value in outputs.items()}, metas)
+    found = OnHost(settings, outputs, tuning)(metas, **options)
+    assert_equal(found, expected)
+    assert found[0].classes == tuple(settings["classes"])
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["planes", "cells"])
+@pytest.mark.parametrize("form", ["heads", "tutorial"])
+@pytest.mark.parametrize("classes", [1, 3, 8])
+def test_forms_layouts_and_dtypes(form: str, layout: str, dtype: str, classes: int) -> None:
+    maps = {name: value.to(DTYPES[dtype]) for name, value in heads(2, classes).items()}
+    if layout == "cells":
+        maps = {name: value.to(memory_format=torch.channels_last) for name, value in maps.items()}
+    check(spec(form, classes), maps if form == "heads" else tutorial(maps), guard=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_detections(dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.uniform(-20, 300, (3, 45, 6)).astype(np.float32)
+    rows[..., 4] = rng.choice([0, 0.25, 0.5, np.nan, -1], (3, 45))
+    rows[..., 5] = rng.integers(0, 3, (3, 45))
+    found = check(spec("detections", topk=45), {"detections": torch.from_numpy(rows).to(DTYPES[dtype])}, guard=True)
+    assert 0 < len(found[0]) < 45
+
+
+@pytest.mark.parametrize("form", ["heads", "tutorial"])
+@pytest.mark.parametrize("kind", ["flat", "steps", "ramp", "descending", "low", "infinite", "nan", "some nan", "zeros"])
+@pytest.mark.parametrize("topk", [1, 20, 700])
+def test_awkward_maps(form: str, kind: str, topk: int) -> None:
+    """Ties, plateaus, no peaks, all cells peaks; more of them than lists hold, so that bounds must be raised."""
+    maps = heads(1, 4, 32, 48)
+    hm, rng = maps["hm"], np.random.default_rng(1)
+    if kind == "flat":
+        hm[:] = 0.25
+    elif kind == "steps":
+        hm[:] = hm.round()
+    elif kind == "ramp":
+        hm[:] = torch.arange(hm.numel()).reshape(hm.shape) / 1000
+    elif kind == "descending":
+        hm[:] = -torch.arange(hm.numel()).reshape(hm.shape) / 1000
+    elif kind == "low":
+        hm[:] = -200
+        hm[0, 1, 3:9, 5] = torch.tensor([-90.0, -95, -103, -104, -87, -200])
+    elif kind == "infinite":
+        hm[:] = torch.from_numpy(rng.choice([-np.inf, np.inf, 0], hm.shape).astype(np.float32))
+    elif kind == "nan":
+        hm[:] = torch.nan
+    elif kind == "some nan":
+        hm[torch.from_numpy(rng.random(hm.shape) < 0.05)] = torch.nan
+        hm[0, 2, :3] = -torch.nan
+        hm[0, 3, 4] = torch.inf
+    else:
+        hm[:] = torch.from_numpy(rng.choice([-0.0, 0.0], hm.shape).astype(np.float32))
+    metas = metas_for(1, 32, 48)
+    settings = spec(form, 4, topk)
+    outputs = maps if form == "heads" else tutorial(maps)
+    expected = CtdetDecode(settings)({name: value.numpy() for name, value in outputs.items()}, metas)
+    for tuning in (SMALL, Tuning(threads=32, unroll=1, groups=1)):
+        assert_equal(OnHost(settings, outputs, tuning)(metas), expected)
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth", "crowded", "flat", "nan"])
+@pytest.mark.parametrize("layout", ["planes", "cells", "tutorial"])
+def test_full_size_with_the_tunings_that_a_gpu_gets(layout: str, kind: str) -> None:
+    maps = heads(1, 80, 128, 128, seed=4)
+    hm = maps["hm"]
+    if kind == "smooth":
+        hm[:] = F.avg_pool2d(F.avg_pool2d(hm, 5, 1, 2), 5, 1, 2) * 12
+    elif kind == "crowded":
+        hm[:, 7, ::2, ::2] += 8
+    elif kind == "flat":
+        hm[:] = -2.19
+    elif kind == "nan":
+        hm[hm > 4] = torch.nan
+        hm[hm < -6] = -torch.inf
+    maps = {name: value.half() for name, value in maps.items()}
+    if layout == "cells":
+        maps = {name: value.to(memory_format=torch.channels_last) for name, value in maps.items()}
+    settings, metas = spec("tutorial" if layout == "tutorial" else "heads", 80, 100), metas_for(1, 128, 128)
+    outputs = tutorial(maps) if layout == "tutorial" else maps
+    expected = CtdetDecode(settings)({name: value.float().numpy() for name, value in outputs.items()}, metas)
+    assert len(expected[0]) == 100
+    for tuning in TUNINGS:
+        assert_equal(OnHost(settings, outputs, tuning)(metas, order=1), expected)
+
+
+def test_the_tuning_depends_on_how_much_there_is_to_scan() -> None:
+    few, many = TUNINGS
+    for dtype, batch, tuning in (("float16", 1, few), ("float32", 1, few), ("float16", 4, many), ("float32", 32, many)):
+        maps = {
+            name: Tensor((batch, channels, 128, 128), (channels * 128 * 128, 128 * 128, 128, 1), dtype, 0)
+            for name, channels in (("hm", 80), ("wh", 2))
+        }
+        assert Call.plan(spec(classes=80, topk=100), maps, None) == Call.plan(spec(classes=80, topk=100), maps, tuning)
+
+
+@pytest.mark.parametrize("form", ["heads", "tutorial"])
+def test_threads_that_scan_several_tiles(form: str) -> None:
+    maps = heads(2, 5, 40, 36)
+    outputs = maps if form == "heads" else tutorial(maps)
+    settings, metas = spec(form, 5, 6), metas_for(2, 40, 36)
+    expected = CtdetDecode(settings)({name: value.numpy() for name, value in outputs.items()}, metas)
+    for rounds in (2, 3, 64):
+        launch = OnHost(settings, outputs, Tuning(threads=32, unroll=2, groups=2, rounds=rounds))
+        assert dict(launch.call.variant.constants)["ROUNDS"] == rounds
+        assert_equal(launch(metas, guard=True), expected)
+
+
+@pytest.mark.parametrize("outlier", [6e4, torch.inf, -6e4])
+def test_one_value_far_from_the_others(outlier: float) -> None:
+    """Bins of equal width are too wide then."""
+    maps = heads(1, 8, 64, 64, seed=6)
+    maps["hm"][0, 3, 20:40, 10:] = outlier
+    check(spec(classes=8, topk=60), maps, Tuning(threads=128, unroll=1, groups=4))
+
+
+def test_division_by_multiplication() -> None:
+    rng = np.random.default_rng(0)
+    divisors = [1, 2, 3, 5, 7, 80, 128, 16384, 2**31 - 1, *rng.integers(1, 2 ** rng.integers(1, 31, 200))]
+    for divisor in map(int, divisors):
+        multiples = [int(rng.integers(0, 2**31)) // divisor * divisor for _ in range(20)]
+        magic, shift = _dividers((1, 1, divisor), 1)[2:4]
+        assert magic < 2**32
+        for number in [0, *multiples, 2**31 // divisor * divisor]:
+            for near in (number - 1, number, number + 1):
+                assert not 0 <= near < 2**31 or near * magic >> shift == near // divisor
+
+
+@pytest.mark.parametrize("kind", ["flat", "checks"])
+def test_more_tiles_than_the_list_in_shared_memory_holds(kind: str) -> None:
+    maps = heads(1, 5, 33, 47)
+    maps["hm"][:] = 0.25
+    if kind == "checks":
+        maps["hm"][..., ::2, ::2] = 0.5
+    launch = OnHost(spec(classes=5, topk=700), maps, Tuning(threads=32, unroll=1, groups=1))
+    assert launch.call.launch.grid[0] * 32 > 2 * 2048
+    metas = metas_for(1, 33, 47)
+    expected = CtdetDecode(spec(classes=5, topk=700))({name: value.numpy() for name, value in maps.items()}, metas)
+    for order in ("forward", "reverse"):
+        assert_equal(launch(metas, order=order, guard=True), expected)
+
+
+@pytest.mark.parametrize("form", ["heads", "tutorial"])
+def test_the_order_of_threads_and_blocks_does_not_matter(form: str) -> None:
+    maps = heads(2, 4, 32, 48, seed=5)
+    maps["hm"] = maps["hm"].round()
+    outputs = maps if form == "heads" else tutorial(maps)
+    settings, metas = spec(form, 4, 60), metas_for(2, 32, 48)
+    launch = OnHost(settings, outputs)
+    assert launch.call.launch.grid[0] > 3
+    first = launch(metas)
+    for order in ("reverse", 1, 2):
+        assert_equal(launch(metas, order=order), first)
+    assert not launch.scratch[:2].any()
+
+
+@pytest.mark.parametrize("topk", [60, 700])
+def test_has_no_races(topk: int) -> None:
+    maps = heads(2, 4, 32, 48, seed=5)
+    maps["hm"] = maps["hm"].round()
+    check(spec(classes=4, topk=topk), maps, races=True)
+
+
+def test_sizes_per_class_and_no_offsets() -> None:
+    for dtype in DTYPES.values():
+        maps = {name: value.to(dtype) for name, value in heads(2, sizes=6).items()}
+        del maps["reg"]
+        check(spec(sizes_per_class=True), maps, guard=True)
+
+
+@pytest.mark.parametrize(("height", "width", "classes"), [(1, 1, 1), (1, 9, 2), (7, 1, 3), (5, 7, 1), (9, 11, 5)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_odd_sizes(height: int, width: int, classes: int, layout: torch.memory_format) -> None:
+    maps = {name: value.to(memory_format=layout) for name, value in heads(2, classes, height, width).items()}
+    check(spec(classes=classes, topk=30), maps, guard=True)
+    check(spec(classes=classes, topk=30), maps, guard="start")
+
+
+def test_channels_with_gaps() -> None:
+    """Engines pad channels-last maps to a multiple of 8 channels; what is in the padding does not matter."""
+    maps = heads(2, 3)
+    for name, value in maps.items():
+        padded = torch.full((2, 12, 16, 8), 1e9)
+        padded[..., : value.shape[1]] = value.permute(0, 2, 3, 1)
+        maps[name] = padded.permute(0, 3, 1, 2)[:, : value.shape[1]]
+    check(spec(), maps)
+
+
+def test_more_detections_than_threads_and_a_long_sort() -> None:
+    maps = heads(1, 8, 64, 64, seed=2)
+    found = check(spec(classes=8, topk=1000), maps, Tuning(threads=128, unroll=2, groups=1))
+    assert len(found[0]) == 1000
+    found = check(spec(classes=8, topk=2048), maps, Tuning(threads=128, unroll=2, groups=1))
+    assert len(found[0]) == 2048
+
+
+def test_as_many_detections_as_keys_fit_with_ties_among_the_last() -> None:
+    """The bound must be exact then: one key more than there is room for would push another one out."""
+    maps = heads(1, 8, 64, 64)
+    maps["hm"][:] = -9
+    maps["hm"][0, :2, ::2, ::2] = 1 + torch.rand(2, 32, 32, generator=torch.Generator().manual_seed(0))
+    maps["hm"][0, 4:] = 0.25
+    settings, metas = spec(classes=8, topk=2048), metas_for(1, 64, 64)
+    maps["hm"][0, 1, 10:] = -9
+    expected = CtdetDecode(settings)({name: value.numpy() for name, value in maps.items()}, metas)
+    launch = OnHost(settings, maps, Tuning(threads=64, unroll=2, groups=1))
+    for order in ("forward", "reverse"):
+        assert_equal(launch(metas, order=order), expected)
+
+
+values = st.one_of(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.floats(-9, 9, width=16))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_map(data: st.DataObject) -> None:
+    classes, height, width = (data.draw(st.integers(1, most)) for most in (5, 9, 9))
+    grid = data.draw(st.lists(values, min_size=classes * height * width, max_size=classes * height * width))
+    maps = heads(1, classes, height, width)
+    maps["hm"] = torch.tensor(grid).reshape(1, classes, height, width)
+    dtype = data.draw(st.sampled_from(list(DTYPES.values())))
+    layout = data.draw(st.sampled_from([torch.contiguous_format, torch.channels_last]))
+    maps = {name: value.to(dtype).to(memory_format=layout) for name, value in maps.items()}
+    topk = data.draw(st.integers(1, 60))
+    check(spec(classes=classes, topk=topk), maps, data.draw(st.sampled_from([SMALL, Tuning(32, 4, 8)])))
+
+
+def test_scores_are_rounded_correctly() -> None:
+    logits = np.concatenate([np.random.default_rng(0).uniform(-110, 30, 200_000), [-np.inf, np.inf, 0]]).astype(
+        np.float32
+    )
+    exact = 1 / (1 + np.exp(-logits.astype(np.longdouble)))
+    np.testing.assert_array_equal(sigmoid(logits), exact.astype(np.float32))
+
+
+class Array:
+    """An array of the host that says it is one of a GPU."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    @property
+    def __cuda_array_interface__(self) -> Any:
+        return self.array.__array_interface__
+
+
+class TestLaunch:
+    """`CudaDecode.launch` with a launcher that runs the kernel on the host."""
+
+    @pytest.fixture
+    def loads(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        loaded: list[Any] = []
+
+        def load(variant: Any) -> Any:
+            def launcher(launch: Any, *arguments: Any, stream: Any) -> None:
+                assert stream == 77
+                plain = [value.array if isinstance(value, Array) else value for value in arguments]
+                run_on_host(variant, launch, plain)
+
+            loaded.append(variant)
+            return launcher
+
+        monkeypatch.setattr(_decode_cuda, "load", load)
+        monkeypatch.setattr(_decode_cuda, "_zeros", lambda count: Array(np.zeros(count, np.uint64)))
+        return loaded
+
+    @staticmethod
+    def buffers(decode: CudaDecode, metas: Any) -> tuple[Array, Array, Array]:
+        back = np.stack([decode.back(meta) for meta in metas])
+        rows = np.full((len(metas), decode.rows, 6), np.nan, np.float32)
+        return Array(back), Array(rows), Array(np.zeros(len(metas), np.int32))
+
+    @pytest.mark.parametrize("form", ["heads", "tutorial"])
+    def test_gives_what_the_host_gives(self, loads: list[Any], form: str) -> None:
+        decode = CudaDecode(spec(form), SMALL)
+        for seed, batch in ((0, 2), (1, 2), (2, 3)):
+            maps = heads(batch, seed=seed)
+            outputs = {name: value.numpy() for name, value in (tutorial(maps) if form == "tutorial" else maps).items()}
+            metas = metas_for(batch)
+            back, rows, counts = self.buffers(decode, metas)
+            given = {name: Array(value) for name, value in outputs.items()}
+            decode.launch(given, back, rows, counts, 77)
+            assert_equal(decode.results(rows.array, counts.array), CtdetDecode(decode._spec)(outputs, metas))
+        assert len(loads) == 2
+
+    def test_reads_strides(self) -> None:
+        cells = np.zeros((2, 12, 16, 3), np.float16).transpose(0, 3, 1, 2)
+        tensor = Tensor.of("hm", Array(cells))
+        assert (tensor.shape, tensor.strides, tensor.dtype) == ((2, 3, 12, 16), (576, 1, 48, 3), "float16")
+
+    def test_refuses_wrong_buffers_before_the_launch(self, loads: list[Any]) -> None:
+        decode, metas = CudaDecode(spec(), SMALL), metas_for(1)
+        given = {name: Array(value.numpy()) for name, value in heads().items()}
+        back, rows, counts = self.buffers(decode, metas)
+        wrong = [
+            ((Array(np.zeros((1, 6))), rows, counts), r"'back' has the shape \[1, 6\]"),
+            ((back, Array(np.zeros((1, 19, 6), np.float32)), counts), "'results' has the shape"),
+            ((back, Array(np.zeros((1, 6, 20), np.float32).transpose(0, 2, 1)), counts), "'results' .* strides"),
+            ((back, rows, Array(np.zeros((1, 1), np.int32))), "'counts' has the shape"),
+        ]
+        for buffers, message in wrong:
+            with pytest.raises(KernelArgumentError, match=message):
+                decode.launch(given, *buffers, 77)
+        assert np.isnan(rows.array).all()
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"hm": None}, "'hm' is missing"),
+            ({"hm": Tensor((1, 2, 12, 16), (384, 192, 16, 1), "float32", 0)}, r"expected \[1, 3, 12, 16\]"),
+            ({"wh": Tensor((1, 6, 12, 16), (1152, 192, 16, 1), "float32", 0)}, r"expected \[1, 2, 12, 16\]"),
+            ({"reg": Tensor((1, 2, 12, 17), (408, 204, 17, 1), "float32", 0)}, r"expected \[1, 2, 12, 16\]"),
+            ({"hm": Tensor((1, 3, 12, 16), (576, 192, 16, 1), "float64", 0)}, "is float64"),
+            ({"wh": Tensor((1, 2, 12, 16), (384, 192, 16, 1), "float16", 0)}, "is float16 on device 0"),
+            ({"wh": Tensor((1, 2, 12, 16), (384, 192, 16, 1), "float32", 0, 1)}, "on device 1"),
+            ({"hm": Tensor((1, 3, 12, 16), (576, 192, 32, 2), "float32", 0)}, "strides"),
+            ({"hm": Tensor((1, 3, 12, 16), (576, 192, 1, 12), "float32", 0)}, "strides"),
+            ({"hm": Tensor((1, 3, 12, 16), (576, 200, 16, 1), "float32", 0)}, "strides"),
+            ({"hm": Tensor((3, 12, 16), (192, 16, 1), "float32", 0)}, "needs 4 axes"),
+            ({"hm": Tensor((0, 3, 12, 16), (576, 192, 16, 1), "float32", 0)}, "none empty"),
+            ({"hm": Tensor((70000, 3, 12, 16), (576, 192, 16, 1), "float32", 0)}, "too large"),
+            ({"hm": Tensor((1, 3, 2**15, 2**15), (3 * 2**30, 2**30, 2**15, 1), "float32", 0)}, "too large"),
+        ],
+    )
+    def test_heads(self, change: Mapping[str, Tensor | None], message: str) -> None:
+        outputs = {name: value for name, value in {**described(heads()), **change}.items() if value is not None}
+        with pytest.raises(KernelArgumentError, match=message):
+            Call.plan(spec(), outputs, SMALL)
+
+    def test_rows(self) -> None:
+        with pytest.raises(KernelArgumentError, match=r"expected \[1, 20, 6\]"):
+            Call.plan(spec("detections"), {"detections": Tensor((1, 9, 6), (54, 6, 1), "float32", 0)}, SMALL)
+        with pytest.raises(KernelArgumentError, match=r"expected \[1, 192, 10\]"):
+            Call.plan(spec("tutorial"), {"output": Tensor((1, 192, 7), (1344, 7, 1), "float32", 0)}, SMALL)
+        with pytest.raises(KernelArgumentError, match="strides"):
+            Call.plan(spec("tutorial"), {"output": Tensor((1, 192, 10), (1920, 1, 192), "float32", 0)}, SMALL)
+
+    def test_too_many_detections(self) -> None:
+        with pytest.raises(KernelArgumentError, match="at most 2048"):
+            CtdetDecode(spec(topk=2049)).on_device()
+
+    def test_arrays_that_are_on_no_gpu(self) -> None:
+        decode = CtdetDecode(spec()).on_device()
+        for value, message in ((torch.zeros(1, 3, 12, 16), "is on cpu"), (np.zeros((1, 3, 12, 16)), "is a ndarray")):
+            with pytest.raises(KernelArgumentError, match=message):
+                decode.launch({"hm": value}, 0, 0, 0, 0)
