@@ -15,8 +15,8 @@ import pytest
 from support.plugins import registered
 
 from convkit import Backend, Remedy, hookimpl
-from convkit.doctor import _checks as module
 from convkit.doctor import Finding, examine, recognise, works
+from convkit.doctor import _checks as module
 from convkit.doctor import _probes as probes
 from convkit.errors import PluginError
 from convkit.plugins import BrokenPlugin, manager

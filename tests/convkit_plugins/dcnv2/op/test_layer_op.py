@@ -206,7 +206,7 @@ def test_a_layer_is_exported_in_parts() -> None:
 
 def test_a_layer_goes_in_parts_on_the_cpu_and_whole_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Either way with the same numbers."""
-    from convkit_plugins.dcnv2 import _module
+    from convkit_plugins.dcnv2.op import _module
 
     whole: list[Tensor] = []
 
