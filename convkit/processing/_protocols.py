@@ -1,99 +1,145 @@
-"""The two ends of a predictor: images into input tensors, output tensors into results."""
+"""Preprocess and decode: raw inputs into input tensors, output tensors into results."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from convkit.processing._readers import ImageReader, Reader
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from convkit.cuda import Variant
     from convkit.results import Result
 
-__all__ = ["Decode", "DeviceDecode", "DevicePreprocess", "Placement", "Prepared", "Preprocess"]
+__all__ = ["ArraySpec", "Decode", "DeviceDecode", "DevicePreprocess", "Placement", "Prepared", "Preprocess"]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image made ready: its tensor (float32, C x H x W) and what decoding needs to map back."""
+    """One raw input made ready for the model.
 
-    tensor: np.ndarray
+    ``tensors`` maps the name of each input to its array: without the batch axis where the input has one (its first
+    extent is ``batch``), whole otherwise. ``meta`` is a JSON object: what decoding needs to map results back.
+    """
+
+    tensors: Mapping[str, np.ndarray]
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-@runtime_checkable
-class Preprocess(Protocol):
-    """Turn one image (uint8, H x W x 3, BGR as OpenCV reads it) into an input tensor."""
+class Preprocess(ABC):
+    """Turns one raw input into input tensors. ``reader`` reads raw inputs from files; the default reads images."""
 
-    def __call__(self, image: np.ndarray) -> Prepared:
-        """Return the tensor and its ``meta``, a JSON object."""
-        ...
+    reader: ClassVar[Reader] = ImageReader()
+
+    @abstractmethod
+    def __call__(self, raw: Any) -> Prepared:
+        """Return the tensors and ``meta`` of one raw input (for images uint8, H x W x 3, BGR).
+
+        Raises:
+            ConvkitError: this is no input that the model takes.
+        """
+
+    def on_device(self) -> DevicePreprocess | None:
+        """Return the same preprocess on the GPU, or None where there is none (the default)."""
+        return None
 
 
-@runtime_checkable
-class Decode(Protocol):
-    """Turn the outputs of a batch into one result an image."""
+class Decode(ABC):
+    """Turns the outputs of a batch into one result for each raw input."""
 
+    @abstractmethod
     def __call__(self, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> Sequence[Result]:
         """Return ``len(metas)`` results; ``outputs`` have the batch on axis 0."""
-        ...
+
+    def on_device(self) -> DeviceDecode | None:
+        """Return the same decode on the GPU, or None where there is none (the default)."""
+        return None
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """An array on the GPU that the core allocates and copies: its name, its shape for one item, its NumPy dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image of a given size goes in the input tensor: all that a device preprocess needs to know of it."""
+    """What a device preprocess needs of one raw input.
 
-    shape: tuple[int, int, int]
-    """Channels, height and width of the input tensor."""
-    matrix: np.ndarray
-    """float32 or float64 [2, 3]: a pixel (x, y, 1) of the input tensor to the point of the image that it samples."""
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    ``shapes`` are those of the input tensors by name, without the batch axis. ``payload`` is a contiguous array (any
+    shape and dtype) that is copied to the GPU; ``detail`` is the preprocess's own, for `DevicePreprocess.record`.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    meta: Mapping[str, Any]
+    payload: np.ndarray
+    detail: Any = None
 
 
 @runtime_checkable
 class DevicePreprocess(Protocol):
-    """A preprocess on the GPU; what ``on_device()`` of a `Preprocess` returns where it has one."""
+    """A preprocess on the GPU."""
 
     record: np.dtype[Any]
-    """What ``launch`` reads of an image: a structured type of a multiple of 16 bytes."""
+    """What ``launch`` reads of an item: a structured type of a multiple of 16 bytes."""
 
-    def place(self, height: int, width: int) -> Placement:
-        """Return the placement of an image of that size; ``meta`` is that of the host's preprocess."""
+    def place(self, raw: Any) -> Placement:
+        """Return the placement of one raw input; ``meta`` is that of the host's preprocess."""
         ...
 
-    def row(self, placement: Placement, height: int, width: int, offset: int) -> tuple[Any, ...]:
-        """Return the values of the record of an image of that size, which lies at a byte offset in ``pixels``."""
+    def row(self, placement: Placement, offset: int) -> tuple[Any, ...]:
+        """Return the values of an item's record; its payload starts ``offset`` bytes behind the start of ``payloads``."""
         ...
 
-    def launch(self, table: Any, pixels: Any, output: Any, stream: int) -> None:
-        """Fill ``output`` [B, C, H, W] on the stream; it may be contiguous or channels-last, of 16 or 32 bits.
+    def launch(self, records: Any, payloads: Any, tensors: Mapping[str, Any], stream: int) -> None:
+        """Fill the input ``tensors`` (batch on axis 0) on the stream.
 
-        ``pixels`` (uint8 [bytes]) holds the images, BGR rows without gaps, each from a multiple of 16 bytes on;
-        ``table`` (uint8 [B, bytes]) the records. Several records may mean the same image.
+        ``payloads`` (uint8 [bytes]) contains the payload of each item from a multiple of 16 bytes on; ``records``
+        (uint8 [B, bytes]) the records. Several records may name the same payload. Tensors are contiguous or
+        channels-last.
         """
+        ...
+
+    def kernels(self) -> Sequence[Variant]:
+        """Return the kernel variants that ``launch`` chooses from; the artifact carries them."""
         ...
 
 
 @runtime_checkable
 class DeviceDecode(Protocol):
-    """A decode on the GPU; what ``on_device()`` of a `Decode` returns where it has one."""
+    """A decode on the GPU."""
 
-    rows: int
-    """How many results an image has at most."""
+    inputs: Sequence[ArraySpec]
+    """Arrays that are copied to the GPU for each item, such as the map from the output to the image."""
+    results: Sequence[ArraySpec]
+    """Arrays that ``launch`` writes for each item and that are copied back."""
 
-    def back(self, meta: Mapping[str, Any]) -> np.ndarray:
-        """Return float64 [8]: what decoding needs of an image, such as the map from the output to the image."""
+    def values(self, meta: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        """Return the values of ``inputs`` for one item, by name."""
         ...
 
-    def launch(self, outputs: Mapping[str, Any], back: Any, results: Any, counts: Any, stream: int) -> None:
-        """Write ``results`` float32 [B, rows, 6] (x1, y1, x2, y2, score, class) and ``counts`` int32 [B].
+    def launch(
+        self, outputs: Mapping[str, Any], inputs: Mapping[str, Any], results: Mapping[str, Any], stream: int
+    ) -> None:
+        """Write ``results`` on the stream.
 
-        ``outputs`` are contiguous or channels-last, of 16 or 32 bits; ``back`` is float64 [B, 8]. The first launch
-        for a batch and size may compile and allocate; the ones after it may be captured in a CUDA graph.
+        Arrays have the batch on axis 0; ``outputs`` are contiguous or channels-last, ``inputs`` and ``results``
+        contiguous. The first launch for a batch and size may compile and allocate; the ones after it may be captured
+        in a CUDA graph.
         """
         ...
 
-    def results(self, rows: np.ndarray, counts: np.ndarray) -> list[Result]:
+    def read(self, results: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> list[Result]:
         """Return the results of a batch from the host's copies of what ``launch`` wrote."""
+        ...
+
+    def kernels(self) -> Sequence[Variant]:
+        """Return the kernel variants that ``launch`` chooses from; the artifact carries them."""
         ...

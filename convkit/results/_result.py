@@ -1,27 +1,82 @@
-"""What every result can do."""
+"""What every result can do, and how two of them differ."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    from typing_extensions import Self
 
-__all__ = ["Result"]
+__all__ = ["SLACK", "Difference", "Result", "json_difference"]
+
+SLACK = 1e-4
+"""Difference of two scores that rounding explains."""
 
 
-@runtime_checkable
-class Result(Protocol):
-    """What one image gave."""
+@dataclass(frozen=True)
+class Difference:
+    """How the results of two runs on one input differ.
+
+    ``expected`` items of the reference, of which ``matched`` have a partner. ``ties`` have none, but rounding explains
+    it; ``unexplained`` counts all others, on both sides. ``figures`` are the largest deviations of matched pairs by
+    name, ``floors`` what each of them may always deviate.
+    """
+
+    expected: int
+    matched: int
+    ties: int
+    unexplained: int
+    figures: Mapping[str, float] = field(default_factory=dict)
+    floors: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as a JSON object."""
-        ...
+        """Return the fields as a JSON object."""
+        return asdict(self)
 
+
+class Result(ABC):
+    """What a model finds in one input."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as a JSON object."""
+
+    @abstractmethod
     def summary(self) -> str:
         """Return the result as a short line for people."""
-        ...
 
-    def draw(self, image: np.ndarray) -> np.ndarray:
-        """Return a copy of the BGR image with the result drawn on it."""
-        ...
+    def compare(self, other: Result, *, slack: float = SLACK) -> Difference:
+        """Return how another result of the same input differs; ``slack`` is the difference that rounding explains.
+
+        The default compares the JSON documents, numbers relative to ``slack``.
+        """
+        note = json_difference(self.to_json(), other.to_json(), slack, "result")
+        return Difference(1, int(not note), 0, int(bool(note)), note=note)
+
+    def above(self, score: float) -> Self:
+        """Return what has at least that score; the default returns everything."""
+        del score
+        return self
+
+    def draw(self, raw: np.ndarray) -> np.ndarray | None:
+        """Return a copy of the BGR image with the result drawn on it; None, the default, where it cannot be drawn."""
+        del raw
+        return None
+
+
+def json_difference(expected: Any, actual: Any, slack: float, where: str) -> str:
+    """Return where two JSON values first differ by more than ``slack`` (relative above 1), or an empty string."""
+    if isinstance(expected, dict) and isinstance(actual, dict) and expected.keys() == actual.keys():
+        found = (json_difference(expected[key], actual[key], slack, f"{where}.{key}") for key in expected)
+        return next(filter(None, found), "")
+    if isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
+        pairs = enumerate(zip(expected, actual, strict=True))
+        return next(filter(None, (json_difference(a, b, slack, f"{where}[{i}]") for i, (a, b) in pairs)), "")
+    if isinstance(expected, float) and isinstance(actual, float | int):
+        return "" if abs(expected - actual) <= slack * max(1.0, abs(expected)) else f"{where}: {expected} and {actual}"
+    return "" if expected == actual else f"{where}: {expected!r} and {actual!r}"

@@ -1,0 +1,181 @@
+"""Readers of raw inputs: images and videos, arrays in ``.npz`` files, JSON documents."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from convkit.errors import InputError
+
+__all__ = ["ArrayReader", "Frame", "ImageReader", "JsonReader", "Reader"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One raw input to process: where it comes from, a file name for its results, and the input itself."""
+
+    source: str
+    name: str
+    raw: Any
+
+
+class Reader(ABC):
+    """Reads raw inputs from files, and writes them without loss, for golden samples.
+
+    ``noun`` is what people call one of them (``image``), ``suffixes`` those of the files in a folder that are read.
+    """
+
+    noun: ClassVar[str]
+    suffixes: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def read(self, path: Path) -> Any:
+        """Return the raw input in a file.
+
+        Raises:
+            InputError: the file is missing or is no such input.
+        """
+
+    @abstractmethod
+    def write(self, raw: Any, path: Path) -> Path:
+        """Write a raw input so that `read` returns an equal one; return the file: ``path`` with a suffix."""
+
+    def accept(self, value: Any) -> Any:
+        """Return what a caller gave as a raw input: the content of a file for a path, anything else unchanged."""
+        return self.read(Path(value)) if isinstance(value, str | Path) else value
+
+    def is_single(self, value: Any) -> bool:
+        """Return whether a value is one raw input rather than a list of them."""
+        return not isinstance(value, list | tuple)
+
+    def find(self, folder: Path) -> list[Path]:
+        """Return the files directly in ``folder`` that this reader reads, sorted by name.
+
+        Raises:
+            InputError: there is no such folder, or no such file in it.
+        """
+        if not folder.is_dir():
+            raise InputError(f"There is no folder {folder}.", hint=f"Give a folder that contains {self.noun}s.")
+        found = sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in self.suffixes and path.is_file() and not path.name.startswith(".")
+        )
+        if not found:
+            raise InputError(
+                f"{folder} holds no {self.noun}s.", hint=f"Known file types are {', '.join(sorted(self.suffixes))}."
+            )
+        return found
+
+    def frames(self, paths: Sequence[Path]) -> Iterator[Frame]:
+        """Yield every raw input of the given files and folders, one at a time.
+
+        Raises:
+            InputError: a path is neither or cannot be read.
+        """
+        for path in paths:
+            for file in self.find(path) if path.is_dir() else [path]:
+                yield Frame(str(file), file.name, self.read(file))
+
+
+class ImageReader(Reader):
+    """Images as uint8 [H, W, 3] in BGR order; `frames` also takes videos."""
+
+    noun = "image"
+    suffixes = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+    def read(self, path: Path) -> np.ndarray:
+        """Return the pixels of an image file."""
+        from convkit.processing._images import read_image
+
+        return read_image(path)
+
+    def write(self, raw: np.ndarray, path: Path) -> Path:
+        """Write a PNG file."""
+        import cv2
+
+        file = path.with_suffix(".png")
+        file.write_bytes(cv2.imencode(".png", raw)[1].tobytes())
+        return file
+
+    def accept(self, value: Any) -> np.ndarray:
+        """Return the pixels of a path, the bytes of a file, an array, a PIL image, a torch tensor, or a DLPack object."""
+        from convkit.processing._images import to_image
+
+        return to_image(value)
+
+    def is_single(self, value: Any) -> bool:
+        """Return whether a value is one image: not a list, nor an array of four axes."""
+        return not isinstance(value, list | tuple) and getattr(value, "ndim", 3) != 4
+
+    def frames(self, paths: Sequence[Path]) -> Iterator[Frame]:
+        """Yield every image of the given files, folders and videos, one at a time."""
+        from convkit.processing._images import is_video, video_frames
+
+        for path in paths:
+            if not path.is_dir() and is_video(path):
+                for name, image in video_frames(path):
+                    yield Frame(f"{path}#{name}", f"{path.stem}_{name:06d}.jpg", image)
+            else:
+                yield from super().frames([path])
+
+
+class ArrayReader(Reader):
+    """Named arrays (a dict) in ``.npz`` files; pickled objects are refused."""
+
+    noun = "array file"
+    suffixes = frozenset({".npz"})
+
+    def read(self, path: Path) -> dict[str, np.ndarray]:
+        """Return the arrays of a file by name."""
+        if not path.is_file():
+            raise InputError(f"There is no file {path}.", hint="Check the path.")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError, AttributeError, KeyError, EOFError) as error:
+            raise InputError(
+                f"{path} is not a readable .npz file: {str(error).splitlines()[0]}",
+                hint="Write it with numpy.savez, without objects.",
+            ) from error
+        except Exception as error:  # zipfile raises errors of its own, and zlib.error
+            raise InputError(f"{path} is not a readable .npz file: {error}", hint="Write it with numpy.savez.") from error
+
+    def write(self, raw: dict[str, np.ndarray], path: Path) -> Path:
+        """Write an ``.npz`` file."""
+        file = path.with_suffix(".npz")
+        with file.open("wb") as stream:
+            np.savez_compressed(stream, **raw)  # type: ignore[arg-type]
+        return file
+
+
+class JsonReader(Reader):
+    """JSON documents, such as texts with their settings."""
+
+    noun = "JSON file"
+    suffixes = frozenset({".json"})
+
+    def read(self, path: Path) -> Any:
+        """Return the document of a file."""
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}.", hint="Check the path.") from error
+        except ValueError as error:
+            raise InputError(f"{path} is not JSON: {error}", hint="Write one JSON document a file.") from error
+
+    def write(self, raw: Any, path: Path) -> Path:
+        """Write a ``.json`` file."""
+        file = path.with_suffix(".json")
+        file.write_text(json.dumps(raw, ensure_ascii=False) + "\n", encoding="utf-8")
+        return file
+
+    def accept(self, value: Any) -> Any:
+        """Return the document of a path that ends in ``.json``; a text is a raw input itself."""
+        return self.read(Path(value)) if str(value).endswith(".json") and not isinstance(value, dict) else value
