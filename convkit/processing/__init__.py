@@ -1,19 +1,28 @@
-"""Preprocess and decode: the protocols, the look-up among plugins, reading images."""
+"""Preprocess and decode: the protocols, the look-up among plugins, readers of raw inputs, images."""
 
 from convkit.processing._images import Frame, as_bgr, find_images, frames, read_image
-from convkit.processing._protocols import Decode, DeviceDecode, DevicePreprocess, Placement, Prepared, Preprocess
-from convkit.processing._registry import find_decode, find_preprocess
+from convkit.processing._protocols import ArraySpec, Decode, DeviceDecode, DevicePreprocess, Placement, Prepared, Preprocess
+from convkit.processing._readers import ArrayReader, Frame, ImageReader, JsonReader, Reader
+from convkit.processing._registry import NamedArrays, device_decode, device_preprocess, find_decode, find_preprocess
 from convkit.processing._scenes import synthetic_scenes
 
 __all__ = [
+    "ArrayReader",
+    "ArraySpec",
     "Decode",
     "DeviceDecode",
     "DevicePreprocess",
     "Frame",
+    "ImageReader",
+    "JsonReader",
+    "NamedArrays",
     "Placement",
     "Prepared",
     "Preprocess",
+    "Reader",
     "as_bgr",
+    "device_decode",
+    "device_preprocess",
     "find_decode",
     "find_images",
     "find_preprocess",
