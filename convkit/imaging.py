@@ -12,7 +12,7 @@ import numpy as np
 
 from convkit.errors import ImageError
 
-__all__ = ["Frame", "as_bgr", "find_images", "frames", "read_image", "synthetic_scenes"]
+__all__ = ["Frame", "as_bgr", "find_images", "frame_name", "frames", "input_files", "read_image", "synthetic_scenes"]
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
@@ -101,14 +101,26 @@ def frames(paths: Sequence[Path]) -> Iterator[Frame]:
     Raises:
         ImageError: a path is none of these or cannot be read.
     """
-    for path in paths:
-        if path.is_dir():
-            for file in find_images(path):
-                yield Frame(str(file), file.name, read_image(file))
-        elif path.suffix.lower() in VIDEO_SUFFIXES:
-            yield from _video(path)
+    for file in input_files(paths):
+        if file.suffix.lower() in VIDEO_SUFFIXES:
+            yield from _video(file)
         else:
-            yield Frame(str(path), path.name, read_image(path))
+            yield Frame(str(file), frame_name(file, 0), read_image(file))
+
+
+def input_files(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield the image and video files that `frames` reads, in its order; folders are listed, nothing is opened.
+
+    Raises:
+        ImageError: a folder has no images.
+    """
+    for path in paths:
+        yield from find_images(path) if path.is_dir() else [path]
+
+
+def frame_name(file: Path, index: int) -> str:
+    """Return the name of the results of an image file, or of the frame ``index`` of a video."""
+    return f"{file.stem}_{index:06d}.jpg" if file.suffix.lower() in VIDEO_SUFFIXES else file.name
 
 
 def _video(path: Path) -> Iterator[Frame]:
@@ -121,7 +133,7 @@ def _video(path: Path) -> Iterator[Frame]:
             more, image = capture.read()
             if not more:
                 break
-            yield Frame(f"{path}#{index}", f"{path.stem}_{index:06d}.jpg", as_bgr(image, str(path)))
+            yield Frame(f"{path}#{index}", frame_name(path, index), as_bgr(image, str(path)))
             index += 1
         if index == 0:
             raise ImageError(
