@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convkit.adapter import Adapter, ModelSpec, Request, SourceModel, Target
-from convkit.artifact import REPORT, VERDICT, Artifact, check_destination, publish, staging
+from convkit.artifact import REPORT, VERDICT, Artifact, anchored, check_destination, publish, staging
 from convkit.backends import find_backend
 from convkit.errors import CheckpointError, ProofFailedError, SettingError
 from convkit.plugins import manager
@@ -71,7 +71,10 @@ class Conversion:
         chosen = manager().adapter(adapter)
         table, origin = read_config(config)
         resolved = resolve_settings(chosen, settings or {}, table, origin)
-        return cls(chosen, resolved, Path(weights), Path(output) if output else None)
+        target = Path(output) if output else None
+        if target and target.name in ("", ".."):  # a name is needed for what lies beside it meanwhile
+            target = anchored(target)
+        return cls(chosen, resolved, Path(weights), target)
 
     @property
     def target(self) -> Target:
