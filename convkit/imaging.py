@@ -16,6 +16,9 @@ __all__ = ["Frame", "as_bgr", "find_images", "frame_name", "frames", "input_file
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
+TOO_LARGE = "Scale it down, or cut it into tiles."
+MAX_BYTES = 2**31 - 1
+"""Size of the largest BGR image: OpenCV's warps compute offsets in 32 bits and crash beyond."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,17 @@ def as_bgr(image: np.ndarray, source: str = "image") -> np.ndarray:
     by 257 with rounding.
 
     Raises:
-        ImageError: no pixels, or a dtype or channel count that is no image.
+        ImageError: no pixels, more than OpenCV can process, or a dtype or channel count that is no image.
     """
     if image.ndim not in (2, 3) or image.size == 0:
         raise ImageError(
             f"{source} has no pixels: its shape is {image.shape}.", hint="Give an array of shape H x W x 3."
+        )
+    if 3 * image.shape[0] * image.shape[1] > MAX_BYTES:
+        raise ImageError(
+            f"{source} is too large: {image.shape[1]} x {image.shape[0]} pixels;"
+            f" OpenCV processes at most {MAX_BYTES // 3:,} pixels.",
+            hint=TOO_LARGE,
         )
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -58,7 +67,7 @@ def read_image(path: Path | str) -> np.ndarray:
     """Read an image file as uint8, H x W x 3, BGR.
 
     Raises:
-        ImageError: the file is missing, empty or no image.
+        ImageError: the file is missing, empty, no image, or larger than OpenCV can process.
     """
     path = Path(path)
     if not path.is_file():
@@ -69,7 +78,9 @@ def read_image(path: Path | str) -> np.ndarray:
     try:
         # COLOR drops alpha and, unlike UNCHANGED, turns a photo as its EXIF orientation says.
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    except cv2.error:
+    except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in str(error):
+            raise ImageError(f"{path} is too large: it has more pixels than OpenCV reads.", hint=TOO_LARGE) from error
         image = None
     if image is None:
         raise ImageError(
