@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import reprlib
 import time
 from array import array
@@ -109,8 +110,7 @@ def _read_annotations(path: Path) -> tuple[Any, dict[int, str], int]:
         table = {image["id"]: str(image["file_name"]) for image in document["images"]}
         count = len(document["annotations"])
         for annotation in document["annotations"]:
-            annotation.setdefault("iscrowd", 0)
-            annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+            _complete(annotation)
         if not all({"id", "name"} <= category.keys() for category in document["categories"]):
             raise KeyError("a category has no id or no name")
         truth = COCO()
@@ -119,7 +119,7 @@ def _read_annotations(path: Path) -> tuple[Any, dict[int, str], int]:
             truth.createIndex()
     except OSError as error:
         raise SettingError(f"{path} cannot be read: {error.strerror}.", hint="Check --coco.") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise SettingError(
             f"{path} is not a COCO annotation file: {error}.",
             hint="It needs the lists images, annotations (with bbox) and categories.",
@@ -163,6 +163,24 @@ def _check_ids(path: Path, document: Mapping[str, Any]) -> None:
             )
 
 
+def _complete(annotation: dict[str, Any]) -> None:
+    """Give an annotation the crowd flag and the area that it lacks or has as null; the area is that of its box.
+
+    Raises:
+        ValueError: they or the box are no numbers.
+    """
+    area, crowd, box = annotation.get("area"), annotation.get("iscrowd"), annotation["bbox"]
+    if len(box) != 4:
+        raise ValueError(f"the bbox of annotation {annotation['id']} is {reprlib.repr(box)}")
+    annotation["area"] = area = box[2] * box[3] if area is None else area
+    annotation["iscrowd"] = crowd = 0 if crowd is None else crowd
+    for name, value in (("bbox", box), ("area", [area])):
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in value):
+            raise ValueError(f"the {name} of annotation {annotation['id']} is {reprlib.repr(annotation[name])}")
+    if crowd not in (0, 1):
+        raise ValueError(f"iscrowd of annotation {annotation['id']} is {reprlib.repr(crowd)}")
+
+
 def _whole(path: Path, place: str, value: Any) -> int:
     """Return an id that is a whole number and that float64, in which pycocotools holds it, represents exactly."""
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) > 2**53:
@@ -188,7 +206,11 @@ def _category_ids(categories: list[dict[str, Any]], classes: tuple[str, ...]) ->
 
 def _image_file(folder: Path, name: str) -> Path:
     file = folder / name
-    if not file.is_file():
+    try:
+        there = file.is_file()
+    except OSError:  # a name that is too long
+        there = False
+    if not there:
         raise ImageError(f"The image {file} is missing.", hint="Check --images; names come from the annotations.")
     return file
 

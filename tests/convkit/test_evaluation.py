@@ -141,11 +141,13 @@ def test_a_detector_that_finds_nothing_has_an_ap_of_zero(blobs, blob_artifact, t
     assert figures["AP"] == 0
 
 
-def test_annotations_may_lack_area_and_crowd_flags(blobs, blob_artifact, tmp_path):
+@pytest.mark.parametrize("lack", [dict.pop, lambda annotation, key: annotation.update({key: None})])
+def test_annotations_may_lack_area_and_crowd_flags(blobs, blob_artifact, tmp_path, lack):
     path = write_coco(tmp_path, 3, categories=IDS)
     document = json.loads(path.read_text())
     for annotation in document["annotations"]:
-        del annotation["area"], annotation["iscrowd"]
+        lack(annotation, "area")
+        lack(annotation, "iscrowd")
     path.write_text(json.dumps(document))
     figures = evaluate_artifact(blob_artifact, path, tmp_path / "images").figures
     assert figures["onnxruntime"]["AP"] == pytest.approx(1.0)
@@ -177,6 +179,13 @@ def without(key: str, *path: str | int):
         lambda document: document["images"].clear(),
         lambda document: document["categories"].clear(),
         lambda document: document["annotations"][0].update(bbox=[1, 2]),
+        lambda document: document["annotations"][0].update(bbox=[1, 2, "3", 4]),
+        lambda document: document["annotations"][0].update(bbox=[1, 2, float("nan"), 4]),
+        lambda document: document["annotations"][0].update(bbox={"x": 1}),
+        lambda document: document["annotations"][0].update(area="x"),
+        lambda document: document["annotations"][0].update(area=float("inf")),
+        lambda document: document["annotations"][0].update(iscrowd="x"),
+        lambda document: document["annotations"][0].update(iscrowd=2),
         lambda document: document.update(images={"a": 1}),
     ],
 )
@@ -262,7 +271,14 @@ def test_annotations_of_images_that_are_not_listed_are_left_out(blobs, blob_arti
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "cannot be read"), ("", "not a COCO"), ("[1, 2]", "not a COCO"), ("{", "not a COCO"), ("3", "not a COCO")],
+    [
+        (None, "cannot be read"),
+        ("", "not a COCO"),
+        ("[1, 2]", "not a COCO"),
+        ("{", "not a COCO"),
+        ("3", "not a COCO"),
+        ("[" * 100_000, "not a COCO"),
+    ],
 )
 def test_a_file_that_is_no_annotations_is_refused(blobs, blob_artifact, tmp_path, content, message):
     path = tmp_path / "a.json"
@@ -281,6 +297,9 @@ def test_an_image_that_is_missing_or_broken_is_named(blobs, blob_artifact, tmp_p
     with pytest.raises(ImageError, match=r"00001\.png is missing") as caught:
         evaluate_artifact(blob_artifact, path, tmp_path / "images")
     assert "--images" in caught.value.hint
+    path.write_text(path.read_text().replace("00001.png", "a" * 5000))
+    with pytest.raises(ImageError, match="aaa is missing"):
+        evaluate_artifact(blob_artifact, path, tmp_path / "images")
 
 
 def test_an_artifact_that_detects_no_boxes_cannot_be_evaluated(toy, toy_artifact, dataset):
