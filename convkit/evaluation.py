@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from convkit._text import read_text
 from convkit.artifact import Artifact
 from convkit.errors import ConversionError, EnvironmentProblem, ImageError, SettingError
 from convkit.progress import Progress, silent
@@ -103,7 +104,7 @@ def _read_annotations(path: Path) -> tuple[Any, dict[int, str], int]:
             "convkit evaluate needs pycocotools.", hint='pip install "convkit[evaluate]"'
         ) from error
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path))
         if not document["categories"] or not document["images"]:
             raise KeyError("images or categories are empty")
         _check_ids(path, document)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convkit._text import read_text
 from convkit.adapter import Adapter, ModelSpec, Request, SourceModel, Target
 from convkit.artifact import REPORT, VERDICT, Artifact, anchored, check_destination, publish, staging
 from convkit.backends import find_backend
@@ -202,7 +203,7 @@ def _read_names(path: Path | None) -> tuple[str, ...] | None:
     if path is None:
         return None
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"The names file {path} cannot be read: {error}", hint="Give a UTF-8 text file.") from error
     names = tuple(line.strip() for line in lines if line.strip())
