@@ -91,14 +91,20 @@ def read_image(path: Path | str) -> np.ndarray:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the image files directly in ``folder``, sorted by name.
+    """Return the image files directly in ``folder``, sorted by name, without the hidden ones.
+
+    Names that begin with a dot are hidden; macOS keeps attributes of ``a.jpg`` in ``._a.jpg``, which is no image.
 
     Raises:
         ImageError: there is none.
     """
     if not folder.is_dir():
         raise ImageError(f"There is no folder {folder}.", hint="Give a folder that holds images.")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
     if not found:
         raise ImageError(
             f"{folder} holds no images.", hint=f"Known file types are {', '.join(sorted(IMAGE_SUFFIXES))}."

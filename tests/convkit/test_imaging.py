@@ -185,6 +185,8 @@ def test_a_folder_gives_its_images_by_name_and_nothing_else(tmp_path, colour):
         write(tmp_path / name, colour)
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "._a.jpg").write_bytes(b"\x00\x05\x16\x07" + bytes(4000))
+    write(tmp_path / ".thumbnail.png", colour)
     assert [path.name for path in find_images(tmp_path)] == names
     assert [frame.name for frame in frames([tmp_path])] == names
 
