@@ -358,7 +358,7 @@ def test_memory_does_not_grow_with_the_number_of_images(blob_artifact, tmp_path)
     """Holding the other 60 images would take 66 MB, as tensors of the network's size 4.4 MB."""
     path = write_coco(tmp_path / "coco", 81, categories=IDS, size=(480, 768))
     arguments = [sys.executable, "-c", MEASURE, str(blob_artifact.path), str(path), str(path.parent / "images")]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment)
     held, peak = map(int, run.stdout.split())
     assert held < 500_000
