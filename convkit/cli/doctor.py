@@ -160,7 +160,7 @@ def _error_text(log: Path | None) -> str | None:
         data = _read_file(log)
     if data is None or (log is None and not data.strip()):
         return None
-    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", data.decode(errors="replace"))
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", data.decode(_encoding(data), errors="replace").removeprefix("\ufeff"))
 
 
 def _waiting_input() -> bytes | None:
@@ -188,6 +188,14 @@ def _waiting_input() -> bytes | None:
         else:
             return None
     return _read(0)
+
+
+def _encoding(data: bytes) -> str:
+    """Return UTF-16 where every second byte of most characters is 0, as in the logs of PowerShell; else UTF-8."""
+    even, odd = data[0::2].count(0), data[1::2].count(0)
+    if 4 * (even + odd) < len(data):
+        return "utf-8"
+    return "utf-16-be" if even > odd else "utf-16-le"
 
 
 def _read_file(path: Path) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convkit._text import read_text
 from convkit.errors import SettingError, suggest
 from convkit.model import Adapter, Dim, Option, apply_overrides
 
@@ -77,7 +78,7 @@ def read_config(path: Path | None = None) -> tuple[dict[str, Any], str]:
             return {}, ""
         raise SettingError(f"There is no configuration file {file}.", hint="Check --config.")
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        document = tomllib.loads(read_text(file))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingError(f"{file} is not valid TOML: {error}", hint="See https://toml.io for the syntax.") from error
     table = document.get("convert", {})

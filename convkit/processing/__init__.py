@@ -1,8 +1,8 @@
 """Preprocess and decode: the protocols, the look-up among plugins, readers of raw inputs, images."""
 
-from convkit.processing._images import Frame, as_bgr, find_images, frames, read_image
+from convkit.processing._images import ImageReader, as_bgr, read_image, to_image
 from convkit.processing._protocols import ArraySpec, Decode, DeviceDecode, DevicePreprocess, Placement, Prepared, Preprocess
-from convkit.processing._readers import ArrayReader, Frame, ImageReader, JsonReader, Reader
+from convkit.processing._readers import ArrayReader, Frame, JsonReader, Reader
 from convkit.processing._registry import NamedArrays, device_decode, device_preprocess, find_decode, find_preprocess
 from convkit.processing._scenes import synthetic_scenes
 
@@ -24,9 +24,8 @@ __all__ = [
     "device_decode",
     "device_preprocess",
     "find_decode",
-    "find_images",
     "find_preprocess",
-    "frames",
     "read_image",
     "synthetic_scenes",
+    "to_image",
 ]

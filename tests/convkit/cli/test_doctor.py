@@ -116,6 +116,19 @@ class TestErrorText:
         (tmp_path / "empty.log").write_text("")
         assert run(capsys, tmp_path / "empty.log")[0] == 1
 
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+    @pytest.mark.parametrize("before", [0, 1 << 20], ids=["short", "long"])
+    def test_a_log_of_powershell(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str, before: int
+    ) -> None:
+        """PowerShell redirects in UTF-16; of a long log the beginning with its mark is not kept."""
+        log = tmp_path / "error.log"
+        log.write_bytes(("x" * before + "\r\n" + ERROR.replace("\n", "\r\n")).encode(encoding))
+        (tmp_path / "plain.log").write_text(ERROR)
+        expected = run(capsys, tmp_path / "plain.log", "--json")
+        assert expected[0] == 0
+        assert run(capsys, log, "--json") == expected
+
     def test_a_log_that_is_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         code, out, err = run(capsys, tmp_path / "nowhere.log")
         assert (code, out) == (2, "")
