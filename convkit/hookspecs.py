@@ -43,16 +43,16 @@ def convkit_onnx_translations(target: Target) -> Mapping[Callable[..., Any], Cal
 
 @hookspec
 def convkit_graph_rewrites(adapter: str, target: Target) -> Iterable[Rewrite]:
-    """Return rewrites of the exported ONNX graph, in the order in which they must run."""
+    """Return rewrites of the exported ONNX graph; each runs in its phase, within it in the order given here."""
 
 
 @hookspec(firstresult=True)
-def convkit_preprocess(adapter: str, spec: Mapping[str, Any]) -> Preprocess | None:
-    """Return what turns images into input tensors by this specification, or None if it is not yours."""
+def convkit_preprocess(spec: Mapping[str, Any]) -> Preprocess | None:
+    """Return what turns raw inputs into input tensors by this specification, or None if it is not yours."""
 
 
 @hookspec(firstresult=True)
-def convkit_decode(adapter: str, spec: Mapping[str, Any]) -> Decode | None:
+def convkit_decode(spec: Mapping[str, Any]) -> Decode | None:
     """Return what turns output tensors into results by this specification, or None if it is not yours."""
 
 

@@ -186,6 +186,11 @@ class PluginManager:
         return results
 
 
+    def first(self, hook: str, **arguments: Any) -> Any:
+        """Call a hook that returns one thing; return the first answer that is not None, or None."""
+        return getattr(self.hook, hook)(**arguments)
+
+
 @lru_cache(maxsize=1)
 def _default(blocked: frozenset[str]) -> PluginManager:
     instance = PluginManager(blocked=blocked)

@@ -20,7 +20,8 @@ from convkit.errors import ArtifactError, ConvkitError, EnvironmentProblem, Inte
 
 __all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "check_destination", "sha256", "staging"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: named inputs, golden samples of any kind."""
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 EXPORTED = "exported.onnx"
@@ -74,7 +75,7 @@ class Artifact:
         if manifest.get("schema_version") != SCHEMA_VERSION:
             raise ArtifactError(
                 f"{path} has manifest schema {manifest.get('schema_version')}; this convkit reads {SCHEMA_VERSION}.",
-                hint="Use the convkit version that made it, or convert again.",
+                hint=f"Use the convkit version that made it, or convert again: {_command(manifest)}",
             )
         return cls(path, manifest)
 
@@ -221,6 +222,14 @@ def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite:
                 ) from error
             raise
     return Artifact(given if given.exists() else path, document)
+
+
+def _command(manifest: Mapping[str, Any]) -> str:
+    """Return the command that makes an artifact of any schema anew."""
+    adapter, weights = (manifest.get(key) for key in ("adapter", "weights"))
+    name = adapter.get("name", "ADAPTER") if isinstance(adapter, dict) else "ADAPTER"
+    file = weights.get("file", "FILE") if isinstance(weights, dict) else "FILE"
+    return f"convkit convert {name} --weights {file}"
 
 
 def anchored(path: Path) -> Path:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from convkit.errors import EnvironmentProblem, suggest
+from convkit.errors import EnvironmentProblem, SettingError, suggest
+from convkit.plugins import manager
+from convkit.progress import Progress, silent
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Backend", "DeviceSession", "Session", "find_backend", "open_session"]
+__all__ = ["Backend", "DeviceSession", "Engine", "Session", "find_backend", "open_session"]
 
 
 class DeviceSession(ABC):
@@ -69,23 +72,53 @@ class Session(ABC):
         return
 
 
-class Backend(ABC):
-    """An inference engine.
+@dataclass(frozen=True)
+class Engine:
+    """What a backend runs: a file, which is the ONNX graph itself for backends that build nothing.
 
-    ``name`` is what ``--backend`` takes, ``files`` the artifact files it can run, best first.
+    ``targets`` are what it was built for, ``details`` a JSON object with versions and settings of the build.
+    """
+
+    backend: str
+    file: Path
+    targets: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Backend(ABC):
+    """Something that runs models: it builds an `Engine` of an ONNX graph, and opens engines as sessions.
+
+    ``name`` is what ``--backend`` takes.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    files: ClassVar[tuple[str, ...]] = ("model.onnx",)
 
     @abstractmethod
     def problem(self, device: str = "cpu") -> str:
         """Return why this backend cannot run on ``device`` here, or an empty string if it can."""
 
+    def targets(self) -> tuple[str, ...]:
+        """Return what engines can be built for; empty, the default, for backends that run ONNX graphs."""
+        return ()
+
+    def build(self, graph: Path, targets: Sequence[str], folder: Path, progress: Progress = silent) -> Engine:
+        """Build an engine of an ONNX file below ``folder``; the default has nothing to build and runs the graph.
+
+        Raises:
+            SettingError: the backend builds for no such target.
+            ConversionError: the graph cannot be built.
+        """
+        del folder, progress
+        if targets:
+            raise SettingError(
+                f"Backend {self.name!r} builds no engines for {', '.join(targets)}.", hint="Leave --target out."
+            )
+        return Engine(self.name, graph)
+
     @abstractmethod
-    def open(self, model: Path, *, device: str = "cpu") -> Session:
-        """Load the model file on a device (``cpu``, ``cuda:0`` …)."""
+    def open(self, engine: Engine, *, device: str = "cpu") -> Session:
+        """Load an engine on a device (``cpu``, ``cuda:0`` …)."""
 
     def describe(self) -> dict[str, str]:
         """Return what ``convkit doctor`` shows: versions, execution providers, devices."""
@@ -98,8 +131,6 @@ def find_backend(name: str, device: str = "cpu") -> Backend:
     Raises:
         EnvironmentProblem: there is no such backend, or it cannot run here.
     """
-    from convkit.plugins import manager
-
     table = {backend.name: backend for found in manager().gather("convkit_backends").values() for backend in found}
     if name not in table:
         raise EnvironmentProblem(
@@ -112,10 +143,10 @@ def find_backend(name: str, device: str = "cpu") -> Backend:
     return backend
 
 
-def open_session(name: str, model: Path, *, device: str = "cpu") -> Session:
-    """Load ``model`` with the backend of that name.
+def open_session(name: str, graph: Path, *, device: str = "cpu") -> Session:
+    """Return a session of an ONNX file by the backend of that name.
 
     Raises:
         EnvironmentProblem: there is no such backend, or it cannot run here.
     """
-    return find_backend(name, device).open(model, device=device)
+    return find_backend(name, device).open(Engine(name, graph), device=device)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from convkit.backends._backend import Backend, DeviceSession, Session
+from convkit.backends._backend import Backend, DeviceSession, Engine, Session
 from convkit.errors import ConversionError, EnvironmentProblem
 from convkit.hookspecs import hookimpl
 
@@ -37,9 +37,9 @@ class OnnxRuntime(Backend):
             return f"{error.message} {error.hint}"
         return ""
 
-    def open(self, model: Path, *, device: str = "cpu") -> Session:
-        """Make an inference session with the execution provider of the device."""
-        return _OnnxRuntimeSession(model, device)
+    def open(self, engine: Engine, *, device: str = "cpu") -> Session:
+        """Return an inference session with the execution provider of the device."""
+        return _OnnxRuntimeSession(engine.file, device)
 
     def describe(self) -> dict[str, str]:
         """Return the version and the execution providers."""

@@ -1,5 +1,14 @@
-"""Graph rewrites and what reads graphs."""
+"""Graph rewrites: what one is, how it is applied, and those that serve every graph."""
 
-from convkit.graph._rewrite import Miss, NodeRewrite, Rewrite, RewriteRecord, apply_rewrite
+from convkit.graph._rewrite import NoMatch, NodeRewrite, PHASES, Phase, Rewrite, RewriteRecord, apply_rewrite, in_phases
 
-__all__ = ["Miss", "NodeRewrite", "Rewrite", "RewriteRecord", "apply_rewrite"]
+__all__ = [
+    "NoMatch",
+    "NodeRewrite",
+    "PHASES",
+    "Phase",
+    "Rewrite",
+    "RewriteRecord",
+    "apply_rewrite",
+    "in_phases",
+]

@@ -1,5 +1,6 @@
-"""Preprocess and decode: the protocols, the look-up among plugins, readers of raw inputs, images."""
+"""Preprocess and decode: the protocols, the look-up among plugins, batches, readers of raw inputs, images."""
 
+from convkit.processing._batches import check_prepared, collate, decode_batch, item_sizes, take_items
 from convkit.processing._images import ImageReader, as_bgr, read_image, to_image
 from convkit.processing._protocols import ArraySpec, Decode, DeviceDecode, DevicePreprocess, Placement, Prepared, Preprocess
 from convkit.processing._readers import ArrayReader, Frame, JsonReader, Reader
@@ -21,11 +22,16 @@ __all__ = [
     "Preprocess",
     "Reader",
     "as_bgr",
+    "check_prepared",
+    "collate",
+    "decode_batch",
     "device_decode",
     "device_preprocess",
     "find_decode",
     "find_preprocess",
+    "item_sizes",
     "read_image",
     "synthetic_scenes",
+    "take_items",
     "to_image",
 ]

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from convkit.backends import Backend, Session
+from convkit.backends import Backend, Engine, Session
 from convkit.doctor import package_version, torch_build
 from convkit.hookspecs import hookimpl
 
@@ -49,7 +48,7 @@ class Torch(Backend):
             return f"PyTorch sees {count} CUDA devices, so there is no {device!r}; `nvidia-smi` shows what there is."
         return ""
 
-    def open(self, model: Path, *, device: str = "cpu") -> Session:
+    def open(self, engine: Engine, *, device: str = "cpu") -> Session:
         """Turn the graph into torch calls, with the weights on the device.
 
         Raises:
@@ -57,7 +56,7 @@ class Torch(Backend):
         """
         from convkit.backends.torch._session import TorchSession
 
-        return TorchSession(model, device, self.precision)
+        return TorchSession(engine.file, device, self.precision)
 
     def describe(self) -> dict[str, str]:
         """Return the version and what it was built for, without importing it."""

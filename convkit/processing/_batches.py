@@ -1,0 +1,136 @@
+"""Prepared inputs into batches, batches of outputs into results; what adapters return is checked here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from convkit.errors import AdapterError, InputError
+from convkit.model import ModelSpec, TensorSpec, extent_names, resolve
+from convkit.processing._protocols import Decode, Prepared
+from convkit.results import Result
+
+__all__ = ["check_prepared", "collate", "decode_batch", "item_sizes", "take_items"]
+
+
+def check_prepared(spec: ModelSpec, prepared: Any) -> Prepared:
+    """Return what a preprocess returned, if it is what the model takes.
+
+    Raises:
+        AdapterError: it is no `Prepared`, or its tensors have other names, dtypes or ranks than the inputs.
+    """
+    if not isinstance(prepared, Prepared) or not isinstance(prepared.tensors, Mapping):
+        what = type(prepared).__name__ if not isinstance(prepared, Prepared) else type(prepared.tensors).__name__
+        raise AdapterError(
+            f"The preprocess returned a {what}.",
+            hint="Return Prepared({input name: array, ...}, meta), with arrays that have no batch axis.",
+        )
+    names = [tensor.name for tensor in spec.inputs]
+    if set(prepared.tensors) != set(names):
+        raise AdapterError(
+            f"The preprocess returned tensors for {', '.join(prepared.tensors) or 'nothing'};"
+            f" the model's inputs are {', '.join(names)}.",
+            hint="Return one tensor for each ModelSpec.inputs, under its name.",
+        )
+    for tensor in spec.inputs:
+        value = prepared.tensors[tensor.name]
+        if not isinstance(value, np.ndarray) or str(value.dtype) != tensor.dtype:
+            kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+            raise AdapterError(
+                f"The preprocess returned {kind} for {tensor.name!r}; the model takes {tensor.dtype}.",
+                hint=f"Return a NumPy array, for example with .astype({tensor.dtype!r}).",
+            )
+        if value.ndim != len(tensor.item_shape):
+            raise AdapterError(
+                f"The preprocess returned a tensor of shape {value.shape} for {tensor.name!r};"
+                f" one item of it is {_shape_text(tensor)}.",
+                hint="Return it without the batch axis, channels where the shape has them.",
+            )
+    return prepared
+
+
+def item_sizes(spec: ModelSpec, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return the size of each dimension but the batch that input tensors of these shapes have.
+
+    ``shapes`` are those of one item by input name.
+
+    Raises:
+        InputError: a size is outside the range in which the model was proved.
+        AdapterError: the shapes contradict each other or the specification.
+    """
+    dims = {dim.name: dim for dim in spec.dims}
+    sizes: dict[str, int] = {}
+    for tensor in spec.inputs:
+        for size, extent in zip(shapes[tensor.name], tensor.item_shape, strict=True):
+            if isinstance(extent, str) and extent in dims:
+                if sizes.setdefault(extent, size) != size:
+                    raise AdapterError(
+                        f"The preprocess returned inputs with {extent} {sizes[extent]} and {size}.",
+                        hint="Every input must have the same size along a dimension.",
+                    )
+    for name, size in sizes.items():
+        dim = dims[name]
+        if not dim.min <= size <= dim.max or size % dim.multiple_of:
+            proved = f"{dim.min} to {dim.max}" if dim.dynamic else f"{dim.opt}"
+            raise InputError(
+                f"This needs an input {name} of {size}; the model is for {proved}"
+                + (f" in steps of {dim.multiple_of}." if dim.multiple_of > 1 and dim.dynamic else "."),
+                hint=f"Convert with --shape {name}={min(dim.min, size)}:{dim.opt}:{max(dim.max, size)}.",
+            )
+    known = {name: sizes.get(name, dim.opt) for name, dim in dims.items() if name in sizes or not dim.dynamic}
+    for tensor in spec.inputs:
+        if all(name in known for extent in tensor.item_shape for name in extent_names(extent)):
+            wanted = resolve(tensor.item_shape, known)
+            if tuple(shapes[tensor.name]) != wanted:
+                raise AdapterError(
+                    f"The preprocess returned a tensor of shape {tuple(shapes[tensor.name])} for {tensor.name!r};"
+                    f" one item of it is {wanted}.",
+                    hint="The adapter's preprocess and its ModelSpec disagree.",
+                )
+    return sizes
+
+
+def collate(inputs: Sequence[TensorSpec], items: Sequence[Prepared]) -> dict[str, np.ndarray]:
+    """Return the input arrays of a batch: tensors stacked along axis 0 for inputs with a batch axis, else the first's."""
+    return {
+        tensor.name: np.stack([item.tensors[tensor.name] for item in items])
+        if tensor.batched
+        else items[0].tensors[tensor.name]
+        for tensor in inputs
+    }
+
+
+def take_items(
+    tensors: Sequence[TensorSpec], arrays: Mapping[str, np.ndarray], index: Any
+) -> dict[str, np.ndarray]:
+    """Return the items at ``index`` (a slice or a list) of the arrays that have a batch axis, others whole."""
+    return {tensor.name: arrays[tensor.name][index] if tensor.batched else arrays[tensor.name] for tensor in tensors}
+
+
+def decode_batch(
+    decode: Decode, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]
+) -> Sequence[Result]:
+    """Return one result for each of ``metas``.
+
+    Raises:
+        AdapterError: the decode returned another number of results, or something that is no `Result`.
+    """
+    results = decode(outputs, metas)
+    if not isinstance(results, Sequence) or len(results) != len(metas):
+        count = len(results) if isinstance(results, Sequence) else f"a {type(results).__name__} instead of"
+        raise AdapterError(
+            f"The decode returned {count} results for {len(metas)} inputs.",
+            hint="Return a list with one result for each of metas, in their order.",
+        )
+    for result in results:
+        if not isinstance(result, Result):
+            raise AdapterError(
+                f"The decode returned a {type(result).__name__}.", hint="Return objects of a class from convkit.Result."
+            )
+    return results
+
+
+def _shape_text(tensor: TensorSpec) -> str:
+    return " x ".join(map(str, tensor.item_shape)) or "a scalar"
