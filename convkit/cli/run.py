@@ -81,16 +81,31 @@ def run(
 
 
 def _results(predictor: Any, source: Iterable[Frame], batch: int) -> Iterator[tuple[Frame, Result]]:
-    """Yield (frame, result) in order; the predictor decides how many frames it holds at a time."""
+    """Yield (frame, result) in order; the predictor decides how many frames it holds at a time.
+
+    Raises:
+        ImageError: a frame cannot be read or prepared; its source is named.
+    """
+    from convkit.errors import ImageError
+
     waiting: deque[Frame] = deque()
+    in_hand = ""
 
     def images() -> Iterator[np.ndarray]:
+        nonlocal in_hand
         for frame in source:
             waiting.append(frame)
+            in_hand = frame.source
             yield frame.image
+            in_hand = ""
 
-    for result in predictor.stream(images(), batch=batch):
-        yield waiting.popleft(), result
+    try:
+        for result in predictor.stream(images(), batch=batch):
+            yield waiting.popleft(), result
+    except ImageError as error:
+        if not in_hand:
+            raise
+        raise ImageError(f"{in_hand}: {error.message}", hint=error.hint) from error
 
 
 def _above(result: Result, score: float | None) -> Result:
