@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convkit._text import read_text
+from convkit._text import printable, read_text
 from convkit.adapter import Adapter, Option
 from convkit.dims import Dim, apply_overrides
 from convkit.errors import SettingError, suggest
@@ -61,7 +61,9 @@ class Settings:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return every setting with its origin, paths reduced to their names."""
-        plain = [(item, item.value.name if isinstance(item.value, Path) else item.value) for item in self.items]
+        plain = [
+            (item, printable(item.value.name) if isinstance(item.value, Path) else item.value) for item in self.items
+        ]
         return [{"name": item.name, "value": value, "origin": item.origin} for item, value in plain]
 
 
