@@ -15,7 +15,10 @@ from convkit.errors import ImageError
 __all__ = ["Frame", "as_bgr", "find_images", "frame_name", "frames", "input_files", "read_image", "synthetic_scenes"]
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
+VIDEO_SUFFIXES = {
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm",
+    ".wmv",
+}  # fmt: skip
 TOO_LARGE = "Scale it down, or cut it into tiles."
 MAX_BYTES = 2**31 - 1
 """Size of the largest BGR image: OpenCV's warps compute offsets in 32 bits and crash beyond."""
