@@ -53,9 +53,12 @@ def run(
     set_talk(quiet=quiet, verbose=verbose)
     import time
 
-    from convkit.cli._console import emit, emit_json, talk
+    from convkit.cli._console import emit, emit_json, stderr, talk
     from convkit.imaging import frames
     from convkit.runtime import load
+
+    def warn(text: str) -> None:
+        stderr().print(f"warning: {text}", markup=False)
 
     writer = _Drawer(draw, sources) if draw else None
     count, started = 0, time.perf_counter()
@@ -63,7 +66,7 @@ def run(
         step("loading")
         predictor = load(artifact, backend=backend, device=device)
         with predictor:
-            for frame, result in _results(predictor, frames(sources), batch):
+            for frame, result in _results(predictor, frames(sources, note=warn), batch):
                 shown = _above(result, score)
                 if json:
                     emit_json({"image": frame.source, **shown.to_json()}, indent=None)
@@ -74,8 +77,6 @@ def run(
                 count += 1
                 step("running images", count)
     if writer:
-        from convkit.cli._console import stderr
-
         stderr().print(f"{count} drawings in {draw} ({time.perf_counter() - started:.1f} s)", markup=False)
     return 0
 

@@ -185,6 +185,17 @@ def test_the_frames_of_a_video_are_images_too(cli, blob_artifact):
     assert sorted(path.name for path in Path("out").iterdir()) == [f"clip_{index:06d}.jpg" for index in range(4)]
 
 
+def test_a_video_that_is_cut_off_is_run_as_far_as_it_goes_with_a_warning(cli, blob_artifact):
+    write_video("clip.avi", 8)
+    assert "warning" not in cli("run", blob_artifact.path, "clip.avi").err
+    whole = Path("clip.avi").read_bytes()
+    Path("cut.avi").write_bytes(whole[: len(whole) // 2])
+    said = cli("run", blob_artifact.path, "cut.avi")
+    assert said.code == 0
+    assert 0 < len(said.lines) < 8
+    assert f"warning: cut.avi declares 8 frames, {len(said.lines)} could be read" in said.err
+
+
 @pytest.mark.parametrize("batch", [1, 2, 50])
 def test_the_batch_size_changes_no_result(cli, blob_artifact, folder, batch):
     assert (
