@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convkit._text import read_text
+from convkit._text import printable, read_text
 from convkit.errors import SettingError, suggest
 from convkit.model import Adapter, Dim, Option, apply_overrides
 
@@ -60,7 +60,9 @@ class Settings:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return every setting with its origin, paths reduced to their names."""
-        plain = [(item, item.value.name if isinstance(item.value, Path) else item.value) for item in self.items]
+        plain = [
+            (item, printable(item.value.name) if isinstance(item.value, Path) else item.value) for item in self.items
+        ]
         return [{"name": item.name, "value": value, "origin": item.origin} for item, value in plain]
 
 

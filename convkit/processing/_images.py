@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,10 @@ from convkit.errors import ImageError
 __all__ = ["Frame", "as_bgr", "find_images", "frame_name", "frames", "input_files", "read_image"]
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
+VIDEO_SUFFIXES = {
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm",
+    ".wmv",
+}  # fmt: skip
 TOO_LARGE = "Scale it down, or cut it into tiles."
 MAX_BYTES = 2**31 - 1
 """Size of the largest BGR image: OpenCV's warps compute offsets in 32 bits and crash beyond."""
@@ -111,15 +114,17 @@ def find_images(folder: Path) -> list[Path]:
     return found
 
 
-def frames(paths: Sequence[Path]) -> Iterator[Frame]:
+def frames(paths: Sequence[Path], *, note: Callable[[str], object] = lambda text: None) -> Iterator[Frame]:
     """Yield every image of the given files, folders and videos, one at a time.
+
+    ``note`` is called with a sentence about each video of which fewer frames can be read than it declares.
 
     Raises:
         ImageError: a path is none of these or cannot be read.
     """
     for file in input_files(paths):
         if file.suffix.lower() in VIDEO_SUFFIXES:
-            yield from _video(file)
+            yield from _video(file, note)
         else:
             yield Frame(str(file), frame_name(file, 0), read_image(file))
 
@@ -139,10 +144,11 @@ def frame_name(file: Path, index: int) -> str:
     return f"{file.stem}_{index:06d}.jpg" if file.suffix.lower() in VIDEO_SUFFIXES else file.name
 
 
-def _video(path: Path) -> Iterator[Frame]:
+def _video(path: Path, note: Callable[[str], object]) -> Iterator[Frame]:
     if not path.is_file():
         raise ImageError(f"There is no video {path}.", hint="Check the path.")
     capture = cv2.VideoCapture(str(path))
+    declared = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # an estimate in some containers, 0 or less where unknown
     try:
         index = 0
         while True:
@@ -155,5 +161,7 @@ def _video(path: Path) -> Iterator[Frame]:
             raise ImageError(
                 f"{path} is not a video that OpenCV can read.", hint="Convert it, for example to MP4 with H.264."
             )
+        if index < declared:
+            note(f"{path} declares {declared} frames, {index} could be read; it may be cut off or damaged.")
     finally:
         capture.release()
