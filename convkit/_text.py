@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import os
 from pathlib import Path
 
-__all__ = ["read_text"]
+__all__ = ["printable", "read_text"]
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -26,3 +27,8 @@ def read_text(path: Path) -> str:
     data = path.read_bytes()
     encoding = next((encoding for mark, encoding in MARKS if data.startswith(mark)), "utf-8")
     return data.decode(encoding).replace("\r\n", "\n")
+
+
+def printable(name: str) -> str:
+    """Return a file name for reports and manifests: bytes in it that are not UTF-8 become ``\\xNN``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -53,9 +53,12 @@ def run(
     set_talk(quiet=quiet, verbose=verbose)
     import time
 
-    from convkit.cli._console import emit, emit_json, talk
+    from convkit.cli._console import emit, emit_json, stderr, talk
     from convkit.processing import frames
     from convkit.runtime import load
+
+    def warn(text: str) -> None:
+        stderr().print(f"warning: {text}", markup=False)
 
     writer = _Drawer(draw, sources) if draw else None
     count, started = 0, time.perf_counter()
@@ -63,7 +66,7 @@ def run(
         step("loading")
         predictor = load(artifact, backend=backend, device=device)
         with predictor:
-            for frame, result in _results(predictor, frames(sources), batch):
+            for frame, result in _results(predictor, frames(sources, note=warn), batch):
                 shown = _above(result, score)
                 if json:
                     emit_json({"image": frame.source, **shown.to_json()}, indent=None)
@@ -74,23 +77,36 @@ def run(
                 count += 1
                 step("running images", count)
     if writer:
-        from convkit.cli._console import stderr
-
         stderr().print(f"{count} drawings in {draw} ({time.perf_counter() - started:.1f} s)", markup=False)
     return 0
 
 
 def _results(predictor: Any, source: Iterable[Frame], batch: int) -> Iterator[tuple[Frame, Result]]:
-    """Yield (frame, result) in order; the predictor decides how many frames it holds at a time."""
+    """Yield (frame, result) in order; the predictor decides how many frames it holds at a time.
+
+    Raises:
+        ImageError: a frame cannot be read or prepared; its source is named.
+    """
+    from convkit.errors import ImageError
+
     waiting: deque[Frame] = deque()
+    in_hand = ""
 
     def images() -> Iterator[np.ndarray]:
+        nonlocal in_hand
         for frame in source:
             waiting.append(frame)
+            in_hand = frame.source
             yield frame.image
+            in_hand = ""
 
-    for result in predictor.stream(images(), batch=batch):
-        yield waiting.popleft(), result
+    try:
+        for result in predictor.stream(images(), batch=batch):
+            yield waiting.popleft(), result
+    except ImageError as error:
+        if not in_hand:
+            raise
+        raise ImageError(f"{in_hand}: {error.message}", hint=error.hint) from error
 
 
 def _above(result: Result, score: float | None) -> Result:

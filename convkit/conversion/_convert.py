@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convkit._text import read_text
+from convkit._text import printable, read_text
 from convkit.artifact import REPORT, VERDICT, Artifact, anchored, check_destination, publish, staging
 from convkit.backends import find_backend
 from convkit.conversion._settings import Settings, read_config, resolve_settings
@@ -162,8 +162,8 @@ class Conversion:
         chosen = [files[index * len(files) // count] for index in range(count)]
         return Images(
             [read_image(file) for file in chosen],
-            [file.name for file in chosen],
-            f"{count} image{'' if count == 1 else 's'} from {path.name}",
+            [printable(file.name) for file in chosen],
+            f"{count} image{'' if count == 1 else 's'} from {printable(path.name)}",
         )
 
     def _synthetic_images(self, spec: ModelSpec) -> Images:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from convkit._text import read_text
+from convkit._text import printable, read_text
 from convkit.errors import SettingError, suggest
 from convkit.model import Adapter, Dim, Option, apply_overrides
 
@@ -248,5 +248,5 @@ def _boolean(value: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
-        return value.name
+        return printable(value.name)
     return list(value) if isinstance(value, tuple) else value

@@ -38,6 +38,8 @@ class EvaluationReport:
     images: int
     annotations: int
     seconds: float
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures has to know."""
 
     @property
     def agrees(self) -> bool:
@@ -53,6 +55,7 @@ class EvaluationReport:
             "images": self.images,
             "annotations": self.annotations,
             "seconds": round(self.seconds, 2),
+            "notes": list(self.notes),
         }
 
 
@@ -81,7 +84,7 @@ def evaluate_artifact(
     truth, image_table, annotations = _read_annotations(coco)
     ids = sorted(image_table)[:limit]
     with load(artifact, backend=backend, device=device) as predictor:
-        categories = _category_ids(truth.dataset["categories"], predictor.spec.classes)
+        categories, note = _category_ids(truth.dataset["categories"], predictor.spec.classes)
         engines: dict[str, Callable[[Path], Result]] = {backend: predictor}
         if weights is not None:
             engines["pytorch"] = _torch_predictor(predictor.artifact, weights, predictor)
@@ -93,7 +96,7 @@ def evaluate_artifact(
                 rows[name].extend(_rows(engine(file), image_id, categories))
     progress("computing AP")
     figures = {name: _coco_figures(truth, values, ids) for name, values in rows.items()}
-    return EvaluationReport(figures, len(ids), annotations, time.perf_counter() - started)
+    return EvaluationReport(figures, len(ids), annotations, time.perf_counter() - started, (note,) if note else ())
 
 
 def _read_annotations(path: Path) -> tuple[Any, dict[int, str], int]:
@@ -192,17 +195,46 @@ def _whole(path: Path, place: str, value: Any) -> int:
     return value
 
 
-def _category_ids(categories: list[dict[str, Any]], classes: tuple[str, ...]) -> list[int]:
-    """Return the category id of every class: by name where all names fit, else in the order of the ids."""
-    by_name = {str(category["name"]): int(category["id"]) for category in categories}
-    if all(name in by_name for name in classes):
-        return [by_name[name] for name in classes]
+def _category_ids(categories: list[dict[str, Any]], classes: tuple[str, ...]) -> tuple[list[int], str]:
+    """Return the category id of every class, and a note where they were not found by name.
+
+    Names that differ in case or in spaces around them are the same unless that is ambiguous. Where no name fits, the
+    classes are the categories in the order of their ids.
+
+    Raises:
+        SettingError: two categories have the name of a class, some names fit and others do not, or the numbers differ.
+    """
+    fitting: list[list[int]] = []
+    for plain in (str, _folded):
+        by_name: dict[str, list[int]] = {}
+        for category in categories:
+            by_name.setdefault(plain(str(category["name"])), []).append(category["id"])
+        fitting = [by_name.get(plain(name), []) for name in classes]
+        if all(len(ids) == 1 for ids in fitting) and len(set(map(plain, classes))) == len(classes):
+            return [ids[0] for ids in fitting], ""
+    for name, ids in zip(classes, fitting, strict=True):
+        if len(ids) > 1:
+            raise SettingError(
+                f"The categories {', '.join(map(str, ids))} of the annotations have the name of the class {name!r}.",
+                hint="Give every category a name of its own.",
+            )
     if len(categories) != len(classes):
         raise SettingError(
             f"The artifact has {len(classes)} classes, the annotations have {len(categories)} categories.",
             hint="Convert with --names so that the class names are those of the annotations.",
         )
-    return sorted(by_name.values())
+    if any(fitting) and not all(fitting):
+        missing = [name for name, ids in zip(classes, fitting, strict=True) if not ids]
+        raise SettingError(
+            f"The annotations have no category of the class {', '.join(map(repr, missing))}.",
+            hint="Convert with --names so that the class names are those of the annotations.",
+        )
+    note = "categories and classes have other names, so the classes are the categories in the order of their ids"
+    return sorted(category["id"] for category in categories), note
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
 
 
 def _image_file(folder: Path, name: str) -> Path:

@@ -10,12 +10,15 @@ import cv2
 import numpy as np
 
 from convkit.errors import ImageError
-from convkit.processing._readers import Frame, Reader
+from convkit.processing._readers import Frame, Note, Reader, ignore
 
 __all__ = ["ImageReader", "as_bgr", "read_image", "to_image"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
+VIDEO_SUFFIXES = {
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm",
+    ".wmv",
+}  # fmt: skip
 TOO_LARGE = "Scale it down, or cut it into tiles."
 MAX_BYTES = 2**31 - 1
 """Size of the largest BGR image: OpenCV's warps compute offsets in 32 bits and crash beyond."""
@@ -150,15 +153,17 @@ class ImageReader(Reader):
         """Return whether a value is one image: no list, and no array of four axes."""
         return not isinstance(value, list | tuple) and getattr(value, "ndim", 3) != 4
 
-    def frames(self, paths: Sequence[Path]) -> Iterator[Frame]:
+    def frames(self, paths: Sequence[Path], *, note: Note = ignore) -> Iterator[Frame]:
         """Yield every image of the given files, folders and videos, one at a time.
+
+        ``note`` is called with a sentence about each video of which fewer frames can be read than it declares.
 
         Raises:
             ImageError: a path is none of these or cannot be read.
         """
         for file in self.files(paths):
             if file.suffix.lower() in VIDEO_SUFFIXES:
-                for index, image in enumerate(_video(file)):
+                for index, image in enumerate(_video(file, note)):
                     yield Frame(f"{file}#{index}", self.result_name(file, index), image)
             else:
                 yield Frame(str(file), self.result_name(file), read_image(file))
@@ -168,10 +173,11 @@ class ImageReader(Reader):
         return f"{file.stem}_{index:06d}.jpg" if file.suffix.lower() in VIDEO_SUFFIXES else file.name
 
 
-def _video(path: Path) -> Iterator[np.ndarray]:
+def _video(path: Path, note: Note) -> Iterator[np.ndarray]:
     if not path.is_file():
         raise ImageError(f"There is no video {path}.", hint="Check the path.")
     capture = cv2.VideoCapture(str(path))
+    declared = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # an estimate in some containers, 0 or less where unknown
     count = 0
     try:
         while True:
@@ -186,3 +192,5 @@ def _video(path: Path) -> Iterator[np.ndarray]:
         raise ImageError(
             f"{path} is not a video that OpenCV can read.", hint="Convert it, for example to MP4 with H.264."
         )
+    if count < declared:
+        note(f"{path} declares {declared} frames, {count} could be read; it may be cut off or damaged.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,15 @@ import numpy as np
 from convkit.errors import InputError
 
 __all__ = ["ArrayReader", "Frame", "JsonReader", "Reader"]
+
+
+Note = Callable[[str], object]
+"""Called with a sentence that people should read."""
+
+
+def ignore(text: str) -> None:
+    """Say nothing."""
+    del text
 
 
 @dataclass(frozen=True)
@@ -83,12 +92,13 @@ class Reader(ABC):
         for path in paths:
             yield from self.find(path) if path.is_dir() else [path]
 
-    def frames(self, paths: Sequence[Path]) -> Iterator[Frame]:
-        """Yield every raw input of the given files and folders, one at a time.
+    def frames(self, paths: Sequence[Path], *, note: Note = ignore) -> Iterator[Frame]:
+        """Yield every raw input of the given files and folders, one at a time; ``note`` is called with warnings.
 
         Raises:
             InputError: a path is neither or cannot be read.
         """
+        del note
         for file in self.files(paths):
             yield Frame(str(file), self.result_name(file), self.read(file))
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import cv2
 import pytest
-from support.blobs import write_coco
+from support.blobs import draw_blobs, write_coco
 
-from convkit import convert
-from convkit._text import read_text
+from convkit import Artifact, convert
+from convkit._text import printable, read_text
 from convkit.conversion import read_config
 from convkit.evaluation import evaluate_artifact
 
@@ -55,3 +57,24 @@ def test_annotations_may_begin_with_a_mark(blobs, blob_artifact, tmp_path):
     path.write_bytes(json.dumps(document).encode("utf-8-sig"))
     figures = evaluate_artifact(blob_artifact, path, tmp_path / "images").figures
     assert figures["onnxruntime"]["AP"] == pytest.approx(1.0)
+
+
+def test_a_name_that_is_not_utf8_is_shown_with_escapes():
+    assert printable(os.fsdecode(b"caf\xe9.jpg")) == "caf\\xe9.jpg"
+    assert printable("Größe 车.jpg") == "Größe 车.jpg"
+
+
+def test_a_conversion_records_images_and_weights_whose_names_are_not_utf8(toy, toy_weights_file, tmp_path):
+    folder, weights = tmp_path / os.fsdecode(b"in\xe9"), tmp_path / os.fsdecode(b"w\xe9.pth")
+    folder.mkdir()
+    cv2.imwrite(str(tmp_path / "a.png"), draw_blobs(0)[0])
+    (tmp_path / "a.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
+    weights.write_bytes(toy_weights_file.read_bytes())
+    made = convert("toy", weights=weights, output=tmp_path / "out", inputs=folder, samples=1)
+    assert made.manifest["weights"]["file"] == "w\\xe9.pth"
+    assert "in\\xe9" in made.verdict["inputs"]
+    settings = {item["name"]: item["value"] for item in made.manifest["settings"]}
+    assert settings["inputs"] == "in\\xe9"
+    quoted = json.dumps("caf\\xe9.png").strip('"')
+    assert any(quoted in file.read_text() for file in (made.path / "proof").glob("*.json"))
+    Artifact.open(made.path).verify()

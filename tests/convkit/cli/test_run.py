@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support.blobs import draw_blobs
+from support.blobs import Resize, draw_blobs
 
 
 @pytest.fixture
@@ -185,6 +185,17 @@ def test_the_frames_of_a_video_are_images_too(cli, blob_artifact):
     assert sorted(path.name for path in Path("out").iterdir()) == [f"clip_{index:06d}.jpg" for index in range(4)]
 
 
+def test_a_video_that_is_cut_off_is_run_as_far_as_it_goes_with_a_warning(cli, blob_artifact):
+    write_video("clip.avi", 8)
+    assert "warning" not in cli("run", blob_artifact.path, "clip.avi").err
+    whole = Path("clip.avi").read_bytes()
+    Path("cut.avi").write_bytes(whole[: len(whole) // 2])
+    said = cli("run", blob_artifact.path, "cut.avi")
+    assert said.code == 0
+    assert 0 < len(said.lines) < 8
+    assert f"warning: cut.avi declares 8 frames, {len(said.lines)} could be read" in said.err
+
+
 @pytest.mark.parametrize("batch", [1, 2, 50])
 def test_the_batch_size_changes_no_result(cli, blob_artifact, folder, batch):
     assert (
@@ -199,6 +210,23 @@ def test_results_before_a_broken_image_are_kept_and_it_is_named(cli, blob_artifa
     assert said.code == 1
     assert [json.loads(line)["image"] for line in said.lines] == [str(folder / "0.png")]
     assert "1.png is empty" in said.err
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_an_image_of_an_unfit_size_is_named_and_no_other(cli, blob_artifact, folder, batch, monkeypatch):
+    resize = Resize.__call__
+
+    def keep_tall(self, image):
+        return resize(Resize({"height": 160, "width": 96}) if len(image) == 160 else self, image)
+
+    monkeypatch.setattr(Resize, "__call__", keep_tall)
+    cv2.imwrite(str(folder / "1.png"), np.zeros((160, 96, 3), np.uint8))
+    said = cli("run", blob_artifact.path, "pictures", "--batch", batch)
+    assert said.code == 1
+    assert "error: pictures/1.png: The image needs an input height of 160" in said.err
+    (folder / "1.png").write_bytes(b"")
+    said = cli("run", blob_artifact.path, "pictures", "--batch", batch)
+    assert "error: pictures/1.png is empty" in said.err
 
 
 @pytest.mark.parametrize(

@@ -82,13 +82,50 @@ def test_perfect_boxes_have_an_ap_of_one_and_swapped_classes_one_of_zero(blobs, 
     assert figures["onnxruntime"]["AP"] == 0
 
 
-def test_categories_of_other_names_are_taken_in_the_order_of_their_ids(blobs, blob_artifact, tmp_path):
-    write_coco(tmp_path, 6, categories={"red": 7, "green": 11})
-    path = tmp_path / "annotations.json"
-    renamed = path.read_text().replace('"red"', '"rouge"').replace('"green"', '"vert"')
-    path.write_text(renamed)
-    figures = evaluate_artifact(blob_artifact, path, tmp_path / "images").figures
-    assert figures["onnxruntime"]["AP"] == pytest.approx(1.0)
+def rename(path: Path, *names: str) -> None:
+    """Give the categories of an annotations file other names, in the order of the file."""
+    document = json.loads(path.read_text())
+    for entry, name in zip(document["categories"], names, strict=True):
+        entry["name"] = name
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("names", [("rouge", "vert"), ("object", "object")])
+def test_categories_of_other_names_are_taken_in_the_order_of_their_ids_with_a_note(
+    blobs, blob_artifact, tmp_path, names
+):
+    path = write_coco(tmp_path, 6, categories={"red": 7, "green": 11})
+    rename(path, *names)
+    report = evaluate_artifact(blob_artifact, path, tmp_path / "images")
+    assert report.figures["onnxruntime"]["AP"] == pytest.approx(1.0)
+    assert "order of their ids" in report.notes[0]
+    assert report.to_json()["notes"] == list(report.notes)
+
+
+def test_names_may_differ_in_case_and_spaces(blobs, blob_artifact, tmp_path):
+    """In the order of their ids the classes would be swapped."""
+    path = write_coco(tmp_path, 6, categories=IDS)
+    assert [entry["name"] for entry in json.loads(path.read_text())["categories"]] == ["green", "red"]
+    rename(path, "GREEN ", "Red")
+    report = evaluate_artifact(blob_artifact, path, tmp_path / "images")
+    assert report.figures["onnxruntime"]["AP"] == pytest.approx(1.0)
+    assert report.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("red", "red"), "categories 3, 7 .* name of the class 'red'"),
+        (("Red", "RED"), "categories 3, 7 .* name of the class 'red'"),
+        (("red", "vert"), "no category of the class 'green'"),
+    ],
+)
+def test_names_that_fit_in_part_or_twice_are_refused(blobs, blob_artifact, tmp_path, names, message):
+    path = write_coco(tmp_path, 1, categories=IDS)
+    rename(path, *names)
+    with pytest.raises(SettingError, match=message) as caught:
+        evaluate_artifact(blob_artifact, path, tmp_path / "images")
+    assert caught.value.hint
 
 
 def test_another_number_of_categories_is_refused(blobs, blob_artifact, tmp_path):

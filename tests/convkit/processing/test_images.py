@@ -218,6 +218,20 @@ def test_a_video_gives_its_frames_in_order(video):
     np.testing.assert_allclose([frame.image.mean() for frame in found], [20, 60, 100, 140, 180], atol=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "code"), [("v.wmv", "WMV2"), ("v.mpg", "mp4v"), ("v.flv", "FLV1"), ("v.mkv", "MJPG"), ("V.MP4", "mp4v")]
+)
+def test_videos_of_other_types_are_read(tmp_path, name, code):
+    writer = cv2.VideoWriter(str(tmp_path / name), cv2.VideoWriter.fourcc(*code), 25, (64, 48))
+    if not writer.isOpened():
+        pytest.skip(f"this OpenCV does not write {name}")
+    for index in range(3):
+        writer.write(np.full((48, 64, 3), 60 * index + 20, np.uint8))
+    writer.release()
+    means = [frame.image.mean() for frame in frames([tmp_path / name])]
+    np.testing.assert_allclose(means, [20, 80, 140], atol=8)
+
+
 def test_files_folders_and_videos_mix_in_the_given_order(tmp_path, video, colour):
     (tmp_path / "more").mkdir()
     write(tmp_path / "more" / "x.png", colour)
