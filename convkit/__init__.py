@@ -13,12 +13,12 @@ from convkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from convkit.artifact import Artifact
-    from convkit.backends import Backend, DeviceSession, Session, TensorRTPlugin
+    from convkit.backends import Backend, DeviceSession, Engine, Session, TensorRTPlugin
     from convkit.backends.torch._node import TorchNode
-    from convkit.conversion import AttributePatch, ModulePatch, convert
+    from convkit.conversion import AttributePatch, Conversion, ModulePatch, convert
     from convkit.doctor import Remedy
     from convkit.errors import CheckpointError, ConvkitError
-    from convkit.graph import Miss, NodeRewrite, Rewrite
+    from convkit.graph import NodeRewrite, NoMatch, Rewrite
     from convkit.model import (
         Adapter,
         Dim,
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
         exactly,
         optional,
     )
-    from convkit.processing import Decode, DeviceDecode, DevicePreprocess, Placement, Prepared, Preprocess
+    from convkit.processing import ArrayReader, ArraySpec, Decode, DeviceDecode, DevicePreprocess, ImageReader, JsonReader, Placement, Prepared, Preprocess, Reader, synthetic_scenes
     from convkit.proof import Verdict, validate
-    from convkit.results import Classification, Detections, Result
+    from convkit.results import Classification, Detections, Difference, Result
     from convkit.runtime import Predictor, load
     from convkit.weights import read_weights
 
@@ -44,25 +44,37 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "convkit.artifact": ("Artifact",),
-    "convkit.backends": ("Backend", "DeviceSession", "Session", "TensorRTPlugin"),
+    "convkit.backends": ("Backend", "DeviceSession", "Engine", "Session", "TensorRTPlugin"),
     "convkit.backends.torch._node": ("TorchNode",),
-    "convkit.conversion": ("AttributePatch", "ModulePatch", "convert"),
+    "convkit.conversion": ("AttributePatch", "Conversion", "ModulePatch", "convert"),
     "convkit.doctor": ("Remedy",),
     "convkit.errors": ("CheckpointError", "ConvkitError"),
-    "convkit.graph": ("Miss", "NodeRewrite", "Rewrite"),
+    "convkit.graph": ("NoMatch", "NodeRewrite", "Rewrite"),
     "convkit.model": (
         "Adapter", "Dim", "Expect", "ModelSpec", "Option", "Request", "SourceModel", "Target", "TensorSpec",
         "Tolerance", "at_least", "exactly", "optional",
     ),
-    "convkit.processing": ("Decode", "DeviceDecode", "DevicePreprocess", "Placement", "Prepared", "Preprocess"),
+    "convkit.processing": (
+        "ArrayReader", "ArraySpec", "Decode", "DeviceDecode", "DevicePreprocess", "ImageReader", "JsonReader", "Placement",
+        "Prepared", "Preprocess", "Reader", "synthetic_scenes",
+    ),
     "convkit.proof": ("Verdict", "validate"),
-    "convkit.results": ("Classification", "Detections", "Result"),
+    "convkit.results": ("Classification", "Detections", "Difference", "Result"),
     "convkit.runtime": ("Predictor", "load"),
     "convkit.weights": ("read_weights",),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "synthetic_scenes",
+    "Reader",
+    "JsonReader",
+    "ImageReader",
+    "Engine",
+    "Difference",
+    "Conversion",
+    "ArraySpec",
+    "ArrayReader",
     "Adapter",
     "Artifact",
     "AttributePatch",
@@ -77,9 +89,9 @@ __all__ = [
     "DeviceSession",
     "Dim",
     "Expect",
-    "Miss",
     "ModelSpec",
     "ModulePatch",
+    "NoMatch",
     "NodeRewrite",
     "Option",
     "Placement",

@@ -185,7 +185,6 @@ class PluginManager:
                 ) from error
         return results
 
-
     def first(self, hook: str, **arguments: Any) -> Any:
         """Call a hook that returns one thing; return the first answer that is not None, or None."""
         return getattr(self.hook, hook)(**arguments)

@@ -1,11 +1,24 @@
 """The artifact: a directory with a proved graph, its manifest, its proof and its report."""
 
-from convkit.artifact._directory import Artifact, EXPORTED, KERNELS, MODEL, REPORT, SAMPLES, SCHEMA_VERSION, VERDICT, anchored, check_destination, publish, sha256, staging
+from convkit.artifact._directory import (
+    EXPORTED,
+    KERNELS,
+    MODEL,
+    REPORT,
+    SAMPLES,
+    SCHEMA_VERSION,
+    VERDICT,
+    Artifact,
+    anchored,
+    check_destination,
+    publish,
+    sha256,
+    staging,
+)
 from convkit.artifact._manifest import environment, spec_from_manifest, spec_to_json
 from convkit.artifact._report import render_report
 
 __all__ = [
-    "Artifact",
     "EXPORTED",
     "KERNELS",
     "MODEL",
@@ -13,6 +26,7 @@ __all__ = [
     "SAMPLES",
     "SCHEMA_VERSION",
     "VERDICT",
+    "Artifact",
     "anchored",
     "check_destination",
     "environment",

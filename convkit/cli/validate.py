@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from convkit.cli._options import (
     ArtifactArgument,
     BackendOption,
@@ -17,6 +22,12 @@ def validate(
     artifact: ArtifactArgument,
     backend: BackendOption = "onnxruntime",
     device: DeviceOption = "cpu",
+    save_results: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-results", help="Keep the outputs of all engines as polygraphy's JSON.", metavar="FILE.json"
+        ),
+    ] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -29,7 +40,7 @@ def validate(
     from convkit.proof import validate as prove_again
 
     with talk(f"validate {artifact}") as step:
-        verdict = prove_again(artifact, backend=backend, device=device, progress=step)
+        verdict = prove_again(artifact, backend=backend, device=device, save_results=save_results, progress=step)
     if json:
         emit_json(verdict.to_json())
     else:

@@ -1,29 +1,35 @@
 """Conversion: from a checkpoint to a proved artifact, stage by stage."""
 
-from convkit.conversion._convert import Conversion, convert, default_output
-from convkit.conversion._export import MODULE_KEY, check_graph, clean_names, export_onnx
+from convkit.conversion._convert import Conversion, ConversionPlan, STAGES, convert, default_output, plan_conversion, run_plan
+from convkit.conversion._export import MODULE_KEY, check_graph, clean_names, export_onnx, save_onnx
+from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._patching import AttributePatch, ModulePatch, Patch, PatchRecord, patched
-from convkit.conversion._settings import CONFIG_FILE, Setting, Settings, read_config, resolve_settings
-from convkit.conversion._stages import Builder, Images
+from convkit.conversion._settings import CONFIG_FILE, ConvertSettings, OPSETS, read_config, resolve_settings
 
 __all__ = [
-    "CONFIG_FILE",
-    "MODULE_KEY",
     "AttributePatch",
-    "Builder",
+    "CONFIG_FILE",
     "Conversion",
-    "Images",
+    "ConversionPlan",
+    "ConvertSettings",
+    "MODULE_KEY",
     "ModulePatch",
+    "OPSETS",
     "Patch",
     "PatchRecord",
-    "Setting",
-    "Settings",
+    "RawInputs",
+    "STAGES",
+    "adapter_inputs",
     "check_graph",
     "clean_names",
     "convert",
     "default_output",
     "export_onnx",
+    "own_inputs",
     "patched",
+    "plan_conversion",
     "read_config",
     "resolve_settings",
+    "run_plan",
+    "save_onnx",
 ]

@@ -18,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["CONFIG_FILE", "ConvertSettings", "read_config", "resolve_settings"]
+__all__ = ["CONFIG_FILE", "OPSETS", "ConvertSettings", "read_config", "resolve_settings"]
 
 CONFIG_FILE = "convkit.toml"
 OPSETS = range(19, 24)

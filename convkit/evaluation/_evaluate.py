@@ -12,15 +12,18 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convkit._text import read_text
-from convkit.artifact import Artifact
+from convkit.artifact import Artifact, sha256
 from convkit.errors import ConversionError, EnvironmentProblem, ImageError, SettingError
 from convkit.progress import Progress, silent
 from convkit.results import Detections, Result
+
+if TYPE_CHECKING:
+    from convkit.runtime import Predictor
 
 __all__ = ["EvaluationReport", "evaluate_artifact"]
 
@@ -289,39 +292,30 @@ def _coco_results(truth: Any, table: np.ndarray) -> Any:
     return results
 
 
-def _torch_predictor(artifact: Artifact, weights: Path, predictor: Any) -> Callable[[Path], Result]:
-    """Return what runs an image through the checkpoint in PyTorch, with the artifact's own two ends."""
-    import torch
-
-    from convkit.artifact import sha256
+def _torch_predictor(artifact: Artifact, weights: Path, predictor: Predictor) -> Callable[[Path], Result]:
+    """Return what runs an image through the checkpoint in PyTorch, with the artifact's preprocess and decode."""
     from convkit.model import Request
     from convkit.plugins import manager
-    from convkit.processing import find_decode
+    from convkit.processing import collate, decode_batch, find_decode
+    from convkit.proof import TorchCompute
 
-    manifest = artifact.manifest
-    if sha256(weights) != manifest["weights"]["sha256"]:
+    manifest, spec = artifact.manifest, predictor.spec
+    if not weights.is_file() or sha256(weights) != manifest["weights"].get("sha256"):
         raise SettingError(
             f"{weights} is not the checkpoint this artifact was made from ({manifest['weights']['file']}).",
             hint="Give that file, or convert this one.",
         )
-    options = {
-        item["name"].removeprefix("set."): item["value"]
-        for item in manifest["settings"]
-        if item["name"].startswith("set.")
-    }
-    spec = predictor.spec
+    graph = manifest["graph"]
     source = (
         manager()
         .adapter(manifest["adapter"]["name"])
-        .load(Request(weights, manifest["graph"]["form"], spec.dims, tuple(spec.classes), options))
+        .load(Request(weights, graph["form"], spec.dims, tuple(spec.classes), graph["options"]))
     )
-    decode = find_decode(manifest["adapter"]["name"], spec.decode)
+    compute, decode = TorchCompute(source, source.module, "float32", remember=False), find_decode(spec.decode)
     assert decode is not None
 
     def run(file: Path) -> Result:
         prepared = predictor.prepare(file)
-        with torch.no_grad():
-            outputs = source.reference(source.module, {spec.inputs[0].name: torch.from_numpy(prepared.tensor)[None]})
-        return decode({name: value.numpy() for name, value in outputs.items()}, [prepared.meta])[0]
+        return decode_batch(decode, compute(collate(spec.inputs, [prepared])), [prepared.meta])[0]
 
     return run

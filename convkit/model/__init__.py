@@ -8,8 +8,8 @@ from convkit.model._spec import BATCH, ModelSpec, TensorSpec, Tolerance
 from convkit.model._target import Target
 
 __all__ = [
-    "Adapter",
     "BATCH",
+    "Adapter",
     "Dim",
     "Expect",
     "Extent",

@@ -2,7 +2,15 @@
 
 from convkit.processing._batches import check_prepared, collate, decode_batch, item_sizes, take_items
 from convkit.processing._images import ImageReader, as_bgr, read_image, to_image
-from convkit.processing._protocols import ArraySpec, Decode, DeviceDecode, DevicePreprocess, Placement, Prepared, Preprocess
+from convkit.processing._protocols import (
+    ArraySpec,
+    Decode,
+    DeviceDecode,
+    DevicePreprocess,
+    Placement,
+    Prepared,
+    Preprocess,
+)
 from convkit.processing._readers import ArrayReader, Frame, JsonReader, Reader
 from convkit.processing._registry import NamedArrays, device_decode, device_preprocess, find_decode, find_preprocess
 from convkit.processing._scenes import synthetic_scenes

@@ -102,9 +102,7 @@ def collate(inputs: Sequence[TensorSpec], items: Sequence[Prepared]) -> dict[str
     }
 
 
-def take_items(
-    tensors: Sequence[TensorSpec], arrays: Mapping[str, np.ndarray], index: Any
-) -> dict[str, np.ndarray]:
+def take_items(tensors: Sequence[TensorSpec], arrays: Mapping[str, np.ndarray], index: Any) -> dict[str, np.ndarray]:
     """Return the items at ``index`` (a slice or a list) of the arrays that have a batch axis, others whole."""
     return {tensor.name: arrays[tensor.name][index] if tensor.batched else arrays[tensor.name] for tensor in tensors}
 

@@ -127,7 +127,9 @@ class ArrayReader(Reader):
                 hint="Write it with numpy.savez, without objects.",
             ) from error
         except Exception as error:  # zipfile raises errors of its own, and zlib.error
-            raise InputError(f"{path} is not a readable .npz file: {error}", hint="Write it with numpy.savez.") from error
+            raise InputError(
+                f"{path} is not a readable .npz file: {error}", hint="Write it with numpy.savez."
+            ) from error
 
     def write(self, raw: dict[str, np.ndarray], path: Path) -> Path:
         """Write an ``.npz`` file."""

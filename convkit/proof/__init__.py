@@ -12,12 +12,12 @@ from convkit.proof._validate import validate
 from convkit.proof._verdict import Check, Stage, Verdict
 
 __all__ = [
+    "DECODED",
+    "ILL_CONDITIONED",
     "Case",
     "Check",
     "Compute",
-    "DECODED",
     "GoldenSamples",
-    "ILL_CONDITIONED",
     "ItemSizes",
     "Ledger",
     "Samples",

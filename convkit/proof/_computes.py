@@ -37,25 +37,22 @@ def by_items(spec: ModelSpec, compute: Compute, feed: Mapping[str, np.ndarray]) 
     first = next((tensor for tensor in spec.inputs if tensor.batched), None)
     if first is None:
         return dict(compute(feed))
-    rows = [
-        compute(take_items(spec.inputs, feed, slice(index, index + 1))) for index in range(len(feed[first.name]))
-    ]
+    rows = [compute(take_items(spec.inputs, feed, slice(index, index + 1))) for index in range(len(feed[first.name]))]
     batched = {tensor.name for tensor in spec.outputs if tensor.batched}
-    return {
-        name: np.concatenate([row[name] for row in rows]) if name in batched else rows[0][name] for name in rows[0]
-    }
+    return {name: np.concatenate([row[name] for row in rows]) if name in batched else rows[0][name] for name in rows[0]}
 
 
 class TorchCompute:
     """Runs the untouched PyTorch model in ``dtype``, one item at a time, and remembers what each item gave.
 
     Single items make every batch that an engine runs a comparison of batch against single as well, and an item that
-    several shapes share is computed once.
+    several shapes share is computed once. ``remember`` False keeps nothing, for long streams.
     """
 
-    def __init__(self, source: SourceModel, module: torch.nn.Module, dtype: str) -> None:
+    def __init__(self, source: SourceModel, module: torch.nn.Module, dtype: str, *, remember: bool = True) -> None:
         import torch
 
+        self.remember = remember
         self.source, self.module, self.dtype = source, module, getattr(torch, dtype)
         self._known: dict[bytes, dict[str, np.ndarray]] = {}
 
@@ -64,16 +61,20 @@ class TorchCompute:
         return by_items(self.source.spec, self._item, feed)
 
     def _item(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        import torch
-
+        if not self.remember:
+            return self._run(feed)
         key = feed_key(feed)
         if key not in self._known:
-            with torch.no_grad():
-                tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feed.items()}
-                cast = {n: t.to(self.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
-                outputs = self.source.reference(self.module, cast)
-            self._known[key] = self._checked(outputs)
+            self._known[key] = self._run(feed)
         return self._known[key]
+
+    def _run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        import torch
+
+        with torch.no_grad():
+            tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feed.items()}
+            cast = {n: t.to(self.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+            return self._checked(self.source.reference(self.module, cast))
 
     def _checked(self, outputs: Any) -> dict[str, np.ndarray]:
         wanted = {tensor.name for tensor in self.source.spec.outputs}

@@ -3,14 +3,14 @@
 from convkit.results._classification import Classification
 from convkit.results._detections import Detections, box_iou
 from convkit.results._draw import class_colour, draw_caption, draw_detections
-from convkit.results._result import Difference, Result, SLACK, json_difference
+from convkit.results._result import SLACK, Difference, Result, json_difference
 
 __all__ = [
+    "SLACK",
     "Classification",
     "Detections",
     "Difference",
     "Result",
-    "SLACK",
     "box_iou",
     "class_colour",
     "draw_caption",

@@ -35,7 +35,7 @@ class ExportChecks(Fixtures):
     """What the hooks ``convkit_export_patches`` and ``convkit_graph_rewrites`` promise."""
 
     def test_patched_model_returns_the_declared_outputs(
-        self, subject: Subject, source: SourceModel, images: Sequence[np.ndarray], form: str
+        self, subject: Subject, source: SourceModel, raws: Sequence[Any], form: str
     ) -> None:
         """A failure means that the exported graph would not have the outputs that the adapter declares.
 
@@ -43,7 +43,7 @@ class ExportChecks(Fixtures):
         ``ModelSpec.outputs``. A `PatchError` says which patch did not fire as often as it declares.
         """
         with patched(source.module, subject.patches(source, form), dict(source.spec.expect)):
-            result = _forward(subject, source, images)
+            result = _forward(subject, source, raws)
         values = (result,) if not isinstance(result, tuple | list) else result
         declared = source.spec.outputs
         assert len(values) == len(declared), f"the patched model returns {len(values)} values, not {len(declared)}"
@@ -53,7 +53,7 @@ class ExportChecks(Fixtures):
             assert str(value.dtype) == f"torch.{tensor.dtype}", f"{tensor.name} is {value.dtype}, not {tensor.dtype}"
 
     def test_patches_come_off(
-        self, subject: Subject, source: SourceModel, images: Sequence[np.ndarray], form: str
+        self, subject: Subject, source: SourceModel, raws: Sequence[Any], form: str
     ) -> None:
         """A failure means that the model is another one after the export than before it.
 
@@ -63,18 +63,18 @@ class ExportChecks(Fixtures):
         patches = subject.patches(source, form)
         before = module_state(source.module) | owner_state(patches)
         with patched(source.module, patches, dict(source.spec.expect)):
-            _forward(subject, source, images)
+            _forward(subject, source, raws)
         changes = state_changes(before, module_state(source.module) | owner_state(patches))
         assert not changes, f"the patches left traces: {', '.join(changes)}"
 
     def test_patches_come_off_after_an_error(
-        self, subject: Subject, source: SourceModel, images: Sequence[np.ndarray], form: str
+        self, subject: Subject, source: SourceModel, raws: Sequence[Any], form: str
     ) -> None:
         """A failure means that an export that fails leaves the process with a patched model or library."""
         patches = subject.patches(source, form)
         before = module_state(source.module) | owner_state(patches)
         with pytest.raises(_PlannedError):
-            _fail_while_patched(subject, source, images, patches)
+            _fail_while_patched(subject, source, raws, patches)
         changes = state_changes(before, module_state(source.module) | owner_state(patches))
         assert not changes, f"the patches left traces: {', '.join(changes)}"
 
@@ -106,20 +106,20 @@ class ExportChecks(Fixtures):
 
 
 def _fail_while_patched(
-    subject: Subject, source: SourceModel, images: Sequence[np.ndarray], patches: Sequence[Patch]
+    subject: Subject, source: SourceModel, raws: Sequence[Any], patches: Sequence[Patch]
 ) -> NoReturn:
     with patched(source.module, patches, dict(source.spec.expect)):
-        _forward(subject, source, images)
+        _forward(subject, source, raws)
         raise _PlannedError
 
 
 def _forward(
-    subject: Subject, source: SourceModel, images: Sequence[np.ndarray]
+    subject: Subject, source: SourceModel, raws: Sequence[Any]
 ) -> torch.Tensor | Sequence[torch.Tensor]:
     """Run the module itself, as the exporter does."""
     import torch
 
-    feed = subject.feed(source, images)
+    feed = subject.feed(source, raws)
     with torch.no_grad():
         result: torch.Tensor | Sequence[torch.Tensor] = source.module(
             *(torch.from_numpy(feed[tensor.name]) for tensor in source.spec.inputs)

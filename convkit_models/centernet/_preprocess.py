@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from convkit import Prepared
+from convkit import Prepared, Preprocess
 from convkit.cuda import Variant
 from convkit.errors import ImageError
 from convkit.processing import Placement
@@ -19,7 +19,7 @@ from convkit_models.centernet._geometry import affine
 __all__ = ["Affine", "AffineOnDevice"]
 
 
-class Affine:
+class Affine(Preprocess):
     """Warp an image to the input size, normalise it, and lay it out as planes.
 
     The specification has ``resize``:
@@ -38,6 +38,7 @@ class Affine:
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.keep_res = spec["resize"] == "keep_res"
+        self.input: str = spec["input"]
         self.height, self.width, self.pad = spec["height"], spec["width"], spec["pad"]
         mean, std = np.asarray(spec["mean"], np.float32), np.asarray(spec["std"], np.float32)
         values = np.arange(256, dtype=np.uint8)[:, None] / 255.0
@@ -63,7 +64,7 @@ class Affine:
                 f"OpenCV cannot warp an image of {columns} x {rows} pixels.", hint="Scale it down first."
             ) from error
         tensor = self._normalise(warped, *_touched_rows(matrix, rows, height))
-        return Prepared(tensor, meta)
+        return Prepared({self.input: tensor}, meta)
 
     def place(self, rows: int, columns: int) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the float64 matrix from an image of that size to the input, and ``meta``."""

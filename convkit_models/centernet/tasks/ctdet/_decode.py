@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from convkit import Detections, Result
+from convkit import Decode, Detections, Result
 from convkit_models.centernet._geometry import affine, transform
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _LOG_2 = (0.6931471803691238, 1.9082149292705877e-10)  # their sum; multiples of
 _TAYLOR = [1 / math.factorial(degree) for degree in range(13, -1, -1)]
 
 
-class CtdetDecode:
+class CtdetDecode(Decode):
     """Decode any of the output forms; see ``_forms`` for what they are.
 
     The K best peaks of the heat map become boxes; a cell may give several, of different classes.

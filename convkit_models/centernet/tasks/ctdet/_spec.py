@@ -15,6 +15,7 @@ __all__ = ["DECODE", "MULTIPLE", "OUTPUT_PATCH", "PREPROCESS", "describe"]
 
 PREPROCESS = "centernet.affine"
 DECODE = "centernet.ctdet"
+INPUT = "images"
 OUTPUT_PATCH = "centernet.output-form"
 MULTIPLE = 32
 """Height and width are multiples of the trunk's stride."""
@@ -28,7 +29,7 @@ _THRESHOLDS = {"confidence": 0.25, "nms": 0.5}
 """The options that only the decoding of tensorRT_Pro has, with their defaults."""
 
 
-def describe(request: Request, layout: Layout, options: Mapping[str, Any], facts: Mapping[str, Any]) -> ModelSpec:
+def describe(request: Request, layout: Layout, options: Mapping[str, Any], info: Mapping[str, Any]) -> ModelSpec:
     """Return the specification of a network in the form and sizes that were asked for.
 
     Raises:
@@ -46,10 +47,11 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], facts
     return ModelSpec(
         variant=layout.architecture,
         dims=tuple(dims.values()),
-        inputs=(TensorSpec("images", ("batch", 3, "height", "width")),),
+        inputs=(TensorSpec(INPUT, ("batch", 3, "height", "width")),),
         outputs=_outputs(request.form, layout, options["topk"]),
         preprocess={
             "kind": PREPROCESS,
+            "input": INPUT,
             "resize": options["resize"],
             "height": None if keep_res else dims["height"].opt,
             "width": None if keep_res else dims["width"].opt,
@@ -67,7 +69,7 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], facts
             **_mode(options),
         },
         classes=names,
-        facts=facts,
+        info=info,
         expect=expect,
     )
 
@@ -126,7 +128,7 @@ def _check(form: str, dims: Mapping[str, Dim], options: Mapping[str, Any], sizes
 def _outputs(form: str, layout: Layout, topk: int) -> tuple[TensorSpec, ...]:
     channels = layout.channels
     if form == "detections":
-        return (TensorSpec("detections", ("batch", topk, 6), compare="detections", tolerance=_PIXELS),)
+        return (TensorSpec("detections", ("batch", topk, 6), compare="results", tolerance=_PIXELS),)
     if form == "tutorial":
         columns = 4 + 2 * channels["hm"]
         return (TensorSpec("output", ("batch", "height/4*width/4", columns), tolerance=_CELLS),)
