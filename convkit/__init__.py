@@ -34,7 +34,20 @@ if TYPE_CHECKING:
         exactly,
         optional,
     )
-    from convkit.processing import ArrayReader, ArraySpec, Decode, DeviceDecode, DevicePreprocess, ImageReader, JsonReader, Placement, Prepared, Preprocess, Reader, synthetic_scenes
+    from convkit.processing import (
+        ArrayReader,
+        ArraySpec,
+        Decode,
+        DeviceDecode,
+        DevicePreprocess,
+        ImageReader,
+        JsonReader,
+        Placement,
+        Prepared,
+        Preprocess,
+        Reader,
+        synthetic_scenes,
+    )
     from convkit.proof import Verdict, validate
     from convkit.results import Classification, Detections, Difference, Result
     from convkit.runtime import Predictor, load
@@ -55,8 +68,8 @@ _HOMES = {
         "Tolerance", "at_least", "exactly", "optional",
     ),
     "convkit.processing": (
-        "ArrayReader", "ArraySpec", "Decode", "DeviceDecode", "DevicePreprocess", "ImageReader", "JsonReader", "Placement",
-        "Prepared", "Preprocess", "Reader", "synthetic_scenes",
+        "ArrayReader", "ArraySpec", "Decode", "DeviceDecode", "DevicePreprocess", "ImageReader", "JsonReader",
+        "Placement", "Prepared", "Preprocess", "Reader", "synthetic_scenes",
     ),
     "convkit.proof": ("Verdict", "validate"),
     "convkit.results": ("Classification", "Detections", "Difference", "Result"),
@@ -66,29 +79,27 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "synthetic_scenes",
-    "Reader",
-    "JsonReader",
-    "ImageReader",
-    "Engine",
-    "Difference",
-    "Conversion",
-    "ArraySpec",
-    "ArrayReader",
     "Adapter",
+    "ArrayReader",
+    "ArraySpec",
     "Artifact",
     "AttributePatch",
     "Backend",
     "CheckpointError",
     "Classification",
+    "Conversion",
     "ConvkitError",
     "Decode",
     "Detections",
     "DeviceDecode",
     "DevicePreprocess",
     "DeviceSession",
+    "Difference",
     "Dim",
+    "Engine",
     "Expect",
+    "ImageReader",
+    "JsonReader",
     "ModelSpec",
     "ModulePatch",
     "NoMatch",
@@ -98,6 +109,7 @@ __all__ = [
     "Predictor",
     "Prepared",
     "Preprocess",
+    "Reader",
     "Remedy",
     "Request",
     "Result",
@@ -117,6 +129,7 @@ __all__ = [
     "load",
     "optional",
     "read_weights",
+    "synthetic_scenes",
     "validate",
 ]
 

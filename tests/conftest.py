@@ -71,7 +71,7 @@ def toy_artifact(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactor
     from convkit import convert
 
     with registered(ToyPlugin()):
-        return convert("toy", weights=toy_weights_file, output=tmp_path_factory.mktemp("artifacts") / "toy")
+        return convert("toy", weights=toy_weights_file, output=tmp_path_factory.mktemp("artifacts") / "toy").artifact
 
 
 @pytest.fixture
@@ -102,4 +102,6 @@ def blob_artifact(blob_weights_file: Path, tmp_path_factory: pytest.TempPathFact
     from convkit import convert
 
     with registered(BlobPlugin(), "blobs"):
-        return convert("blobs", weights=blob_weights_file, output=tmp_path_factory.mktemp("artifacts") / "blobs")
+        return convert(
+            "blobs", weights=blob_weights_file, output=tmp_path_factory.mktemp("artifacts") / "blobs"
+        ).artifact

@@ -1,24 +1,32 @@
 """Conversion: from a checkpoint to a proved artifact, stage by stage."""
 
-from convkit.conversion._convert import Conversion, ConversionPlan, STAGES, convert, default_output, plan_conversion, run_plan
+from convkit.conversion._convert import (
+    STAGES,
+    Conversion,
+    ConversionPlan,
+    convert,
+    default_output,
+    plan_conversion,
+    run_plan,
+)
 from convkit.conversion._export import MODULE_KEY, check_graph, clean_names, export_onnx, save_onnx
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._patching import AttributePatch, ModulePatch, Patch, PatchRecord, patched
-from convkit.conversion._settings import CONFIG_FILE, ConvertSettings, OPSETS, read_config, resolve_settings
+from convkit.conversion._settings import CONFIG_FILE, OPSETS, ConvertSettings, read_config, resolve_settings
 
 __all__ = [
-    "AttributePatch",
     "CONFIG_FILE",
+    "MODULE_KEY",
+    "OPSETS",
+    "STAGES",
+    "AttributePatch",
     "Conversion",
     "ConversionPlan",
     "ConvertSettings",
-    "MODULE_KEY",
     "ModulePatch",
-    "OPSETS",
     "Patch",
     "PatchRecord",
     "RawInputs",
-    "STAGES",
     "adapter_inputs",
     "check_graph",
     "clean_names",

@@ -135,7 +135,7 @@ def _bind(
         return forward(module, original, *args, **kwargs)
 
     update_wrapper(patched_forward, original)
-    del patched_forward.__wrapped__  # through it, exporters would find the signature of the original
+    vars(patched_forward).pop("__wrapped__")  # through it, exporters would find the signature of the original
     parameters = list(signature(forward).parameters.values())[2:]
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         patched_forward.__signature__ = signature(original)  # type: ignore[attr-defined]

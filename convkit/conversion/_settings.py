@@ -28,19 +28,19 @@ MAX_SAMPLES = 64
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("Give a text.")
+        raise ValueError("Give a text.")  # noqa: TRY004 - the caller makes a SettingError of it
     return value
 
 
 def _path(value: Any) -> Path:
     if not isinstance(value, str | Path):
-        raise ValueError("Give a path.")
+        raise ValueError("Give a path.")  # noqa: TRY004
     return Path(value)
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError("Give true or false.")
+        raise ValueError("Give true or false.")  # noqa: TRY004
     return value
 
 
@@ -56,7 +56,7 @@ def _whole(low: int, high: int | None = None) -> Callable[[Any], int]:
 
     def parse(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError("Give a whole number.")
+            raise ValueError("Give a whole number.")  # noqa: TRY004
         if value < low or (high is not None and value > high):
             raise ValueError(f"Give {limit}.")
         return value
@@ -73,7 +73,7 @@ def _one_of(*choices: str) -> Callable[[Any], str]:
     return parse
 
 
-def _setting(parse: Callable[[Any], Any], default: Any = None) -> Any:
+def _setting(parse: Callable[[Any], Any], default: Any) -> Any:
     """Return a field whose given values go through ``parse``, which raises ValueError with the remedy."""
     return field(default=default, metadata={"parse": parse})
 
@@ -91,8 +91,8 @@ class ConvertSettings:
     opset: int = _setting(_whole(OPSETS[0], OPSETS[-1]), 0)
     to: str = _setting(_one_of("onnx"), "onnx")
     precision: str = _setting(_one_of("fp32"), "fp32")
-    inputs: Path | None = _setting(_path)
-    names: Path | None = _setting(_path)
+    inputs: Path | None = _setting(_path, None)
+    names: Path | None = _setting(_path, None)
     samples: int = _setting(_whole(1, MAX_SAMPLES), 8)
     seed: int = _setting(_whole(0), 0)
     backend: str = _setting(_text, "onnxruntime")

@@ -64,12 +64,11 @@ def item_sizes(spec: ModelSpec, shapes: Mapping[str, Sequence[int]]) -> dict[str
     sizes: dict[str, int] = {}
     for tensor in spec.inputs:
         for size, extent in zip(shapes[tensor.name], tensor.item_shape, strict=True):
-            if isinstance(extent, str) and extent in dims:
-                if sizes.setdefault(extent, size) != size:
-                    raise AdapterError(
-                        f"The preprocess returned inputs with {extent} {sizes[extent]} and {size}.",
-                        hint="Every input must have the same size along a dimension.",
-                    )
+            if isinstance(extent, str) and extent in dims and sizes.setdefault(extent, size) != size:
+                raise AdapterError(
+                    f"The preprocess returned inputs with {extent} {sizes[extent]} and {size}.",
+                    hint="Every input must have the same size along a dimension.",
+                )
     for name, size in sizes.items():
         dim = dims[name]
         if not dim.min <= size <= dim.max or size % dim.multiple_of:
@@ -93,7 +92,7 @@ def item_sizes(spec: ModelSpec, shapes: Mapping[str, Sequence[int]]) -> dict[str
 
 
 def collate(inputs: Sequence[TensorSpec], items: Sequence[Prepared]) -> dict[str, np.ndarray]:
-    """Return the input arrays of a batch: tensors stacked along axis 0 for inputs with a batch axis, else the first's."""
+    """Return the input arrays of a batch: stacked along axis 0 for inputs with a batch axis, else the first item's."""
     return {
         tensor.name: np.stack([item.tensors[tensor.name] for item in items])
         if tensor.batched

@@ -96,7 +96,7 @@ class DevicePreprocess(Protocol):
         ...
 
     def row(self, placement: Placement, offset: int) -> tuple[Any, ...]:
-        """Return the values of an item's record; its payload starts ``offset`` bytes behind the start of ``payloads``."""
+        """Return the values of an item's record, whose payload starts at byte ``offset`` of ``payloads``."""
         ...
 
     def launch(self, records: Any, payloads: Any, tensors: Mapping[str, Any], stream: int) -> None:

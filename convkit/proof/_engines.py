@@ -70,14 +70,16 @@ def compare_engines(
             _save(results, save)
         compared = Comparator.compare_accuracy(
             results,
-            compare_func=CompareFunc.simple(
-                rtol=0.0, atol={**allowed, "": float("inf")}, check_error_stat="max", fail_fast=False
-            ),
+            compare_func=[
+                CompareFunc.simple(
+                    rtol=0.0, atol={**allowed, "": float("inf")}, check_error_stat="max", fail_fast=False
+                )
+            ],
             comparisons=[(0, index) for index in range(1, len(runners))],
         )
     first = next(iter(engines))
     checks = []
-    for (_, name), iterations in compared.items():
+    for (_, name), iterations in compared[0].items():
         for case, outputs in zip(feeds, iterations, strict=True):
             checks += [
                 _check(outputs[output.name], case, output.name, allowed[output.name], f"{name} against {first}")

@@ -13,8 +13,8 @@ __all__ = ["Check", "Stage", "Verdict"]
 class Check:
     """One figure against its limit.
 
-    ``kind`` is ``shape``, ``values`` (element by element), ``decoded`` (matched results), ``batch``, ``engines`` (against
-    another engine), ``preprocess`` or ``decode``; ``figures`` and ``limits`` have the same keys.
+    ``kind`` is ``shape``, ``values`` (element by element), ``decoded`` (matched results), ``batch``, ``engines``
+    (against another engine), ``preprocess`` or ``decode``; ``figures`` and ``limits`` have the same keys.
     """
 
     kind: str

@@ -304,3 +304,6 @@ def _rounded(size: int) -> int:
 def _filled(values: Sequence[Any], count: int) -> list[Any]:
     """Return the values, the last repeated up to ``count``."""
     return [*values, *[values[-1]] * (count - len(values))]
+
+
+DevicePipeline = Road

@@ -81,8 +81,8 @@ class Predictor:
     def __call__(self, inputs: Any) -> Any:
         """Return the result of one raw input, or a list of results for a list of them.
 
-        For models that take images, an image is a path, the bytes of a file, a uint8 array H x W x 3 in BGR order (grey,
-        alpha and 16-bit arrays are converted), a PIL image, or a CPU tensor (torch, DLPack).
+        For models that take images, an image is a path, the bytes of a file, a uint8 array H x W x 3 in BGR order
+        (grey, alpha and 16-bit arrays are converted), a PIL image, or a CPU tensor (torch, DLPack).
 
         Raises:
             InputError: an input cannot be read, or is not what the model takes.

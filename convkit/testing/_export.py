@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
 import onnx
 import pytest
 
@@ -52,9 +51,7 @@ class ExportChecks(Fixtures):
             assert tuple(value.shape) == resolve(tensor.shape, sizes), f"{tensor.name} has the shape {value.shape}"
             assert str(value.dtype) == f"torch.{tensor.dtype}", f"{tensor.name} is {value.dtype}, not {tensor.dtype}"
 
-    def test_patches_come_off(
-        self, subject: Subject, source: SourceModel, raws: Sequence[Any], form: str
-    ) -> None:
+    def test_patches_come_off(self, subject: Subject, source: SourceModel, raws: Sequence[Any], form: str) -> None:
         """A failure means that the model is another one after the export than before it.
 
         A patch may change nothing but through its ``forward`` or ``replacement``: no attributes, no
@@ -113,9 +110,7 @@ def _fail_while_patched(
         raise _PlannedError
 
 
-def _forward(
-    subject: Subject, source: SourceModel, raws: Sequence[Any]
-) -> torch.Tensor | Sequence[torch.Tensor]:
+def _forward(subject: Subject, source: SourceModel, raws: Sequence[Any]) -> torch.Tensor | Sequence[torch.Tensor]:
     """Run the module itself, as the exporter does."""
     import torch
 

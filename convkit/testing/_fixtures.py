@@ -13,8 +13,6 @@ from convkit.plugins import manager
 from convkit.testing._subject import Subject
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from convkit.artifact import Artifact
     from convkit.model import SourceModel
 

@@ -119,7 +119,9 @@ class ModelChecks(Fixtures):
         for what, value in (("preprocess", spec.preprocess), ("decode", spec.decode), ("info", spec.info)):
             assert _is_json(value), f"{what} is no JSON object (NumPy numbers and paths are not JSON)"
         for what, value in (("preprocess", spec.preprocess), ("decode", spec.decode)):
-            assert not value or value.get("kind"), f"{what} has no 'kind': the hook convkit_{what} could not tell that it is its own"
+            assert not value or value.get("kind"), (
+                f"{what} has no 'kind': the hook convkit_{what} could not tell that it is its own"
+            )
 
     def test_reference_gives_the_declared_outputs(
         self, subject: Subject, source: SourceModel, raws: Sequence[Any]
@@ -134,9 +136,7 @@ class ModelChecks(Fixtures):
             assert found.shape == shape, f"{tensor.name} has the shape {found.shape}; the spec declares {shape}"
             assert str(found.dtype) == tensor.dtype, f"{tensor.name} is {found.dtype}; the spec declares {tensor.dtype}"
 
-    def test_reference_is_deterministic(
-        self, subject: Subject, source: SourceModel, raws: Sequence[Any]
-    ) -> None:
+    def test_reference_is_deterministic(self, subject: Subject, source: SourceModel, raws: Sequence[Any]) -> None:
         """A failure means that nothing can be proved: PyTorch itself gives two results for one input.
 
         Look for random numbers (dropout outside eval mode), and for state that a forward leaves.
@@ -145,9 +145,7 @@ class ModelChecks(Fixtures):
         for name, value in first.items():
             np.testing.assert_array_equal(second[name], value, err_msg=f"two runs differ in {name}")
 
-    def test_reference_runs_in_float64(
-        self, subject: Subject, source: SourceModel, raws: Sequence[Any]
-    ) -> None:
+    def test_reference_runs_in_float64(self, subject: Subject, source: SourceModel, raws: Sequence[Any]) -> None:
         """A failure means that the baseline of every proof is missing.
 
         Make constants inside the network with the dtype of its tensors (``x.new_tensor``,
@@ -180,9 +178,7 @@ class ModelChecks(Fixtures):
             np.testing.assert_array_equal(value, weights[name], err_msg=f"reference changed the values of {name}")
 
 
-def _reference(
-    subject: Subject, source: SourceModel, raws: Sequence[Any], dtype: str
-) -> dict[str, np.ndarray]:
+def _reference(subject: Subject, source: SourceModel, raws: Sequence[Any], dtype: str) -> dict[str, np.ndarray]:
     """Return what the reference gives for the first shape, in float32 or float64."""
     import copy
 

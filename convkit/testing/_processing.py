@@ -69,7 +69,9 @@ class ProcessingChecks(Fixtures):
             np.testing.assert_equal(dict(second.tensors), dict(first.tensors), err_msg="two runs differ")
             assert first.meta == second.meta, "two runs give different metas"
 
-    def test_inputs_survive_a_file(self, subject: Subject, source: SourceModel, raws: Sequence[Any], tmp_path: Path) -> None:
+    def test_inputs_survive_a_file(
+        self, subject: Subject, source: SourceModel, raws: Sequence[Any], tmp_path: Path
+    ) -> None:
         """A failure means that the artifact's golden samples are not the inputs of its proof.
 
         Give the preprocess a ``reader`` whose ``write`` and ``read`` return what they got.
@@ -79,9 +81,7 @@ class ProcessingChecks(Fixtures):
             file = reader.write(raw, tmp_path / f"input_{index}")
             np.testing.assert_equal(reader.read(file), raw, err_msg=f"{file.name} reads back as another input")
 
-    def test_decode_gives_one_result_an_input(
-        self, subject: Subject, source: SourceModel, raws: Sequence[Any]
-    ) -> None:
+    def test_decode_gives_one_result_an_input(self, subject: Subject, source: SourceModel, raws: Sequence[Any]) -> None:
         """A failure means that ``convkit run`` cannot print or draw what the model found.
 
         Return objects of a class from `convkit.Result`, such as `Detections` and `Classification`.
