@@ -46,10 +46,9 @@ class DecomposeGridSample(NodeRewrite):
 
 def _grid(nodes: DeformGraph) -> gs.Tensor:
     """Return the positions [N * G, K, P, 2] as GridSample wants them: (x, y), the image from -1 to 1."""
-    two, one = np.float32(2), np.float32(1)
-    positions, size = nodes.positions(shift=0.5), nodes.input_size
-    scale = two / size if isinstance(size, np.ndarray) else nodes.add("Div", "scale", two, size)
-    grid = nodes.add("Sub", "grid.yx", nodes.add("Mul", "grid.scaled", positions, scale), one)
+    positions, size, half = nodes.positions(shift=0.5), nodes.input_size, np.float32(0.5)
+    half_size = size * half if isinstance(size, np.ndarray) else nodes.add("Mul", "size.half", size, half)
+    grid = nodes.add("Sub", "grid.yx", nodes.add("Div", "grid.scaled", positions, half_size), np.float32(1))
     # From -2 and 2 on everything is outside; without the limits an infinite offset would make NaN.
-    grid = nodes.add("Clip", "grid.limited", grid, -two, two)
+    grid = nodes.add("Clip", "grid.limited", grid, np.float32(-2), np.float32(2))
     return nodes.add("Gather", "grid", grid, np.array([1, 0]), axis=3)

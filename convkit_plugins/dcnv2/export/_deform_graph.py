@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["DeformGraph"]
 
 _LARGEST_CONSTANT = 2**20
-"""Bytes of positions that a graph may store for one layer."""
+"""Bytes of positions a layer that a file should store; beyond that the engine adds them up when it is built."""
 
 
 class DeformGraph:
@@ -59,9 +59,7 @@ class DeformGraph:
         grouped = self.grouped(self.layer.offset, "offsets", self.layer.taps, 2, -1, *[1] * corner_axis)
         order = (0, 1, 3, 4, 2) if corner_axis else (0, 1, 3, 2)
         positions = self.add("Transpose", "offsets.yx_last", self.wide(grouped, "offsets.float32"), perm=order)
-        for part in self._centres(corner_axis, shift):
-            positions = self.add("Add", "positions", positions, part)
-        return positions
+        return self.add("Add", "positions", positions, self._centres(corner_axis, shift))
 
     def grouped(self, tensor: gs.Tensor, role: str, *shape: int) -> gs.Tensor:
         """Return [N, G * …, height, width] as [N * G, *shape], where -1 is the axis of output pixels."""
@@ -115,11 +113,10 @@ class DeformGraph:
         self._node.inputs.clear()
         self._node.outputs.clear()
 
-    def _centres(self, corner_axis: bool, shift: float) -> list[gs.Tensor | np.ndarray]:
-        """Return terms whose sum is the position of each sample without its displacement, plus ``shift``.
+    def _centres(self, corner_axis: bool, shift: float) -> gs.Tensor | np.ndarray:
+        """Return the position of each sample without its displacement, plus ``shift``.
 
-        One term gives the positions that every implementation computes, to the last bit. Where it
-        would be a large constant there are two, which cost a rounding.
+        It is one term, so that a position is rounded as often as in a kernel for DeformConv.
         """
         layer = self.layer
         stride, pad, dilation = (np.array(pair) for pair in (layer.stride, layer.pad, layer.dilation))
@@ -127,10 +124,12 @@ class DeformGraph:
         taps = np.expand_dims(taps.astype(np.float32), (1, 2) if corner_axis else 1)
         height, width = layer.output_size
         if height is None or width is None:
-            return [self.add("Add", "centres", self._pixels(corner_axis), taps)]
+            return self.add("Add", "centres", self._pixels(corner_axis), taps)
         pixels = (np.indices((height, width)).reshape(2, -1).T * stride).astype(np.float32)
         pixels = np.expand_dims(pixels, 1) if corner_axis else pixels
-        return [taps + pixels] if taps.size * pixels.nbytes // 2 <= _LARGEST_CONSTANT else [pixels, taps]
+        if layer.taps * pixels.nbytes > _LARGEST_CONSTANT:
+            return self.add("Add", "centres", pixels, taps)
+        return taps + pixels
 
     def _pixels(self, corner_axis: bool) -> gs.Tensor:
         """Return row and column of each output pixel times the stride, counted when the graph runs."""
