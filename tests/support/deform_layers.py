@@ -103,7 +103,7 @@ class DeformLayer:
         return model
 
     def feeds(self, seed: int = 0) -> dict[str, np.ndarray]:
-        """Return inputs; each second sample is on a pixel, on a border or outside, some far or at infinity."""
+        """Return inputs; each second sample is on a pixel, on a border or outside, some far or infinite."""
         random = np.random.default_rng(seed)
         taps = self.kernel[0] * self.kernel[1]
         shape = (self.batch, self.offset_group, taps, 2, *self.output_size)

@@ -37,7 +37,10 @@ class DecomposeGather(NodeRewrite):
     def rewrite(self, graph: gs.Graph, node: gs.Node, match: DeformNode) -> None:
         """Put the larger graph in the place of the node."""
         nodes = DeformGraph(graph, node, match)
-        positions = nodes.add("Max", "positions.from", nodes.positions(corner_axis=True), np.float32(-1))
+        # What is not above -1 is outside, NaN as well: it must not become an index.
+        positions, outside = nodes.positions(corner_axis=True), np.float32(-1)
+        inside = nodes.add("Greater", "inside", positions, outside)
+        positions = nodes.add("Where", "positions.from", inside, positions, outside)
         positions = nodes.add("Min", "positions.limited", positions, nodes.input_size)
         lowest = nodes.add("Floor", "lowest", positions)
 

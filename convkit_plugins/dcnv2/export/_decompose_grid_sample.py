@@ -21,6 +21,7 @@ class DecomposeGridSample(NodeRewrite):
 
     Positions and interpolation are float32, whatever the precision of the features. GridSample
     takes positions as fractions of the image, so they are rounded to about 1e-7 of its size.
+    What an offset that is no number gives depends on the engine (`DecomposeGather` counts it as outside).
     """
 
     name = "dcnv2.decompose-grid-sample"

@@ -128,10 +128,31 @@ def test_fixed_image_sizes_need_no_shape_arithmetic(form: Form, dynamic: str, la
     assert not SHAPE_ARITHMETIC & set(op_types(decomposed))
 
 
-@pytest.mark.parametrize(("form", "static", "dynamic"), [(DecomposeGather, 22, 35), (DecomposeGridSample, 12, 26)])
+@pytest.mark.parametrize(("form", "static", "dynamic"), [(DecomposeGather, 23, 36), (DecomposeGridSample, 12, 26)])
 def test_the_graph_stays_small(form: Form, static: int, dynamic: int) -> None:
     assert len(decompose(DeformLayer().model(), form)[0].graph.node) <= static
     assert len(decompose(DeformLayer(dynamic="nhw").model(), form)[0].graph.node) <= dynamic
+    grouped = DeformLayer(offset_group=2, dynamic="n")
+    assert len(decompose(grouped.model(), form)[0].graph.node) <= static + 2
+
+
+def test_gather_takes_no_index_from_an_offset_that_is_no_number() -> None:
+    layer = DeformLayer()
+    model, feeds = layer.model(), layer.feeds()
+    feeds["offset"][0, ::3, 2:4] = np.nan
+    decomposed, _ = decompose(model, DecomposeGather)
+    result = run_model(decomposed, **feeds)["y"]
+    assert relative_error(result, layer.by_definition(feeds)) <= 1e-5
+    assert relative_error(result, run_model(model, **feeds)["y"]) <= 1e-5
+
+
+@both_forms
+def test_attributes_left_out_have_their_defaults(form: Form) -> None:
+    layer = DeformLayer(pads=(0, 0, 0, 0))
+    model, feeds = layer.model(), layer.feeds()
+    del model.graph.node[0].attribute[:]
+    decomposed, _ = decompose(model, form)
+    assert relative_error(run_model(decomposed, **feeds)["y"], run_model(model, **feeds)["y"]) <= 1e-5
 
 
 @both_forms
