@@ -291,7 +291,20 @@ def weight_of_open_shape() -> onnx.ModelProto:
     return model
 
 
+def without_types() -> onnx.ModelProto:
+    """Return a graph whose DeformConv reads and makes only tensors of which nothing is recorded."""
+    model = DeformLayer(bias=False, mask=False).model()
+    del model.graph.initializer[0]
+    model.graph.input.append(helper.make_tensor_value_info("weight", TensorProto.FLOAT, [6, 4, 3, 3]))
+    node = model.graph.node.pop()
+    before = [helper.make_node("Identity", [name], [f"{name}.same"], f"{name}.same") for name in node.input]
+    node.input[:], node.output[:] = [f"{name}.same" for name in node.input], ["y.same"]
+    model.graph.node.extend([*before, node, helper.make_node("Identity", ["y.same"], ["y"], "y.same")])
+    return model
+
+
 NO_MATCHES = {
+    "unknown type": (without_types, "dcn: its element type is not known"),
     "bfloat16": (
         lambda: of_type(TensorProto.BFLOAT16),
         "dcn: its element type is bfloat16; only float32 and float16 can",
