@@ -28,6 +28,7 @@ class DecomposeGather(NodeRewrite):
 
     name = "dcnv2.decompose-gather"
     reason = "the engine has no DeformConv, and not every engine samples a grid as ONNX defines it"
+    phase = "target"
     op_types = ("DeformConv",)
 
     def match(self, graph: gs.Graph, node: gs.Node) -> DeformNode | Miss | None:

@@ -26,6 +26,7 @@ class DecomposeGridSample(NodeRewrite):
 
     name = "dcnv2.decompose-grid-sample"
     reason = "the engine has no DeformConv; GridSample interpolates as it does"
+    phase = "target"
     op_types = ("DeformConv",)
 
     def match(self, graph: gs.Graph, node: gs.Node) -> DeformNode | Miss | None:
