@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convkit.errors import AdapterError
+from convkit.errors import AdapterError, blamed_on
 from convkit.processing import take_items
 
 if TYPE_CHECKING:
@@ -88,7 +88,9 @@ class TorchCompute:
         with torch.no_grad():
             tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feed.items()}
             cast = {n: t.to(self.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
-            return self._checked(self.source.reference(self.module, cast))
+            with blamed_on(f"the adapter's reference in {str(self.dtype).removeprefix('torch.')}"):
+                outputs = self.source.reference(self.module, cast)
+        return self._checked(outputs)
 
     def _checked(self, outputs: Any) -> dict[str, np.ndarray]:
         wanted = {tensor.name for tensor in self.source.spec.outputs}
@@ -127,7 +129,8 @@ def patched_compute(source: SourceModel) -> Compute:
     def compute(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with torch.no_grad():
             inputs = (torch.from_numpy(np.ascontiguousarray(feed[tensor.name])) for tensor in source.spec.inputs)
-            result: Any = source.module(*inputs)
+            with blamed_on("the patched model"):
+                result: Any = source.module(*inputs)
         values = (result,) if isinstance(result, torch.Tensor) else result
         declared = source.spec.outputs
         good = isinstance(values, tuple | list) and all(isinstance(value, torch.Tensor) for value in values)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convkit import Miss, NodeRewrite
+from convkit import NodeRewrite, NoMatch
 from convkit_plugins.dcnv2.export._deform_graph import DeformGraph
 from convkit_plugins.dcnv2.export._deform_node import DeformNode, read_deform_conv
 
@@ -29,7 +29,7 @@ class DecomposeGridSample(NodeRewrite):
     phase = "target"
     op_types = ("DeformConv",)
 
-    def match(self, graph: gs.Graph, node: gs.Node) -> DeformNode | Miss | None:
+    def match(self, graph: gs.Graph, node: gs.Node) -> DeformNode | NoMatch | None:
         """Match a float32 or float16 DeformConv whose weight has a fixed shape."""
         return read_deform_conv(node)
 

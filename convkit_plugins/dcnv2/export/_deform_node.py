@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convkit import Miss
+from convkit import NoMatch
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -56,7 +56,7 @@ class DeformNode:
         return None if height is None or width is None else height * width
 
 
-def read_deform_conv(node: gs.Node) -> DeformNode | Miss | None:
+def read_deform_conv(node: gs.Node) -> DeformNode | NoMatch | None:
     """Return the values of ``node``, why they do not suffice, or None if it is no standard DeformConv."""
     if node.op != "DeformConv" or node.domain not in (None, "", "ai.onnx"):
         return None
@@ -64,12 +64,12 @@ def read_deform_conv(node: gs.Node) -> DeformNode | Miss | None:
     bias, mask = _optional_input(node, 3), _optional_input(node, 4)
     dtype = next((tensor.dtype for tensor in (x, weight, offset, *node.outputs) if tensor.dtype is not None), None)
     if dtype is None:
-        return Miss("its element type is not known; infer the shapes of the graph first")
+        return NoMatch("its element type is not known; infer the shapes of the graph first")
     if dtype not in (np.float32, np.float16):
-        return Miss(f"its element type is {_dtype_name(dtype)}; only float32 and float16 can be replaced")
+        return NoMatch(f"its element type is {_dtype_name(dtype)}; only float32 and float16 can be replaced")
     extents = [extent for axis in range(4) if (extent := _extent(weight, axis)) is not None]
     if len(extents) != 4:
-        return Miss(f"the shape of its weight {weight.name} is not fixed")
+        return NoMatch(f"the shape of its weight {weight.name} is not fixed")
     filters, group_channels, *kernel = extents
     attributes = node.attrs
     stride, dilation, pads = (
