@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from convkit.proof import Verdict
 
 __all__ = [
+    "AdapterError",
     "AdapterNotFoundError",
     "ArtifactError",
     "CheckpointError",
@@ -21,6 +22,7 @@ __all__ = [
     "EnvironmentProblem",
     "ExportError",
     "ImageError",
+    "InputError",
     "IntegrityError",
     "KernelArgumentError",
     "KernelError",
@@ -63,7 +65,11 @@ class CheckpointError(ConvkitError):
     """The weights file cannot be read, is unsafe, or does not fit the adapter's networks."""
 
 
-class ImageError(ConvkitError):
+class InputError(ConvkitError):
+    """A raw input cannot be read, or is not what the model takes."""
+
+
+class ImageError(InputError):
     """An image or video cannot be read or has no pixels."""
 
 
@@ -79,6 +85,10 @@ class ConversionError(ConvkitError):
     """A stage of the conversion failed."""
 
     exit_code = 3
+
+
+class AdapterError(ConversionError):
+    """An adapter breaks its contract: a shape, a name, a type of what it returns."""
 
 
 class PatchError(ConversionError):

@@ -6,6 +6,7 @@ gives values to its constants, `load` returns what launches it, `compile_variant
 
 from __future__ import annotations
 
+from convkit.cuda._array_view import ArrayView
 from convkit.cuda._cache import cache_folder
 from convkit.cuda._compile import Image, Resources, check_bound, compile_variant
 from convkit.cuda._declaration import Argument, Bound, Kernel, Launch, Variant, itemsize
@@ -18,6 +19,7 @@ from convkit.cuda._symbols import NUMBERS, Symbol, c_expression, cdiv, evaluate,
 __all__ = [
     "NUMBERS",
     "Argument",
+    "ArrayView",
     "Bound",
     "Image",
     "Kernel",

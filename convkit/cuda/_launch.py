@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from convkit.cuda._array_view import READERS, pointer_reader
 from convkit.cuda._compile import Image, compile_variant, supported_capabilities
 from convkit.cuda._declaration import Argument, Launch, Variant
 from convkit.errors import EnvironmentProblem, KernelArgumentError, KernelError
@@ -57,7 +58,7 @@ class Launcher:
         self.variant, self.image, self.device = variant, image, device
         arguments = variant.kernel.arguments
         self._readers = tuple(
-            _Pointer(variant, argument, device) if argument.pointer else _scalar(variant, argument)
+            _pointer(variant, argument, device) if argument.pointer else _scalar(variant, argument)
             for argument in arguments
         )
         self._layout = struct.Struct("=" + "".join("Q" if a.pointer else _FORMATS[variant.dtype(a)] for a in arguments))
@@ -175,91 +176,34 @@ class Launcher:
         self._division = shared, resident
 
 
-class _Pointer:
-    """Reads the address of one argument from whatever holds it, and checks it."""
+def _pointer(variant: Variant, argument: Argument, device: int) -> Callable[[Any], int]:
+    """Return the function that checks a pointer argument and returns its address."""
+    label, name, dtype = variant.label, argument.name, variant.dtype(argument)
+    mask = variant.alignment(argument) - 1
+    names = (dtype, "uint16") if dtype == "bfloat16" else (dtype,)  # NumPy and cupy lack bfloat16
 
-    def __init__(self, variant: Variant, argument: Argument, device: int) -> None:
-        self.label, self.name = variant.label, argument.name
-        self.dtype, self.device = variant.dtype(argument), device
-        self.mask = variant.alignment(argument) - 1
-        self.readers: dict[type, Callable[[Any], int]] = {int: int}
-
-    def __call__(self, value: Any) -> int:
+    def read(value: Any) -> int:
         kind = type(value)
-        address = (self.readers.get(kind) or self._reader(kind))(value)
-        if address & self.mask:
-            raise self._error(f"is at address {address:#x}, which is not a multiple of {self.mask + 1}")
+        if kind is int:
+            address: int = value
+        else:
+            address, found, place = (READERS.get(kind) or pointer_reader(kind, name))(value)
+            if found not in names:
+                raise error(f"has dtype {found}, not {dtype}")
+            if place != device and address:
+                raise error(f"is {_place(place)}, not {_place(device)}")
+        if address & mask:
+            raise error(f"is at address {address:#x}, which is not a multiple of {mask + 1}")
         return address
 
-    def _reader(self, kind: type) -> Callable[[Any], int]:
-        """Return, and remember, how to read an argument of a type."""
-        import cupy
+    def error(what: str) -> KernelArgumentError:
+        return KernelArgumentError(f"{label}: {name!r} {what}.")
 
-        torch = sys.modules.get("torch")
-        if torch is not None and issubclass(kind, torch.Tensor):
-            reader = self._torch_reader(getattr(torch, self.dtype, None))
-        elif issubclass(kind, cupy.ndarray):
-            reader = self._cupy_reader()
-        elif hasattr(kind, "__cuda_array_interface__"):
-            reader = self._interface_reader()
-        else:
-            raise self._error(
-                f"is a {kind.__name__}: no cupy array, torch tensor, address or object with __cuda_array_interface__"
-            )
-        self.readers[kind] = reader
-        return reader
+    return read
 
-    def _torch_reader(self, wanted: Any) -> Callable[[Any], int]:
-        device = self.device
 
-        def read(tensor: Any) -> int:
-            if tensor.dtype is not wanted:
-                raise self._error(f"has dtype {tensor.dtype}, not {self.dtype}")
-            if tensor.get_device() != device:
-                raise self._error(f"is on {tensor.device}, not on device {device}")
-            return tensor.data_ptr()  # type: ignore[no-any-return]
-
-        return read
-
-    def _cupy_reader(self) -> Callable[[Any], int]:
-        import numpy as np
-
-        device = self.device
-        wanted = None if self.dtype == "bfloat16" else np.dtype(self.dtype)
-
-        def read(array: Any) -> int:
-            if array.dtype != wanted:
-                self._check_name(array.dtype.name)
-            data = array.data
-            if data.device_id != device:
-                raise self._error(f"is on device {data.device_id}, not on device {device}")
-            return data.ptr  # type: ignore[no-any-return]
-
-        return read
-
-    def _interface_reader(self) -> Callable[[Any], int]:
-        import numpy as np
-        from cupy.cuda import runtime
-
-        def read(value: Any) -> int:
-            interface = value.__cuda_array_interface__
-            self._check_name(np.dtype(interface["typestr"]).name)
-            address = int(interface["data"][0] or 0)
-            if address:
-                found = runtime.pointerGetAttributes(address)
-                if found.device != self.device:
-                    raise self._error(f"is on device {found.device}, not on device {self.device}")
-            return address
-
-        return read
-
-    def _check_name(self, name: str) -> None:
-        """Accept the dtype's own name, and uint16 for bfloat16, which NumPy does not have."""
-        if name != self.dtype and not (self.dtype == "bfloat16" and name == "uint16"):
-            raise self._error(f"has dtype {name}, not {self.dtype}")
-
-    def _error(self, what: str) -> KernelArgumentError:
-        return KernelArgumentError(f"{self.label}: {self.name!r} {what}.")
+def _place(device: int) -> str:
+    return f"on device {device}" if device >= 0 else "in host memory"
 
 
 def _scalar(variant: Variant, argument: Argument) -> Callable[[Any], Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.sample_kernels import REVERSE, SCALE
 
-from convkit.cuda import Image, Launch, Launcher
+from convkit.cuda import ArrayView, Image, Launch, Launcher
 from convkit.cuda import _launch as module
 from convkit.errors import EnvironmentProblem, KernelArgumentError, KernelError
 
@@ -185,7 +185,7 @@ def test_wrong_arguments_are_refused_before_the_launch(driver, scale, changes, t
 def test_wrong_tensors_are_refused(driver, scale):
     torch = pytest.importorskip("torch")
     for wrong in (torch.zeros(8), torch.zeros(8, dtype=torch.int8)):
-        with pytest.raises(KernelArgumentError, match=r"'pixels' has dtype torch\.\w+, not uint8"):
+        with pytest.raises(KernelArgumentError, match=r"'pixels' has dtype \w+, not uint8"):
             scale(LAUNCH, wrong, 0, 1, 1, 0, stream=0)
     with pytest.raises(KernelArgumentError, match="'count' is a Tensor"):
         scale(LAUNCH, 0, 0, torch.tensor(3), 1, 0, stream=0)
@@ -196,26 +196,36 @@ def test_tensors_of_another_device_are_refused(driver):
     torch = pytest.importorskip("torch")
     variant = SCALE.variant(T="float32", THREADS=64)
     launcher = Launcher(variant, Image(b"code", "cubin", "sm_90", "test_scale"), 0)
-    with pytest.raises(KernelArgumentError, match="'pixels' is on cpu, not on device 0"):
+    with pytest.raises(KernelArgumentError, match="'pixels' is in host memory, not on device 0"):
         launcher(LAUNCH, torch.zeros(8, dtype=torch.uint8), 0, 1, 1, 0, stream=0)
 
 
 def test_arrays_of_another_device_are_refused(driver, scale, monkeypatch):
     monkeypatch.setattr(cupy.cuda.runtime, "pointerGetAttributes", lambda _: SimpleNamespace(device=3))
-    with pytest.raises(KernelArgumentError, match="'pixels' is on device 3, not on device -1"):
+    with pytest.raises(KernelArgumentError, match="'pixels' is on device 3, not in host memory"):
         scale(LAUNCH, Array(np.zeros(64, np.uint8)), 0, 1, 1, 0, stream=0)
 
 
-def test_cupy_arrays_are_read_by_dtype_device_and_address(driver, scale):
-    def array(dtype, device):
-        return SimpleNamespace(dtype=np.dtype(dtype), data=SimpleNamespace(device_id=device, ptr=64))
+def test_cupy_arrays_are_read_by_dtype_device_and_address(driver, scale, monkeypatch):
+    class CupyArray:
+        def __init__(self, dtype, device):
+            self.dtype, self.data = np.dtype(dtype), SimpleNamespace(device_id=device, ptr=64)
 
-    read = scale._readers[0]._cupy_reader()
-    assert read(array("uint8", HOST)) == 64
+    monkeypatch.setattr(cupy, "ndarray", CupyArray)
+    scale(LAUNCH, CupyArray("uint8", HOST), 0, 1, 1, 0, stream=0)
+    assert driver.launches[0][-1][0] == 64
     with pytest.raises(KernelArgumentError, match="'pixels' has dtype int8, not uint8"):
-        read(array("int8", HOST))
-    with pytest.raises(KernelArgumentError, match="'pixels' is on device 1, not on device -1"):
-        read(array("uint8", 1))
+        scale(LAUNCH, CupyArray("int8", HOST), 0, 1, 1, 0, stream=0)
+    with pytest.raises(KernelArgumentError, match="'pixels' is on device 1, not in host memory"):
+        scale(LAUNCH, CupyArray("uint8", 1), 0, 1, 1, 0, stream=0)
+
+
+def test_views_arrive_by_address(driver, scale):
+    view = ArrayView((4,), (1,), "uint8", 48, HOST)
+    scale(LAUNCH, view, 0, 1, 1, 0, stream=0)
+    assert driver.launches[0][-1][0] == 48
+    with pytest.raises(KernelArgumentError, match="'output' has dtype uint8, not float32"):
+        scale(LAUNCH, 0, view, 1, 1, 0, stream=0)
 
 
 def test_bfloat16_arrays_may_be_uint16(driver):
