@@ -1,7 +1,15 @@
 """Preprocess and decode: the protocols, the look-up among plugins, reading images."""
 
 from convkit.processing._images import Frame, as_bgr, find_images, frames, read_image
-from convkit.processing._protocols import ArraySpec, Decode, DeviceDecode, DevicePreprocess, Placement, Prepared, Preprocess
+from convkit.processing._protocols import (
+    ArraySpec,
+    Decode,
+    DeviceDecode,
+    DevicePreprocess,
+    Placement,
+    Prepared,
+    Preprocess,
+)
 from convkit.processing._registry import device_decode, device_preprocess, find_decode, find_preprocess
 from convkit.processing._scenes import synthetic_scenes
 

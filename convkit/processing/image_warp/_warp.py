@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from convkit.cuda import Argument, Bound, Kernel, Launch, Variant, cdiv, load
+from convkit.cuda import Argument, Kernel, LaunchConfig, ResourceLimit, Variant, cdiv, load
 from convkit.errors import KernelArgumentError
 from convkit.processing.image_warp._levels import fit_levels, line_values, two_lines
 
@@ -48,8 +48,8 @@ _MOST_SIDE = 2**23  # a float32 coordinate still tells halves of a pixel apart
 _MOST_BYTES = 2**31 - 16  # of one image or of one image's tensor elements: indices within them have 32 bits
 
 
-def _geometry(batch: Any, height: Any, width: Any, STEPS: int, WARPS: int) -> Launch:  # noqa: N803 - named as constants
-    return Launch(grid=(cdiv(width, 32 * STEPS), cdiv(height, WARPS), batch), block=(32, WARPS, 1))
+def _geometry(batch: Any, height: Any, width: Any, STEPS: int, WARPS: int) -> LaunchConfig:  # noqa: N803 - named as constants
+    return LaunchConfig(grid=(cdiv(width, 32 * STEPS), cdiv(height, WARPS), batch), block=(32, WARPS, 1))
 
 
 WARP = Kernel(
@@ -65,9 +65,9 @@ WARP = Kernel(
         Argument("width", "int32", pointer=False),
     ),
     sizes=("batch", "height", "width"),
-    geometry=_geometry,
+    launch_config=_geometry,
     constants=("T", "CHANNELS", "SLOTS", "LAST", "SWAP", "ROUND", "LINES", "STEPS", "WARPS"),
-    bound=Bound(registers=64, shared=0),
+    limit=ResourceLimit(registers=64, static_smem_bytes=0),
 )
 """The declaration of ``warp.cu``, whose head says what its constants mean."""
 
@@ -195,7 +195,7 @@ class ImageWarp:
         self.border = sum(value << (8 * index) for index, value in enumerate(border))
         self._fits = {dtype: self._fit(dtype) for dtype in _DTYPES}
         self._loaded: dict[tuple[int, str], Any] = {}
-        self._plans: dict[_Output, tuple[Variant, Launch]] = {}
+        self._plans: dict[_Output, tuple[Variant, LaunchConfig]] = {}
 
     def values(self, dtype: str) -> np.ndarray:
         """Return the kernel's argument ``levels`` for an output of a dtype: float32 [channels, 4 or 256]."""
@@ -258,7 +258,7 @@ class ImageWarp:
         levels = self._levels(launcher.device, target.dtype)
         launcher(grid, table, pixels, levels, output, self.border, height, width, stream=stream)
 
-    def _plan(self, target: _Output) -> tuple[Variant, Launch]:
+    def _plan(self, target: _Output) -> tuple[Variant, LaunchConfig]:
         """Return, and remember, variant and geometry for an output."""
         batch, slots, height, width = target.shape
         if slots * height * width > _MOST_BYTES:
@@ -266,7 +266,7 @@ class ImageWarp:
         variant = self.variant(target.dtype, slots=slots, last=target.last)
         if len(self._plans) >= _MOST_PLANS:
             self._plans.clear()
-        plan = self._plans[target] = variant, variant.geometry(batch=batch, height=height, width=width).check()
+        plan = self._plans[target] = variant, variant.launch_config(batch=batch, height=height, width=width).check()
         return plan
 
     def _levels(self, device: int, dtype: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from convkit.cuda import Argument, Bound, Kernel, Launch, Variant, cdiv, itemsize
+from convkit.cuda import Argument, Kernel, LaunchConfig, ResourceLimit, Variant, cdiv, itemsize
 from convkit_models.centernet.tasks.ctdet._decode_pro import MOST_CELLS
 
 __all__ = [
@@ -74,12 +74,12 @@ PEAKS = Kernel(
     source=_KERNELS / "ctdet.cu",
     arguments=(*_POINTERS_AND_SIZES, Argument("lanes_log", "int32", pointer=False), *_STRIDES),
     sizes=("batch", "vectors"),
-    geometry=lambda batch, vectors, THREADS, UNROLL, ROUNDS: Launch(  # noqa: N803 - named as constants
+    launch_config=lambda batch, vectors, THREADS, UNROLL, ROUNDS: LaunchConfig(  # noqa: N803 - named as constants
         grid=(cdiv(vectors, THREADS * UNROLL * ROUNDS), batch, 1), block=(THREADS, 1, 1)
     ),
     constants=("T", "LAYOUT", "VECTOR", "UNROLL", "ROUNDS", "THREADS", "RESIDENT", "CAPACITY"),
     options=("-default-device",),
-    bound=Bound(registers=96, shared=48 * 1024, spills=0),
+    limit=ResourceLimit(registers=96, static_smem_bytes=48 * 1024, spill_bytes=0),
 )
 """Peaks of a heat map to boxes."""
 
@@ -92,12 +92,12 @@ PRO = Kernel(
         *_STRIDES,
     ),
     sizes=("batch", "threads"),
-    geometry=lambda batch, threads, THREADS: Launch(  # noqa: N803
+    launch_config=lambda batch, threads, THREADS: LaunchConfig(  # noqa: N803
         grid=(cdiv(threads, THREADS), batch, 1), block=(THREADS, 1, 1)
     ),
     constants=("T", "LAYOUT", "VECTOR", "THREADS", "CAPACITY"),
     options=("-default-device",),
-    bound=Bound(registers=72, shared=48 * 1024, spills=0),
+    limit=ResourceLimit(registers=72, static_smem_bytes=48 * 1024, spill_bytes=0),
 )
 """Heads or the tutorial's tensor to boxes in the image, as tensorRT_Pro chooses them."""
 
@@ -115,9 +115,9 @@ ROWS = Kernel(
         *(Argument(name, "int32", pointer=False) for name in ("row_step", "column_step")),
     ),
     sizes=("batch",),
-    geometry=lambda batch, THREADS: Launch(grid=(batch, 1, 1), block=(THREADS, 1, 1)),  # noqa: N803
+    launch_config=lambda batch, THREADS: LaunchConfig(grid=(batch, 1, 1), block=(THREADS, 1, 1)),  # noqa: N803
     constants=("T", "THREADS"),
-    bound=Bound(registers=64, shared=1024, spills=0),
+    limit=ResourceLimit(registers=64, static_smem_bytes=1024, spill_bytes=0),
 )
 """Decoded rows to boxes in the image."""
 

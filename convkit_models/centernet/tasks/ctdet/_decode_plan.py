@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit.cuda import Launch, Variant, cdiv, itemsize
+from convkit.cuda import LaunchConfig, Variant, cdiv, itemsize
 from convkit.errors import KernelArgumentError
 from convkit_models.centernet.tasks.ctdet._decode_kernels import (
     DTYPES,
@@ -92,7 +92,7 @@ class Call:
     """
 
     variant: Variant
-    launch: Launch
+    launch: LaunchConfig
     inputs: tuple[str | None, ...]
     scratch: int
     scalars: tuple[int | float, ...]
@@ -165,7 +165,7 @@ def _rows(spec: Mapping[str, Any], outputs: Mapping[str, Tensor], tuning: Tuning
     _check_shape("detections", rows, (rows.shape[0], spec["topk"], 6))
     variant = ROWS.variant(T=rows.dtype, THREADS=32 if tuning and tuning.threads < 128 else 128)
     scalars = (spec["topk"], float(spec["stride"]), rows.step(0), rows.step(1), rows.step(2))
-    launch = variant.geometry(batch=rows.shape[0]).check()
+    launch = variant.launch_config(batch=rows.shape[0]).check()
     return Call(variant, launch, ("detections",), 0, scalars, rows.shape[0])
 
 
@@ -190,7 +190,7 @@ def _peak_call(
     while lanes_log < 5 and vectors >= (tuning.unroll << (lanes_log + 1)) * tuning.groups * topk:
         lanes_log += 1
     variant = peaks_variant(hm.dtype, layout, vector, tuning, topk)
-    launch = variant.geometry(batch=batch, vectors=vectors).check()
+    launch = variant.launch_config(batch=batch, vectors=vectors).check()
     tiles = launch.grid[0] * tuning.threads * tuning.rounds
     keys = cdiv(batch + batch * (tiles >> lanes_log), 2) * 2
     scratch = keys + cdiv(batch * tiles * (itemsize(hm.dtype) + 4), 8)  # a code and a place in the list for each tile
@@ -219,7 +219,7 @@ def _pro_call(
 ) -> Call:
     batch, cells = hm.shape[0], sizes[1] * sizes[2]
     variant = pro_variant(hm.dtype, layout, min(tuning.threads if tuning else 256, 256))
-    launch = variant.geometry(batch=batch, threads=cells if layout == _PLANES else 32 * cells).check()
+    launch = variant.launch_config(batch=batch, threads=cells if layout == _PLANES else 32 * cells).check()
     thresholds = float(least_logit(spec["confidence"])), float(np.float32(spec["nms"]))
     scalars = (*sizes, *_dividers(sizes, 1), spec["topk"], *thresholds, *strides)
     return Call(variant, launch, names, 2 * batch + batch * cells, scalars, batch)

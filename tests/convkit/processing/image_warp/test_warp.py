@@ -69,7 +69,7 @@ def on_host(
     stored = np.dtype("uint16" if dtype == "bfloat16" else dtype)
     output = np.full(shape, 0x7FFF if dtype == "bfloat16" else np.nan, stored)
     values = [table.view(np.uint8), pixels, settings.values(dtype), output, settings.border, height, width]
-    run_on_host(variant, variant.geometry(batch=batch, height=height, width=width), values, **how)
+    run_on_host(variant, variant.launch_config(batch=batch, height=height, width=width), values, **how)
     if dtype == "bfloat16":
         output = (output.astype(np.uint32) << 16).view(np.float32)
     return np.moveaxis(output, -1, 1).astype(np.float32) if constants["LAST"] else output.astype(np.float32)
