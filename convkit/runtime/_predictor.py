@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ import numpy as np
 
 from convkit.artifact import Artifact, spec_from_manifest
 from convkit.backends import Session, open_session
-from convkit.errors import ConversionError, ImageError, KernelArgumentError, ValidationError
+from convkit.errors import ConversionError, ImageError, ValidationError
 from convkit.model import ModelSpec
 from convkit.processing import Prepared, as_bgr, find_decode, find_preprocess, read_image
 from convkit.results import Result
 from convkit.runtime._cuda import Cuda
-from convkit.runtime._device_pipeline import Road
+from convkit.runtime._device_pipeline import DevicePipeline
 
 __all__ = ["GpuPredictor", "Predictor", "load"]
 
@@ -56,9 +56,8 @@ class Predictor:
         self.artifact = artifact
         self.session = session
         self.spec: ModelSpec = spec_from_manifest(artifact.manifest)
-        name = artifact.manifest["adapter"]["name"]
-        self._preprocess = find_preprocess(name, self.spec.preprocess)
-        decode = find_decode(name, self.spec.decode)
+        self._preprocess = find_preprocess(self.spec.preprocess)
+        decode = find_decode(self.spec.decode)
         if decode is None:
             raise ConversionError(
                 f"No plugin decodes {self.spec.decode.get('kind')!r} results.",
@@ -156,22 +155,15 @@ class GpuPredictor(Predictor):
 
     def __init__(self, artifact: Artifact, session: Session) -> None:
         super().__init__(artifact, session)
-        self.road = self._open_road(session)
+        self.pipeline = self._open_pipeline(session)
 
-    def _open_road(self, session: Session) -> Road | None:
-        ends = [getattr(end, "on_device", None) for end in (self._preprocess, self._decode)]
-        if not any(ends):
-            return None
+    def _open_pipeline(self, session: Session) -> DevicePipeline | None:
         device = Cuda(session.device)
         with device.active():
             engine = session.on_device(device.stream)
-            if engine is None:
-                return None
-            preprocess, decode = (_device_side(end) for end in ends)
-        return Road(
-            device, engine, self.spec.inputs[0].name, prepare=self._preprocess, decode_on_host=self._decode,
-            preprocess=preprocess, decode=decode, least=self.batch_min,
-        )  # fmt: skip
+        if engine is None:
+            return None
+        return DevicePipeline(device, engine, self.spec, self._preprocess, self._decode, batch_min=self.batch_min)
 
     def predict(self, images: Iterable[Image]) -> list[Result]:
         """Return one result an image, in order; as many go together as the artifact allows."""
@@ -179,16 +171,16 @@ class GpuPredictor(Predictor):
 
     def stream(self, images: Iterable[Image], *, batch: int = 1) -> Iterator[Result]:
         """Yield one result an image; while a batch is on the GPU the next one is packed."""
-        if self.road is None:
+        if self.pipeline is None:
             return super().stream(images, batch=batch)
-        return self.road.flow(self._batches(images, min(max(batch, self.batch_min), self.batch_max)))
+        return self.pipeline.flow(self._batches(images, min(max(batch, self.batch_min), self.batch_max)))
 
     def _batches(self, images: Iterable[Image], size: int) -> Iterator[list[Any]]:
         """Yield up to ``size`` images of one input shape at a time."""
-        assert self.road is not None
+        assert self.pipeline is not None
         pending: list[Any] = []
         for image in images:
-            item = self.road.item(_pixels(image))
+            item = self.pipeline.item(_pixels(image))
             self._check_size(item.shape)
             if pending and (len(pending) == size or item.shape != pending[0].shape):
                 yield pending
@@ -202,17 +194,9 @@ class GpuPredictor(Predictor):
 
     def close(self) -> None:
         """Free the GPU's buffers and the engine."""
-        if self.road is not None:
-            self.road.close()
+        if self.pipeline is not None:
+            self.pipeline.close()
         super().close()
-
-
-def _device_side(end: Callable[[], Any] | None) -> Any:
-    """Return what ``on_device`` of an end returns; None where it has none, or none for these settings."""
-    try:
-        return end() if end else None
-    except KernelArgumentError:
-        return None
 
 
 def _pixels(image: Image) -> np.ndarray:
