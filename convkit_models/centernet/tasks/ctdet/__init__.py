@@ -2,7 +2,7 @@
 
 from convkit_models.centernet.tasks.ctdet._decode import CtdetDecode, are_peaks, best, find_peaks, max_pool, sigmoid
 from convkit_models.centernet.tasks.ctdet._decode_pro import MODE, MOST_CELLS, ProDecode, least_logit, overlaps
-from convkit_models.centernet.tasks.ctdet._device_decode import Call, CudaDecode, Tensor, Tuning, decode_variants
+from convkit_models.centernet.tasks.ctdet._device_decode import CudaDecode, DecodeLaunch, Tuning
 from convkit_models.centernet.tasks.ctdet._outputs import output_patch, reference
 from convkit_models.centernet.tasks.ctdet._spec import DECODE, MULTIPLE, OUTPUT_PATCH, PREPROCESS, describe
 
@@ -13,15 +13,13 @@ __all__ = [
     "MULTIPLE",
     "OUTPUT_PATCH",
     "PREPROCESS",
-    "Call",
     "CtdetDecode",
     "CudaDecode",
+    "DecodeLaunch",
     "ProDecode",
-    "Tensor",
     "Tuning",
     "are_peaks",
     "best",
-    "decode_variants",
     "describe",
     "find_peaks",
     "least_logit",
