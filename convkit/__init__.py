@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from convkit.backends import Backend, DeviceSession, Session, TensorRTPlugin
     from convkit.backends.torch._node import TorchNode
     from convkit.conversion import AttributePatch, ModulePatch, convert
-    from convkit.doctor import Remedy
+    from convkit.doctor import KnownError
     from convkit.errors import CheckpointError, ConvkitError
     from convkit.graph import Miss, NodeRewrite, Rewrite
     from convkit.model import (
@@ -47,7 +47,7 @@ _HOMES = {
     "convkit.backends": ("Backend", "DeviceSession", "Session", "TensorRTPlugin"),
     "convkit.backends.torch._node": ("TorchNode",),
     "convkit.conversion": ("AttributePatch", "ModulePatch", "convert"),
-    "convkit.doctor": ("Remedy",),
+    "convkit.doctor": ("KnownError",),
     "convkit.errors": ("CheckpointError", "ConvkitError"),
     "convkit.graph": ("Miss", "NodeRewrite", "Rewrite"),
     "convkit.model": (
@@ -77,6 +77,7 @@ __all__ = [
     "DeviceSession",
     "Dim",
     "Expect",
+    "KnownError",
     "Miss",
     "ModelSpec",
     "ModulePatch",
@@ -86,7 +87,6 @@ __all__ = [
     "Predictor",
     "Prepared",
     "Preprocess",
-    "Remedy",
     "Request",
     "Result",
     "Rewrite",
