@@ -209,7 +209,7 @@ class PluginManager:
             taken = [arguments[name] for name in implementation.argnames]
             self._trace(f"{hook}({shown}) -> {plugin}")
             try:
-                value = implementation.function(*taken)
+                value: Any = implementation.function(*taken)
                 if value is not None and not single:
                     value = list(value.items() if isinstance(value, Mapping) else value)
             except Exception as error:
