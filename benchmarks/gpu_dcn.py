@@ -98,7 +98,7 @@ class Case:
 
     def onnxruntime(self) -> float:
         """Return the time of ONNX Runtime's DeformConv on CUDA, or NaN where this build has none."""
-        import onnxruntime
+        from convkit._onnxruntime import onnxruntime
 
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             return math.nan
@@ -120,8 +120,9 @@ class Case:
 
 def _onnxruntime(case: Case) -> float:
     import numpy as np
-    import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
+
+    from convkit._onnxruntime import onnxruntime
 
     sides = (case.side, case.side)
     half, batch = TensorProto.FLOAT16, case.batch

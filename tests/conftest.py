@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # read by torch and OpenCV at their import; subprocesses inherit it
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import onnxruntime themselves
+
 os.environ["CONVKIT_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "convkit-kernels")
 
 import pytest

@@ -18,7 +18,7 @@ from typing import Any
 
 from convkit.errors import ArtifactError, ConvkitError, EnvironmentProblem, IntegrityError, OutputError
 
-__all__ = ["SCHEMA_VERSION", "Artifact", "check_destination", "sha256", "staging"]
+__all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "check_destination", "sha256", "staging"]
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -148,7 +148,7 @@ def staging(path: Path) -> Iterator[Path]:
         OutputError, EnvironmentProblem: the disk refuses.
     """
     try:
-        folder = _temporary_beside(path)
+        folder = _temporary_beside(anchored(path))
         folder.chmod(0o755)
     except OSError as error:
         raise _output_error(path, error) from error
@@ -187,8 +187,10 @@ def _is_artifact(path: Path) -> bool:
 def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite: bool) -> Artifact:
     """Seal ``folder`` with its manifest and rename it to ``path``, in one step for any onlooker.
 
-    The manifest is written last, after every other file has reached the disk.
+    The manifest is written last, after every other file has reached the disk. The artifact that is replaced may be
+    the working directory: a relative ``path`` means what it meant before, and the result then has an absolute one.
     """
+    folder, path, given = anchored(folder), anchored(path), path
     files = {
         str(file.relative_to(folder).as_posix()): {"sha256": sha256(file), "bytes": file.stat().st_size}
         for file in sorted(folder.rglob("*"))
@@ -215,10 +217,18 @@ def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite:
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise OutputError(
-                    f"{path} appeared while the conversion ran.", hint="Give another --output or --overwrite."
+                    f"{given} appeared while the conversion ran.", hint="Give another --output or --overwrite."
                 ) from error
             raise
-    return Artifact(path, document)
+    return Artifact(given if given.exists() else path, document)
+
+
+def anchored(path: Path) -> Path:
+    """Return an absolute path without ``..`` that stays right when the working directory is moved.
+
+    The last part may be a link and stays one.
+    """
+    return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:

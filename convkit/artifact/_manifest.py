@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convkit import __version__
+from convkit._text import printable
 from convkit.artifact._directory import sha256
 from convkit.model import Adapter, Dim, ModelSpec, TensorSpec, Tolerance
 from convkit.plugins import manager
@@ -33,7 +34,7 @@ def make_manifest(
     return {
         "convkit": __version__,
         "adapter": {"name": adapter.name, **_origin(adapter.name)},
-        "weights": {"file": weights.name, "bytes": weights.stat().st_size, "sha256": sha256(weights)},
+        "weights": {"file": printable(weights.name), "bytes": weights.stat().st_size, "sha256": sha256(weights)},
         "model": spec_to_json(builder.source.spec),
         "graph": {**asdict(target), "ir_version": builder.ir_version},
         "settings": settings.to_json(),

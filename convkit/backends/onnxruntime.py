@@ -29,7 +29,7 @@ class OnnxRuntime(Backend):
             return "the package onnxruntime is not installed."
         if device == "cpu":
             return ""
-        import onnxruntime
+        from convkit._onnxruntime import onnxruntime
 
         try:
             _provider(device, onnxruntime.get_available_providers())
@@ -43,7 +43,7 @@ class OnnxRuntime(Backend):
 
     def describe(self) -> dict[str, str]:
         """Return the version and the execution providers."""
-        import onnxruntime
+        from convkit._onnxruntime import onnxruntime
 
         return {
             "version": onnxruntime.__version__,
@@ -148,7 +148,7 @@ def _open(model: Path, device: str) -> Any:
     Raises:
         EnvironmentProblem: this ONNX Runtime cannot run on the device, or cannot load the model.
     """
-    import onnxruntime
+    from convkit._onnxruntime import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -56,8 +56,13 @@ def emit(text: str) -> None:
 
 
 def emit_json(value: Any, *, indent: int | None = 2) -> None:
-    """Write a value to stdout as JSON; ``indent`` None puts it on one line."""
-    emit(json.dumps(value, indent=indent, ensure_ascii=False))
+    """Write a value to stdout as JSON, with escapes where stdout cannot encode it; ``indent`` None: on one line."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=indent)
+    emit(text)
 
 
 def error_text(error: ConvkitError) -> str:

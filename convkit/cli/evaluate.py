@@ -35,13 +35,15 @@ def evaluate(
 ) -> int:
     """Print AP@[.5:.95], AP50 and the other COCO figures of an artifact; images are streamed."""
     set_talk(quiet=quiet, verbose=verbose)
-    from convkit.cli._console import emit_json, stdout, talk
+    from convkit.cli._console import emit_json, stderr, stdout, talk
     from convkit.evaluation import evaluate_artifact
 
     with talk("evaluate") as step:
         report = evaluate_artifact(
             artifact, coco, images, weights=weights, limit=limit, backend=backend, device=device, progress=step
         )
+    for note in report.notes:
+        stderr().print(f"note: {note}", markup=False)
     if json:
         emit_json(report.to_json())
     else:

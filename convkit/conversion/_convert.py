@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convkit.artifact import REPORT, VERDICT, Artifact, check_destination, publish, staging
+from convkit._text import printable, read_text
+from convkit.artifact import REPORT, VERDICT, Artifact, anchored, check_destination, publish, staging
 from convkit.backends import find_backend
 from convkit.conversion._settings import Settings, read_config, resolve_settings
 from convkit.errors import CheckpointError, ProofFailedError, SettingError
@@ -71,7 +72,10 @@ class Conversion:
         chosen = manager().adapter(adapter)
         table, origin = read_config(config)
         resolved = resolve_settings(chosen, settings or {}, table, origin)
-        return cls(chosen, resolved, Path(weights), Path(output) if output else None)
+        target = Path(output) if output else None
+        if target and target.name in ("", ".."):  # a name is needed for what lies beside it meanwhile
+            target = anchored(target)
+        return cls(chosen, resolved, Path(weights), target)
 
     @property
     def target(self) -> Target:
@@ -158,8 +162,8 @@ class Conversion:
         chosen = [files[index * len(files) // count] for index in range(count)]
         return Images(
             [read_image(file) for file in chosen],
-            [file.name for file in chosen],
-            f"{count} image{'' if count == 1 else 's'} from {path.name}",
+            [printable(file.name) for file in chosen],
+            f"{count} image{'' if count == 1 else 's'} from {printable(path.name)}",
         )
 
     def _synthetic_images(self, spec: ModelSpec) -> Images:
@@ -198,7 +202,7 @@ def _read_names(path: Path | None) -> tuple[str, ...] | None:
     if path is None:
         return None
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"The names file {path} cannot be read: {error}", hint="Give a UTF-8 text file.") from error
     names = tuple(line.strip() for line in lines if line.strip())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convkit._text import printable, read_text
 from convkit.errors import SettingError, suggest
 from convkit.model import Adapter, Dim, Option, apply_overrides
 
@@ -59,7 +60,9 @@ class Settings:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return every setting with its origin, paths reduced to their names."""
-        plain = [(item, item.value.name if isinstance(item.value, Path) else item.value) for item in self.items]
+        plain = [
+            (item, printable(item.value.name) if isinstance(item.value, Path) else item.value) for item in self.items
+        ]
         return [{"name": item.name, "value": value, "origin": item.origin} for item, value in plain]
 
 
@@ -77,7 +80,7 @@ def read_config(path: Path | None = None) -> tuple[dict[str, Any], str]:
             return {}, ""
         raise SettingError(f"There is no configuration file {file}.", hint="Check --config.")
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        document = tomllib.loads(read_text(file))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingError(f"{file} is not valid TOML: {error}", hint="See https://toml.io for the syntax.") from error
     table = document.get("convert", {})

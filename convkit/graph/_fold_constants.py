@@ -24,6 +24,8 @@ class FoldConstants(Rewrite):
 
     def apply(self, graph: gs.Graph, misses: list[str]) -> int:
         """Fold, and count the nodes that became constants."""
+        import convkit._onnxruntime  # noqa: F401 - graphsurgeon imports onnxruntime itself
+
         before = len(graph.nodes)
         graph.fold_constants(
             fold_shapes=True, size_threshold=self.size_threshold, should_exclude_node=lambda node: node.op in RANDOM

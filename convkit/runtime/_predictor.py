@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -75,10 +75,11 @@ class Predictor:
         are converted).
 
         Raises:
-            ImageError: an image cannot be read.
+            ImageError: an image cannot be read or prepared, or is of another type.
         """
-        if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim in (2, 3)):
-            return self.predict([images])[0]
+        several = images.ndim == 4 if isinstance(images, np.ndarray) else isinstance(images, Iterable)
+        if isinstance(images, str | Path) or not several:
+            return self.predict([cast(Image, images)])[0]
         return self.predict(list(images))
 
     def predict(self, images: Iterable[Image]) -> list[Result]:
@@ -100,7 +101,7 @@ class Predictor:
     def prepare(self, image: Image) -> Prepared:
         """Return one image as an input tensor (float32, C x H x W)."""
         prepared = self._preprocess(_pixels(image))
-        self._check_size(prepared.tensor.shape)
+        self._check_size(prepared.tensor.shape, image)
         return prepared
 
     def run(self, prepared: Sequence[Prepared]) -> list[Result]:
@@ -119,13 +120,13 @@ class Predictor:
         rows = {name: value[:count] for name, value in outputs.items()}
         return list(self._decode(rows, [item.meta for item in items]))
 
-    def _check_size(self, shape: Sequence[int]) -> None:
+    def _check_size(self, shape: Sequence[int], image: Image) -> None:
         dims = {dim.name: dim for dim in self.spec.dims}
         for size, extent in zip(shape, self.spec.inputs[0].shape[1:], strict=True):
             dim = dims.get(extent) if isinstance(extent, str) else None
             if dim and not dim.min <= size <= dim.max:
                 raise ImageError(
-                    f"The image needs an input {dim.name} of {size};"
+                    f"{'The image' if isinstance(image, np.ndarray) else image} needs an input {dim.name} of {size};"
                     f" the artifact was proved for {dim.min} to {dim.max}.",
                     hint=f"Convert with --shape {dim.name}={min(dim.min, size)}:{dim.opt}:{max(dim.max, size)}.",
                 )
@@ -189,7 +190,7 @@ class GpuPredictor(Predictor):
         pending: list[Any] = []
         for image in images:
             item = self.road.item(_pixels(image))
-            self._check_size(item.shape)
+            self._check_size(item.shape, image)
             if pending and (len(pending) == size or item.shape != pending[0].shape):
                 yield pending
                 pending = []
@@ -217,4 +218,11 @@ def _device_side(end: Callable[[], Any] | None) -> Any:
 
 def _pixels(image: Image) -> np.ndarray:
     """Return an image as uint8, H x W x 3, BGR."""
-    return as_bgr(image) if isinstance(image, np.ndarray) else read_image(image)
+    if isinstance(image, np.ndarray):
+        return as_bgr(image)
+    if not isinstance(image, str | Path):
+        raise ImageError(
+            f"{type(image).__name__} is no type of an image.",
+            hint="Give a path or a NumPy array; cv2.imread returns None for a file that it cannot read.",
+        )
+    return read_image(image)

@@ -190,6 +190,22 @@ def test_overwriting_replaces_the_artifact_and_keeps_nothing_of_the_old(artifact
     assert leftovers(artifact.path.parent) == []
 
 
+@pytest.mark.parametrize("inside", [".", "proof"])
+def test_the_working_directory_may_be_in_the_artifact_that_is_overwritten(artifact, monkeypatch, inside):
+    monkeypatch.chdir(artifact.path / inside)
+    made = make_artifact(Path(os.path.relpath(artifact.path.parent)) / "out", "another", overwrite=True)
+    made.verify()
+    assert made.path == artifact.path
+    assert Artifact.open(artifact.path).model.read_text() == "another"
+    assert sorted(path.name for path in artifact.path.parent.iterdir()) == ["out"]
+
+
+def test_an_artifact_made_by_a_relative_path_keeps_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_artifact(Path("out"), "graph")
+    assert make_artifact(Path("out"), "another", overwrite=True).path == Path("out")
+
+
 def test_an_output_that_appears_meanwhile_is_not_replaced(tmp_path):
     path = tmp_path / "out"
     with pytest.raises(OutputError, match="appeared while"), staging(path) as folder:  # noqa: PT012

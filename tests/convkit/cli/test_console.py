@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import subprocess
 import sys
 
 import pytest
@@ -37,6 +38,25 @@ def test_json_keeps_letters_of_every_language(capsys):
     assert "数字 äöü" in out
     assert out.endswith("[1, 2]\n")
     assert json.loads(out[: out.index("[")]) == {"name": "数字 äöü"}
+
+
+@pytest.mark.parametrize("name", ["数字", "café", "😀", "caf\udce9"])
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_json_that_stdout_cannot_encode_is_escaped(monkeypatch, encoding, name):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    emit_json({"name": name})
+    assert json.loads(stream.buffer.getvalue().decode(encoding)) == {"name": name}
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_the_command_line_escapes_text_that_stdout_cannot_encode(encoding):
+    """It runs in a process of its own: the encoding of stdout is chosen when Python starts."""
+    script = "from convkit import cli; cli.execute = lambda words: cli._console.emit('caf\\xe9 \\u8f66 \\udce9'); "
+    script = f"import convkit.cli._console; {script} cli.main([])"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=True)
+    assert run.stdout == "café 车 \udce9\n".encode(encoding, "backslashreplace")
 
 
 def test_an_error_shows_the_fact_and_below_it_the_remedy():

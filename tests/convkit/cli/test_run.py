@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support.blobs import draw_blobs
+from support.blobs import Resize, draw_blobs
 
 
 @pytest.fixture
@@ -94,14 +94,106 @@ def test_drawings_are_written_one_an_image_and_none_over_another(cli, blob_artif
     assert "7 drawings in out/deep" in said.err
 
 
-def test_the_frames_of_a_video_are_images_too(cli, blob_artifact):
-    writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter.fourcc(*"MJPG"), 5, (96, 64))
-    for seed in range(4):
+WAYS = {
+    "the folder": lambda folder: (folder, folder),
+    "a relative path": lambda folder: (folder, Path("pictures/../pictures/.")),
+    "a link to the folder": lambda folder: (folder, link(Path("link"), folder)),
+    "images through a link": lambda folder: (link(Path("link"), folder), folder),
+    "one image": lambda folder: (folder / "1.png", Path("pictures")),
+    "a link to an image": lambda folder: (link(folder.with_name("1.png"), folder / "1.png"), folder),
+    "a link in the drawings": lambda folder: (folder, link(fresh("out") / "1.png", folder / "1.png").parent),
+    "a hard link in the drawings": lambda folder: (folder, hard_link(fresh("out") / "1.png", folder / "1.png").parent),
+}
+
+
+def fresh(name: str) -> Path:
+    Path(name).mkdir()
+    return Path(name)
+
+
+def link(path: Path, target: Path) -> Path:
+    path.symlink_to(target)
+    return path
+
+
+def hard_link(path: Path, target: Path) -> Path:
+    path.hardlink_to(target)
+    return path
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_drawing_overwrites_an_input_and_nothing_is_run(cli, blob_artifact, folder, way):
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    images, drawings = WAYS[way](folder)
+    said = cli("run", blob_artifact.path, images, "--draw", drawings)
+    assert (said.code, said.out) == (1, "")
+    assert "would overwrite" in said.err
+    assert "--draw drawings" in said.err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_no_drawing_overwrites_another_file_beside_the_inputs(cli, blob_artifact, folder):
+    """0.png is not among the inputs, but it can be no drawing either: nobody drew here before."""
+    (folder / "0.png").rename(folder / "0.bmp")
+    (folder / "0.png").write_bytes(b"an original")
+    said = cli("run", blob_artifact.path, folder / "0.bmp", "--draw", folder)
+    assert (said.code, said.out) == (1, "")
+    assert "beside the inputs" in said.err
+    assert (folder / "0.png").read_bytes() == b"an original"
+
+
+def test_drawings_with_names_of_their_own_may_lie_beside_the_inputs(cli, blob_artifact, folder):
+    (folder / "0.png").rename(folder / "0.bmp")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert cli("run", blob_artifact.path, "pictures/0.bmp", "--draw", "pictures").code == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path.name for path in folder.iterdir()} == {"0.bmp", "0.png", "1.png", "2.png"}
+
+
+def test_the_frames_of_a_video_overwrite_no_input_that_has_the_name_of_one(cli, blob_artifact, folder):
+    write_video("clip.avi", 3)
+    (folder / "1.png").rename(folder / "clip_000001.jpg")
+    before = (folder / "clip_000001.jpg").read_bytes()
+    said = cli("run", blob_artifact.path, "clip.avi", "pictures/clip_000001.jpg", "--draw", "pictures")
+    assert said.code == 1
+    assert "would overwrite pictures/clip_000001.jpg, an input" in said.err
+    assert (folder / "clip_000001.jpg").read_bytes() == before
+
+
+def test_drawing_again_replaces_the_drawings_and_follows_no_link(cli, blob_artifact, folder):
+    other = folder.with_name("other.png")
+    other.write_bytes(b"another file")
+    link(fresh("out") / "0.png", other.resolve())
+    for _ in range(2):
+        assert cli("run", blob_artifact.path, folder, "--draw", "out").code == 0
+    assert other.read_bytes() == b"another file"
+    assert sorted(path.name for path in Path("out").iterdir()) == ["0.png", "1.png", "2.png"]
+    assert cv2.imread("out/0.png").shape == (64, 96, 3)
+
+
+def write_video(path: str, count: int) -> None:
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 5, (96, 64))
+    for seed in range(count):
         writer.write(draw_blobs(seed)[0])
     writer.release()
+
+
+def test_the_frames_of_a_video_are_images_too(cli, blob_artifact):
+    write_video("clip.avi", 4)
     said = cli("run", blob_artifact.path, "clip.avi", "--json", "--draw", "out")
     assert [json.loads(line)["image"] for line in said.lines] == [f"clip.avi#{index}" for index in range(4)]
     assert sorted(path.name for path in Path("out").iterdir()) == [f"clip_{index:06d}.jpg" for index in range(4)]
+
+
+def test_a_video_that_is_cut_off_is_run_as_far_as_it_goes_with_a_warning(cli, blob_artifact):
+    write_video("clip.avi", 8)
+    assert "warning" not in cli("run", blob_artifact.path, "clip.avi").err
+    whole = Path("clip.avi").read_bytes()
+    Path("cut.avi").write_bytes(whole[: len(whole) // 2])
+    said = cli("run", blob_artifact.path, "cut.avi")
+    assert said.code == 0
+    assert 0 < len(said.lines) < 8
+    assert f"warning: cut.avi declares 8 frames, {len(said.lines)} could be read" in said.err
 
 
 @pytest.mark.parametrize("batch", [1, 2, 50])
@@ -118,6 +210,23 @@ def test_results_before_a_broken_image_are_kept_and_it_is_named(cli, blob_artifa
     assert said.code == 1
     assert [json.loads(line)["image"] for line in said.lines] == [str(folder / "0.png")]
     assert "1.png is empty" in said.err
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_an_image_of_an_unfit_size_is_named_and_no_other(cli, blob_artifact, folder, batch, monkeypatch):
+    resize = Resize.__call__
+
+    def keep_tall(self, image):
+        return resize(Resize({"height": 160, "width": 96}) if len(image) == 160 else self, image)
+
+    monkeypatch.setattr(Resize, "__call__", keep_tall)
+    cv2.imwrite(str(folder / "1.png"), np.zeros((160, 96, 3), np.uint8))
+    said = cli("run", blob_artifact.path, "pictures", "--batch", batch)
+    assert said.code == 1
+    assert "error: pictures/1.png: The image needs an input height of 160" in said.err
+    (folder / "1.png").write_bytes(b"")
+    said = cli("run", blob_artifact.path, "pictures", "--batch", batch)
+    assert "error: pictures/1.png is empty" in said.err
 
 
 @pytest.mark.parametrize(

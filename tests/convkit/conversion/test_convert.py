@@ -187,6 +187,19 @@ def test_an_artifact_is_replaced_only_on_request(toy, toy_weights_file, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["toy-toy1-32"]
 
 
+def test_the_artifact_in_the_working_directory_is_replaced_by_the_name_dot(
+    toy, toy_artifact, toy_weights_file, tmp_path, monkeypatch
+):
+    copy = Path(shutil.copytree(toy_artifact.path, tmp_path / "out"))
+    (copy / "of the old one").touch()
+    monkeypatch.chdir(copy)
+    made = convert("toy", weights=toy_weights_file, output=".", samples=1, overwrite=True)
+    made.verify()
+    assert made.path == copy
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not (copy / "of the old one").exists()
+
+
 @pytest.mark.parametrize(
     ("variant", "shape", "form", "name"),
     [

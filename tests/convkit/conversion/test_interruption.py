@@ -34,7 +34,7 @@ def outcomes(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -
     write_distribution(site, "convkit-toy", {"toy": "toy_entry:plugin"}, {"toy_entry": TOY_MODULE})
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(site), str(Path(__file__).parents[1])]),
+        "PYTHONPATH": os.pathsep.join([str(site), str(Path(__file__).parents[2])]),
         "CONVKIT_LOAD_PLUGINS": "toy,graph,onnxruntime",
         "OMP_NUM_THREADS": "1",
     }

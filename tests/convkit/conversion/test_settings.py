@@ -171,7 +171,7 @@ def test_a_named_file_goes_over_convkit_toml_and_gives_its_name_as_origin(tmp_pa
     [
         (None, "no configuration file"),
         (b"[convert", "not valid TOML"),
-        (b"\xff\xfe", "not valid TOML"),
+        (b"\xff", "not valid TOML"),
         (b"convert = 3", "'convert' is not a table"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -128,6 +129,40 @@ def test_files_that_are_no_images_are_refused(tmp_path, name, content, message):
     assert caught.value.hint
 
 
+def write_png(path: Path, wide: int, high: int, *, data: bytes) -> Path:
+    """Write a grey PNG that declares its size, whatever the data are."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", wide, high, 8, 0, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    return path
+
+
+def test_a_file_of_more_pixels_than_opencv_reads_is_refused_for_its_size(tmp_path):
+    path = write_png(tmp_path / "ortho.png", 40000, 30000, data=bytes(100))
+    with pytest.raises(ImageError, match=r"ortho\.png is too large: .* more pixels") as caught:
+        read_image(path)
+    assert "tiles" in caught.value.hint
+
+
+@pytest.mark.parametrize("shape", [(26755, 26755), (26755, 26755, 3), (1, 715827883)])
+def test_an_array_that_would_crash_opencv_is_refused(shape):
+    with pytest.raises(ImageError, match=f"map is too large: {shape[1]} x {shape[0]} pixels") as caught:
+        as_bgr(np.broadcast_to(np.uint8(0), shape), "map")
+    assert "tiles" in caught.value.hint
+
+
+def test_the_size_is_that_of_the_bgr_image(tmp_path, monkeypatch):
+    """A grey image is a third of what it becomes."""
+    monkeypatch.setattr("convkit.processing._images.MAX_BYTES", 3 * 40 * 50)
+    assert read_image(write_png(tmp_path / "a.png", 40, 50, data=bytes(41 * 50))).shape == (50, 40, 3)
+    with pytest.raises(ImageError, match=r"b\.png is too large: 41 x 50 pixels; .* at most 2,000 pixels"):
+        read_image(write_png(tmp_path / "b.png", 41, 50, data=bytes(42 * 50)))
+
+
 @pytest.mark.parametrize("suffix", [".png", ".bmp"])
 def test_a_truncated_file_is_refused(tmp_path, colour, suffix):
     path = write(tmp_path / f"a{suffix}", colour)
@@ -150,6 +185,8 @@ def test_a_folder_gives_its_images_by_name_and_nothing_else(tmp_path, colour):
         write(tmp_path / name, colour)
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "._a.jpg").write_bytes(b"\x00\x05\x16\x07" + bytes(4000))
+    write(tmp_path / ".thumbnail.png", colour)
     assert [path.name for path in find_images(tmp_path)] == names
     assert [frame.name for frame in frames([tmp_path])] == names
 
@@ -179,6 +216,20 @@ def test_a_video_gives_its_frames_in_order(video):
     assert [frame.source for frame in found] == [f"{video}#{index}" for index in range(5)]
     assert all(frame.image.shape == (48, 64, 3) for frame in found)
     np.testing.assert_allclose([frame.image.mean() for frame in found], [20, 60, 100, 140, 180], atol=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("v.wmv", "WMV2"), ("v.mpg", "mp4v"), ("v.flv", "FLV1"), ("v.mkv", "MJPG"), ("V.MP4", "mp4v")]
+)
+def test_videos_of_other_types_are_read(tmp_path, name, code):
+    writer = cv2.VideoWriter(str(tmp_path / name), cv2.VideoWriter.fourcc(*code), 25, (64, 48))
+    if not writer.isOpened():
+        pytest.skip(f"this OpenCV does not write {name}")
+    for index in range(3):
+        writer.write(np.full((48, 64, 3), 60 * index + 20, np.uint8))
+    writer.release()
+    means = [frame.image.mean() for frame in frames([tmp_path / name])]
+    np.testing.assert_allclose(means, [20, 80, 140], atol=8)
 
 
 def test_files_folders_and_videos_mix_in_the_given_order(tmp_path, video, colour):

@@ -101,6 +101,26 @@ def test_what_is_no_image_is_refused(predictor, image):
         predictor(image)
 
 
+@pytest.mark.parametrize("value", [None, [None], 3, [b"bytes"], iter([None]), np.uint8(3), np.zeros((), np.uint8)])
+def test_python_objects_that_are_no_images_are_refused(predictor, value):
+    with pytest.raises(ImageError, match=r"no type of an image|no pixels") as caught:
+        predictor(value)
+    assert caught.value.hint
+
+
+def test_cv2_imread_of_a_missing_file_is_explained(predictor):
+    with pytest.raises(ImageError, match="NoneType") as caught:
+        predictor(cv2.imread("nowhere.png"))
+    assert "cv2.imread returns None" in caught.value.hint
+
+
+def test_a_file_of_an_unfit_size_is_named(predictor, tmp_path):
+    cv2.imwrite(str(tmp_path / "tall.png"), np.zeros((160, 96, 3), np.uint8))
+    predictor._preprocess = Resize({"height": 160, "width": 96})
+    with pytest.raises(ImageError, match=r"tall\.png needs an input height of 160"):
+        predictor([tmp_path / "tall.png"])
+
+
 def test_boxes_come_back_in_pixels_of_the_original_image(predictor):
     image, boxes, _ = draw_blobs(4)
     large = cv2.resize(image, None, fx=3, fy=2, interpolation=cv2.INTER_NEAREST)
