@@ -74,48 +74,40 @@ def _explain(text: str, *, json: bool) -> int:
 
 
 def _report(findings: Sequence[Finding], *, good: bool) -> Iterator[RenderableType]:
-    from rich.table import Table
-    from rich.text import Text
-
-    from convkit.cli._layout import add_row
+    from convkit.cli._layout import add_row, grid, styled
 
     styles = {"ok": "green", "missing": "yellow", "problem": "bold red"}
     section = ""
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
+    rows = grid(3, unbroken=2)
     for finding in findings:
         if finding.section != section:
             if section:
-                add_row(grid)
+                add_row(rows)
             section = finding.section
-            add_row(grid, Text(section, style="bold"))
-        text = Text(finding.text)
+            add_row(rows, styled(section, style="bold"))
+        text = styled(finding.text)
         if finding.remedy:
-            text.append("\n" if finding.state == "problem" else "; ").append(finding.remedy, style="cyan")
-        add_row(grid, Text(f"  {finding.state}", style=styles[finding.state]), finding.name, text)
-    yield grid
+            text.append("\n" if finding.state == "problem" else "; ").append(styled(finding.remedy, "cyan"))
+        add_row(rows, styled(f"  {finding.state}", style=styles[finding.state]), finding.name, text)
+    yield rows
     yield ""
     troubles = sum(finding.state == "problem" for finding in findings)
     if not good:
-        yield Text("convkit does not work here; see the problems above", style="bold red")
+        yield styled("convkit does not work here; see the problems above", style="bold red")
     elif troubles:
-        yield Text(f"convkit works here, with {troubles} problem{'' if troubles == 1 else 's'}", style="yellow")
+        yield styled(f"convkit works here, with {troubles} problem{'' if troubles == 1 else 's'}", style="yellow")
     else:
-        yield Text("convkit works here", style="green")
+        yield styled("convkit works here", style="green")
 
 
 def _explanations(found: Sequence[KnownErrorMatch]) -> Iterator[RenderableType]:
-    from rich.text import Text
-
-    from convkit.cli._layout import field_grid
+    from convkit.cli._layout import field_grid, styled
 
     for number, known in enumerate(found):
         if number:
             yield ""
-        yield Text(_excerpt(known.line, known.error.pattern), style="bold")
-        yield field_grid([("  cause", Text(known.error.cause)), ("  cure", Text(known.error.cure, style="cyan"))])
+        yield styled(_excerpt(known.line, known.error.pattern), style="bold")
+        yield field_grid([("  cause", styled(known.error.cause)), ("  cure", styled(known.error.cure, style="cyan"))])
 
 
 def _unknown(text: str) -> Iterator[RenderableType]:
@@ -123,12 +115,14 @@ def _unknown(text: str) -> Iterator[RenderableType]:
 
     from rich.text import Text
 
-    yield Text("No known error in this text.", style="yellow")
+    from convkit.cli._layout import styled
+
+    yield styled("No known error in this text.", style="yellow")
     telling = [line.strip() for line in text.splitlines() if re.search(TELLING, line, flags=re.IGNORECASE)]
     if telling:
         line = _excerpt(telling[-1], TELLING)
-        yield Text.assemble("The line that looks most like the cause: ", (line, "bold"))
-    yield Text(
+        yield Text.assemble("The line that looks most like the cause: ", styled(line, "bold"))
+    yield styled(
         "Look the line up in the issues of the tool that wrote it; `convkit doctor` by itself checks this machine,"
         " and -v makes every convkit command say more.",
     )

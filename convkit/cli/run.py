@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from convkit.cli._console import set_verbosity
 from convkit.cli._options import (
     ArtifactArgument,
     BackendOption,
@@ -17,7 +18,6 @@ from convkit.cli._options import (
     JsonOption,
     QuietOption,
     VerboseOption,
-    set_talk,
 )
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ def run(
     quiet: QuietOption = False,
 ) -> int:
     """Run images through an artifact; `--json` prints one object an image, a line each."""
-    set_talk(quiet=quiet, verbose=verbose)
+    set_verbosity(quiet=quiet, verbose=verbose)
     import time
 
-    from convkit.cli._console import emit, emit_json, stderr, talk
+    from convkit.cli._console import emit, emit_json, stderr, steps
     from convkit.processing import frames
     from convkit.runtime import load
 
@@ -62,7 +62,7 @@ def run(
 
     writer = _Drawer(draw, sources) if draw else None
     count, started = 0, time.perf_counter()
-    with talk("run") as step:
+    with steps("run") as step:
         step("loading")
         predictor = load(artifact, backend=backend, device=device)
         with predictor:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from convkit.errors import ConvkitError, ExportError
+from convkit.graph import MODULE_KEY
 from convkit.model import Dim, Extent, resolve
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["check_graph", "export_onnx"]
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
-MODULE_KEY = "convkit.module"
 WEIGHT = ".weight"
 _KEPT_METADATA = {MODULE_KEY, "pkg.onnxscript.rewriter.rule_name"}
 

@@ -18,7 +18,7 @@ from convkit.conversion._export import check_graph, export_onnx
 from convkit.conversion._patching import patched
 from convkit.cuda import write_kernels
 from convkit.errors import ConversionError
-from convkit.graph import apply_rewrite
+from convkit.graph import REWRITES_KEY, apply_rewrite
 from convkit.model import SourceModel, Target
 from convkit.plugins import manager
 from convkit.processing import find_decode, find_preprocess
@@ -231,7 +231,7 @@ class Builder:
             "convkit.adapter": self.adapter,
             "convkit.variant": self.source.spec.variant,
             "convkit.form": self.target.form,
-            "convkit.rewrites": json.dumps(rewrites),
+            REWRITES_KEY: json.dumps(rewrites),
         }.items():
             model.metadata_props.add(key=key, value=value)
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import shutil
 import sys
 from collections.abc import Iterator
-
-from packaging.version import InvalidVersion, Version
 
 from convkit.doctor._finding import Finding, package_version, run_program
 
 __all__ = ["check_gpu"]
 
 _NO_GPU = "convkit converts and proves on the CPU"
-_NUMPY_TOO_NEW = Version("2.4")
+_NUMPY_TOO_NEW = "2.4"
 """The first NumPy whose arrays of one element TensorRT before 11 cannot read as the attributes of Python plugins."""
 
 
@@ -39,6 +36,8 @@ def _nvidia_smi() -> Finding:
 
 
 def _driver() -> Finding:
+    import ctypes
+
     try:
         library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -51,6 +50,8 @@ def _driver() -> Finding:
 
 
 def _tensorrt() -> Iterator[Finding]:
+    from packaging.version import InvalidVersion, Version
+
     if importlib.util.find_spec("tensorrt") is None:
         remedy = 'pip install "convkit[tensorrt]"' if sys.platform == "linux" else ""
         yield Finding("GPU", "TensorRT", "missing", "not installed", remedy)
@@ -64,7 +65,7 @@ def _tensorrt() -> Iterator[Finding]:
     yield Finding("GPU", "TensorRT", "ok", last)
     numpy = package_version("numpy")
     try:
-        unfit = Version(last).major < 11 and Version(numpy) >= _NUMPY_TOO_NEW
+        unfit = Version(last).major < 11 and Version(numpy) >= Version(_NUMPY_TOO_NEW)
     except InvalidVersion:
         return
     if unfit:

@@ -10,11 +10,6 @@ from pathlib import Path
 
 from convkit.plugins import manager
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 __all__ = ["KnownError", "KnownErrorMatch", "explain", "search"]
 
 
@@ -38,6 +33,11 @@ class KnownError:
 
         Each is a table ``[[error]]`` with ``pattern`` (a string, or a list of alternatives), ``cause`` and ``cure``.
         """
+        if sys.version_info >= (3, 11):
+            import tomllib
+        else:
+            import tomli as tomllib
+
         entries = tomllib.loads(file.read_text(encoding="utf-8"))["error"]
         return tuple(cls(_alternatives(entry.pop("pattern")), **entry) for entry in entries)
 

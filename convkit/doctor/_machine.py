@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from convkit.cuda import cache_folder
 from convkit.doctor._finding import Finding
 
 __all__ = ["check_machine"]
@@ -63,6 +62,8 @@ def _folder(name: str, folder: Path) -> Finding:
 
 
 def _kernel_cache() -> Finding:
+    from convkit.cuda import cache_folder
+
     folder = cache_folder()
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if nearest.is_dir() and os.access(nearest, os.W_OK):

@@ -6,12 +6,13 @@ import importlib.metadata
 import platform
 import sys
 from collections.abc import Iterator
-
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
+from typing import TYPE_CHECKING
 
 from convkit.doctor._finding import Finding, package_version
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
 
 __all__ = ["check_packages"]
 
@@ -27,6 +28,8 @@ _NOT_LISTED = {"convkit", "tensorrt"}
 
 def check_packages() -> Iterator[Finding]:
     """Yield findings on Python and on every package that convkit or one of its extras requires."""
+    from packaging.requirements import Requirement
+
     yield from _python()
     try:
         metadata = importlib.metadata.metadata("convkit")
@@ -77,6 +80,8 @@ def _package(requirement: Requirement, extra: str) -> Finding:
 
 def _fits(version: str, specifier: SpecifierSet) -> bool:
     """Return whether a release fits; a pre-release counts as its release, a version that is none fits nothing."""
+    from packaging.version import InvalidVersion, Version
+
     try:
         return specifier.contains(Version(version).base_version)
     except InvalidVersion:

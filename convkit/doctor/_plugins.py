@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from convkit.backends import Backend
 from convkit.doctor._finding import Finding
 from convkit.errors import PluginError
 from convkit.plugins import manager
+
+if TYPE_CHECKING:
+    from convkit.backends import Backend
 
 __all__ = ["check_engines", "check_plugins"]
 
