@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from convkit.backends import Backend, TensorRTPlugin
     from convkit.conversion import Patch
-    from convkit.doctor import Remedy
+    from convkit.doctor import KnownError
     from convkit.graph import Rewrite
     from convkit.model import Adapter, SourceModel, Target
     from convkit.processing import Decode, Preprocess
@@ -77,5 +77,5 @@ def convkit_commands(app: typer.Typer) -> None:
 
 
 @hookspec
-def convkit_remedies() -> Iterable[Remedy]:
-    """Return known error texts with their causes and cures, for ``convkit doctor``."""
+def convkit_known_errors() -> Iterable[KnownError]:
+    """Return error texts of other tools with their causes and cures, for ``convkit doctor``."""

@@ -19,6 +19,7 @@ def build_app(manager: PluginManager) -> typer.Typer:
     app = typer.Typer(
         name="convkit",
         help="Take a research checkpoint to a deployable engine, with the proof that both compute the same thing.",
+        epilog="--no-plugin NAME, anywhere and as often as needed, leaves out a plugin.",
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
@@ -40,8 +41,9 @@ def build_app(manager: PluginManager) -> typer.Typer:
         app.command(name, short_help=summary)(function)
     app.add_typer(new.app, name="new")
     manager.gather("convkit_commands", app=app)
-    for broken in manager.broken:
-        sys.stderr.write(f"warning: plugin {broken.name!r} of {broken.distribution} is left out: {broken.reason}\n")
+    troubles = [f"plugin {each.name!r} of {each.distribution} is left out: {each.reason}" for each in manager.broken]
+    troubles += [text for info in manager.infos() for text in info.warnings()]
+    sys.stderr.writelines(f"warning: {text}\n" for text in troubles)
     return app
 
 
@@ -57,9 +59,5 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
-    no_plugin: Annotated[
-        list[str] | None,
-        typer.Option("--no-plugin", help="Leave out a plugin; may stand anywhere, more than once.", metavar="NAME"),
-    ] = None,
 ) -> None:
-    del version, no_plugin
+    del version

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convkit.cli._options import JsonOption, QuietOption, VerboseOption, set_talk
+from convkit.cli._console import set_verbosity
+from convkit.cli._options import JsonOption, QuietOption, VerboseOption
 
 if TYPE_CHECKING:
     from convkit.artifact import Artifact
@@ -62,7 +63,7 @@ def convert(
     quiet: QuietOption = False,
 ) -> int:
     """Convert a checkpoint to a proved artifact."""
-    set_talk(quiet=quiet, verbose=verbose)
+    set_verbosity(quiet=quiet, verbose=verbose)
     from convkit.conversion import plan_conversion, run_plan
     from convkit.errors import ProofFailedError
 
@@ -90,11 +91,11 @@ def convert(
     if plan:
         _show_plan(asked, json=json)
         return 0
-    from convkit.cli._console import emit, emit_json, error_text, stderr, talk
+    from convkit.cli._console import emit, emit_json, error_text, stderr, steps
     from convkit.cli._verdict import print_verdict
 
     try:
-        with talk(f"convert {adapter}") as step:
+        with steps(f"convert {adapter}") as step:
             done = run_plan(asked, overwrite=overwrite, progress=step)
     except ProofFailedError as error:
         if error.verdict is not None:

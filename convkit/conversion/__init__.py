@@ -9,14 +9,13 @@ from convkit.conversion._convert import (
     plan_conversion,
     run_plan,
 )
-from convkit.conversion._export import MODULE_KEY, check_graph, clean_names, export_onnx, save_onnx
+from convkit.conversion._export import check_graph, clean_names, export_onnx, save_onnx
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._patching import AttributePatch, ModulePatch, Patch, PatchRecord, patched
 from convkit.conversion._settings import CONFIG_FILE, OPSETS, ConvertSettings, read_config, resolve_settings
 
 __all__ = [
     "CONFIG_FILE",
-    "MODULE_KEY",
     "OPSETS",
     "STAGES",
     "AttributePatch",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from convkit import hookimpl
 
 if TYPE_CHECKING:
-    from convkit import ModulePatch, Remedy, Rewrite, TensorRTPlugin
+    from convkit import KnownError, ModulePatch, Rewrite, TensorRTPlugin
     from convkit_plugins.dcnv2.op import DCN, deform_conv2d
 
 __all__ = ["DCN", "deform_conv2d"]
@@ -75,8 +75,10 @@ def convkit_torch_operators() -> Mapping[tuple[str, str], Callable[..., Any]]:
 
 
 @hookimpl
-def convkit_remedies() -> Iterable[Remedy]:
-    """Explain the errors that deformable layers are known for."""
-    from convkit_plugins.dcnv2._remedies import REMEDIES
+def convkit_known_errors() -> Iterable[KnownError]:
+    """Return the errors that deformable layers are known for."""
+    from pathlib import Path
 
-    return REMEDIES
+    from convkit import KnownError
+
+    return KnownError.read(Path(__file__).with_name("known_errors.toml"))
