@@ -12,7 +12,6 @@ from convkit.artifact._directory import (
     anchored,
     check_destination,
     publish,
-    sha256,
     staging,
 )
 from convkit.artifact._manifest import environment, spec_from_manifest, spec_to_json
@@ -32,7 +31,6 @@ __all__ = [
     "environment",
     "publish",
     "render_report",
-    "sha256",
     "spec_from_manifest",
     "spec_to_json",
     "staging",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
-import hashlib
 import json
 import os
 import re
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from convkit.errors import ArtifactError, ConvkitError, EnvironmentProblem, IntegrityError, OutputError
+from convkit.files import sha256
 
-__all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "check_destination", "sha256", "staging"]
+__all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "check_destination", "staging"]
 
 SCHEMA_VERSION = 2
 """2: named inputs, golden samples of any kind."""
@@ -107,15 +107,6 @@ class Artifact:
 
     def __fspath__(self) -> str:
         return str(self.path)
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_destination(path: Path, *, overwrite: bool) -> None:
@@ -244,7 +235,7 @@ def _seal(manifest: Mapping[str, Any]) -> str:
     """Return the SHA-256 over the canonical JSON of everything but the seal itself."""
     body = {key: value for key, value in manifest.items() if key != "seal"}
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(text)
 
 
 def _flush(path: Path) -> None:

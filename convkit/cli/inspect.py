@@ -101,8 +101,8 @@ def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:
 
 
 def _file_part(file: Path) -> Iterator[RenderableType]:
-    from convkit.artifact import sha256
     from convkit.cli._layout import bytes_text, styled
+    from convkit.files import sha256
 
     yield styled(str(file), style="bold")
     yield f"{bytes_text(file.stat().st_size)}, sha256 {sha256(file)[:12]}; a bare graph, without a proof"

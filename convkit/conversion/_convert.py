@@ -19,7 +19,6 @@ from convkit.artifact import (
     environment,
     publish,
     render_report,
-    sha256,
     spec_to_json,
     staging,
 )
@@ -27,6 +26,7 @@ from convkit.backends import find_backend
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._settings import ConvertSettings, read_config, resolve_settings
 from convkit.errors import AdapterError, CheckpointError, ProofFailedError, SettingError, blamed_on
+from convkit.files import sha256
 from convkit.model import Adapter, Request, SourceModel, Target
 from convkit.plugins import manager
 from convkit.progress import Progress, silent
