@@ -1,0 +1,1 @@
+"""TensorRT-RTX and TensorRT: what NVIDIA's parser makes of an ONNX file, and engines."""
