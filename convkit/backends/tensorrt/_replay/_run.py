@@ -97,8 +97,8 @@ class _Run:
     def put_input(self, index: int, array: np.ndarray) -> None:
         """Set an input of the network, in the type that TensorRT gives it."""
         dtype = storage_dtype(self.network.tensors[index].dtype, wide=self.wide)
-        if array.dtype.name == "bfloat16":
-            array = array.astype(np.float32)
+        if array.dtype.kind == "V" or array.dtype.name.startswith(("bfloat", "float8", "float4", "int4", "uint4")):
+            array = array.astype(np.float32)  # types that numpy has from elsewhere
         self.values[index] = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape)).to(dtype)
 
     def _body(self, group: str) -> set[int]:
