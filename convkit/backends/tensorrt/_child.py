@@ -15,7 +15,7 @@ from typing import Any
 
 from convkit import errors
 from convkit.backends.tensorrt._flavour import Flavour
-from convkit.backends.tensorrt._network import Network, read_network
+from convkit.backends.tensorrt._network import ParsedNetwork, read_network
 from convkit.errors import ConversionError, ConvkitError
 from convkit.progress import Progress, silent
 
@@ -78,7 +78,7 @@ class Outcome:
 
     errors: tuple[ParserError, ...] = ()
     problem: ConvkitError | None = None
-    network: Network | None = field(default=None, repr=False)
+    network: ParsedNetwork | None = field(default=None, repr=False)
     targets: Mapping[str, str] = field(default_factory=dict)
     plan: bytes | None = field(default=None, repr=False)
     version: str = ""
@@ -129,7 +129,7 @@ def _run_once(flavour: Flavour, tasks: Sequence[Task], progress: Progress) -> li
 
 @contextmanager
 def _child(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the child process in a session of its own, so that Ctrl-C reaches this process alone; kill it at the end."""
+    """Start the child in a session of its own, so that Ctrl-C reaches this process alone; kill it at the end."""
     child = subprocess.Popen(
         [sys.executable, "-c", _START, json.dumps(sys.path), str(folder)],
         stdin=subprocess.PIPE,

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Layer", "Network", "Tensor", "Weights", "read_network"]
+__all__ = ["ParsedLayer", "ParsedNetwork", "ParsedTensor", "Weights", "read_network"]
 
 FLOATING = frozenset({"FLOAT", "HALF", "BF16", "FP8", "FP4"})
 
 
 @dataclass(frozen=True)
-class Tensor:
+class ParsedTensor:
     """A tensor of the network: its name, TensorRT's name of its type, and its shape with -1 for what varies."""
 
     name: str
@@ -35,11 +35,11 @@ class Weights:
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class ParsedLayer:
     """A layer of the network.
 
     ``type`` is TensorRT's name of the layer type and ``node`` the ONNX node that it came from, empty for layers that
-    the parser added. ``inputs`` and ``outputs`` are indices of `Network.tensors`, None for an input that is not given.
+    the parser added. ``inputs`` and ``outputs`` are indices of `ParsedNetwork.tensors`, None for an input left out.
     ``attributes`` has enumerators as names and dimensions as lists; ``group`` names the loop, conditional or attention
     that the layer belongs to.
     """
@@ -59,22 +59,22 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class ParsedNetwork:
     """All layers of a network, in the order of the parser, which is not one that they can run in."""
 
     flavour: str
     version: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    tensors: tuple[Tensor, ...]
-    layers: tuple[Layer, ...]
+    tensors: tuple[ParsedTensor, ...]
+    layers: tuple[ParsedLayer, ...]
     shape_inputs: tuple[str, ...] = ()
 
     def names(self, indices: tuple[int, ...]) -> list[str]:
         """Return the names of these tensors."""
         return [self.tensors[index].name for index in indices]
 
-    def dtype_of(self, layer: Layer) -> str:
+    def dtype_of(self, layer: ParsedLayer) -> str:
         """Return the type of a layer's first output, or of its first input where it has no output."""
         for index in (*layer.outputs, *layer.inputs):
             if index is not None:
@@ -85,9 +85,9 @@ class Network:
         """Return how many layers compute in each type, constants and arithmetic on shapes included."""
         return dict(Counter(self.dtype_of(layer) for layer in self.layers).most_common())
 
-    def floating_layers(self) -> dict[str, list[Layer]]:
+    def floating_layers(self) -> dict[str, list[ParsedLayer]]:
         """Return the layers that make numbers of a floating type, by that type; constants are left out."""
-        found: dict[str, list[Layer]] = {}
+        found: dict[str, list[ParsedLayer]] = {}
         for layer in self.layers:
             dtype = self.dtype_of(layer)
             if dtype in FLOATING and layer.type != "CONSTANT":
@@ -110,15 +110,15 @@ class Network:
         ]
 
 
-def read_network(folder: Path) -> Network:
+def read_network(folder: Path) -> ParsedNetwork:
     """Return the network that a child process wrote into this folder, its weights read into memory."""
     table = json.loads((folder / "network.json").read_text(encoding="utf-8"))
     blob = np.fromfile(folder / "weights.bin", dtype=np.uint8)
     tensors = tuple(
-        Tensor(name, dtype, None if shape is None else tuple(shape)) for name, dtype, shape in table["tensors"]
+        ParsedTensor(name, dtype, None if shape is None else tuple(shape)) for name, dtype, shape in table["tensors"]
     )
     layers = tuple(
-        Layer(
+        ParsedLayer(
             index,
             entry["name"],
             entry["type"],
@@ -134,7 +134,7 @@ def read_network(folder: Path) -> Network:
         )
         for index, entry in enumerate(table["layers"])
     )
-    return Network(
+    return ParsedNetwork(
         table["flavour"], table["version"], tuple(table["inputs"]), tuple(table["outputs"]), tensors, layers,
         tuple(table["shape_inputs"]),
     )  # fmt: skip

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -119,12 +118,13 @@ def _build(parsed: Any, build: dict[str, Any], folder: Path, emit: Emit, result:
         return
     for target in targets:
         single = attempt([target]) if len(targets) > 1 else outcome
-        result["targets"][target] = "" if single.plan is not None else " ".join(single.problems[:3]) or "no reason given"
+        reason = " ".join(single.problems[:3]) or "no reason given"
+        result["targets"][target] = "" if single.plan is not None else reason
 
 
 def _end_with_the_parent(folder: Path) -> None:
     """Wait for the end of the parent, seen as the end of standard input; remove the folder and end."""
-    while sys.stdin.buffer.raw.read(1):  # type: ignore[attr-defined]
+    while os.read(0, 1):
         pass
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from convkit.backends.tensorrt._replay._call import Call, replays
+from convkit.backends.tensorrt._replay._call import LayerCall, replays
 
 __all__: list[str] = []
 
 
-def _permutation(call: Call, name: str, rank: int) -> list[int]:
+def _permutation(call: LayerCall, name: str, rank: int) -> list[int]:
     """Return a permutation; the library reports eight numbers whatever the rank."""
     return [int(axis) for axis in call.attribute(name)[:rank]]
 
 
 @replays("SHUFFLE")
-def shuffle(call: Call) -> torch.Tensor:
+def shuffle(call: LayerCall) -> torch.Tensor:
     """Transpose, reshape and transpose; in the new shape 0 stands for the old size if so set, -1 for what is left."""
     x = call.x.permute(_permutation(call, "first_transpose", call.x.ndim))
     shape = call.attribute("reshape_dims")
@@ -29,7 +29,7 @@ def shuffle(call: Call) -> torch.Tensor:
 
 
 @replays("SQUEEZE", "UNSQUEEZE")
-def squeeze(call: Call) -> torch.Tensor:
+def squeeze(call: LayerCall) -> torch.Tensor:
     """Take dimensions of 1 out, all or those of the second input, or put them in."""
     axes = call.optional(1)
     if call.layer.type == "SQUEEZE":
@@ -45,13 +45,13 @@ def squeeze(call: Call) -> torch.Tensor:
 
 
 @replays("CONCATENATION")
-def concatenation(call: Call) -> torch.Tensor:
+def concatenation(call: LayerCall) -> torch.Tensor:
     """Join along an axis."""
     return torch.cat([tensor for tensor in call.inputs if tensor is not None], dim=call.attribute("axis"))
 
 
 @replays("SLICE")
-def slice_(call: Call) -> torch.Tensor:
+def slice_(call: LayerCall) -> torch.Tensor:
     """Element i of an axis is element start + i * stride of the input.
 
     Outside of the input: WRAP goes round, CLAMP stays at the border, REFLECT goes back without repeating the border,
@@ -99,7 +99,7 @@ def _inside(indices: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 @replays("GATHER")
-def gather(call: Call) -> torch.Tensor:
+def gather(call: LayerCall) -> torch.Tensor:
     """Take slices (DEFAULT), single elements (ELEMENT) or what tuples of indices point to (ND)."""
     data, indices, axis = call.x, call.tensor(1), int(call.attribute("axis"))
     shared, mode = int(call.attribute("num_elementwise_dims")), call.attribute("mode")
@@ -112,10 +112,10 @@ def gather(call: Call) -> torch.Tensor:
         taken = data.index_select(axis, places.reshape(-1)).reshape(shape)
         return torch.where(valid.reshape([*indices.shape, *[1] * (data.ndim - axis - 1)]), taken, data.new_zeros(()))
     if mode == "DEFAULT":
-        rows = torch.broadcast_shapes(data.shape[:1], indices.shape[:1])[0]
+        rows = max(data.shape[0], indices.shape[0])
         data, indices = (value.expand(rows, *value.shape[1:]) for value in (data, indices))
         places, valid = _inside(indices, data.shape[axis])
-        taken = torch.stack([
+        return torch.stack([
             torch.where(
                 good.reshape([*good.shape, *[1] * (row.ndim - axis)]),
                 row.index_select(axis - 1, place.reshape(-1)).reshape([*row.shape[: axis - 1], *place.shape,
@@ -124,7 +124,6 @@ def gather(call: Call) -> torch.Tensor:
             )
             for row, place, good in zip(data, places, valid, strict=True)
         ])  # fmt: skip
-        return taken
     return _gather_tuples(data, indices, shared)
 
 
@@ -136,14 +135,15 @@ def _gather_tuples(data: torch.Tensor, indices: torch.Tensor, shared: int) -> to
     flat = indices.reshape(flat_data.shape[0], -1, width)
     row = torch.arange(flat_data.shape[0]).reshape(-1, 1).expand(flat.shape[:2])
     places, valids = zip(*(_inside(flat[..., axis], data.shape[shared + axis]) for axis in range(width)), strict=True)
-    taken = flat_data[(row, *places)]
+    where = (row, *places)
+    taken = flat_data[where]
     valid = torch.stack(valids).all(0)
     taken = torch.where(valid.reshape([*valid.shape, *[1] * (taken.ndim - 2)]), taken, data.new_zeros(()))
     return taken.reshape(*batches, *indices.shape[shared:-1], *data.shape[shared + width :])
 
 
 @replays("SCATTER")
-def scatter(call: Call) -> torch.Tensor:
+def scatter(call: LayerCall) -> torch.Tensor:
     """Write updates into a copy of the data, at single elements (ELEMENT) or where tuples of indices point to (ND)."""
     data, indices, updates = call.x.clone(), call.tensor(1).long(), call.tensor(2)
     if call.attribute("mode") == "ELEMENT":
@@ -159,7 +159,7 @@ def scatter(call: Call) -> torch.Tensor:
 
 
 @replays("REVERSE_SEQUENCE")
-def reverse_sequence(call: Call) -> torch.Tensor:
+def reverse_sequence(call: LayerCall) -> torch.Tensor:
     """Reverse the first items of each sequence, as many as the second input says, and keep the rest."""
     batch, time = int(call.attribute("batch_axis")), int(call.attribute("sequence_axis"))
     x = call.x.movedim((batch, time), (0, 1))
@@ -170,7 +170,7 @@ def reverse_sequence(call: Call) -> torch.Tensor:
 
 
 @replays("ONE_HOT")
-def one_hot(call: Call) -> torch.Tensor:
+def one_hot(call: LayerCall) -> torch.Tensor:
     """Input 1 has the values off and on, input 2 the depth; indices outside of it are off everywhere."""
     off, on = call.tensor(1)
     depth = call.integers(2)[0]
@@ -183,19 +183,19 @@ def one_hot(call: Call) -> torch.Tensor:
 
 
 @replays("SHAPE")
-def shape(call: Call) -> torch.Tensor:
+def shape(call: LayerCall) -> torch.Tensor:
     """The dimensions of the input."""
     return torch.tensor(list(call.x.shape), dtype=call.dtype)
 
 
 @replays("NON_ZERO")
-def non_zero(call: Call) -> torch.Tensor:
+def non_zero(call: LayerCall) -> torch.Tensor:
     """The places that are not zero, an axis a row."""
     return call.x.nonzero().T.contiguous()
 
 
 @replays("KV_CACHE_UPDATE")
-def cache_update(call: Call) -> torch.Tensor:
+def cache_update(call: LayerCall) -> torch.Tensor:
     """Write the update of each batch item into the cache (batch x heads x time x size) from its index on."""
     cache, update = call.x.clone(), call.tensor(1)
     for item, first in enumerate(call.integers(2)):

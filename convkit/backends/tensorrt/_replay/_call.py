@@ -9,11 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from convkit.backends.tensorrt._network import Layer, Tensor, Weights
+from convkit.backends.tensorrt._network import ParsedLayer, ParsedTensor, Weights
 
-__all__ = ["REPLAYS", "Call", "NotReplayed", "Replay", "compute_dtype", "replays", "storage_dtype", "weights_tensor"]
+__all__ = [
+    "REPLAYS",
+    "LayerCall",
+    "NotReplayed",
+    "Replay",
+    "compute_dtype",
+    "replays",
+    "storage_dtype",
+    "weights_tensor",
+]
 
-Replay = Callable[["Call"], "torch.Tensor | Sequence[torch.Tensor]"]
+Replay = Callable[["LayerCall"], "torch.Tensor | Sequence[torch.Tensor]"]
 
 REPLAYS: dict[str, Replay] = {}
 """The replay of each layer type; loops and conditionals, which are more than one layer, are not among them."""
@@ -83,17 +92,17 @@ def weights_tensor(weights: Weights, *, wide: bool) -> torch.Tensor:
 
 
 @dataclass(eq=False)
-class Call:
+class LayerCall:
     """One layer that is about to run.
 
     ``inputs`` has None where the layer has no such input; 16-bit floating values come as float32. What the replay
     returns is rounded to the types of the layer's outputs.
     """
 
-    layer: Layer
+    layer: ParsedLayer
     inputs: Sequence[torch.Tensor | None]
-    results: Sequence[Tensor]
-    sources: Sequence[Tensor | None]
+    results: Sequence[ParsedTensor]
+    sources: Sequence[ParsedTensor | None]
     wide: bool
 
     @property

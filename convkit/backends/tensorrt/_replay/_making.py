@@ -6,14 +6,14 @@ import math
 
 import torch
 
-from convkit.backends.tensorrt._replay._call import Call, replays
+from convkit.backends.tensorrt._replay._call import LayerCall, replays
 from convkit.backends.tensorrt._replay._pointwise import round_to
 
 __all__: list[str] = []
 
 
 @replays("CONSTANT")
-def constant(call: Call) -> torch.Tensor:
+def constant(call: LayerCall) -> torch.Tensor:
     """The weights of the layer in its shape."""
     values = call.weights("weights")
     shape = call.attribute("shape")
@@ -21,7 +21,7 @@ def constant(call: Call) -> torch.Tensor:
 
 
 @replays("FILL")
-def fill(call: Call) -> torch.Tensor:
+def fill(call: LayerCall) -> torch.Tensor:
     """LINSPACE: alpha + the sum over the axes of beta times the index. Random numbers have no replay."""
     if call.attribute("operation") != "LINSPACE":
         raise call.no_replay("random numbers")
@@ -51,7 +51,7 @@ def _along(values: torch.Tensor, like: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 @replays("QUANTIZE")
-def quantize(call: Call) -> torch.Tensor:
+def quantize(call: LayerCall) -> torch.Tensor:
     """x / scale + zero point, rounded (ties to even) and limited to the range of the type."""
     axis = int(call.attribute("axis")) % max(call.x.ndim, 1)
     values = call.x / _along(call.tensor(1), call.x, axis)
@@ -62,7 +62,7 @@ def quantize(call: Call) -> torch.Tensor:
 
 
 @replays("DEQUANTIZE")
-def dequantize(call: Call) -> torch.Tensor:
+def dequantize(call: LayerCall) -> torch.Tensor:
     """(x - zero point) * scale."""
     axis = int(call.attribute("axis")) % max(call.x.ndim, 1)
     scale = call.tensor(1)

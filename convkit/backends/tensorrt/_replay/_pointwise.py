@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from convkit.backends.tensorrt._replay._call import Call, replays
+from convkit.backends.tensorrt._replay._call import LayerCall, replays
 
 __all__: list[str] = []
 
@@ -52,7 +52,7 @@ _BINARY: dict[str, Binary] = {
 
 
 @replays("ELEMENTWISE")
-def elementwise(call: Call) -> torch.Tensor:
+def elementwise(call: LayerCall) -> torch.Tensor:
     """Combine two tensors of one rank, whose dimensions of 1 are stretched."""
     return _BINARY[call.attribute("op")](call.x, call.tensor(1))
 
@@ -87,7 +87,7 @@ _UNARY: dict[str, Unary] = {
 
 
 @replays("UNARY")
-def unary(call: Call) -> torch.Tensor:
+def unary(call: LayerCall) -> torch.Tensor:
     """Apply a function; ROUND takes halves to the even neighbour."""
     return _UNARY[call.attribute("op")](call.x)
 
@@ -112,20 +112,20 @@ _ACTIVATIONS: dict[str, Callable[[torch.Tensor, float, float], torch.Tensor]] = 
 
 
 @replays("ACTIVATION")
-def activation(call: Call) -> torch.Tensor:
+def activation(call: LayerCall) -> torch.Tensor:
     """Apply an activation with its alpha and beta."""
     return _ACTIVATIONS[call.attribute("type")](call.x, call.attribute("alpha"), call.attribute("beta"))
 
 
 @replays("PARAMETRIC_RELU")
-def parametric_relu(call: Call) -> torch.Tensor:
+def parametric_relu(call: LayerCall) -> torch.Tensor:
     """x where it is not negative, else slope * x."""
     return torch.where(call.x >= 0, call.x, call.tensor(1) * call.x)
 
 
 @replays("SCALE")
-def scale(call: Call) -> torch.Tensor:
-    """(x * scale + shift) ** power, with one coefficient for all, a channel or an element; those left out are 1, 0, 1."""
+def scale(call: LayerCall) -> torch.Tensor:
+    """(x * scale + shift) ** power, one coefficient for all, a channel or an element; those left out are 1, 0 and 1."""
     shape = {
         "UNIFORM": [1] * call.x.ndim,
         "CHANNEL": [size if axis == call.attribute("channel_axis") else 1 for axis, size in enumerate(call.x.shape)],
@@ -141,13 +141,13 @@ def scale(call: Call) -> torch.Tensor:
 
 
 @replays("SELECT")
-def select(call: Call) -> torch.Tensor:
+def select(call: LayerCall) -> torch.Tensor:
     """The second input where the first is true, else the third."""
     return torch.where(call.x, call.tensor(1), call.tensor(2))
 
 
 @replays("IDENTITY", "CONDITIONAL_INPUT", "ASSERTION")
-def identity(call: Call) -> torch.Tensor:
+def identity(call: LayerCall) -> torch.Tensor:
     """The input."""
     return call.x if call.results else torch.empty(0)
 
@@ -158,7 +158,7 @@ _FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 @replays("CAST")
-def cast(call: Call) -> torch.Tensor:
+def cast(call: LayerCall) -> torch.Tensor:
     """Convert: floating values to integers towards zero, anything but zero to true."""
     name = call.results[0].dtype
     if name in _LIMITS:
@@ -183,7 +183,7 @@ def round_to(name: str, values: torch.Tensor) -> torch.Tensor:
     grid = torch.tensor(_FP4)
     magnitude = limited.abs()
     above = torch.bucketize(magnitude, grid).clamp(1, len(_FP4) - 1)
-    low, high = grid[above - 1], grid[above]
-    middle = (low + high) / 2
+    below, next_up = grid[above - 1], grid[above]
+    middle = (below + next_up) / 2
     upper = (magnitude > middle) | ((magnitude == middle) & (above % 2 == 0))
-    return torch.copysign(torch.where(upper, high, low), limited)
+    return torch.copysign(torch.where(upper, next_up, below), limited)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from convkit.backends.tensorrt._network import Layer, Network
-from convkit.backends.tensorrt._replay._call import REPLAYS, Call, NotReplayed, compute_dtype, storage_dtype
+from convkit.backends.tensorrt._network import ParsedLayer, ParsedNetwork
+from convkit.backends.tensorrt._replay._call import REPLAYS, LayerCall, NotReplayed, compute_dtype, storage_dtype
 from convkit.errors import ValidationError
 
-__all__ = ["ReplayError", "missing_replays", "replay"]
+__all__ = ["ReplayError", "missing_replays", "replay", "trace"]
 
 _CONTROL = {"RECURRENCE", "ITERATOR", "TRIP_LIMIT", "LOOP_OUTPUT", "CONDITION", "CONDITIONAL_OUTPUT"}
 LONGEST_LOOP = 100_000
@@ -22,7 +22,7 @@ class ReplayError(ValidationError):
     """A layer that has a replay could not be replayed on these values, or gave another shape than TensorRT says."""
 
 
-def missing_replays(network: Network) -> dict[str, list[str]]:
+def missing_replays(network: ParsedNetwork) -> dict[str, list[str]]:
     """Return the layer types of a network that have no replay, each with the names of its layers."""
     missing: dict[str, list[str]] = {}
     for layer in network.layers:
@@ -39,7 +39,7 @@ def missing_replays(network: Network) -> dict[str, list[str]]:
 
 
 def replay(
-    network: Network, inputs: Mapping[str, np.ndarray], *, keep: Iterable[str] = (), wide: bool = False
+    network: ParsedNetwork, inputs: Mapping[str, np.ndarray], *, keep: Iterable[str] = (), wide: bool = False
 ) -> dict[str, np.ndarray]:
     """Return the outputs of a network by name, computed by PyTorch from what TensorRT's parser built.
 
@@ -60,6 +60,28 @@ def replay(
         return {network.tensors[index].name: _to_numpy(run.values[index]) for index in wanted if index in run.values}
 
 
+def trace(
+    network: ParsedNetwork, inputs: Mapping[str, np.ndarray], names: Sequence[str], *, wide: bool = False
+) -> dict[str, np.ndarray | Exception]:
+    """Return tensors of a network by name, in this order; the exception in place of one that cannot be computed.
+
+    All values of the run are kept in memory.
+    """
+    run = _Run(network, names, wide=wide)
+    index_of = {tensor.name: index for index, tensor in enumerate(network.tensors)}
+    found: dict[str, np.ndarray | Exception] = {}
+    with torch.inference_mode():
+        for index in network.inputs:
+            run.put_input(index, inputs[network.tensors[index].name])
+        run.permanent = set(range(len(network.tensors)))
+        for name in names:
+            try:
+                found[name] = _to_numpy(run.evaluate(index_of[name]))
+            except (NotReplayed, ReplayError) as error:
+                found[name] = error
+    return found
+
+
 def _to_numpy(value: torch.Tensor) -> np.ndarray:
     return value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()
 
@@ -67,14 +89,14 @@ def _to_numpy(value: torch.Tensor) -> np.ndarray:
 class _Run:
     """The values of one run: ``values`` holds the tensors that are known, by index."""
 
-    def __init__(self, network: Network, keep: Iterable[str], *, wide: bool) -> None:
+    def __init__(self, network: ParsedNetwork, keep: Iterable[str], *, wide: bool) -> None:
         self.network = network
         self.wide = wide
         self.values: dict[int, torch.Tensor] = {}
         names = set(keep)
         self.kept = {index for index, tensor in enumerate(network.tensors) if tensor.name in names}
         self.producer = {index: layer for layer in network.layers for index in layer.outputs}
-        self.groups: dict[str, list[Layer]] = {}
+        self.groups: dict[str, list[ParsedLayer]] = {}
         for layer in network.layers:
             if layer.group:
                 self.groups.setdefault(layer.group, []).append(layer)
@@ -99,15 +121,13 @@ class _Run:
         dtype = storage_dtype(self.network.tensors[index].dtype, wide=self.wide)
         if array.dtype.kind == "V" or array.dtype.name.startswith(("bfloat", "float8", "float4", "int4", "uint4")):
             array = array.astype(np.float32)  # types that numpy has from elsewhere
-        self.values[index] = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape)).to(dtype)
+        self.values[index] = torch.from_numpy(np.array(array)).to(dtype)
 
     def _body(self, group: str) -> set[int]:
         """Return the tensors that depend on a turn of a loop: what its recurrences and iterators reach."""
-        starts = [
-            layer for layer in self.groups[group] if layer.type in ("RECURRENCE", "ITERATOR")
-        ]
+        starts = [layer for layer in self.groups[group] if layer.type in ("RECURRENCE", "ITERATOR")]
         reached = {index for layer in starts for index in layer.outputs}
-        consumers: dict[int, list[Layer]] = {}
+        consumers: dict[int, list[ParsedLayer]] = {}
         for layer in self.network.layers:
             for source in layer.inputs:
                 if source is not None:
@@ -130,10 +150,9 @@ class _Run:
                 waiting += new
         return reached
 
-    def _condition(self, layer: Layer) -> int:
+    def _condition(self, layer: ParsedLayer) -> int:
         (condition,) = (other for other in self.groups[layer.group] if other.type == "CONDITION")
-        assert condition.inputs[0] is not None
-        return condition.inputs[0]
+        return _given(condition, 0)
 
     def evaluate(self, index: int) -> torch.Tensor:
         """Return the value of a tensor; run what it needs first."""
@@ -155,7 +174,7 @@ class _Run:
                 self._run(layer)
         return self.values[index]
 
-    def _needs(self, layer: Layer) -> list[int]:
+    def _needs(self, layer: ParsedLayer) -> list[int]:
         """Return what has to be known before a layer runs; of a conditional's branches, only the one taken."""
         if layer.type == "CONDITIONAL_OUTPUT":
             condition = self._condition(layer)
@@ -169,7 +188,7 @@ class _Run:
             raise ReplayError(f"The {layer} is read outside of its loop.")
         return [index for index in layer.inputs if index is not None]
 
-    def _run(self, layer: Layer) -> None:
+    def _run(self, layer: ParsedLayer) -> None:
         if layer.type == "CONDITIONAL_OUTPUT":
             (branch,) = self._needs(layer)
             self._set(layer, [self.values[branch]])
@@ -183,7 +202,7 @@ class _Run:
             if value is not None and index is not None and value.is_floating_point():
                 value = value.to(compute_dtype(tensors[index].dtype, wide=self.wide))
             given.append(value)
-        call = Call(
+        call = LayerCall(
             layer, given, [tensors[index] for index in layer.outputs],
             [None if index is None else tensors[index] for index in layer.inputs], self.wide,
         )  # fmt: skip
@@ -202,7 +221,7 @@ class _Run:
                 if self.readers[index] <= 0 and index not in self.permanent:
                     del self.values[index]
 
-    def _set(self, layer: Layer, results: list[torch.Tensor]) -> None:
+    def _set(self, layer: ParsedLayer, results: list[torch.Tensor]) -> None:
         """Keep what a layer made, in the types that TensorRT gives its outputs; compare its shapes with TensorRT's."""
         for index, value in zip(layer.outputs, results, strict=False):
             tensor = self.network.tensors[index]
@@ -263,7 +282,7 @@ class _Run:
         for index in self.bodies.get(group, ()):
             self.values.pop(index, None)
 
-    def _join(self, layer: Layer, items: list[torch.Tensor], length: int) -> torch.Tensor:
+    def _join(self, layer: ParsedLayer, items: list[torch.Tensor], length: int) -> torch.Tensor:
         """Return what a loop collected, ``length`` items along an axis; zeros stand for turns that did not happen."""
         axis = int(layer.attributes["axis"])
         if not items:
@@ -275,7 +294,7 @@ class _Run:
         return torch.stack(padded[::-1] if layer.attributes["kind"] == "REVERSE" else padded, axis)
 
 
-def _given(layer: Layer, position: int) -> int:
+def _given(layer: ParsedLayer, position: int) -> int:
     index = layer.inputs[position]
     assert index is not None
     return index

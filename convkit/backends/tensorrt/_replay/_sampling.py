@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
 
-from convkit.backends.tensorrt._replay._call import Call, replays
+from convkit.backends.tensorrt._replay._call import LayerCall, replays
 
 __all__: list[str] = []
 
 _GRID_MODES = {"NEAREST": "nearest", "LINEAR": "bilinear", "CUBIC": "bicubic"}
 _GRID_BORDERS = {"FILL": "zeros", "CLAMP": "border", "REFLECT": "reflection"}
 
+_ROUNDING: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "FLOOR": torch.floor,
+    "CEIL": torch.ceil,
+    "HALF_UP": lambda place: torch.floor(place + 0.5),
+    "HALF_DOWN": lambda place: torch.ceil(place - 0.5),
+}
+
 
 @replays("GRID_SAMPLE")
-def grid_sample(call: Call) -> torch.Tensor:
+def grid_sample(call: LayerCall) -> torch.Tensor:
     """Sample at the places of a grid, whose -1 and 1 are the centres of the corner pixels or the edges of the image."""
     mode, border = call.attribute("interpolation_mode"), call.attribute("sample_mode")
     if border not in _GRID_BORDERS:
@@ -28,7 +36,7 @@ def grid_sample(call: Call) -> torch.Tensor:
 
 
 @replays("RESIZE")
-def resize(call: Call) -> torch.Tensor:
+def resize(call: LayerCall) -> torch.Tensor:
     """Resize axis by axis to the sizes of input 1 or of the layer, or by its scales (sizes are cut off).
 
     The place of output i of O in an input of I: ALIGN_CORNERS i * (I - 1) / (O - 1), ASYMMETRIC i * I / O, HALF_PIXEL
@@ -50,7 +58,7 @@ def resize(call: Call) -> torch.Tensor:
     return result
 
 
-def _resize_axis(call: Call, x: torch.Tensor, axis: int, after: int, ratio: float) -> torch.Tensor:
+def _resize_axis(call: LayerCall, x: torch.Tensor, axis: int, after: int, ratio: float) -> torch.Tensor:
     before = x.shape[axis]
     places = torch.arange(after, dtype=torch.float64)
     kind = call.attribute("coordinate_transformation")
@@ -64,12 +72,7 @@ def _resize_axis(call: Call, x: torch.Tensor, axis: int, after: int, ratio: floa
         places = (places + 0.5) * ratio - 0.5
     mode = call.attribute("resize_mode")
     if mode == "NEAREST":
-        near = {
-            "FLOOR": torch.floor,
-            "CEIL": torch.ceil,
-            "HALF_UP": lambda place: torch.floor(place + 0.5),
-            "HALF_DOWN": lambda place: torch.ceil(place - 0.5),
-        }[call.attribute("nearest_rounding")](places)
+        near = _ROUNDING[call.attribute("nearest_rounding")](places)
         return x.index_select(axis, near.clamp(0, before - 1).long())
     low = torch.floor(places)
     part = places - low
@@ -101,7 +104,7 @@ def _cubic_taps(part: torch.Tensor, a: float) -> dict[int, torch.Tensor]:
 
 
 @replays("NMS")
-def non_maximum_suppression(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
+def non_maximum_suppression(call: LayerCall) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose boxes: best score first, those that overlap a chosen one by more than a limit left out.
 
     Boxes are batch x boxes x 4, scores batch x boxes x classes; inputs 2 to 4 are the most boxes of a class, the limit

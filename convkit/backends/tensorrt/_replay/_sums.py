@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from convkit.backends.tensorrt._replay._call import Call, replays
+from convkit.backends.tensorrt._replay._call import LayerCall, replays
 
 __all__: list[str] = []
 
 
 @replays("REDUCE")
-def reduce(call: Call) -> torch.Tensor:
+def reduce(call: LayerCall) -> torch.Tensor:
     """Reduce over the axes of a mask; the mean of integers is cut off."""
     op, keep = call.attribute("op"), bool(call.attribute("keep_dims"))
     axes = call.axes()
@@ -40,7 +40,7 @@ def _reduce_axis(x: torch.Tensor, op: str, axis: int) -> torch.Tensor:
 
 
 @replays("SOFTMAX")
-def softmax(call: Call) -> torch.Tensor:
+def softmax(call: LayerCall) -> torch.Tensor:
     """exp(x) over its sum along the axes of the mask."""
     axes = call.axes()
     powers = torch.exp(call.x - call.x.amax(axes, keepdim=True))
@@ -48,7 +48,7 @@ def softmax(call: Call) -> torch.Tensor:
 
 
 @replays("TOPK")
-def top_k(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
+def top_k(call: LayerCall) -> tuple[torch.Tensor, torch.Tensor]:
     """The k largest or smallest along an axis, best first, and where they are; of equal ones the first."""
     k = call.integers(1)[0] if call.optional(1) is not None else int(call.attribute("k"))
     (axis,) = call.axes()
@@ -57,8 +57,8 @@ def top_k(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @replays("CUMULATIVE")
-def cumulative(call: Call) -> torch.Tensor:
-    """Sums of what is before (after, if reversed) along the axis of input 1, without the element itself if exclusive."""
+def cumulative(call: LayerCall) -> torch.Tensor:
+    """Sums of what is before (after, if reversed) along the axis of input 1, without the element if exclusive."""
     axis = call.integers(1)[0]
     x = call.x.flip(axis) if call.attribute("reverse") else call.x
     sums = torch.cumsum(x, axis, dtype=x.dtype)
@@ -68,7 +68,7 @@ def cumulative(call: Call) -> torch.Tensor:
 
 
 @replays("MATRIX_MULTIPLY")
-def matrix_multiply(call: Call) -> torch.Tensor:
+def matrix_multiply(call: LayerCall) -> torch.Tensor:
     """Multiply the last two axes, one of them transposed if so set, or vectors; the other axes are stretched."""
     a, b = call.x, call.tensor(1)
     op_a, op_b = call.attribute("op0"), call.attribute("op1")
@@ -81,14 +81,14 @@ def matrix_multiply(call: Call) -> torch.Tensor:
 
 
 @replays("EINSUM")
-def einsum(call: Call) -> torch.Tensor:
+def einsum(call: LayerCall) -> torch.Tensor:
     """Sum of products in Einstein's notation."""
     equation = call.attribute("equation").replace(" ", "")
     return torch.einsum(equation, *(tensor for tensor in call.inputs if tensor is not None))
 
 
 @replays("NORMALIZATION")
-def normalization(call: Call) -> torch.Tensor:
+def normalization(call: LayerCall) -> torch.Tensor:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias over the axes of the mask.
 
     With groups, the channels of a group are normalised together, and scale and bias have one value a channel in
@@ -110,7 +110,7 @@ def normalization(call: Call) -> torch.Tensor:
 
 
 @replays("ROTARY_EMBEDDING")
-def rotary_embedding(call: Call) -> torch.Tensor:
+def rotary_embedding(call: LayerCall) -> torch.Tensor:
     """Turn pairs of the last axis of (batch x heads x time x size) by angles given as cosines and sines.
 
     A pair is an even element and the next one if interleaved, else an element and the one half of the size behind it;
@@ -135,7 +135,7 @@ def rotary_embedding(call: Call) -> torch.Tensor:
 
 
 @replays("ATTENTION_INPUT")
-def attention_input(call: Call) -> torch.Tensor:
+def attention_input(call: LayerCall) -> torch.Tensor:
     """softmax(q k^T + mask) v for (batch x heads x time x size); fewer heads of k and v are shared by groups of q's.
 
     A boolean mask lets its true places through; CAUSAL masks let a place see those up to its own, counted from the
@@ -163,6 +163,6 @@ def attention_input(call: Call) -> torch.Tensor:
 
 
 @replays("ATTENTION_OUTPUT")
-def attention_output(call: Call) -> torch.Tensor:
+def attention_output(call: LayerCall) -> torch.Tensor:
     """What the attention's input layer computed."""
     return call.x

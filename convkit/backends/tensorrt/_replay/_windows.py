@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn import functional as F
 
-from convkit.backends.tensorrt._replay._call import Call, replays
+from convkit.backends.tensorrt._replay._call import LayerCall, replays
 
 __all__: list[str] = []
 
-_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_DECONV = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-_MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 Pads = list[tuple[int, int]]
+Operation = Callable[..., torch.Tensor]
+
+_CONV: dict[int, Operation] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_DECONV: dict[int, Operation] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+_MAX_POOL: dict[int, Operation] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
 def _same(total: int, mode: str) -> tuple[int, int]:
@@ -23,7 +25,7 @@ def _same(total: int, mode: str) -> tuple[int, int]:
     return (half, total - half) if mode == "SAME_UPPER" else (total - half, half)
 
 
-def _window_pads(call: Call, extents: Sequence[int]) -> Pads:
+def _window_pads(call: LayerCall, extents: Sequence[int]) -> Pads:
     """Return the padding of a convolution or pooling a spatial axis; ``extents`` are those of the window, dilated.
 
     SAME: floor((I - 1) / S) * S + K - I in all, for input I, stride S and window K. EXPLICIT: as given; ROUND_UP adds
@@ -51,7 +53,7 @@ def _pad(x: torch.Tensor, pads: Pads, value: float = 0.0) -> torch.Tensor:
     return F.pad(x, flat, value=value) if any(flat) else x
 
 
-def _kernel(call: Call, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _kernel(call: LayerCall, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return kernel and bias, each from an input if the layer has it, else from its weights."""
     kernel = call.optional(1)
     if kernel is None:
@@ -63,14 +65,14 @@ def _kernel(call: Call, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tenso
     return kernel, bias if bias is not None else call.weights("bias")
 
 
-def _dilated(call: Call) -> list[int]:
+def _dilated(call: LayerCall) -> list[int]:
     """Return how far the kernel reaches along each axis."""
     sizes, dilations = call.attribute("kernel_size_nd"), call.attribute("dilation_nd")
     return [1 + dilation * (size - 1) for size, dilation in zip(sizes, dilations, strict=True)]
 
 
 @replays("CONVOLUTION")
-def convolution(call: Call) -> torch.Tensor:
+def convolution(call: LayerCall) -> torch.Tensor:
     """Correlate; kernels are outputs x inputs of a group x window."""
     size, groups = call.attribute("kernel_size_nd"), call.attribute("num_groups")
     kernel, bias = _kernel(call, [call.attribute("num_output_maps"), call.x.shape[1] // groups, *size])
@@ -80,7 +82,7 @@ def convolution(call: Call) -> torch.Tensor:
 
 
 @replays("DECONVOLUTION")
-def deconvolution(call: Call) -> torch.Tensor:
+def deconvolution(call: LayerCall) -> torch.Tensor:
     """Spread each value by a kernel of inputs x outputs of a group x window, and crop the padding.
 
     The whole result has (I - 1) * S + K along an axis; EXPLICIT crops what is given, SAME max(K - S, 0).
@@ -98,7 +100,7 @@ def deconvolution(call: Call) -> torch.Tensor:
 
 
 @replays("POOLING")
-def pooling(call: Call) -> torch.Tensor:
+def pooling(call: LayerCall) -> torch.Tensor:
     """Take the largest or the mean of each window, or (1 - b) * largest + b * mean.
 
     Padding never is the largest; the mean counts it unless ``average_count_excludes_padding``, and never counts what
@@ -126,7 +128,7 @@ def pooling(call: Call) -> torch.Tensor:
         return largest
     if kind == "AVERAGE":
         return mean
-    blend = call.attribute("blend_factor")
+    blend = float(call.attribute("blend_factor"))
     return (1 - blend) * largest + blend * mean
 
 
@@ -135,18 +137,19 @@ def _window_sum(x: torch.Tensor, window: Sequence[int], stride: Sequence[int]) -
     flat = x.reshape(-1, 1, *x.shape[2:])
     kernel = torch.ones(1, 1, *window, dtype=x.dtype)
     sums = _CONV[len(window)](flat, kernel, stride=tuple(stride))
-    return sums.reshape(*x.shape[:2], *sums.shape[2:])
+    return sums.reshape([*x.shape[:2], *sums.shape[2:]])
 
 
 @replays("LRN")
-def local_response_normalisation(call: Call) -> torch.Tensor:
+def local_response_normalisation(call: LayerCall) -> torch.Tensor:
     """x / (k + alpha / n * sum of squares of the n channels around)**beta."""
     size = call.attribute("window_size")
     squares = _pad(call.x.pow(2).movedim(1, -1), [(size // 2, size // 2)]).unfold(-1, size, 1).sum(-1).movedim(-1, 1)
-    return call.x / (call.attribute("k") + call.attribute("alpha") / size * squares) ** call.attribute("beta")
+    k, alpha, beta = (float(call.attribute(name)) for name in ("k", "alpha", "beta"))
+    return call.x / (k + alpha / size * squares) ** beta
 
 
 @replays("PADDING")
-def padding(call: Call) -> torch.Tensor:
+def padding(call: LayerCall) -> torch.Tensor:
     """Pad the last axes with zeros; negative numbers crop."""
     return _pad(call.x, list(zip(call.attribute("pre_padding_nd"), call.attribute("post_padding_nd"), strict=True)))
