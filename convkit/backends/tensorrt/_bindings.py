@@ -225,6 +225,7 @@ def _parser_errors(parser: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for error in (parser.get_error(index) for index in range(parser.num_errors)):
         message = re.sub(r'^.*? && "(.*)"$', r"\1", error.desc().strip(), flags=re.DOTALL)
+        message = re.sub(r"^Assertion failed: .*?(?<!:): (?=[A-Z])", "", message, flags=re.DOTALL)
         entry = _error(
             message, node=error.node(), name=error.node_name(), operator=error.node_operator(), code=error.code().name
         )

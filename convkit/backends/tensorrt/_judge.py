@@ -12,7 +12,7 @@ __all__ = ["Verdicts", "judge_tensor"]
 
 FACTOR = 10.0
 """How many times the replay's own rounding error a reference may differ from exact arithmetic."""
-ULPS = 64.0
+ULPS = 16.0
 """Units in the last place by which a value may always differ."""
 _EPSILON = {"FLOAT": 2.0**-23, "HALF": 2.0**-10, "BF16": 2.0**-7, "FP8": 2.0**-3, "FP4": 2.0**-1}
 _SAME_TYPE = {
@@ -58,9 +58,9 @@ def _finite(value: float | None) -> float | str | None:
 def judge_tensor(expected: np.ndarray, narrow: np.ndarray, wide: np.ndarray, dtype: str) -> Verdicts:
     """Compare what ONNX means with what TensorRT built.
 
-    ``narrow`` is the replay in the network's own types, ``wide`` the replay in float64, ``dtype`` TensorRT's type of the
-    tensor. Numbers of a floating type may differ from one of the two by ``FACTOR`` times the largest difference of the
-    two replays, which is what rounding does to this network, and ``ULPS`` units of the last place; others not at all.
+    ``narrow`` is the replay in the network's own types, ``wide`` the replay in float64, ``dtype`` the type in TensorRT.
+    Numbers of a floating type may differ from one of the two replays by ``FACTOR`` times the largest difference between
+    them, which is what rounding does to this network, and ``ULPS`` units of the last place; other types not at all.
     float64 of the model counts as float32, which is what TensorRT makes of it.
     """
     known = _SAME_TYPE.get(expected.dtype.name)

@@ -66,7 +66,8 @@ class OnnxReference:
         known = {value.name for value in session.get_inputs()}
         values = session.run(list(wanted), {name: value for name, value in inputs.items() if name in known})
         self.name = f"ONNX Runtime {onnxruntime.__version__}"
-        return dict(zip(wanted, values, strict=True))
+        types = {value.name: value.type for value in session.get_outputs()}
+        return {name: _decoded(value, types[name]) for name, value in zip(wanted, values, strict=True)}
 
     def _evaluator(self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
         import onnx
@@ -77,6 +78,13 @@ class OnnxReference:
             values = evaluator.run(list(wanted), dict(inputs))
         self.name = f"the reference evaluator of ONNX {onnx.__version__}"
         return {name: np.asarray(value) for name, value in zip(wanted, values, strict=True)}
+
+
+def _decoded(value: np.ndarray, kind: str) -> np.ndarray:
+    """Return float8 values, which ONNX Runtime hands out as bytes, in their type."""
+    import ml_dtypes
+
+    return value.view(ml_dtypes.float8_e4m3fn) if kind == "tensor(float8e4m3fn)" else value
 
 
 def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

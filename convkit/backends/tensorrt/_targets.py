@@ -29,7 +29,7 @@ def parse_targets(flavour: Flavour, texts: Iterable[str]) -> tuple[str, ...]:
         target = f"sm{match.group(1)}{match.group(2)}"
         if target not in flavour.targets:
             raise ConversionError(
-                f"{flavour.title} makes no engines for compute capability {match.group(1)}.{match.group(2)} ({target}).",
+                f"{flavour.title} makes no engines for {target} (compute capability {match[1]}.{match[2]}).",
                 hint=f"It makes engines for {', '.join(flavour.targets)}.",
             )
         if target not in chosen:

@@ -144,9 +144,7 @@ def _share(verdict: Verdicts) -> float:
     return verdict.error / verdict.limit if verdict.limit else 0.0
 
 
-def _locate(
-    network: ParsedNetwork, model: onnx.ModelProto, reference: OnnxReference, inputs: Feeds
-) -> Parting | None:
+def _locate(network: ParsedNetwork, model: onnx.ModelProto, reference: OnnxReference, inputs: Feeds) -> Parting | None:
     """Return the first ONNX node whose result differs, or whose layers cannot run; None if no node can be named.
 
     TensorRT's parser calls the results of nodes as ONNX does, so the same names are the same values.

@@ -146,7 +146,7 @@ def local_response_normalisation(call: LayerCall) -> torch.Tensor:
     size = call.attribute("window_size")
     squares = _pad(call.x.pow(2).movedim(1, -1), [(size // 2, size // 2)]).unfold(-1, size, 1).sum(-1).movedim(-1, 1)
     k, alpha, beta = (float(call.attribute(name)) for name in ("k", "alpha", "beta"))
-    return call.x / (k + alpha / size * squares) ** beta
+    return call.x / torch.pow(k + alpha / size * squares, beta)
 
 
 @replays("PADDING")
