@@ -63,7 +63,7 @@ def cumulative(call: LayerCall) -> torch.Tensor:
     x = call.x.flip(axis) if call.attribute("reverse") else call.x
     sums = torch.cumsum(x, axis, dtype=x.dtype)
     if call.attribute("exclusive"):
-        sums = sums - x
+        sums = torch.cat([torch.zeros_like(x.narrow(axis, 0, 1)), sums.narrow(axis, 0, x.shape[axis] - 1)], axis)
     return sums.flip(axis) if call.attribute("reverse") else sums
 
 

@@ -34,10 +34,12 @@ def _window_pads(call: LayerCall, extents: Sequence[int]) -> Pads:
     mode, stride = call.attribute("padding_mode"), call.attribute("stride_nd")
     sizes = call.x.shape[2:]
     if mode.startswith("SAME"):
-        return [
-            _same(max((size - 1) // step * step + extent - size, 0), mode)
-            for size, step, extent in zip(sizes, stride, extents, strict=True)
+        totals = [
+            (size - 1) // step * step + extent - size for size, step, extent in zip(sizes, stride, extents, strict=True)
         ]
+        if min(totals) < 0:
+            raise call.no_replay("SAME padding of windows that leave pixels out, of which TensorRT does not say enough")
+        return [_same(total, mode) for total in totals]
     pads = list(zip(call.attribute("pre_padding"), call.attribute("post_padding"), strict=True))
     if mode == "EXPLICIT_ROUND_UP":
         return [
