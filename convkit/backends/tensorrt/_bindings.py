@@ -224,14 +224,24 @@ def _error(message: str, *, node: int = -1, name: str = "", operator: str = "", 
 def _parser_errors(parser: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for error in (parser.get_error(index) for index in range(parser.num_errors)):
-        message = re.sub(r'^.*? && "(.*)"$', r"\1", error.desc().strip(), flags=re.DOTALL)
-        message = re.sub(r"^Assertion failed: .*?(?<!:): (?=[A-Z])", "", message, flags=re.DOTALL)
         entry = _error(
-            message, node=error.node(), name=error.node_name(), operator=error.node_operator(), code=error.code().name
+            _reason(error.desc()),
+            node=error.node(),
+            name=error.node_name(),
+            operator=error.node_operator(),
+            code=error.code().name,
         )
         if entry not in found:
             found.append(entry)
     return found
+
+
+def _reason(text: str) -> str:
+    """Return an error of the parser without the conditions, source lines and CUDA messages of its own code."""
+    lines = [line for line in text.strip().splitlines() if "catchCudaError" not in line]
+    text = re.sub(r'^.*? && "(.*)"$', r"\1", " ".join(lines).strip())
+    text = re.sub(r"^Assertion failed: .*?(?<!:): (?=[A-Z])", "", text)
+    return re.sub(r"\s*In \w+ at \S+\)", ")", text).replace('" "', "")
 
 
 class _Reader:

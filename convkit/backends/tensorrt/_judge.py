@@ -14,7 +14,11 @@ FACTOR = 10.0
 """How many times the replay's own rounding error a reference may differ from exact arithmetic."""
 ULPS = 16.0
 """Units in the last place by which a value may always differ."""
-_EPSILON = {"FLOAT": 2.0**-23, "HALF": 2.0**-10, "BF16": 2.0**-7, "FP8": 2.0**-3, "FP4": 2.0**-1}
+SCALE_ULPS = 8.0
+"""Units in the last place of the largest value of a tensor by which any of its values may differ."""
+FLOOR = 2.0**-24
+"""By which any value may differ: ONNX Runtime's sigmoid is 0 where the true one is smaller."""
+_EPSILON = {"FLOAT": 2.0**-23, "HALF": 2.0**-10, "BF16": 2.0**-7}
 _SAME_TYPE = {
     "float32": "FLOAT", "float64": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int8": "INT8", "int32": "INT32",
     "int64": "INT64", "uint8": "UINT8", "bool": "BOOL", "float8_e4m3fn": "FP8", "int4": "INT4",
@@ -70,17 +74,17 @@ def judge_tensor(expected: np.ndarray, narrow: np.ndarray, wide: np.ndarray, dty
         return Verdicts(False, note=f"the shape {expected.shape} is expected, and {narrow.shape} is built")
     if not expected.size:
         return Verdicts(True)
-    exact = dtype not in _EPSILON
-    want, mine, best = (value.astype(np.int64 if exact else np.float64) for value in (expected, narrow, wide))
-    if exact:
-        wrong = (want != mine) & (want != best)
+    whole = dtype not in (*_EPSILON, "FP8", "FP4")
+    want, mine, best = (value.astype(np.int64 if whole else np.float64) for value in (expected, narrow, wide))
+    if dtype not in _EPSILON:
+        wrong = np.minimum(_distance(want, mine), _distance(want, best)) > 0
         return _worst(want, mine, wrong.astype(np.float64), np.zeros(want.shape))
     with np.errstate(all="ignore"):
         spread = np.abs(mine - best)
         own = float(np.max(spread[np.isfinite(spread)], initial=0.0))
         magnitude = np.where(np.isfinite(best), np.abs(best), 0.0)
         scale = float(np.max(magnitude))
-        limit = FACTOR * own + ULPS * _EPSILON[dtype] * magnitude + 4 * _EPSILON[dtype] * scale
+        limit = FLOOR + FACTOR * own + _EPSILON[dtype] * (ULPS * magnitude + SCALE_ULPS * scale)
         error = np.minimum(_distance(want, mine), _distance(want, best))
     return _worst(want, mine, error, limit)
 

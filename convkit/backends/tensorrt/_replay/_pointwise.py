@@ -172,7 +172,10 @@ def cast(call: LayerCall) -> torch.Tensor:
 
 
 def round_to(name: str, values: torch.Tensor) -> torch.Tensor:
-    """Return values rounded to the nearest that a type of quantisation has, ties to even, limited to its range."""
+    """Return values rounded to the nearest that a type of quantisation has, ties to even, limited to its range.
+
+    What is no number becomes 6 in FP4, which has no other; so do the instructions of NVIDIA's GPUs.
+    """
     if name in _RANGES:
         low, high = _RANGES[name]
         return torch.clamp(torch.round(values), low, high).to(torch.uint8 if low == 0 else torch.int8)
@@ -180,6 +183,7 @@ def round_to(name: str, values: torch.Tensor) -> torch.Tensor:
     limited = torch.clamp(values.float(), -limit, limit)
     if name == "FP8":
         return limited.to(torch.float8_e4m3fn).float()
+    limited = torch.nan_to_num(limited, nan=limit)
     grid = torch.tensor(_FP4)
     magnitude = limited.abs()
     above = torch.bucketize(magnitude, grid).clamp(1, len(_FP4) - 1)

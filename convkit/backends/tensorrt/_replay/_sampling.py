@@ -40,26 +40,29 @@ def resize(call: LayerCall) -> torch.Tensor:
     """Resize axis by axis to the sizes of input 1 or of the layer, or by its scales (sizes are cut off).
 
     The place of output i of O in an input of I: ALIGN_CORNERS i * (I - 1) / (O - 1), ASYMMETRIC i * I / O, HALF_PIXEL
-    (i + 0.5) * I / O - 0.5, with 1 / scale for I / O where scales are given; an output of one pixel is the first under
-    the selector UPPER.
+    (i + 0.5) * I / O - 0.5; an output of one pixel is the first under the selector UPPER. Scales that give no whole
+    size have no replay: TensorRT documents the ratio of sizes for them, ONNX that of the scales.
     """
     scales: list[float] = [float(scale) for scale in call.attribute("scales") or []]
     if call.optional(1) is not None:
-        sizes, scales = call.integers(1), []
+        sizes = call.integers(1)
     elif scales:
-        sizes = [math.floor(size * scale) for size, scale in zip(call.x.shape, scales, strict=True)]
+        exact = [size * scale for size, scale in zip(call.x.shape, scales, strict=True)]
+        sizes = [math.floor(size + 1e-3) for size in exact]
+        if any(abs(size - whole) > 1e-3 for size, whole in zip(exact, sizes, strict=True)):
+            raise call.no_replay(f"scales {scales} that give no whole size for {list(call.x.shape)}")
     else:
         sizes = call.integers(1, "shape")
     result = call.x
     for axis, (before, after) in enumerate(zip(call.x.shape, sizes, strict=True)):
-        if before != after or (scales and scales[axis] != 1):
-            ratio = 1 / scales[axis] if scales else before / after
-            result = _resize_axis(call, result, axis, after, ratio)
+        if before != after:
+            result = _resize_axis(call, result, axis, after)
     return result
 
 
-def _resize_axis(call: LayerCall, x: torch.Tensor, axis: int, after: int, ratio: float) -> torch.Tensor:
+def _resize_axis(call: LayerCall, x: torch.Tensor, axis: int, after: int) -> torch.Tensor:
     before = x.shape[axis]
+    ratio = before / after
     places = torch.arange(after, dtype=torch.float64)
     kind = call.attribute("coordinate_transformation")
     if after == 1 and call.attribute("selector_for_single_pixel") == "UPPER":
