@@ -5,13 +5,10 @@ Only child processes import a flavour (see `_worker`): its library ends the proc
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import importlib
 import importlib.util
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,8 +41,10 @@ class Bindings:
         return str(self.api.__version__)
 
 
-def load_bindings(flavour: Flavour) -> Bindings:
+def load_bindings(flavour: Flavour, folder: Path) -> Bindings:
     """Return the bindings of a flavour, with its libraries loaded under the names that its parser looks for.
+
+    Those names are links in ``folder``, which has to last as long as the process uses the bindings.
 
     Raises:
         EnvironmentProblem: bindings or libraries are not installed, do not load, or are of two versions.
@@ -59,7 +58,7 @@ def load_bindings(flavour: Flavour) -> Bindings:
         )
     try:
         if flavour.link:
-            _link_libraries(flavour)
+            _link_libraries(flavour, folder)
         api = importlib.import_module(flavour.module)
     except (ImportError, OSError) as error:
         raise EnvironmentProblem(
@@ -69,14 +68,12 @@ def load_bindings(flavour: Flavour) -> Bindings:
     return Bindings(flavour, api, _make_logger(api, sinks), sinks)
 
 
-def _link_libraries(flavour: Flavour) -> None:
-    """Load the libraries by way of a temporary folder in which they have their unversioned name, too."""
+def _link_libraries(flavour: Flavour, folder: Path) -> None:
+    """Load the libraries by way of a folder in which they have their unversioned name, too."""
     spec = importlib.util.find_spec(flavour.libraries)
     assert spec is not None
     assert spec.origin is not None
     home = Path(spec.origin).parent
-    folder = Path(tempfile.mkdtemp(prefix="convkit-tensorrt-"))
-    atexit.register(shutil.rmtree, folder, True)
     for name, source in ((flavour.link, flavour.files[0]), *((name, name) for name in flavour.files)):
         (folder / name).symlink_to(home / source)
     for name in flavour.files:
@@ -212,7 +209,9 @@ def _make_monitor(api: Any, step: Step) -> Any:
             return step(phase_name, step_number + 1, self.phases[phase_name])
 
         def phase_finish(self, phase_name: str) -> None:
-            self.phases.pop(phase_name, None)
+            total = self.phases.pop(phase_name, 0)
+            if total:
+                step(phase_name, total, total)
 
     return Monitor()
 

@@ -115,7 +115,7 @@ def understand(
 
 
 def _perhaps_rounding(verdict: Verdicts) -> bool:
-    return verdict.error <= SUSPECT * verdict.limit
+    return 0 < verdict.error <= SUSPECT * verdict.limit
 
 
 def _second_opinion(

@@ -44,7 +44,9 @@ def main(folder: Path) -> None:
         from convkit.backends.tensorrt._bindings import load_bindings
         from convkit.backends.tensorrt._flavour import find_flavour
 
-        bindings = load_bindings(find_flavour(job["flavour"]))
+        links = folder / "libraries"
+        links.mkdir()
+        bindings = load_bindings(find_flavour(job["flavour"]), links)
         bindings.sinks.append(write_log)
         for index, task in enumerate(job["tasks"]):
             emit({"event": "start", "task": index})
@@ -126,5 +128,8 @@ def _end_with_the_parent(folder: Path) -> None:
     """Wait for the end of the parent, seen as the end of standard input; remove the folder and end."""
     while os.read(0, 1):
         pass
-    shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(100):  # the other thread may be writing into it
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
     os._exit(1)
