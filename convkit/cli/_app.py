@@ -14,7 +14,7 @@ __all__ = ["build_app"]
 
 def build_app(manager: PluginManager) -> typer.Typer:
     """Return the application with every command."""
-    from convkit.cli import adapters, convert, diff, doctor, evaluate, inspect, new, plugins, run, validate
+    from convkit.cli import adapters, check, convert, diff, doctor, evaluate, inspect, new, plugins, run, validate
 
     app = typer.Typer(
         name="convkit",
@@ -32,6 +32,7 @@ def build_app(manager: PluginManager) -> typer.Typer:
         ("validate", validate.validate, "Prove an artifact again, on this machine."),
         ("run", run.run, "Run images, folders or videos through an artifact."),
         ("evaluate", evaluate.evaluate, "Measure average precision on COCO annotations."),
+        ("check", check.check, "Ask TensorRT's own parser and builder about an ONNX file."),
         ("inspect", inspect.inspect, "Look inside an artifact or an ONNX file."),
         ("diff", diff.diff, "Compare two graphs, grouped by rewrite."),
         ("adapters", adapters.adapters, "List the model families, or show one."),
