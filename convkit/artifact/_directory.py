@@ -129,7 +129,7 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _temporary_beside(path).rmdir()
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
 
 
 @contextlib.contextmanager
@@ -143,11 +143,11 @@ def staging(path: Path) -> Iterator[Path]:
         folder = _temporary_beside(anchored(path))
         folder.chmod(0o755)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     try:
         yield folder
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -253,7 +253,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _output_error(path: Path, error: OSError) -> ConvkitError:
+def output_error(path: Path, error: OSError) -> ConvkitError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return EnvironmentProblem(
             f"No room to write {path}: {error.strerror}.", hint="Free some space or give an --output elsewhere."

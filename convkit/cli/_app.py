@@ -14,7 +14,20 @@ __all__ = ["build_app"]
 
 def build_app(manager: PluginManager) -> typer.Typer:
     """Return the application with every command."""
-    from convkit.cli import adapters, check, convert, diff, doctor, evaluate, inspect, new, plugins, run, validate
+    from convkit.cli import (
+        adapters,
+        build,
+        check,
+        convert,
+        diff,
+        doctor,
+        evaluate,
+        inspect,
+        new,
+        plugins,
+        run,
+        validate,
+    )
 
     app = typer.Typer(
         name="convkit",
@@ -29,6 +42,7 @@ def build_app(manager: PluginManager) -> typer.Typer:
     app.callback()(_root)
     for name, function, summary in (
         ("convert", convert.convert, "Take a checkpoint to a proved artifact."),
+        ("build", build.build, "Build an engine of an artifact."),
         ("validate", validate.validate, "Prove an artifact again, on this machine."),
         ("run", run.run, "Run images, folders or videos through an artifact."),
         ("evaluate", evaluate.evaluate, "Measure average precision on COCO annotations."),

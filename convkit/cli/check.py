@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from convkit.cli._options import JsonOption, QuietOption, set_talk
+from convkit.cli._console import set_verbosity
+from convkit.cli._options import JsonOption, QuietOption
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from convkit.backends.tensorrt import Ladder
 
 __all__ = ["check"]
 
-_STYLES = {"passed": "green", "failed": "bold red", "pending": "dim", "not replayed": "yellow"}
 ERRORS = 12
 """Refused nodes that are listed."""
 
@@ -49,12 +47,13 @@ def check(
     else than the model.
     """
     from convkit.backends.tensorrt import check_model, read_inputs
-    from convkit.cli._console import emit_json, stdout, talk
+    from convkit.cli._console import emit_json, stdout, steps
+    from convkit.cli._ladder import print_ladder
     from convkit.inspection import open_graph
 
-    set_talk(quiet=quiet)
+    set_verbosity(quiet=quiet)
     graph = open_graph(model)
-    with talk("check") as progress:
+    with steps("check") as progress:
         ladder = check_model(
             graph.file,
             graph.model,
@@ -69,23 +68,10 @@ def check(
         emit_json({"model": graph.label, "backend": backend, "ladder": ladder.to_json()})
     else:
         console = stdout()
-        console.print(_table(ladder))
+        print_ladder(ladder, console)
         for error in _refusals(ladder):
             console.print(error, markup=False)
     return ladder.exit_code
-
-
-def _table(ladder: Ladder) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for rung in ladder.rungs:
-        grid.add_row(rung.name, Text(rung.state, style=_STYLES[rung.state]), Text(rung.summary))
-    return grid
 
 
 def _refusals(ladder: Ladder) -> list[str]:

@@ -27,7 +27,13 @@ def convert(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory to make; default ./ADAPTER-VARIANT-SIZE.")
     ] = None,
-    to: Annotated[str | None, typer.Option("--to", "--format", help="Target format: onnx.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", "--format", help="onnx, or an engine besides: tensorrt-rtx.", metavar="NAME")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="Compute capabilities to build for: sm86,sm89 …", metavar="SM[,SM…]"),
+    ] = None,
     form: Annotated[str | None, typer.Option("--form", help="Output form, one of the adapter's.")] = None,
     shape: Annotated[
         list[str] | None,
@@ -74,6 +80,7 @@ def convert(
         config=config,
         settings={
             "to": to,
+            "target": target,
             "form": form,
             "shape": shape,
             "opset": opset,
@@ -92,6 +99,7 @@ def convert(
         _show_plan(asked, json=json)
         return 0
     from convkit.cli._console import emit, emit_json, error_text, stderr, steps
+    from convkit.cli._ladder import print_ladder
     from convkit.cli._verdict import print_verdict
 
     try:
@@ -105,6 +113,8 @@ def convert(
         sys.stderr.write(error_text(error) + "\n")
         return error.exit_code
     print_verdict(done.verdict, stderr(), verbose=verbose)
+    if done.engine:
+        print_ladder(done.engine.ladder, stderr())
     if json:
         emit_json(_summary(done, step.seconds))
         return 0
@@ -124,6 +134,7 @@ def _summary(done: Conversion, seconds: float) -> dict[str, Any]:
         "opset": manifest["graph"]["opset"],
         "seconds": round(seconds, 2),
         "verdict": done.verdict.to_json(),
+        **({"engine": str(done.engine.folder), "ladder": done.engine.ladder.to_json()} if done.engine else {}),
     }
 
 

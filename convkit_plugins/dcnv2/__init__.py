@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from convkit import hookimpl
 
 if TYPE_CHECKING:
-    from convkit import KnownError, ModulePatch, Rewrite, TensorRTPlugin
+    from convkit import KnownError, ModulePatch, Option, Rewrite, Target, TensorRTPlugin
     from convkit_plugins.dcnv2.op import DCN, deform_conv2d
 
 __all__ = ["DCN", "deform_conv2d"]
@@ -42,11 +42,32 @@ def convkit_onnx_translations(target: Any) -> Mapping[Callable[..., Any], Callab
 
 
 @hookimpl
-def convkit_graph_rewrites() -> Iterable[Rewrite]:
-    """Fold the BatchNormalization behind each ``DeformConv``."""
-    from convkit_plugins.dcnv2.export import FoldBatchNorm
+def convkit_options() -> Iterable[Option]:
+    """Offer the choice of what an engine gets for each ``DeformConv``."""
+    from convkit import Option
 
-    return [FoldBatchNorm()]
+    return [
+        Option(
+            "dcn",
+            "auto",
+            "what engines get for DeformConv: grid-sample or gather (standard operators), native; auto takes the best",
+            ("auto", "grid-sample", "gather", "native"),
+        )
+    ]
+
+
+@hookimpl
+def convkit_graph_rewrites(target: Target) -> Iterable[Rewrite]:
+    """Fold the BatchNormalization behind each ``DeformConv``, and decompose that for engines without it."""
+    from convkit_plugins.dcnv2.export import DecomposeGather, DecomposeGridSample, FoldBatchNorm
+
+    form = target.options.get("dcn", "auto")
+    if form == "auto":
+        form = {"tensorrt-rtx": "grid-sample", "tensorrt": "gather"}.get(target.format, "native")
+    rewrites: list[Rewrite] = [FoldBatchNorm()]
+    if target.format != "onnx" and form != "native":
+        rewrites.append(DecomposeGather() if form == "gather" else DecomposeGridSample())
+    return rewrites
 
 
 @hookimpl

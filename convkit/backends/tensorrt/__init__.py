@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from convkit.backends._ladder import Ladder, Rung
 from convkit.backends.tensorrt._child import Build, Outcome, ParserError, Task, run_tasks
 from convkit.backends.tensorrt._flavour import FLAVOURS, Flavour, find_flavour
-from convkit.backends.tensorrt._ladder import Ladder, Rung
 from convkit.backends.tensorrt._network import ParsedLayer, ParsedNetwork, ParsedTensor
 from convkit.backends.tensorrt._shapes import GraphInput, ShapeRange, graph_inputs, parse_ranges
 from convkit.backends.tensorrt._targets import parse_targets

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convkit.backends._ladder import FAILED, NOT_REPLAYED, PASSED, PENDING, Ladder, Rung
 from convkit.backends.tensorrt._child import Build, Outcome, Task, run_tasks
 from convkit.backends.tensorrt._flavour import Flavour, find_flavour
-from convkit.backends.tensorrt._ladder import FAILED, NOT_REPLAYED, PASSED, PENDING, Ladder, Rung
 from convkit.backends.tensorrt._network import ParsedNetwork
 from convkit.backends.tensorrt._shapes import GraphInput, ShapeRange, graph_inputs, parse_ranges
 from convkit.backends.tensorrt._targets import parse_targets
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from convkit.backends.tensorrt._understand import Understanding
 
-__all__ = ["check_model", "random_inputs", "read_inputs"]
+__all__ = ["check_model", "climb", "random_inputs", "read_inputs"]
 
 SHAPE_ITEMS = 64
 """Integers that an input may have at most to be taken for a shape, whose contents an engine has to know."""
@@ -66,19 +66,41 @@ def check_model(
     ranges = parse_ranges(given, shapes)
     values = _shape_values(given, inputs or {})
     build = Build(chosen, {item.name: ranges[item.name] for item in given if item.dynamic}, values)
+    feeds = [dict(inputs)] if inputs is not None else _random_feeds(given, ranges, seed)
+    ladder, _ = climb(kind, file, model, chosen, build.ranges, feeds, values=build.values, progress=progress)
+    return ladder
+
+
+def climb(
+    kind: Flavour,
+    file: Path,
+    model: onnx.ModelProto,
+    targets: Sequence[str],
+    ranges: Mapping[str, ShapeRange],
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    *,
+    values: Mapping[str, Sequence[int]] | None = None,
+    progress: Progress = silent,
+) -> tuple[Ladder, Outcome]:
+    """Return the ladder of a model, parsed, replayed on ``feeds`` and built, and what came of the child process.
+
+    Raises:
+        EnvironmentProblem: the flavour is not installed, or does not load.
+    """
+    build = Build(tuple(targets), ranges, values or {})
     (outcome,) = run_tasks(kind, [Task(file, read=True, build=build)], progress=progress)
     if isinstance(outcome.problem, EnvironmentProblem):
         raise outcome.problem
     if outcome.network is None:
-        return _refused(kind, outcome)
-    progress("replay")
-    feeds = [dict(inputs)] if inputs is not None else _random_feeds(given, ranges, seed)
-    return Ladder((
+        return _refused(kind, outcome), outcome
+    progress("replaying what the parser understood")
+    ladder = Ladder((
         _accepted(kind, outcome.network, outcome.version),
         _understood(outcome.network, model, feeds),
-        _built(kind, outcome, chosen),
+        _built(kind, outcome, targets),
         Rung("ran", PENDING, "An engine runs on a GPU of its targets only; nothing was run and nothing measured."),
     ))  # fmt: skip
+    return ladder, outcome
 
 
 def read_inputs(file: Path) -> dict[str, np.ndarray]:

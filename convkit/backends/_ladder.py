@@ -56,3 +56,12 @@ class Ladder:
     def to_json(self) -> dict[str, Any]:
         """Return the rungs by name."""
         return {rung.name: rung.to_json() for rung in self.rungs}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Ladder:
+        """Return the ladder that `to_json` wrote."""
+        rungs = []
+        for name, entry in document.items():
+            details = {key: value for key, value in entry.items() if key not in ("state", "summary")}
+            rungs.append(Rung(name, entry["state"], entry["summary"], details))
+        return cls(tuple(rungs))
