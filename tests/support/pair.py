@@ -64,7 +64,7 @@ def pair_weights(seed: int = 0) -> dict[str, torch.Tensor]:
 def pair_inputs(count: int, seed: int = 0, lengths: tuple[int, int] = (2, 10)) -> list[dict[str, np.ndarray]]:
     """Return raw inputs of ``lengths[0]`` to ``lengths[1]`` tokens: ids int64 [m], features float32 [m + 1, 4]."""
     rng = np.random.default_rng(seed)
-    raws = []
+    raws: list[dict[str, np.ndarray]] = []
     for _ in range(count):
         length = int(rng.integers(lengths[0], lengths[1] + 1))
         ids = rng.integers(1, VOCABULARY, length)
