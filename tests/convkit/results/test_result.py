@@ -1,13 +1,15 @@
-"""Results: their JSON, their summaries and their drawings."""
+"""What every result can do: JSON, a summary, a threshold, a drawing, a comparison."""
 
 from __future__ import annotations
 
 import json
+import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from convkit.results import Classification, Detections, Result
+from convkit.results import SLACK, Classification, Detections, Difference, Result, json_difference
 
 
 @pytest.fixture
@@ -50,15 +52,6 @@ def test_a_class_without_a_name_is_called_by_its_number(detections, class_id, na
     assert detections.class_name(class_id) == name
 
 
-def test_classification_ranks_ties_in_class_order():
-    result = Classification(np.array([0.2, 0.35, 0.1, 0.35], np.float32), ("a", "b", "c"), top=3)
-    assert [(i, name) for i, name, _ in result.best()] == [(1, "b"), (3, "3"), (0, "a")]
-    assert result.summary() == "b (0.35)"
-    many = Classification(np.tile(np.array([0.3, 0.1, 0.3, 0.2], np.float32), 25), top=50)
-    assert [class_id for class_id, _, _ in many.best()] == [i for i in range(100) if i % 4 in (0, 2)]
-    assert [row["class_id"] for row in json.loads(json.dumps(result.to_json()))["classes"]] == [1, 3, 0]
-
-
 def test_drawing_returns_a_changed_copy(detections):
     image = np.full((80, 80, 3), 127, np.uint8)
     for result in (detections, Classification(np.array([0.5, 0.5], np.float32), ("a", "b"))):
@@ -67,3 +60,101 @@ def test_drawing_returns_a_changed_copy(detections):
         assert drawn.shape == image.shape
         assert (drawn != image).any()
         assert (image == 127).all()
+
+
+class Custom(Result):
+    """A result of a kind that convkit does not know."""
+
+    def __init__(self, **content: Any) -> None:
+        self.content = content
+
+    def to_json(self) -> dict[str, Any]:
+        return self.content
+
+    def summary(self) -> str:
+        return "custom"
+
+
+CUSTOM = Custom(depth=[1.0, 2.0], name="a")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "note"),
+    [
+        (Custom(depth=[1.0, 2.0], name="a"), ""),
+        (Custom(depth=[1.0, 2.00001], name="a"), ""),
+        (Custom(depth=[1.0, 2.1], name="a"), "result.depth[1]: 2.0 and 2.1"),
+        (Custom(depth=[1.0], name="a"), "result.depth"),
+        (Custom(depth=[1.0, 2.0], name="b"), "result.name: 'a' and 'b'"),
+        (Custom(depth=[1.0, math.nan], name="a"), "result.depth[1]"),
+        (Custom(depth=[1.0, 2.0]), "result"),
+        (Classification(np.ones(1, np.float32)), "result"),
+    ],
+)
+def test_by_default_results_are_compared_by_their_json(candidate, note):
+    error = CUSTOM.compare(candidate)
+    assert error.note.startswith(note)
+    assert (error.expected, error.matched, error.ties, error.unexplained) == (1, int(not note), 0, int(bool(note)))
+    assert error.figures == error.floors == {}
+
+
+def test_the_slack_of_a_comparison_decides():
+    other = Custom(depth=[1.0, 2.01], name="a")
+    assert CUSTOM.compare(other).unexplained
+    assert not CUSTOM.compare(other, slack=1e-2).unexplained
+
+
+def test_by_default_a_result_is_kept_whole_and_is_not_drawn():
+    assert CUSTOM.above(0.99) is CUSTOM
+    assert CUSTOM.draw(np.zeros((8, 8, 3), np.uint8)) is None
+
+
+@pytest.mark.parametrize("missing", ["to_json", "summary"])
+def test_a_result_must_have_json_and_a_summary(missing):
+    table = {"to_json": Custom.to_json, "summary": Custom.summary}
+    with pytest.raises(TypeError, match=missing):
+        type("Incomplete", (Result,), {key: value for key, value in table.items() if key != missing})()
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "where"),
+    [
+        ({"a": [1.0, {"b": 2.0}]}, {"a": [1.0, {"b": 2.0 + SLACK}]}, ""),
+        ({"a": [1.0, {"b": 2.0}]}, {"a": [1.0, {"b": 2.0 + 3 * SLACK}]}, "it.a[1].b"),
+        (1000.0, 1000.05, ""),  # relative above 1 …
+        (1000.0, 1000.2, "it"),
+        (1e-6, 5e-5, ""),  # … and absolute below
+        (0.0, 2 * SLACK, "it"),
+        (1.0, 1, ""),
+        (1, 2, "it"),
+        (True, False, "it"),
+        (None, None, ""),
+        (None, 0.0, "it"),
+        ("a", "A", "it"),
+        ([], [], ""),
+        ([1.0], [1.0, 1.0], "it"),
+        ({"a": 1.0}, {"b": 1.0}, "it"),
+        ({"a": 1.0}, [1.0], "it"),
+        (math.nan, math.nan, "it"),
+        (math.inf, math.inf, ""),
+        (math.inf, 1.0, "it"),
+        (1.0, math.inf, "it"),
+        (1.0, "1.0", "it"),
+    ],
+)
+def test_the_first_difference_of_two_documents_is_named(expected, actual, where):
+    found = json_difference(expected, actual, SLACK, "it")
+    assert found.partition(":")[0] == where
+
+
+def test_a_difference_becomes_json():
+    difference = Difference(3, 2, 1, 0, {"max_box": 0.5}, {"max_box": 0.01}, "note")
+    assert json.loads(json.dumps(difference.to_json())) == {
+        "expected": 3,
+        "matched": 2,
+        "ties": 1,
+        "unexplained": 0,
+        "figures": {"max_box": 0.5},
+        "floors": {"max_box": 0.01},
+        "note": "note",
+    }
