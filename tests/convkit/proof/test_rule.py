@@ -133,7 +133,9 @@ def test_notes_count_matches_and_ties_and_locate_the_worst_value():
     assert wrong.note == "worst at [1, 0]: 3.5 where 3 is right"
     assert judge([measure(reference, np.full((2, 2), np.nan))], HM, "", BASELINE).note == "4 values are NaN"
     assert judge([error()], HM, "", BASELINE).note == ""
-    assert judge([match(note="result.name differs")], None, "", baseline).note == "10 of 10 matched; result.name differs"
+    assert (
+        judge([match(note="result.name differs")], None, "", baseline).note == "10 of 10 matched; result.name differs"
+    )
 
 
 def test_a_figure_that_pytorch_never_had_must_be_zero():
