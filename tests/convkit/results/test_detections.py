@@ -1,4 +1,4 @@
-"""Matching decoded results: order does not matter, and every planted difference is seen."""
+"""Detections compared by matching: order does not matter, and every planted difference is seen."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convkit.proof._matching import box_iou, rows_to_detections
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from convkit import Classification, Detections
-from convkit.proof import compare_results, match_detections
+from convkit.results import SLACK, Classification, Detections, box_iou
 
 
 def make(boxes: Any, scores: Any, classes: Any) -> Detections:
@@ -39,26 +37,26 @@ def select(scene: Detections, order: Any) -> Detections:
 
 @given(scenes())
 def test_a_set_matches_itself_completely(scene):
-    error = match_detections(scene, scene)
+    error = scene.compare(scene)
     assert (error.expected, error.matched, error.ties, error.unexplained) == (len(scene), len(scene), 0, 0)
-    assert (error.max_box, error.max_score) == (0, 0)
+    assert error.figures == {"max_box": 0, "max_score": 0}
 
 
 @given(scenes(), st.randoms(use_true_random=False))
 def test_the_order_of_rows_means_nothing(scene, random):
     order = list(range(len(scene)))
     random.shuffle(order)
-    error = match_detections(scene, select(scene, np.array(order, np.int64)))
+    error = scene.compare(select(scene, np.array(order, np.int64)))
     assert (error.matched, error.ties, error.unexplained) == (len(scene), 0, 0)
 
 
 @given(scenes(least=1), st.floats(-0.4, 0.4), st.floats(-9e-5, 9e-5))
 def test_small_differences_are_measured_and_not_counted(scene, shift, change):
     moved = Detections(scene.boxes + np.float32(shift), scene.scores + np.float32(change), scene.class_ids)
-    error = match_detections(scene, moved)
+    error = scene.compare(moved)
     assert (error.matched, error.unexplained) == (len(scene), 0)
-    assert error.max_box == pytest.approx(abs(shift), abs=1e-4)
-    assert error.max_score == pytest.approx(abs(change), abs=1e-6)
+    assert error.figures["max_box"] == pytest.approx(abs(shift), abs=1e-4)
+    assert error.figures["max_score"] == pytest.approx(abs(change), abs=1e-6)
 
 
 def other_class(scene: Detections, index: int) -> Detections:
@@ -110,7 +108,7 @@ def test_one_wrong_box_among_few_is_unexplained(fault, data):
     index = data.draw(st.integers(0, len(scene) - 1))
     wrong = fault(scene, index)
     assume(fault is not swapped_axes or not np.allclose(wrong.boxes, scene.boxes, atol=8))  # as good as a square
-    for error in (match_detections(scene, wrong), match_detections(wrong, scene)):
+    for error in (scene.compare(wrong), wrong.compare(scene)):
         assert error.unexplained > 0
         assert error.matched < max(len(scene), len(wrong))
 
@@ -121,7 +119,7 @@ def test_one_wrong_box_among_many_is_unexplained_unless_a_tie_could_have_caused_
     corners = np.stack(np.meshgrid(np.arange(10), np.arange(10)), -1).reshape(-1, 2) * 50.0
     sizes = rng.uniform([8, 20], [18, 40], (100, 2))
     scene = make(np.concatenate([corners, corners + sizes], 1), np.linspace(0.95, 0.3, 100), rng.integers(0, 3, 100))
-    error = match_detections(scene, fault(scene, 40))
+    error = scene.compare(fault(scene, 40))
     assert error.matched in (99, 100)
     if fault in (larger, doubled):  # same place, class and score: so look two cells of a plateau
         assert error.ties > 0
@@ -146,7 +144,7 @@ def test_a_fault_of_all_boxes_is_not_excused_as_a_hundred_ties(fault):
     corners = rng.uniform(0, 400, (100, 2))
     boxes = np.concatenate([corners, corners + rng.uniform([10, 30], [30, 60], (100, 2))], 1)
     scene = make(boxes, np.linspace(0.9, 0.01, 100), rng.integers(0, 80, 100))
-    error = match_detections(scene, make(fault(boxes), scene.scores, scene.class_ids))
+    error = scene.compare(make(fault(boxes), scene.scores, scene.class_ids))
     assert error.unexplained > 50
 
 
@@ -156,7 +154,7 @@ def test_where_all_scores_are_at_the_cut_boxes_are_compared_all_the_same():
     corners = rng.uniform(0, 400, (100, 2))
     boxes = np.concatenate([corners, corners + 20], 1)
     scene = make(boxes, rng.uniform(1e-6, 5e-5, 100), rng.integers(0, 80, 100))
-    assert match_detections(scene, make(boxes + 30, scene.scores, scene.class_ids)).unexplained > 50
+    assert scene.compare(make(boxes + 30, scene.scores, scene.class_ids)).unexplained > 50
 
 
 def many(count: int = 20) -> Detections:
@@ -168,13 +166,13 @@ def test_another_last_box_of_the_same_score_is_a_tie_at_the_cut():
     scene = many()
     boxes = scene.boxes.copy()
     boxes[-1] = [700, 300, 740, 350]
-    error = match_detections(scene, Detections(boxes, scene.scores, scene.class_ids))
+    error = scene.compare(Detections(boxes, scene.scores, scene.class_ids))
     assert (error.matched, error.ties, error.unexplained) == (19, 2, 0)
 
 
 def test_a_list_that_is_shorter_has_lost_a_box_and_not_tied():
     scene = many()
-    error = match_detections(scene, select(scene, np.arange(19)))
+    error = scene.compare(select(scene, np.arange(19)))
     assert (error.matched, error.ties, error.unexplained) == (19, 0, 1)
 
 
@@ -183,10 +181,10 @@ def test_of_two_neighbouring_peaks_of_one_score_either_may_win():
     boxes, scores = scene.boxes.copy(), scene.scores.copy()
     boxes[3] += [8, 0, 8, 0]
     scores[3] += 1e-5
-    error = match_detections(scene, Detections(boxes, scores, scene.class_ids))
+    error = scene.compare(Detections(boxes, scores, scene.class_ids))
     assert (error.matched, error.ties, error.unexplained) == (19, 2, 0)
     scores[3] += 0.01
-    error = match_detections(scene, Detections(boxes, scores, scene.class_ids))
+    error = scene.compare(Detections(boxes, scores, scene.class_ids))
     assert error.unexplained == 2
 
 
@@ -196,15 +194,15 @@ def test_the_slack_decides_what_counts_as_the_same_score():
     boxes[3] += [8, 0, 8, 0]
     scores[3] += 5e-3
     wrong = Detections(boxes, scores, scene.class_ids)
-    assert match_detections(scene, wrong).unexplained == 2
-    assert match_detections(scene, wrong, score_slack=1e-2).ties == 2
+    assert scene.compare(wrong).unexplained == 2
+    assert scene.compare(wrong, slack=1e-2).ties == 2
 
 
 def test_overlapping_boxes_of_one_class_each_find_their_own_partner():
     boxes = [[0, 0, 100, 100], [2, 0, 102, 100], [4, 0, 104, 100]]
     scene = make(boxes, [0.9, 0.8, 0.7], [0, 0, 0])
-    error = match_detections(scene, select(scene, np.array([2, 0, 1])))
-    assert (error.matched, error.max_box, error.max_score) == (3, 0, 0)
+    error = scene.compare(select(scene, np.array([2, 0, 1])))
+    assert (error.matched, error.figures) == (3, {"max_box": 0, "max_score": 0})
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -212,25 +210,25 @@ def test_a_score_that_is_no_number_is_infinitely_wrong(value):
     scene = many()
     scores = scene.scores.copy()
     scores[5] = value
-    error = match_detections(scene, Detections(scene.boxes, scores, scene.class_ids))
-    assert error.max_score == math.inf or error.unexplained > 0
+    error = scene.compare(Detections(scene.boxes, scores, scene.class_ids))
+    assert error.figures["max_score"] == math.inf or error.unexplained > 0
 
 
 def test_two_empty_sets_match_and_an_empty_one_matches_nothing_else():
     empty, scene = many(0), many(3)
-    both = match_detections(empty, empty)
+    both = empty.compare(empty)
     assert (both.expected, both.matched, both.ties, both.unexplained) == (0, 0, 0, 0)
-    assert match_detections(scene, empty).unexplained == 3
-    assert match_detections(empty, scene).unexplained == 3
+    assert scene.compare(empty).unexplained == 3
+    assert empty.compare(scene).unexplained == 3
 
 
 def test_boxes_turned_inside_out_or_without_area_are_matched_by_their_corners():
     scene = make([[50, 60, 10, 20], [5, 5, 5, 5], [0, 9, 30, 9]], [0.9, 0.8, 0.7], [0, 0, 0])
-    assert match_detections(scene, scene).matched == 3
+    assert scene.compare(scene).matched == 3
     upright = make([[10, 20, 50, 60], [5, 5, 5, 5], [0, 9, 30, 9]], [0.9, 0.8, 0.7], [0, 0, 0])
-    error = match_detections(scene, upright)
+    error = scene.compare(upright)
     assert error.matched == 3
-    assert error.max_box == 40, "the corners differ, and that is measured"
+    assert error.figures["max_box"] == 40, "the corners differ, and that is measured"
 
 
 @given(scenes(most=8), scenes(most=8))
@@ -245,76 +243,20 @@ def test_iou_equals_its_definition(first, second):
         assert value == pytest.approx(overlap / union)
 
 
-def test_rows_of_a_graph_output_become_detections():
-    found = rows_to_detections(np.array([[1, 2, 3, 4, 0.5, 7.0], [0, 0, 1, 1, 0.25, 1.9999]], np.float32))
-    assert found.boxes.tolist() == [[1, 2, 3, 4], [0, 0, 1, 1]]
-    assert found.scores.tolist() == [0.5, 0.25]
-    assert found.class_ids.tolist() == [7, 2]
-
-
-def classes(*probabilities: float) -> Classification:
-    return Classification(np.array(probabilities, np.float32))
-
-
-@pytest.mark.parametrize(
-    ("candidate", "matched", "ties", "unexplained", "max_score"),
-    [
-        (classes(0.7, 0.2, 0.1), 1, 0, 0, 0.0),
-        (classes(0.6, 0.3, 0.1), 1, 0, 0, 0.1),
-        (classes(0.2, 0.7, 0.1), 0, 0, 1, 0.5),
-        (classes(math.nan, 0.2, 0.1), 1, 0, 0, math.inf),
-        (classes(0.7, math.nan, 0.1), 0, 0, 1, math.inf),
-    ],
-)
-def test_classes_agree_when_the_best_one_does(candidate, matched, ties, unexplained, max_score):
-    error = compare_results(classes(0.7, 0.2, 0.1), candidate)
-    assert (error.matched, error.ties, error.unexplained) == (matched, ties, unexplained)
-    assert error.max_score == pytest.approx(max_score, abs=1e-6)
-
-
-def test_two_equally_likely_classes_are_a_tie():
-    error = compare_results(classes(0.40002, 0.40000, 0.2), classes(0.40000, 0.40002, 0.2))
-    assert (error.matched, error.ties, error.unexplained) == (0, 1, 0)
-
-
-class Custom:
-    """A result of a kind that convkit does not know."""
-
-    def __init__(self, **content: Any) -> None:
-        self.content = content
-
-    def to_json(self) -> dict[str, Any]:
-        return self.content
-
-    def summary(self) -> str:
-        return "custom"
-
-    def draw(self, image: np.ndarray) -> np.ndarray:
-        return image
-
-
-@pytest.mark.parametrize(
-    ("candidate", "note"),
-    [
-        (Custom(depth=[1.0, 2.0], name="a"), ""),
-        (Custom(depth=[1.0, 2.00001], name="a"), ""),
-        (Custom(depth=[1.0, 2.1], name="a"), "result.depth[1]"),
-        (Custom(depth=[1.0], name="a"), "result.depth"),
-        (Custom(depth=[1.0, 2.0], name="b"), "result.name: 'a' and 'b'"),
-        (Custom(depth=[1.0, math.nan], name="a"), "result.depth[1]"),
-        (Custom(depth=[1.0, 2.0]), "result"),
-        (classes(1.0), "result"),
-    ],
-)
-def test_results_of_other_kinds_are_compared_by_their_json(candidate, note):
-    error = compare_results(Custom(depth=[1.0, 2.0], name="a"), candidate)
-    assert error.note.startswith(note)
-    assert (error.unexplained == 0) == (note == "")
-
-
 @pytest.mark.parametrize("index", [5, 19])
 def test_a_box_that_is_no_number_is_never_a_tie(index):
     scene = many()
     boxes = scene.boxes.copy()
     boxes[index, 2] = np.nan
-    assert match_detections(scene, Detections(boxes, scene.scores, scene.class_ids)).unexplained >= 1
+    assert scene.compare(Detections(boxes, scene.scores, scene.class_ids)).unexplained >= 1
+
+
+def test_what_may_always_deviate_is_a_hundredth_of_a_pixel_and_the_slack_of_a_score():
+    assert many().compare(many()).floors == {"max_box": 0.01, "max_score": SLACK}
+
+
+def test_a_result_of_another_kind_differs():
+    other = Classification(np.array([0.5, 0.5], np.float32))
+    for error in (many().compare(other), other.compare(many())):
+        assert (error.expected, error.matched, error.unexplained) == (1, 0, 1)
+        assert "result" in error.note
