@@ -305,7 +305,9 @@ GIVEN = {
     "a PIL image": lambda pixels, file: PIL.Image.fromarray(pixels[..., ::-1].copy()),
     "a PIL image with alpha": lambda pixels, file: PIL.Image.fromarray(pixels[..., ::-1].copy()).convert("RGBA"),
     "a torch tensor": lambda pixels, file: torch.from_numpy(pixels),
-    "a view of a torch tensor": lambda pixels, file: torch.from_numpy(pixels.transpose(2, 0, 1).copy()).permute(1, 2, 0),
+    "a view of a torch tensor": lambda pixels, file: torch.from_numpy(pixels.transpose(2, 0, 1).copy()).permute(
+        1, 2, 0
+    ),
     "an object with DLPack": lambda pixels, file: OnlyDlpack(pixels),
 }
 

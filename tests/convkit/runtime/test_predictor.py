@@ -290,9 +290,7 @@ def test_a_decode_that_loses_inputs_is_found_in_every_batch(predictor, monkeypat
 
 
 @pytest.mark.parametrize("size", [(160, 96), (32, 96), (64, 160), (56, 96)])
-def test_an_input_size_outside_the_proved_range_is_refused_with_the_shape_to_convert_with(
-    predictor, size, monkeypatch
-):
+def test_an_input_size_outside_the_proved_range_is_refused_with_the_shape_to_convert_with(predictor, size, monkeypatch):
     prepares(monkeypatch, height=size[0], width=size[1])
     name, value = ("height", size[0]) if size[0] != 64 else ("width", size[1])
     with pytest.raises(InputError, match=f"input {name} of {value}") as caught:
