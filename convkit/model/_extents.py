@@ -65,7 +65,7 @@ def resolve(shape: Iterable[Extent], sizes: Mapping[str, int]) -> tuple[int, ...
     """Return ``shape`` in numbers: ``("batch", 80, "height/4")`` with sizes gives ``(1, 80, 128)``.
 
     Raises:
-        AdapterError: an extent names an unknown dimension, or is no whole number for these sizes.
+        AdapterError: an extent names an unknown dimension, or is no whole number or negative for these sizes.
     """
     return tuple(extent if isinstance(extent, int) else _evaluate(extent, sizes) for extent in shape)
 
@@ -79,7 +79,8 @@ def substitute(extent: Extent, sizes: Mapping[str, int]) -> str:
         free = tuple(name for name in names if name not in sizes)
         value = coefficient * prod(sizes[name] for name in names if name in sizes)
         terms[free] = terms.get(free, Fraction(0)) + value
-    return "+".join(_text(value, names) for names, value in terms.items()).replace("+-", "-")
+    ordered = sorted(terms.items(), key=lambda term: term[1] < 0)  # an expression cannot begin with a minus
+    return "+".join(_text(value, names) for names, value in ordered).replace("+-", "-")
 
 
 def _evaluate(expression: str, sizes: Mapping[str, int]) -> int:
@@ -93,16 +94,16 @@ def _evaluate(expression: str, sizes: Mapping[str, int]) -> int:
         (coefficient * prod(sizes[name] for name in names) for coefficient, names in parse_extent(expression)),
         Fraction(0),
     )
-    if value.denominator != 1:
-        given = ", ".join(f"{name} {sizes[name]}" for name in extent_names(expression))
+    if value.denominator != 1 or value < 0:
+        given = ", ".join(f"{name} {sizes[name]}" for name in extent_names(expression)) or "any size"
         raise AdapterError(
-            f"The shape {expression!r} is no whole number for {given}.",
-            hint="Give the dimension a matching multiple_of in the adapter.",
+            f"The shape {expression!r} is {'negative' if value < 0 else 'no whole number'} for {given}.",
+            hint="Give the dimension a matching min or multiple_of in the adapter.",
         )
     return int(value)
 
 
 def _text(value: Fraction, names: tuple[str, ...]) -> str:
-    number = [str(value.numerator)] if value.numerator != 1 or not names else []
-    text = "*".join([*number, *names])
+    number = [] if abs(value.numerator) == 1 and names else [str(abs(value.numerator))]
+    text = ("-" if value < 0 else "") + "*".join([*number, *names])
     return text if value.denominator == 1 else f"{text}/{value.denominator}"

@@ -16,6 +16,10 @@ __all__ = ["BATCH", "ModelSpec", "TensorSpec", "Tolerance"]
 BATCH = "batch"
 """The dimension along which independent inputs are put together."""
 COMPARISONS = ("values", "results")
+DTYPES = (
+    "bfloat16", "bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
+    "uint64",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class TensorSpec:
     decoding, by the results' own matching (rows of a top-K, which may change places).
 
     Raises:
-        AdapterError: an extent cannot be read, or ``compare`` is unknown.
+        AdapterError: an extent cannot be read, or ``dtype`` or ``compare`` is unknown.
     """
 
     name: str
@@ -50,7 +54,17 @@ class TensorSpec:
 
     def __post_init__(self) -> None:
         for extent in self.shape:
+            if not isinstance(extent, str) and (type(extent) is not int or extent < 0):
+                raise AdapterError(
+                    f"The tensor {self.name!r} has the extent {extent!r}.",
+                    hint="Give a whole number, or a named dimension such as 'batch' where the size varies.",
+                )
             extent_names(extent)
+        if self.dtype not in DTYPES:
+            raise AdapterError(
+                f"The tensor {self.name!r} has the dtype {self.dtype!r}.",
+                hint=f"{suggest(str(self.dtype), DTYPES)} Use one of {', '.join(DTYPES)}.".strip(),
+            )
         if self.compare not in COMPARISONS:
             raise AdapterError(
                 f"The tensor {self.name!r} is compared by {self.compare!r}.",

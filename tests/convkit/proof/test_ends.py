@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from convkit.proof._ends import RESULTS
 
 from convkit.artifact import spec_from_manifest
 from convkit.processing import find_decode, synthetic_scenes
 from convkit.proof import check_ends
-from convkit.proof._ends import RESULTS
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from convkit.proof._matching import box_iou, rows_to_detections
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from convkit import Classification, Detections
 from convkit.proof import compare_results, match_detections
-from convkit.proof._matching import box_iou, rows_to_detections
 
 
 def make(boxes: Any, scores: Any, classes: Any) -> Detections:

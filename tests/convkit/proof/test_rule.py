@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from convkit.proof._errors import TensorError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from convkit import TensorSpec, Tolerance
 from convkit.proof import MatchError, measure
-from convkit.proof._errors import TensorError
 from convkit.proof._rule import judge, limits_of, yardsticks_of
 
 HM = TensorSpec("hm", ("batch", 2))

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
+from convkit.proof._errors import TensorError
+from convkit.proof._runners import compare_runs
 from polygraphy.comparator import Comparator
 from torch import nn
 
 from convkit import TensorSpec
 from convkit.errors import ValidationError
 from convkit.proof import MatchError, TorchCompute
-from convkit.proof._errors import TensorError
-from convkit.proof._runners import compare_runs
 
 RNG = np.random.default_rng(0)
 
