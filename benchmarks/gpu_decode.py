@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convkit.cuda import Image, Variant, compile_variant, load
+from convkit.cuda import CompiledKernel, Variant, compile_variant, load
 from convkit_models.centernet.tasks.ctdet import CtdetDecode, CudaDecode
 from convkit_models.centernet.tasks.ctdet._decode_kernels import TUNINGS
 from convkit_models.centernet.tasks.ctdet._device_decode import Call, Tuning
@@ -159,7 +159,7 @@ def ending(variant: Variant, step: int) -> Variant:
     return Variant(kernel, (*variant.constants, ("STOP", step)))
 
 
-def compile_all(variants: Sequence[Variant]) -> list[Image]:
+def compile_all(variants: Sequence[Variant]) -> list[CompiledKernel]:
     """Compile on all cores, so that `load` finds the images in the cache."""
     target = "sm_{}{}".format(*torch.cuda.get_device_capability())
     with ThreadPoolExecutor(os.cpu_count()) as pool:

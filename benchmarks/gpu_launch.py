@@ -26,7 +26,7 @@ def cases() -> Mapping[str, Callable[[], object]]:
     """Return the ways to launch the same kernel."""
     variant = SCALE.variant(T="float32", THREADS=64)
     ours = load(variant)
-    launch = ours.geometry(count=256)
+    launch = ours.launch_config(count=256)
     module = Module()
     module.load(ours.image.code)
     function = module.get_function("test_scale")
@@ -47,7 +47,7 @@ def cases() -> Mapping[str, Callable[[], object]]:
         "ours, tensors, address of a stream": lambda: ours(launch, *tensors, *rest, stream=0),
         "ours, tensors, torch stream": lambda: ours(launch, *tensors, *rest, stream=side),
         "ours, addresses": lambda: ours(launch, pixels.data.ptr, output.data.ptr, *rest, stream=0),
-        "ours, geometry and arrays": lambda: ours(ours.geometry(count=256), pixels, output, *rest, stream=0),
+        "ours, geometry and arrays": lambda: ours(ours.launch_config(count=256), pixels, output, *rest, stream=0),
         # the arguments are those of the launch before
         "driver alone": lambda: cupy.cuda.driver.launchKernel(
             ours._function, *grid, *block, 0, 0, ours._local.slots[1], 0

@@ -126,7 +126,7 @@ class Case:
         return torch.stack(scaled, -1).float().cuda().expand(self.batch, -1, -1, -1)
 
     def ours(self, index: int) -> None:
-        """Launch the kernel on one of the sets."""
+        """LaunchConfig the kernel on one of the sets."""
         stream = torch.cuda.current_stream().cuda_stream
         self.device.launch(self.table, self.pixels[index].view(-1), self.outputs[index], stream)
 

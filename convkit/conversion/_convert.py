@@ -26,7 +26,7 @@ from convkit.artifact import (
 from convkit.backends import find_backend
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._settings import ConvertSettings, read_config, resolve_settings
-from convkit.errors import AdapterError, CheckpointError, ProofFailedError, SettingError
+from convkit.errors import AdapterError, CheckpointError, ProofFailedError, SettingError, blamed_on
 from convkit.model import Adapter, Request, SourceModel, Target
 from convkit.plugins import manager
 from convkit.progress import Progress, silent
@@ -159,7 +159,8 @@ def _load(plan: ConversionPlan) -> SourceModel:
     request = Request(
         plan.weights, plan.settings.form, plan.settings.dims, _read_names(plan.settings.names), plan.settings.options
     )
-    source = plan.adapter.load(request)
+    with blamed_on(f"load() of adapter {plan.adapter.name!r}"):
+        source = plan.adapter.load(request)
     if not isinstance(source, SourceModel):
         raise AdapterError(
             f"Adapter {plan.adapter.name!r} returned a {type(source).__name__} from load().",

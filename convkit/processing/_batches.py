@@ -7,20 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from convkit.errors import AdapterError, InputError
+from convkit.errors import AdapterError, InputError, blamed_on
 from convkit.model import ModelSpec, TensorSpec, extent_names, resolve
-from convkit.processing._protocols import Decode, Prepared
+from convkit.processing._protocols import Decode, Prepared, Preprocess
 from convkit.results import Result
 
-__all__ = ["check_prepared", "collate", "decode_batch", "item_sizes", "take_items"]
+__all__ = ["collate", "decode_batch", "item_sizes", "prepare", "take_items"]
 
 
-def check_prepared(spec: ModelSpec, prepared: Any) -> Prepared:
-    """Return what a preprocess returned, if it is what the model takes.
+def prepare(spec: ModelSpec, preprocess: Preprocess, raw: Any) -> Prepared:
+    """Return one raw input as the preprocess makes it ready.
 
     Raises:
-        AdapterError: it is no `Prepared`, or its tensors have other names, dtypes or ranks than the inputs.
+        InputError: it is no input that the model takes.
+        AdapterError: the preprocess failed, or returned something else than a `Prepared` whose tensors have the names,
+            dtypes and ranks of the model's inputs.
     """
+    with blamed_on("the preprocess"):
+        prepared: Any = preprocess(raw)
     if not isinstance(prepared, Prepared) or not isinstance(prepared.tensors, Mapping):
         what = type(prepared).__name__ if not isinstance(prepared, Prepared) else type(prepared.tensors).__name__
         raise AdapterError(
@@ -112,9 +116,10 @@ def decode_batch(
     """Return one result for each of ``metas``.
 
     Raises:
-        AdapterError: the decode returned another number of results, or something that is no `Result`.
+        AdapterError: the decode failed, returned another number of results, or something that is no `Result`.
     """
-    results = decode(outputs, metas)
+    with blamed_on("the decode"):
+        results = decode(outputs, metas)
     if not isinstance(results, Sequence) or len(results) != len(metas):
         count = len(results) if isinstance(results, Sequence) else f"a {type(results).__name__} instead of"
         raise AdapterError(

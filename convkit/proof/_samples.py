@@ -9,7 +9,7 @@ import numpy as np
 
 from convkit.errors import AdapterError
 from convkit.model import ModelSpec
-from convkit.processing import Prepared, check_prepared, collate, find_preprocess, item_sizes
+from convkit.processing import Prepared, collate, find_preprocess, item_sizes, prepare
 from convkit.proof._cases import Case, ItemSizes
 
 __all__ = ["Samples"]
@@ -32,7 +32,7 @@ class Samples:
         prepared = {}
         for sizes in dict.fromkeys(all_sizes):
             preprocess = find_preprocess(spec.preprocess, dict(sizes))
-            prepared[sizes] = [_of_size(spec, check_prepared(spec, preprocess(raw)), dict(sizes)) for raw in raws]
+            prepared[sizes] = [_of_size(spec, prepare(spec, preprocess, raw), dict(sizes)) for raw in raws]
         return cls(spec, prepared)
 
     def feed(self, case: Case) -> dict[str, np.ndarray]:

@@ -16,12 +16,12 @@ from convkit.model import ModelSpec
 from convkit.processing import (
     Prepared,
     Reader,
-    check_prepared,
     collate,
     decode_batch,
     find_decode,
     find_preprocess,
     item_sizes,
+    prepare,
     take_items,
 )
 from convkit.results import Result
@@ -120,7 +120,7 @@ class Predictor:
     def prepare(self, raw: Any) -> Prepared:
         """Return one raw input as input tensors, without the batch axis."""
         value = self.reader.accept(raw)
-        prepared = check_prepared(self.spec, self._preprocess(value))
+        prepared = prepare(self.spec, self._preprocess, value)
         self._check_sizes({name: tensor.shape for name, tensor in prepared.tensors.items()}, raw)
         return prepared
 

@@ -17,12 +17,12 @@ from convkit.processing import (
     Decode,
     ImageReader,
     Preprocess,
-    check_prepared,
     collate,
     decode_batch,
     find_decode,
     find_preprocess,
     item_sizes,
+    prepare,
     take_items,
 )
 from convkit.proof import Samples, TorchCompute, shape_cases
@@ -52,7 +52,7 @@ class ProcessingChecks(Fixtures):
         spec = source.spec
         preprocess = find_preprocess(spec.preprocess)
         for raw in (*raws, *_odd_inputs(preprocess)):
-            prepared = check_prepared(spec, preprocess(raw))
+            prepared = prepare(spec, preprocess, raw)
             for name, tensor in prepared.tensors.items():
                 finite = not np.issubdtype(tensor.dtype, np.floating) or np.isfinite(tensor).all()
                 assert finite, f"{_what(raw)} gave values for {name!r} that are not finite"

@@ -75,7 +75,7 @@ class HostAffine(AffineOnDevice):
         warp, (batch, _, height, width) = self._warp, output.shape
         memory, dtype, last = layout(output)
         variant = warp.variant(dtype, last=last)
-        launch = variant.geometry(batch=batch, height=height, width=width)
+        launch = variant.launch_config(batch=batch, height=height, width=width)
         run_on_host(variant, launch, (table, pixels, warp.values(dtype), memory, warp.border, height, width))
 
 

@@ -8,6 +8,7 @@ tensor cores or asynchronous copies cannot run here. Linux only.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -22,9 +23,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from convkit.cuda import Argument, Launch, Variant, cache_folder, itemsize
-from convkit.cuda._cache import cache_key
+from convkit.cuda import Argument, LaunchConfig, Variant, cache_folder, itemsize
 from convkit.errors import EnvironmentProblem, KernelArgumentError, KernelError
+from convkit.files import sha256
 
 __all__ = ["Order", "run_on_host"]
 
@@ -86,7 +87,7 @@ class _Request(ctypes.Structure):
 
 def run_on_host(
     variant: Variant,
-    launch: Launch,
+    launch: LaunchConfig,
     args: Sequence[np.ndarray[Any, Any] | int | float | None],
     *,
     compiler: str | None = None,
@@ -126,8 +127,9 @@ def run_on_host(
             while it ran.
     """
     launch.check()
-    if launch.shared > _MOST_SHARED:
-        raise KernelArgumentError(f"{launch.shared} bytes of shared memory are more than any GPU has for a block.")
+    shared = launch.dynamic_smem_bytes
+    if shared > _MOST_SHARED:
+        raise KernelArgumentError(f"No GPU has {shared} bytes of shared memory for a block.")
     arguments = variant.kernel.arguments
     if len(args) != len(arguments):
         raise KernelArgumentError(f"{variant.label} takes {len(arguments)} arguments; {len(args)} are given.")
@@ -136,7 +138,7 @@ def run_on_host(
     library = _library(variant.text(), variant.kernel.name, _compiler(compiler), bool(guard), races)
     _check_signature(variant, library)
 
-    request = _Request(tuple(launch.grid), tuple(launch.block), launch.shared)
+    request = _Request(tuple(launch.grid), tuple(launch.block), shared)
     request.order = {"forward": 0, "reverse": 1}.get(str(order), 2)
     request.seed = order if isinstance(order, int) else 0
     request.values = (ctypes.c_void_p * len(boxes))(*(ctypes.addressof(box) for box in boxes))
@@ -213,7 +215,7 @@ def _library(text: str, entry: str, compiler: str, checked: bool, races: bool) -
     source = "".join(f'#line 1 "{name}"\n{part}\n' for name, part in parts)
     flags = (*_FLAGS, *(_CHECKS if checked else ()), *(_RACES if races else ()))
     folder = cache_folder() / "host"
-    path = folder / f"{cache_key(compiler=_version(compiler), flags=flags, source=source)}.so"
+    path = folder / f"{sha256(json.dumps([_version(compiler), flags, source]))}.so"
     if not path.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.sample_kernels import sample_variants
 
-from convkit.cuda import NUMBERS, Variant, check_bound, check_signature, compile_variant, evaluate
+from convkit.cuda import NUMBERS, Variant, check_limit, check_signature, compile_variant, evaluate
 
 pytest.importorskip("cupy")
 
@@ -42,7 +42,7 @@ CASES = [
 def test_compiles_as_declared(variant, capability):
     kernel = variant.kernel
     check_signature(compile_variant(variant, kernel.target(capability, "ptx"), "ptx"), variant)
-    check_bound(compile_variant(variant, kernel.target(capability, "cubin"), "cubin"), variant)
+    check_limit(compile_variant(variant, kernel.target(capability, "cubin"), "cubin"), variant)
 
 
 def truncated(first, second):
@@ -59,11 +59,11 @@ def test_geometry_is_the_same_in_c(variant):
     traced, generator = variant.trace(), np.random.default_rng(2)
     for _ in range(50):
         sizes = {name: int(generator.integers(1, 10 ** generator.integers(1, 5))) for name in variant.kernel.sizes}
-        launch = variant.geometry(**sizes)
+        launch = variant.launch_config(**sizes)
         for kind in ("grid", "block"):
             found = tuple(evaluate(value, sizes, IN_C) for value in getattr(traced, kind))
             assert found == getattr(launch, kind), (kind, sizes)
-        assert evaluate(traced.shared, sizes, IN_C) == launch.shared
+        assert evaluate(traced.dynamic_smem_bytes, sizes, IN_C) == launch.dynamic_smem_bytes
 
 
 def test_names_differ():

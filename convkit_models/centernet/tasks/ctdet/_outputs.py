@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convkit import ModulePatch, exactly
+from convkit_models.centernet._names import INPUT
 from convkit_models.centernet.tasks.ctdet._spec import OUTPUT_PATCH
 
 __all__ = ["output_patch", "reference"]
@@ -40,7 +41,7 @@ def reference(spec: Mapping[str, Any]) -> Callable[[nn.Module, Mapping[str, Tens
     compose = {"heads": _heads, "tutorial": _official_tutorial, "detections": _official_detections}[spec["form"]]
 
     def run(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return compose(module(inputs["images"])[-1], spec)
+        return compose(module(inputs[INPUT])[-1], spec)
 
     return run
 

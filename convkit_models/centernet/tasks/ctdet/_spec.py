@@ -8,14 +8,13 @@ from typing import Any
 
 from convkit import Dim, ModelSpec, Request, TensorSpec, Tolerance, exactly
 from convkit.errors import SettingError
-from convkit_models.centernet._names import class_names
+from convkit_models.centernet._names import INPUT, class_names
 from convkit_models.centernet.networks import STRIDE, Layout
 
 __all__ = ["DECODE", "MULTIPLE", "OUTPUT_PATCH", "PREPROCESS", "describe"]
 
 PREPROCESS = "centernet.affine"
 DECODE = "centernet.ctdet"
-INPUT = "images"
 OUTPUT_PATCH = "centernet.output-form"
 MULTIPLE = 32
 """Height and width are multiples of the trunk's stride."""
@@ -51,7 +50,6 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], info:
         outputs=_outputs(request.form, layout, options["topk"]),
         preprocess={
             "kind": PREPROCESS,
-            "input": INPUT,
             "resize": options["resize"],
             "height": None if keep_res else dims["height"].opt,
             "width": None if keep_res else dims["width"].opt,
