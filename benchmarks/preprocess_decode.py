@@ -52,7 +52,7 @@ def preprocess(rounds: int) -> list[tuple[str, float, str]]:
         warped = cv2.warpAffine(image, matrix, SIZE, flags=cv2.INTER_LINEAR)
         return np.ascontiguousarray(((warped / 255.0 - mean) / std).astype(np.float32).transpose(2, 0, 1))
 
-    assert np.array_equal(prepare(image).tensor, by_formula())
+    assert np.array_equal(prepare(image).tensors["images"], by_formula())
     found = medians(
         {
             "bare": lambda: cv2.warpAffine(image, matrix, SIZE, flags=cv2.INTER_LINEAR),

@@ -105,3 +105,31 @@ def blob_artifact(blob_weights_file: Path, tmp_path_factory: pytest.TempPathFact
         return convert(
             "blobs", weights=blob_weights_file, output=tmp_path_factory.mktemp("artifacts") / "blobs"
         ).artifact
+
+
+@pytest.fixture(scope="session")
+def pair_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A proved artifact with two inputs of different dtypes and a length of 2 to 12; it takes no images."""
+    import torch
+    from support.pair import PairPlugin, pair_weights
+
+    from convkit import convert
+
+    folder = tmp_path_factory.mktemp("pair")
+    torch.save(pair_weights(), folder / "pair.pth")
+    with registered(PairPlugin(), "pair"):
+        return convert("pair", weights=folder / "pair.pth", output=folder / "artifact", samples=3).artifact
+
+
+@pytest.fixture(scope="session")
+def embedding_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A proved artifact without preprocess and decode: input arrays in, output arrays out."""
+    import torch
+    from support.embedding import EmbeddingPlugin, embedding_weights
+
+    from convkit import convert
+
+    folder = tmp_path_factory.mktemp("embedding")
+    torch.save(embedding_weights(), folder / "embedding.pth")
+    with registered(EmbeddingPlugin(), "embedding"):
+        return convert("embedding", weights=folder / "embedding.pth", output=folder / "artifact", samples=3).artifact

@@ -67,18 +67,22 @@ def _headline(check: Check) -> tuple[str, str]:
     if not check.figures:
         return check.note, ""
     if "unexplained" in check.figures:
-        limit = check.limits
-        figures = check.figures
-        return (
-            f"{check.note}; {_number(figures['max_box'])} px, score {_number(figures['max_score'])}",
-            f"{_number(limit['max_box'])} px, {_number(limit['max_score'])}",
-        )
+        named = [name for name in check.figures if name != "unexplained"]
+        texts = [", ".join(_quantity(name, table[name]) for name in named) for table in (check.figures, check.limits)]
+        return "; ".join(filter(None, (check.note, texts[0]))), texts[1]
     key = max(
         check.figures,
         key=lambda name: _number_of(check.figures[name]) / (_number_of(check.limits.get(name)) or 1e-300),
     )
     label = {"max_abs": "max abs", "rel_l2": "rel L2"}.get(key, key)
     return f"{label} {_number(check.figures[key])}", _number(check.limits[key])
+
+
+def _quantity(name: str, value: float | None) -> str:
+    """Return a figure of decoded results: pixels of a box, or a number with the name that the results give it."""
+    if name == "max_box":
+        return f"{_number(value)} px"
+    return f"{name.removeprefix('max_').replace('_', ' ')} {_number(value)}"
 
 
 def _number_of(value: float | None) -> float:

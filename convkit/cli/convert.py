@@ -12,7 +12,6 @@ from convkit.cli._console import set_verbosity
 from convkit.cli._options import JsonOption, QuietOption, VerboseOption
 
 if TYPE_CHECKING:
-    from convkit.artifact import Artifact
     from convkit.conversion import Conversion, ConversionPlan
 
 
@@ -118,7 +117,7 @@ def convert(
     if json:
         emit_json(_summary(done, step.seconds))
         return 0
-    _next_commands(done.artifact, step.seconds)
+    _next_commands(done, step.seconds)
     emit(str(done.artifact.path))
     return 0
 
@@ -138,16 +137,22 @@ def _summary(done: Conversion, seconds: float) -> dict[str, Any]:
     }
 
 
-def _next_commands(artifact: Artifact, seconds: float) -> None:
+def _next_commands(done: Conversion, seconds: float) -> None:
+    from convkit.artifact import spec_from_manifest
     from convkit.cli._console import stderr
+    from convkit.conversion import ConvertSettings
+    from convkit.processing import ImageReader, find_preprocess
 
     console = stderr()
-    variant = artifact.manifest["model"]["variant"]
-    console.print(f"\n{variant} converted and proved in {seconds:.1f} s. Next:", markup=False)
+    spec, path = spec_from_manifest(done.artifact.manifest), done.artifact.path
+    images = isinstance(find_preprocess(spec.preprocess).reader, ImageReader)
+    where = f" --backend {done.verdict.backend}" if done.verdict.backend != ConvertSettings.backend else ""
+    shown = "" if not spec.decode else " --draw out/" if images else " --json"
+    console.print(f"\n{spec.variant} converted and proved in {seconds:.1f} s. Next:", markup=False)
     for command, purpose in (
-        (f"convkit run {artifact.path} IMAGE --draw out/", "see what it finds"),
-        (f"convkit validate {artifact.path}", "prove it again, anywhere"),
-        (f"convkit inspect {artifact.path}", "look inside"),
+        (f"convkit run {path} {'IMAGE' if images else 'FILE'}{shown}{where}", "see what it finds"),
+        (f"convkit validate {path}{where}", "prove it again, anywhere"),
+        (f"convkit inspect {path}", "look inside"),
     ):
         console.print(f"  {command:<56} {purpose}", markup=False)
 

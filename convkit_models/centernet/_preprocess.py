@@ -19,7 +19,6 @@ from convkit_models.centernet._geometry import affine
 from convkit_models.centernet._names import INPUT
 
 __all__ = ["Affine", "AffineOnDevice"]
-"""The name of the input tensor."""
 
 
 class Affine(Preprocess):
