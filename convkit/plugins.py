@@ -7,7 +7,7 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -123,7 +123,8 @@ class PluginManager:
         except pluggy.PluginValidationError as error:
             self._forget(name)
             known = hook_names()
-            unknown = [hook for hook in dir(plugin) if hook.startswith(PREFIX) and hook not in known]
+            marked = [hook for hook in dir(plugin) if self.pluggy.parse_hookimpl_opts(plugin, hook) is not None]
+            unknown = [hook for hook in marked if hook not in known]
             if unknown:
                 raise PluginError(
                     f"Plugin {name!r} implements an unknown hook: {', '.join(unknown)}.",
@@ -138,8 +139,8 @@ class PluginManager:
             self._forget(name)
             raise PluginError(f"Plugin {name!r} wraps a hook, which convkit does not support.", hint="Implement it.")
         hooks = tuple(sorted(caller.name for caller in callers))
-        marked = {each.function.__name__ for each in implementations}
-        unmarked = tuple(each for each in _functions_named_like_hooks(plugin) if each not in marked)
+        called = {each.function.__name__ for each in implementations}
+        unmarked = tuple(each for each in _functions_named_like_hooks(plugin) if each not in called)
         self._infos[name] = PluginInfo(name, distribution, version, hooks, unmarked)
 
     def unregister(self, name: str) -> None:
@@ -162,16 +163,20 @@ class PluginManager:
             AdapterNotFoundError: no plugin offers it.
         """
         table = self._offers()
-        if name not in table:
-            broken = f" These plugins failed to load: {', '.join(b.name for b in self.broken)}." if self.broken else ""
-            raise AdapterNotFoundError(
-                f"There is no adapter {name!r}.",
-                hint=f"{suggest(name, table)} Installed: {', '.join(table) or 'none'}.{broken}"
-                f" `convkit new adapter NAME` writes a new one.".strip(),
-            )
+        self._check_offered(name, table)
         for text in _clash(name, [plugin for plugin, _ in table[name]]):
             warnings.warn(text, PluginWarning, stacklevel=2)
         return table[name][0][1]
+
+    def owner(self, adapter: str) -> PluginInfo:
+        """Return the plugin whose adapter of this name is used.
+
+        Raises:
+            AdapterNotFoundError: no plugin offers it.
+        """
+        table = self._offers()
+        self._check_offered(adapter, table)
+        return self._infos[table[adapter][0][0]]
 
     def clashes(self) -> list[str]:
         """Return a sentence for each adapter name that several plugins offer."""
@@ -235,6 +240,15 @@ class PluginManager:
             for adapter in adapters:
                 table.setdefault(adapter.name, []).append((plugin, adapter))
         return dict(sorted(table.items()))
+
+    def _check_offered(self, name: str, table: Collection[str]) -> None:
+        if name not in table:
+            broken = f" These plugins failed to load: {', '.join(b.name for b in self.broken)}." if self.broken else ""
+            raise AdapterNotFoundError(
+                f"There is no adapter {name!r}.",
+                hint=f"{suggest(name, table)} Installed: {', '.join(table) or 'none'}.{broken}"
+                f" `convkit new adapter NAME` writes a new one.".strip(),
+            )
 
     def _forget(self, name: str) -> None:
         if self.pluggy.has_plugin(name):

@@ -21,11 +21,8 @@ def adapters(
     from convkit.plugins import manager
 
     plugins = manager()
-    infos = {info.name: info for info in plugins.infos()}
-    # The first plugin that offers a name wins, so it is entered last.
-    offers = [(plugin, item) for plugin, items in plugins.gather("convkit_adapters").items() for item in items]
-    owners = {item.name: infos[plugin] for plugin, item in reversed(offers)}
     table = {name: plugins.adapter(name)} if name else plugins.adapters()
+    owners = {known: plugins.owner(known) for known in table}
     if not name:
         sys.stderr.writelines(f"warning: {text}\n" for text in plugins.clashes())
     if json:

@@ -64,7 +64,7 @@ def write_adapter(name: str, output: Path | None = None) -> tuple[Path, list[str
     The directory appears complete or not at all.
 
     Raises:
-        SettingError: the name is none, or an installed adapter has it.
+        SettingError: the name is not valid, or taken.
         OutputError: the directory exists or cannot be written.
     """
     from convkit import __version__

@@ -58,7 +58,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:
-    """Return whether a requirement holds on this system, for the package (no extra) or for one of its extras."""
+    """Return whether a requirement applies to this system, for the package (no extra) or for one of its extras."""
     return requirement.marker.evaluate({"extra": extra}) if requirement.marker else not extra
 
 

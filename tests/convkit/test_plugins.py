@@ -204,6 +204,9 @@ def test_of_two_adapters_with_one_name_the_first_called_wins():
     assert list(fresh.adapters()) == ["own", "same"]
     with pytest.warns(PluginWarning, match="'late', 'early' all offer the adapter 'same'; that of 'late' is used"):
         assert fresh.adapter("same").owner is late
+    assert (fresh.owner("same").name, fresh.owner("own").name) == ("late", "early")
+    with pytest.raises(AdapterNotFoundError):
+        fresh.owner("none")
     assert [text.count("--no-plugin early") for text in fresh.clashes()] == [1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -233,6 +236,17 @@ def test_an_unknown_adapter_is_an_error_with_suggestion_and_list():
         fresh.adapter("centrenet")
     assert "Did you mean 'centernet'? Installed: centernet, retina." in caught.value.hint
     assert caught.value.exit_code == 1
+
+
+def test_of_a_refused_plugin_the_mistake_is_named_and_not_another_function():
+    class Greedy:
+        @hookimpl
+        def convkit_decode(self, adaptor: str) -> None: ...
+
+        def convkit_helper(self) -> None: ...
+
+    with pytest.raises(PluginError, match="does not fit a hook"):
+        PluginManager().register(Greedy(), "greedy")
 
 
 def test_a_hook_with_an_argument_that_does_not_exist_is_refused_and_leaves_nothing():
