@@ -27,7 +27,9 @@ def build(tmp_path: Path) -> Build:
         source.write_text(
             f'#include "convkit.cuh"\n{before}\nextern "C" __global__ void probe({parameters}) {{\n{body}\n}}'
         )
-        kernel = Kernel("probe", source, arguments, lambda: LaunchConfig((1, 1, 1), (1, 1, 1)), constants=tuple(constants))
+        kernel = Kernel(
+            "probe", source, arguments, lambda: LaunchConfig((1, 1, 1), (1, 1, 1)), constants=tuple(constants)
+        )
         return kernel.variant(**constants)
 
     return make
