@@ -5,7 +5,7 @@ well-conditioned (tests/support/checkpoints.py). GPU times are medians of CUDA e
 a CUDA graph; ``rel L2`` is the distance of the heat map from that of float32 PyTorch. The pipeline begins with images
 of 1280x720 pixels in the host's memory and ends with boxes there; its images per second are wall-clock time.
 
-``--engines`` and ``--pipeline`` choose what is measured; with nothing after one, its table is left out. torch.compile has
+``--engines`` and ``--pipeline`` choose what is measured; with no value, the table is left out. torch.compile has
 to be asked for, because it takes long: minutes with ``--compile-mode max-autotune-no-cudagraphs``.
 """
 
