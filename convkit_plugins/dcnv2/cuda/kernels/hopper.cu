@@ -104,11 +104,11 @@ CONVKIT_INLINE Raw load_raw(const Call& call, const Patch& patch, int r, int t) 
 CONVKIT_INLINE void store_sample(const Call& call, const Block& block, int table, const Patch& patch, int r, int t,
                                  const Raw& raw) {
     if (r >= ROWS || t >= ALL_TAPS) return;
-    const Sample sample = sample_of(raw, patch.image < call.sizes.batch ? patch.image : 0, t % TAPS,
-                                    patch.y + r / TILE_W, patch.x + r % TILE_W, call.sizes);
+    const Sample sample = sample_of(raw, t % TAPS, patch.y + r / TILE_W, patch.x + r % TILE_W, call.sizes);
     unsigned char* const to = block.memory + SharedStorage::tables + table * TABLE_BYTES;
     write_weights(to + t * WEIGHT_PITCH + r * WEIGHT_SIZE, sample);
-    *(unsigned*)(to + CORNERS + t * CORNER_PITCH + r * 4) = sample.corner;
+    *(unsigned*)(to + CORNERS + t * CORNER_PITCH + r * 4) =
+        corner_of(sample, patch.image < call.sizes.batch ? patch.image : 0, call.sizes);
 }
 
 CONVKIT_INLINE void init_barriers(const Block& block) {
