@@ -84,7 +84,11 @@ def test_the_next_commands_are_ones_that_work_for_this_model(converts, proved, p
         return [line.removesuffix(purpose).strip() for line, purpose in zip(lines, purposes, strict=True)]
 
     path = proved.artifact.path
-    assert commands(proved) == [f"convkit run {path} IMAGE --draw out/", f"convkit validate {path}", f"convkit inspect {path}"]
+    assert commands(proved) == [
+        f"convkit run {path} IMAGE --draw out/",
+        f"convkit validate {path}",
+        f"convkit inspect {path}",
+    ]
     for artifact, flags in ((pair_artifact, " --json"), (embedding_artifact, "")):
         verdict = Verdict.from_json(artifact.verdict)
         first, *_ = commands(Conversion(artifact, verdict))

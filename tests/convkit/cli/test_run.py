@@ -358,7 +358,10 @@ def test_outputs_overwrite_no_input(cli, embedding_artifact):
 
 UNFIT = {
     "a length beyond the proved one": (pair_inputs(1, lengths=(13, 13))[0], "input n of 13; the model is for 2 to 12"),
-    "shapes that contradict each other": ({"ids": np.ones(4, np.int64), "features": np.ones((4, 4))}, "features (4, 4)"),
+    "shapes that contradict each other": (
+        {"ids": np.ones(4, np.int64), "features": np.ones((4, 4))},
+        "features (4, 4)",
+    ),
     "another name": ({"tokens": np.ones(4, np.int64)}, "no pair of ids and features"),
 }
 

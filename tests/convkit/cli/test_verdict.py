@@ -80,7 +80,7 @@ def test_decoded_results_tell_matches_pixels_and_scores():
     ],
 )
 def test_results_of_any_kind_are_shown_with_the_figures_that_they_have(figures, shown_as):
-    limits = {name: 0.25 for name in figures}
+    limits = dict.fromkeys(figures, 0.25)
     lines = shown(check("decoded results", kind="decoded", figures=figures, limits=limits, note="3 of 3 matched"))
     (row,) = [line for line in lines if line.startswith("decoded results")]
     assert shown_as in row

@@ -32,7 +32,6 @@ def convkit_adapters():
 """
 
 
-
 class Installed(AdapterConformance):
     """Base of the classes below: the plugin is registered, and its entry point is one that imports little."""
 
