@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from convkit.backends.torch._node import TorchNode
     from convkit.conversion import AttributePatch, Conversion, ModulePatch, convert
     from convkit.doctor import KnownError
-    from convkit.errors import CheckpointError, ConvkitError
+    from convkit.errors import CheckpointError, ConvkitError, InputError
     from convkit.graph import NodeRewrite, NoMatch, Rewrite
     from convkit.model import (
         Adapter,
@@ -61,7 +61,7 @@ _HOMES = {
     "convkit.backends.torch._node": ("TorchNode",),
     "convkit.conversion": ("AttributePatch", "Conversion", "ModulePatch", "convert"),
     "convkit.doctor": ("KnownError",),
-    "convkit.errors": ("CheckpointError", "ConvkitError"),
+    "convkit.errors": ("CheckpointError", "ConvkitError", "InputError"),
     "convkit.graph": ("NoMatch", "NodeRewrite", "Rewrite"),
     "convkit.model": (
         "Adapter", "Dim", "Expect", "ModelSpec", "Option", "Request", "SourceModel", "Target", "TensorSpec",
@@ -99,6 +99,7 @@ __all__ = [
     "Engine",
     "Expect",
     "ImageReader",
+    "InputError",
     "JsonReader",
     "KnownError",
     "ModelSpec",

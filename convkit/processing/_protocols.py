@@ -41,7 +41,7 @@ class Preprocess(ABC):
         """Return the tensors and ``meta`` of one raw input (for images uint8, H x W x 3, BGR).
 
         Raises:
-            ConvkitError: this is no input that the model takes.
+            InputError: this is no input that the model takes.
         """
 
     def on_device(self) -> DevicePreprocess | None:

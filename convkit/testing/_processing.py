@@ -61,7 +61,7 @@ class ProcessingChecks(Fixtures):
                 finite = not np.issubdtype(tensor.dtype, np.floating) or np.isfinite(tensor).all()
                 assert finite, f"{_what(raw)} gave values for {name!r} that are not finite"
             with nullcontext() if number < len(raws) or not varies else suppress(InputError):
-                item_sizes(spec, {name: tensor.shape for name, tensor in prepared.tensors.items()})
+                item_sizes(spec, preprocess, {name: tensor.shape for name, tensor in prepared.tensors.items()})
             _assert_json(prepared.meta, f"the meta of {_what(raw)}")
 
     def test_preprocess_is_deterministic(self, subject: Subject, source: SourceModel, raws: Sequence[Any]) -> None:

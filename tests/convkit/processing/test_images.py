@@ -345,7 +345,7 @@ REFUSED = {
         lambda: torch.zeros(3, 40, 60, dtype=torch.uint8), r"Tensor of shape \(3, 40, 60\) has its channels first",
         "permute",
     ),
-    "a tensor that NumPy has no dtype for": (lambda: torch.zeros(4, 4, 3, dtype=torch.bfloat16), "Tensor cannot be", ""),
+    "a tensor without a NumPy dtype": (lambda: torch.zeros(4, 4, 3, dtype=torch.bfloat16), "Tensor cannot be", ""),
     "a tensor that is nowhere": (lambda: torch.zeros(4, 4, 3, device="meta"), "Tensor cannot be read", "CPU"),
     "a batch": (lambda: np.zeros((2, 4, 4, 3), np.uint8), "no pixels", "H x W x 3"),
     "bytes of no image": (lambda: b"hello", "the given bytes is not an image", "PNG"),
