@@ -70,7 +70,7 @@ def _safe_objects() -> list[Any]:
     """Return what unpickles NumPy scalars, such as the best score, under their old and new name, and options."""
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    dtypes = [np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefd")]
+    dtypes = [np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefdgFDSU")]
     return [*((scalar, name) for name in names), *dtypes, (_Namespace, "argparse.Namespace")]
 
 

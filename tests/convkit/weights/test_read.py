@@ -94,6 +94,17 @@ class TestNamespace:
         refusal(path)
 
 
+@pytest.mark.parametrize(
+    "value", [np.float64(0.5), np.bool_(True), np.str_("größe"), np.bytes_(b"x"), np.complex64(1j)]
+)
+@pytest.mark.parametrize("modern", [True, False], ids=["zip", "legacy"])
+def test_numpy_scalars_of_every_kind(tmp_path: Path, value: Any, modern: bool) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"best": value}, path, _use_new_zipfile_serialization=modern)
+    found = read_weights(path)["best"]
+    assert (type(found), found) == (type(value), value)
+
+
 def test_arrays_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save({"losses": np.arange(3.0)}, path)
