@@ -73,7 +73,7 @@ def test_public_names_are_loaded_on_demand() -> None:
         ("dcn_v2_cuda.cu:6:10: fatal error: THC/THCAtomics.cuh: No such file or directory", "PyTorch has removed"),
         ("dcn_v2_cuda.cu:9: error: 'THCState_getCurrentStream' was not declared in this scope", "PyTorch has removed"),
         (
-            'error: no suitable conversion function from "const at::DeprecatedTypeProperties" to "at::ScalarType" exists',
+            'no suitable conversion function from "const at::DeprecatedTypeProperties" to "at::ScalarType" exists',
             "PyTorch has removed",
         ),
         ("NotImplementedError: Cuda is not availabel", "built only on a machine with a GPU"),
