@@ -1,14 +1,8 @@
-"""From the PyTorch operator to ONNX: patches, translation, rewrites, and back for the torch backend."""
+"""From the PyTorch operator to ONNX and back: patches, translation, rewrites, and the operator of the torch backend."""
 
 from convkit_plugins.dcnv2.export._fold_batchnorm import FoldBatchNorm
 from convkit_plugins.dcnv2.export._patch import patches
 from convkit_plugins.dcnv2.export._torch_operator import OPERATORS
 from convkit_plugins.dcnv2.export._translation import FIRST_OPSET, translations
 
-__all__ = [
-    "FIRST_OPSET",
-    "OPERATORS",
-    "FoldBatchNorm",
-    "patches",
-    "translations",
-]
+__all__ = ["FIRST_OPSET", "OPERATORS", "FoldBatchNorm", "patches", "translations"]

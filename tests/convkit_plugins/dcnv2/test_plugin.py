@@ -46,10 +46,10 @@ def test_every_hook_is_known() -> None:
 
 
 def test_public_names_are_loaded_on_demand() -> None:
-    from convkit_plugins.dcnv2 import _module, _op
+    from convkit_plugins.dcnv2 import op
 
-    assert plugin.DCN is _module.DCN
-    assert plugin.deform_conv2d is _op.deform_conv2d
+    assert plugin.DCN is op.DCN
+    assert plugin.deform_conv2d is op.deform_conv2d
     with pytest.raises(AttributeError, match="no attribute 'DCNv3'"):
         _ = plugin.DCNv3
 
