@@ -130,7 +130,9 @@ def test_saved_results_are_what_polygraphy_reads(toy, toy_artifact, tmp_path, ba
     with other_engine():
         assert validate(toy_artifact, backend=backend, save_results=file).passed
     results = RunResults.load(str(file))
-    assert [name for name, _ in results.items()] == (["onnxruntime"] if backend == "onnxruntime" else ["onnxruntime", "other"])
+    assert [name for name, _ in results.items()] == (
+        ["onnxruntime"] if backend == "onnxruntime" else ["onnxruntime", "other"]
+    )
     spec = spec_from_manifest(toy_artifact.manifest)
     golden = GoldenSamples.load(toy_artifact.path, spec)
     session = open_session("onnxruntime", toy_artifact.model)
