@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from convkit.backends import Backend, DeviceSession, Engine, Session, TensorRTPlugin
     from convkit.backends.torch._node import TorchNode
     from convkit.conversion import AttributePatch, Conversion, ModulePatch, convert
-    from convkit.doctor import Remedy
+    from convkit.doctor import KnownError
     from convkit.errors import CheckpointError, ConvkitError, InputError
     from convkit.graph import NodeRewrite, NoMatch, Rewrite
     from convkit.model import (
@@ -60,7 +60,7 @@ _HOMES = {
     "convkit.backends": ("Backend", "DeviceSession", "Engine", "Session", "TensorRTPlugin"),
     "convkit.backends.torch._node": ("TorchNode",),
     "convkit.conversion": ("AttributePatch", "Conversion", "ModulePatch", "convert"),
-    "convkit.doctor": ("Remedy",),
+    "convkit.doctor": ("KnownError",),
     "convkit.errors": ("CheckpointError", "ConvkitError", "InputError"),
     "convkit.graph": ("NoMatch", "NodeRewrite", "Rewrite"),
     "convkit.model": (
@@ -101,6 +101,7 @@ __all__ = [
     "ImageReader",
     "InputError",
     "JsonReader",
+    "KnownError",
     "ModelSpec",
     "ModulePatch",
     "NoMatch",
@@ -111,7 +112,6 @@ __all__ = [
     "Prepared",
     "Preprocess",
     "Reader",
-    "Remedy",
     "Request",
     "Result",
     "Rewrite",

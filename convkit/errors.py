@@ -35,6 +35,7 @@ __all__ = [
     "SettingError",
     "ValidationError",
     "blamed_on",
+    "listing",
     "suggest",
 ]
 
@@ -166,3 +167,9 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """Return ``"Did you mean X?"`` for the closest known word, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else ""
+
+
+def listing(names: Iterable[str], most: int = 6) -> str:
+    """Return names for a message, separated by commas: ``most`` of them, long ones shortened, and how many are left."""
+    shown = [name if len(name) <= 100 else f"{name[:99]}…" for name in names]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
-import hashlib
 import json
 import os
 import re
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from convkit.errors import ArtifactError, ConvkitError, EnvironmentProblem, IntegrityError, OutputError
+from convkit.files import sha256
 
-__all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "check_destination", "sha256", "staging"]
+__all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "check_destination", "staging"]
 
 SCHEMA_VERSION = 2
 """2: named inputs, golden samples of any kind."""
@@ -109,15 +109,6 @@ class Artifact:
         return str(self.path)
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def check_destination(path: Path, *, overwrite: bool) -> None:
     """Refuse early what could not be written later.
 
@@ -138,7 +129,7 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _temporary_beside(path).rmdir()
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
 
 
 @contextlib.contextmanager
@@ -152,11 +143,11 @@ def staging(path: Path) -> Iterator[Path]:
         folder = _temporary_beside(anchored(path))
         folder.chmod(0o755)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     try:
         yield folder
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -244,7 +235,7 @@ def _seal(manifest: Mapping[str, Any]) -> str:
     """Return the SHA-256 over the canonical JSON of everything but the seal itself."""
     body = {key: value for key, value in manifest.items() if key != "seal"}
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(text)
 
 
 def _flush(path: Path) -> None:
@@ -262,7 +253,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _output_error(path: Path, error: OSError) -> ConvkitError:
+def output_error(path: Path, error: OSError) -> ConvkitError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return EnvironmentProblem(
             f"No room to write {path}: {error.strerror}.", hint="Free some space or give an --output elsewhere."

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convkit.cli._options import JsonOption, QuietOption, VerboseOption, set_talk
+from convkit.cli._console import set_verbosity
+from convkit.cli._options import JsonOption, QuietOption, VerboseOption
 
 if TYPE_CHECKING:
     from convkit.conversion import Conversion, ConversionPlan
@@ -25,7 +26,13 @@ def convert(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory to make; default ./ADAPTER-VARIANT-SIZE.")
     ] = None,
-    to: Annotated[str | None, typer.Option("--to", "--format", help="Target format: onnx.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", "--format", help="onnx, or an engine besides: tensorrt-rtx.", metavar="NAME")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="Compute capabilities to build for: sm86,sm89 …", metavar="SM[,SM…]"),
+    ] = None,
     form: Annotated[str | None, typer.Option("--form", help="Output form, one of the adapter's.")] = None,
     shape: Annotated[
         list[str] | None,
@@ -61,7 +68,7 @@ def convert(
     quiet: QuietOption = False,
 ) -> int:
     """Convert a checkpoint to a proved artifact."""
-    set_talk(quiet=quiet, verbose=verbose)
+    set_verbosity(quiet=quiet, verbose=verbose)
     from convkit.conversion import plan_conversion, run_plan
     from convkit.errors import ProofFailedError
 
@@ -72,6 +79,7 @@ def convert(
         config=config,
         settings={
             "to": to,
+            "target": target,
             "form": form,
             "shape": shape,
             "opset": opset,
@@ -89,11 +97,12 @@ def convert(
     if plan:
         _show_plan(asked, json=json)
         return 0
-    from convkit.cli._console import emit, emit_json, error_text, stderr, talk
+    from convkit.cli._console import emit, emit_json, error_text, stderr, steps
+    from convkit.cli._ladder import print_ladder
     from convkit.cli._verdict import print_verdict
 
     try:
-        with talk(f"convert {adapter}") as step:
+        with steps(f"convert {adapter}") as step:
             done = run_plan(asked, overwrite=overwrite, progress=step)
     except ProofFailedError as error:
         if error.verdict is not None:
@@ -103,6 +112,8 @@ def convert(
         sys.stderr.write(error_text(error) + "\n")
         return error.exit_code
     print_verdict(done.verdict, stderr(), verbose=verbose)
+    if done.engine:
+        print_ladder(done.engine.ladder, stderr())
     if json:
         emit_json(_summary(done, step.seconds))
         return 0
@@ -122,6 +133,7 @@ def _summary(done: Conversion, seconds: float) -> dict[str, Any]:
         "opset": manifest["graph"]["opset"],
         "seconds": round(seconds, 2),
         "verdict": done.verdict.to_json(),
+        **({"engine": str(done.engine.folder), "ladder": done.engine.ladder.to_json()} if done.engine else {}),
     }
 
 

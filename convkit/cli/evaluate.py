@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from convkit.cli._console import set_verbosity
 from convkit.cli._options import (
     ArtifactArgument,
     BackendOption,
@@ -14,7 +15,6 @@ from convkit.cli._options import (
     JsonOption,
     QuietOption,
     VerboseOption,
-    set_talk,
 )
 
 
@@ -34,11 +34,11 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> int:
     """Print AP@[.5:.95], AP50 and the other COCO figures of an artifact; images are streamed."""
-    set_talk(quiet=quiet, verbose=verbose)
-    from convkit.cli._console import emit_json, stderr, stdout, talk
+    set_verbosity(quiet=quiet, verbose=verbose)
+    from convkit.cli._console import emit_json, stderr, stdout, steps
     from convkit.evaluation import evaluate_artifact
 
-    with talk("evaluate") as step:
+    with steps("evaluate") as step:
         report = evaluate_artifact(
             artifact, coco, images, weights=weights, limit=limit, backend=backend, device=device, progress=step
         )

@@ -19,7 +19,7 @@ from convkit.conversion._inputs import RawInputs
 from convkit.conversion._patching import Patch, PatchRecord, patched
 from convkit.cuda import write_kernels
 from convkit.errors import ConversionError
-from convkit.graph import Rewrite, RewriteRecord, apply_rewrite, in_phases
+from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases
 from convkit.model import ModelSpec, SourceModel, Target
 from convkit.plugins import manager
 from convkit.processing import (
@@ -310,6 +310,6 @@ def _stamp(
         "convkit.adapter": adapter,
         "convkit.variant": spec.variant,
         "convkit.form": target.form,
-        "convkit.rewrites": json.dumps(changes),
+        REWRITES_KEY: json.dumps(changes),
     }.items():
         model.metadata_props.add(key=key, value=value)

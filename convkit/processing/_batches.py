@@ -108,18 +108,29 @@ def _blame(preprocess: Preprocess) -> tuple[type[ConvkitError], str]:
 
 
 def collate(inputs: Sequence[TensorSpec], items: Sequence[Prepared]) -> dict[str, np.ndarray]:
-    """Return the input arrays of a batch: stacked along axis 0 for inputs with a batch axis, else the first item's."""
-    return {
-        tensor.name: np.stack([item.tensors[tensor.name] for item in items])
-        if tensor.batched
-        else items[0].tensors[tensor.name]
-        for tensor in inputs
-    }
+    """Return the input arrays of a batch: stacked along axis 0 for inputs with a batch axis, others as they are.
+
+    Raises:
+        AdapterError: the items differ in an input without a batch axis.
+    """
+    arrays = {}
+    for tensor in inputs:
+        values = [item.tensors[tensor.name] for item in items]
+        if not tensor.batched and any(value.tobytes() != values[0].tobytes() for value in values[1:]):
+            raise AdapterError(
+                f"The items of one batch differ in {tensor.name!r}, which has no batch axis.",
+                hint="Give the input a batch axis in ModelSpec.inputs, or convert with --shape batch=1.",
+            )
+        arrays[tensor.name] = np.stack(values) if tensor.batched else values[0]
+    return arrays
 
 
 def take_items(tensors: Sequence[TensorSpec], arrays: Mapping[str, np.ndarray], index: Any) -> dict[str, np.ndarray]:
-    """Return the items at ``index`` (a slice or a list) of the arrays that have a batch axis, others whole."""
-    return {tensor.name: arrays[tensor.name][index] if tensor.batched else arrays[tensor.name] for tensor in tensors}
+    """Return the items at ``index`` (a number, slice or list) of the arrays that have a batch axis, others whole."""
+    return {
+        tensor.name: np.asarray(arrays[tensor.name][index]) if tensor.batched else arrays[tensor.name]
+        for tensor in tensors
+    }
 
 
 def decode_batch(

@@ -8,6 +8,7 @@ again on what is stored.
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from convkit.artifact import SAMPLES
-from convkit.errors import IntegrityError
+from convkit.errors import InputError, IntegrityError
 from convkit.model import ModelSpec
-from convkit.processing import Decode, Prepared, collate, decode_batch, find_preprocess, prepare, take_items
+from convkit.processing import Decode, Prepared, collate, decode_batch, find_preprocess, prepare
 from convkit.proof._cases import ItemSizes
 from convkit.proof._computes import Compute, by_items, feed_key
 from convkit.proof._metrics import measure
@@ -39,14 +40,14 @@ REPLAY_SLACK = 1e-4
 class GoldenSamples:
     """A few samples with their reference outputs, by item sizes.
 
-    ``outputs`` are the reference's, batch on axis 0, float64 rounded to float32: half a unit in the last place, within
-    the floor of the rule. ``results`` are the decoded results as JSON, empty for a model without decode.
+    ``outputs`` are the reference's for each sample alone, float64 rounded to float32: half a unit in the last place,
+    within the floor of the rule. ``results`` are the decoded results as JSON, empty for a model without decode.
     """
 
     samples: Samples
     raws: Sequence[Any]
     sources: Sequence[str]
-    outputs: Mapping[ItemSizes, Mapping[str, np.ndarray]]
+    outputs: Mapping[ItemSizes, Sequence[Mapping[str, np.ndarray]]]
     results: Mapping[ItemSizes, list[Any]]
 
     @classmethod
@@ -56,8 +57,8 @@ class GoldenSamples:
         """Return the golden samples of prepared inputs and the raw inputs that they come from."""
         outputs = {}
         for sizes, items in samples.prepared.items():
-            found = reference(collate(samples.spec.inputs, items))
-            outputs[sizes] = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in found.items()}
+            found = [reference(collate(samples.spec.inputs, [item])) for item in items]
+            outputs[sizes] = [{name: _rounded(value) for name, value in row.items()} for row in found]
         golden = cls(samples, raws, sources, outputs, {})
         golden.results = {sizes: golden._decoded(sizes, decode) for sizes in outputs} if decode else {}
         return golden
@@ -75,7 +76,7 @@ class GoldenSamples:
         for number, (sizes, items) in enumerate(self.samples.prepared.items()):
             for row, item in enumerate(items):
                 arrays |= {f"{number}/{row}/{name}": value for name, value in item.tensors.items()}
-            arrays |= {f"{number}/output/{name}": value for name, value in self.outputs[sizes].items()}
+                arrays |= {f"{number}/{row}/output/{name}": v for name, v in self.outputs[sizes][row].items()}
             metas = [dict(item.meta) for item in items]
             index["sizes"].append({"sizes": dict(sizes), "metas": metas, "results": self.results.get(sizes, [])})
         with (folder / SAMPLES).open("wb") as stream:
@@ -84,7 +85,21 @@ class GoldenSamples:
 
     @classmethod
     def load(cls, folder: Path, spec: ModelSpec) -> GoldenSamples:
-        """Return what `save` wrote below ``folder``."""
+        """Return what `save` wrote below ``folder``.
+
+        Raises:
+            IntegrityError: a file is missing or damaged.
+        """
+        try:
+            return cls._load(folder, spec)
+        except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, InputError) as error:
+            raise IntegrityError(
+                f"The golden samples of {folder} cannot be read: {str(error).splitlines()[0]}",
+                hint="Restore the artifact or convert again.",
+            ) from error
+
+    @classmethod
+    def _load(cls, folder: Path, spec: ModelSpec) -> GoldenSamples:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         reader = find_preprocess(spec.preprocess).reader
         prepared: dict[ItemSizes, list[Prepared]] = {}
@@ -96,7 +111,10 @@ class GoldenSamples:
                     Prepared({tensor.name: arrays[f"{number}/{row}/{tensor.name}"] for tensor in spec.inputs}, meta)
                     for row, meta in enumerate(entry["metas"])
                 ]
-                outputs[sizes] = {tensor.name: arrays[f"{number}/output/{tensor.name}"] for tensor in spec.outputs}
+                outputs[sizes] = [
+                    {tensor.name: arrays[f"{number}/{row}/output/{tensor.name}"] for tensor in spec.outputs}
+                    for row in range(len(entry["metas"]))
+                ]
                 results[sizes] = entry["results"]
         raws = [reader.read(folder / file) for file in index["files"]]
         return cls(Samples(spec, prepared), raws, index["sources"], outputs, results)
@@ -108,10 +126,8 @@ class GoldenSamples:
         """
         spec, known = self.samples.spec, {}
         for sizes, items in self.samples.prepared.items():
-            for row, item in enumerate(items):
-                known[feed_key(collate(spec.inputs, [item]))] = take_items(
-                    spec.outputs, self.outputs[sizes], slice(row, row + 1)
-                )
+            for item, outputs in zip(items, self.outputs[sizes], strict=True):
+                known[feed_key(collate(spec.inputs, [item]))] = outputs
 
         def look_up(feed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
             try:
@@ -149,9 +165,13 @@ class GoldenSamples:
 
     def _decoded(self, sizes: ItemSizes, decode: Decode) -> list[Any]:
         """Return what the stored outputs decode to, in plain JSON."""
-        metas = [item.meta for item in self.samples.prepared[sizes]]
-        results = [result.to_json() for result in decode_batch(decode, self.outputs[sizes], metas)]
+        pairs = zip(self.outputs[sizes], self.samples.prepared[sizes], strict=True)
+        results = [decode_batch(decode, outputs, [item.meta])[0].to_json() for outputs, item in pairs]
         return list(json.loads(json.dumps(results)))
+
+
+def _rounded(value: np.ndarray) -> np.ndarray:
+    return value.astype(np.float32) if value.dtype == np.float64 else value
 
 
 def _case(sizes: ItemSizes) -> str:

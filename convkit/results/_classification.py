@@ -33,6 +33,8 @@ class Classification(Result):
         """Compare the best class, and all probabilities (``max_score``)."""
         if not isinstance(other, Classification):
             return super().compare(other, slack=slack)
+        if len(self.probabilities) != len(other.probabilities):
+            return Difference(1, 0, 0, 1, note=f"{len(self.probabilities)} classes and {len(other.probabilities)}")
         best, theirs = int(np.argmax(self.probabilities)), int(np.argmax(other.probabilities))
         tie = best != theirs and abs(float(self.probabilities[best] - self.probabilities[theirs])) <= slack
         return Difference(

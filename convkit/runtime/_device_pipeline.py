@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from convkit.backends import DeviceSession
-from convkit.errors import AdapterError, ConversionError, InputError, KernelError
+from convkit.errors import AdapterError, ConversionError, ConvkitError, InputError
 from convkit.model import ModelSpec
 from convkit.processing import (
     Decode,
@@ -24,7 +24,7 @@ from convkit.processing import (
     device_preprocess,
 )
 from convkit.results import Result
-from convkit.runtime._gpu_errors import gpu_errors, refuses_capture
+from convkit.runtime._gpu_errors import first_error, gpu_errors, refuses_capture
 from convkit.runtime._staging import ALIGNMENT, Packer, Span, layout, padded, rounded
 
 __all__ = ["Device", "DevicePipeline", "Item"]
@@ -270,9 +270,10 @@ class DevicePipeline:
         handled = sys.exc_info()[1]
         try:
             plan.replay = self.engine.capture(lambda: self._launch(plan))
-        except (RuntimeError, KernelError) as error:
-            if not refuses_capture(error, handled):
-                raise
+        except (RuntimeError, MemoryError, ConvkitError) as error:
+            first = first_error(error, handled)
+            if not refuses_capture(first):
+                raise first from None
             self.device.synchronize()
         if plan.replay is None:
             self._uncaptured.add(plan.key)

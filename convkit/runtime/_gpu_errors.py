@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from convkit.errors import EnvironmentProblem
+from convkit.errors import ConvkitError, EnvironmentProblem, KernelError
 
-__all__ = ["gpu_errors", "refuses_capture"]
+__all__ = ["first_error", "gpu_errors", "refuses_capture"]
 
 
 @contextmanager
@@ -27,12 +27,21 @@ def gpu_errors(count: int) -> Iterator[None]:
         ) from error
 
 
-def refuses_capture(error: BaseException, handled: BaseException | None) -> bool:
-    """Return whether work cannot be captured, by the first error of the capture.
+def first_error(error: BaseException, handled: BaseException | None) -> BaseException:
+    """Return the first failure that led to the error of a capture.
 
-    torch ends a capture after an error, which raises a second one; ``handled`` is what was handled before the capture.
+    torch ends a capture after a failure, which raises a second error whose text says nothing about the first.
+    ``handled`` is the exception that was being handled before the capture.
     """
-    root, before = error, error.__cause__ or error.__context__
-    while before is not None and before is not handled:
-        root, before = before, before.__cause__ or before.__context__
-    return "captur" in str(root).lower() and "out of memory" not in str(root).lower()
+    first, link = error, error
+    while (before := link.__cause__ or link.__context__) is not None and before is not handled:
+        link = before
+        if isinstance(link, (RuntimeError, MemoryError, ConvkitError)) or not isinstance(link, Exception):
+            first = link
+    return first
+
+
+def refuses_capture(error: BaseException) -> bool:
+    """Return whether an error says that the work cannot be captured in a CUDA graph."""
+    text = str(error).lower()
+    return isinstance(error, (RuntimeError, KernelError)) and "captur" in text and "out of memory" not in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ class Predictor:
 
     def stream(self, inputs: Iterable[Any], *, batch: int = 1) -> Iterator[Result]:
         """Yield one result for each raw input, holding no more than ``batch`` of them at a time."""
-        for items in _batches(map(self.prepare, inputs), self._size(batch), _shapes):
+        for items in _batches(map(self.prepare, inputs), self._size(batch), self._alike):
             yield from self.run(items)
 
     def outputs(self, inputs: Any, *, batch: int = 1) -> Any:
@@ -113,7 +113,7 @@ class Predictor:
 
     def stream_outputs(self, inputs: Iterable[Any], *, batch: int = 1) -> Iterator[dict[str, np.ndarray]]:
         """Yield the outputs of each raw input by name, without the batch axis."""
-        for items in _batches(map(self.prepare, inputs), self._size(batch), _shapes):
+        for items in _batches(map(self.prepare, inputs), self._size(batch), self._alike):
             outputs = self._run(items)
             for index in range(len(items)):
                 yield take_items(self.spec.outputs, outputs, index)
@@ -123,18 +123,18 @@ class Predictor:
         value = self.reader.accept(raw)
         with _naming(raw):
             prepared = prepare(self.spec, self._preprocess, value)
-            item_sizes(self.spec, self._preprocess, _shapes(prepared))
+            item_sizes(self.spec, self._preprocess, {name: tensor.shape for name, tensor in prepared.tensors.items()})
         return prepared
 
     def run(self, prepared: Sequence[Prepared]) -> list[Result]:
-        """Return the results of prepared inputs; neighbours of equal shapes share a batch."""
+        """Return the results of prepared inputs; neighbours that can share a batch do."""
         if self._decode is None:
             raise ConversionError(
                 "This model has no decode, so there are no results.",
                 hint="Use predictor.outputs(...), or `convkit run --npz FOLDER`.",
             )
         results: list[Result] = []
-        for items in _batches(prepared, self.batch_max, _shapes):
+        for items in _batches(prepared, self.batch_max, self._alike):
             results.extend(decode_batch(self._decode, self._run(items), [item.meta for item in items]))
         return results
 
@@ -144,6 +144,11 @@ class Predictor:
         with self._lock:
             outputs = self.session.run(collate(self.spec.inputs, padded))
         return take_items(self.spec.outputs, outputs, slice(0, len(items)))
+
+    def _alike(self, item: Prepared) -> dict[str, Any]:
+        """Return what items of one batch have in common: shapes, and the values of inputs without a batch axis."""
+        tensors = ((tensor, item.tensors[tensor.name]) for tensor in self.spec.inputs)
+        return {tensor.name: (array.shape, b"" if tensor.batched else array.tobytes()) for tensor, array in tensors}
 
     def _size(self, batch: int) -> int:
         return min(max(batch, self.batch_min), self.batch_max)
@@ -227,11 +232,11 @@ def _naming(raw: Any) -> Iterator[None]:
         raise
 
 
-def _batches(items: Iterable[Any], size: int, shapes: Any) -> Iterator[list[Any]]:
-    """Yield up to ``size`` items of equal shapes at a time, in order."""
+def _batches(items: Iterable[Any], size: int, kind: Callable[[Any], Any]) -> Iterator[list[Any]]:
+    """Yield up to ``size`` items of one kind at a time, in order."""
     pending: list[Any] = []
     for item in items:
-        if pending and (len(pending) == size or shapes(item) != shapes(pending[0])):
+        if pending and (len(pending) == size or kind(item) != kind(pending[0])):
             yield pending
             pending = []
         pending.append(item)
@@ -240,7 +245,3 @@ def _batches(items: Iterable[Any], size: int, shapes: Any) -> Iterator[list[Any]
             pending = []
     if pending:
         yield pending
-
-
-def _shapes(item: Prepared) -> dict[str, tuple[int, ...]]:
-    return {name: tensor.shape for name, tensor in item.tensors.items()}

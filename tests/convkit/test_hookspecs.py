@@ -21,7 +21,7 @@ HOOKS = {
     "convkit_backends": (),
     "convkit_torch_operators": (),
     "convkit_commands": ("app",),
-    "convkit_remedies": (),
+    "convkit_known_errors": (),
 }
 """Names and arguments are a promise to plugins: a change here breaks theirs."""
 

@@ -57,7 +57,7 @@ def cli(
 ) -> Iterator[Callable[..., Said]]:
     """Run a command line in a folder of its own: ``cli("run", artifact, image)``."""
     from convkit.cli import execute
-    from convkit.cli._console import Talk
+    from convkit.cli._console import set_verbosity
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(toy_site))
@@ -70,7 +70,7 @@ def cli(
         return Said(code, said.out, said.err)
 
     yield run
-    Talk.level = 0
+    set_verbosity()
     plugins.block([])
     for name in [name for name in sys.modules if name.endswith("_entry_point")]:
         del sys.modules[name]

@@ -20,7 +20,7 @@ from support.toy import ToyAdapter, ToyNet, ToyPlugin, toy_weights
 
 import convkit
 from convkit import Artifact, ModulePatch, Request, SourceModel, convert, exactly, hookimpl, load, validate
-from convkit.conversion import MODULE_KEY, Conversion, check_graph, default_output
+from convkit.conversion import Conversion, check_graph, default_output
 from convkit.errors import (
     AdapterNotFoundError,
     ConversionError,
@@ -35,6 +35,7 @@ from convkit.errors import (
     SettingError,
     ValidationError,
 )
+from convkit.graph import MODULE_KEY
 from convkit.processing import synthetic_scenes
 
 

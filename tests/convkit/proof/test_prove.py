@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from convkit import Dim, ModelSpec, Prepared, TensorSpec, Verdict
-from convkit.proof import Samples, measure_yardsticks, prove, shape_cases
+from convkit.proof import Samples, measure_baselines, prove, shape_cases
 from convkit.results import Classification
 
 Arrays = Mapping[str, np.ndarray]
@@ -24,14 +24,12 @@ def spec(batch: Dim = BATCH, **changes: Any) -> ModelSpec:
         "dims": (batch,),
         "inputs": (TensorSpec("x", ("batch", 6)),),
         "outputs": (TensorSpec("logits", ("batch", 3)), TensorSpec("top", ("batch",), "int64")),
-        "preprocess": {},
-        "decode": {},
     }
     return ModelSpec(**{**fields, **changes})
 
 
 SAMPLES = Samples(
-    spec().inputs[0], {(): [Prepared(RNG.standard_normal(6).astype(np.float32), {"n": n}) for n in range(3)]}
+    spec(), {(): [Prepared({"x": RNG.standard_normal(6).astype(np.float32)}, {"n": n}) for n in range(3)]}
 )
 
 
@@ -57,14 +55,14 @@ def judged(
     model = model or spec()
     cases = shape_cases(model.dims)
     used = decode if with_decode else None
-    yardsticks = measure_yardsticks(model, exact, float32, SAMPLES, cases, used)
+    baselines = measure_baselines(model, exact, float32, SAMPLES, cases, used)
     return prove(
         model,
         reference=exact,
         engine=engine,
         samples=SAMPLES,
         cases=cases,
-        yardsticks=yardsticks,
+        baselines=baselines,
         decode=used,
         verdict=Verdict("engine", "cpu"),
         **options,
@@ -170,19 +168,19 @@ def test_values_that_are_no_numbers_fail():
 def test_without_a_decode_the_verdict_says_so():
     verdict = judged(float32, with_decode=False)
     assert verdict.passed
-    assert verdict.notes == ["decoded results were not compared: no loaded plugin decodes this model's outputs"]
+    assert verdict.notes == ["the model has no decode: its outputs are what was compared"]
     assert all(check.kind != "decoded" for check in verdict.checks)
 
 
 def test_an_ill_conditioned_output_is_named():
-    yardsticks = {name: {"max_abs": 0.5, "rel_l2": 0.02, "scale": 9.0} for name in ("logits", "top")}
+    baselines = {name: {"max_abs": 0.5, "rel_l2": 0.02, "scale": 9.0} for name in ("logits", "top")}
     verdict = prove(
         spec(),
         reference=exact,
         engine=float32,
         samples=SAMPLES,
         cases=shape_cases(spec().dims),
-        yardsticks={**yardsticks, "top": {"max_abs": 0.0, "rel_l2": 0.0, "scale": 2.0}},
+        baselines={**baselines, "top": {"max_abs": 0.0, "rel_l2": 0.0, "scale": 2.0}},
         decode=None,
         verdict=Verdict("engine", "cpu"),
     )
@@ -191,9 +189,9 @@ def test_an_ill_conditioned_output_is_named():
     assert "2.0%" in note
 
 
-def test_yardsticks_are_pytorchs_own_errors_over_all_cases():
+def test_baselines_are_pytorchs_own_errors_over_all_cases():
     cases = shape_cases(spec().dims)
-    table = measure_yardsticks(spec(), exact, float32, SAMPLES, cases, decode)
+    table = measure_baselines(spec(), exact, float32, SAMPLES, cases, decode)
     worst = max(
         np.abs(exact(SAMPLES.feed(case))["logits"] - float32(SAMPLES.feed(case))["logits"]).max() for case in cases
     )

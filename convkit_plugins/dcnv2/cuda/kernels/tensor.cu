@@ -74,8 +74,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if (y < out_height && px < out_width)
             raw = read(offset, {offset_image, offset_channel, offset_pixel}, mask,
                        {mask_image, mask_channel, mask_pixel}, image, t, y * out_width + px);
-        const Sample sample = sample_of(raw, image, t % TAPS, y, px, sizes);
-        corners[t * ROWS + r] = sample.corner;
+        const Sample sample = sample_of(raw, t % TAPS, y, px, sizes);
+        corners[t * ROWS + r] = corner_of(sample, image, sizes);
         weights[t * ROWS + r] = weights_of(sample);
     }
     __syncthreads();

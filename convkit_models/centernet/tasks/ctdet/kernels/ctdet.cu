@@ -395,8 +395,9 @@ convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __res
 
     const int found = min(marks[3], static_cast<unsigned>(CAPACITY));
     if (found > COUNTED) sort(keys, found);
-    const Heads heads = heads_of(map, wh + image * wh_image, reg ? reg + image * reg_image : nullptr, matrix, wh_axis,
-                                 wh_cell, wh_class, reg_axis, reg_cell);
+    const Heads heads = {wh + image * wh_image + (LAYOUT == PACKED ? 2 : 0), reg ? reg + image * reg_image : nullptr,
+                         LAYOUT == PACKED ? static_cast<int>(matrix[6]) : width, map.by_width,
+                         wh_axis, wh_cell, wh_class, reg_axis, reg_cell};
     float* boxes_of_image = rows + static_cast<size_t>(image) * topk * 6;
     // One half of the block computes scores while the other half reads the heads and finds the rows of the boxes.
     const int own = threadIdx.x % HALF;

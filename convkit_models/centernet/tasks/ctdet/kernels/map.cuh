@@ -231,12 +231,4 @@ struct Heads {
     }
 };
 
-// The heads of an image; its offsets may be null. Packed rows have no width: it is in the matrix of the image.
-CONVKIT_INLINE Heads heads_of(const Map& map, const T* sizes, const T* offsets, const double* matrix, int size_axis,
-                              int size_cell, int size_class, int offset_axis, int offset_cell) {
-    const int width = LAYOUT == PACKED ? static_cast<int>(matrix[6]) : map.width;
-    const T* first = sizes + (LAYOUT == PACKED ? 2 : 0);
-    return {first, offsets, width, map.by_width, size_axis, size_cell, size_class, offset_axis, offset_cell};
-}
-
 #endif

@@ -110,8 +110,9 @@ convkit_ctdet_pro(const T* __restrict__ hm, const T* __restrict__ wh, const T* _
     const int count = marks[1];
     const Key* best = sorted_keys(keys, spare, count);
     const double* matrix = output_to_image + MATRIX * image;
-    const Heads heads = heads_of(map, wh + image * wh_image, reg ? reg + image * reg_image : nullptr, matrix, wh_axis,
-                                 wh_cell, wh_class, reg_axis, reg_cell);
+    const Heads heads = {wh + image * wh_image + (LAYOUT == PACKED ? 2 : 0), reg ? reg + image * reg_image : nullptr,
+                         LAYOUT == PACKED ? static_cast<int>(matrix[6]) : width, map.by_width,
+                         wh_axis, wh_cell, wh_class, reg_axis, reg_cell};
     for (int index = threadIdx.x; index < count; index += THREADS) {
         const unsigned rank = 0xffffffffu - static_cast<unsigned>(best[index]);
         const int label = map.by_cells.of(rank), cell = rank - label * map.cells();

@@ -14,8 +14,7 @@ from support.decoding import DTYPES, OnHost, assert_equal, heads, metas_for, tut
 from convkit import Detections
 from convkit.errors import SettingError
 from convkit_models.centernet import convkit_decode
-from convkit_models.centernet.tasks.ctdet import ProDecode
-from convkit_models.centernet.tasks.ctdet._device_decode import Tuning
+from convkit_models.centernet.tasks.ctdet import ProDecode, Tuning
 
 
 def spec(
