@@ -61,7 +61,10 @@ def main(versions: list[str]) -> int:
             code += "print(json.dumps([api.__version__, sorted(missing_names(api))]))"
             paths = os.pathsep.join((name, str(ROOT / "tests"), str(ROOT)))
             done = subprocess.run(
-                [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, check=True, stdout=subprocess.PIPE
+                [sys.executable, "-c", code],
+                env={**os.environ, "PYTHONPATH": paths},
+                check=True,
+                stdout=subprocess.PIPE,
             )
         found, missing = json.loads(done.stdout)
         unknown = sorted(set(missing) - RTX_ONLY)

@@ -26,9 +26,7 @@ def make_world(monkeypatch: pytest.MonkeyPatch, flavour: str) -> World:
     sinks: list[Any] = []
     logger = _bindings._make_logger(API, sinks)
     world = World(API, logger, rtx=flavour == "tensorrt-rtx")
-    monkeypatch.setitem(
-        _runtime._loaded, flavour, _bindings.Bindings(FLAVOURS[flavour], world.api, logger, sinks)
-    )
+    monkeypatch.setitem(_runtime._loaded, flavour, _bindings.Bindings(FLAVOURS[flavour], world.api, logger, sinks))
     return world
 
 
