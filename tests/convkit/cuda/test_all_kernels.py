@@ -16,9 +16,9 @@ CAPABILITIES = (75, 80, 86, 89, 90, 100)
 SOURCES: tuple[str, ...] = (
     "convkit.processing.image_warp:warp_variants",
     "convkit_models.centernet.tasks.ctdet._device_decode:decode_variants",
-    "convkit_plugins.dcnv2.cuda._hopper:hopper_variants",
-    "convkit_plugins.dcnv2.cuda._plain:plain_variants",
-    "convkit_plugins.dcnv2.cuda._tensor:tensor_variants",
+    "support.dcn_variants:hopper_variants",
+    "support.dcn_variants:plain_variants",
+    "support.dcn_variants:tensor_variants",
 )
 """``module:function`` of what returns the variants of a kernel that are compiled here."""
 
