@@ -27,11 +27,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convkit.cuda import Image, Variant, compile_variant, load
-from convkit_models.centernet.tasks.ctdet import CtdetDecode, CudaDecode
+from convkit.cuda import ArrayView, CompiledKernel, Variant, compile_variant, load
+from convkit_models.centernet.tasks.ctdet import CtdetDecode, CudaDecode, DecodeLaunch, Tuning
 from convkit_models.centernet.tasks.ctdet._decode_kernels import TUNINGS
-from convkit_models.centernet.tasks.ctdet._device_decode import Call, Tuning
-from convkit_models.centernet.tasks.ctdet._device_decode import Tensor as Description
 
 CLASSES, SIDE, TOPK = 80, 128, 100
 BANDWIDTH = {"H100 80GB HBM3": 3.35e6, "H200": 4.8e6, "A100-SXM4-80GB": 2.04e6}
@@ -79,8 +77,8 @@ def make_maps(kind: str, batch: int, dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: value.to(dtype) for name, value in (("hm", hm), ("wh", wh * 20), ("reg", reg))}
 
 
-def tutorial(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tutorial's tensor of these heads."""
+def packed(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the packed tensor of these heads."""
     pooled = F.max_pool2d(maps["hm"], 3, stride=1, padding=1)
     joined = torch.cat([maps["reg"], maps["wh"], maps["hm"], pooled], dim=1)
     return {"output": joined.flatten(2).transpose(1, 2).contiguous()}
@@ -107,13 +105,15 @@ class Ours:
 
     def __init__(self, form: str, batch: int, tuning: Tuning | None = None) -> None:
         self.decode = CudaDecode(spec(form), tuning)
-        self.back = torch.from_numpy(np.stack([self.decode.back(META)] * batch)).cuda()
+        matrix = self.decode.values(META)["output_to_image"]
+        self.inputs = {"output_to_image": torch.from_numpy(np.stack([matrix] * batch)).cuda()}
         self.rows = torch.empty(batch, TOPK, 6, device="cuda")
         self.counts = torch.empty(batch, dtype=torch.int32, device="cuda")
 
     def __call__(self, outputs: Mapping[str, Tensor]) -> None:
         """Launch on the current stream."""
-        self.decode.launch(outputs, self.back, self.rows, self.counts, torch.cuda.current_stream().cuda_stream)
+        results = {"rows": self.rows, "counts": self.counts}
+        self.decode.launch(outputs, self.inputs, results, torch.cuda.current_stream().cuda_stream)
 
 
 def copies(maps: Mapping[str, Tensor], warm: bool) -> list[dict[str, Tensor]]:
@@ -136,19 +136,19 @@ def tunings(batch: int) -> list[Tuning]:
         shapes = ((1, 16), (2, 16), (4, 8), (4, 16), (8, 4), (8, 8))
         found = [Tuning(threads, *shape) for threads in (256, 512, 1024) for shape in shapes]
         return [*found, Tuning(256, 4, 8, 1, 2), Tuning(512, 4, 8, 1, 2), Tuning(512, 4, 16, 1, 2)]
-    residents = {256: (3, 4, 5), 512: (2,), 1024: (1,)}
+    least_blocks = {256: (3, 4, 5), 512: (2,), 1024: (1,)}
     return [
-        Tuning(threads, unroll, 8, rounds, resident)
-        for threads in residents
+        Tuning(threads, unroll, 8, rounds, blocks)
+        for threads in least_blocks
         for unroll, rounds in ((4, 1), (4, 2), (4, 4), (8, 1), (8, 2))
-        for resident in residents[threads]
+        for blocks in least_blocks[threads]
     ]
 
 
 def planned(tuning: Tuning | None, maps: Mapping[str, Tensor], step: int = 0) -> Variant:
     """Return the variant of the heads' kernel, which ends at a step if one is given."""
-    tensors = {name: Description.of(name, value) for name, value in maps.items()}
-    return ending(Call.plan(spec(), tensors, tuning).variant, step)
+    views = {name: ArrayView.of(name, value) for name, value in maps.items()}
+    return ending(DecodeLaunch.plan(spec(), views, tuning).variant, step)
 
 
 def ending(variant: Variant, step: int) -> Variant:
@@ -159,7 +159,7 @@ def ending(variant: Variant, step: int) -> Variant:
     return Variant(kernel, (*variant.constants, ("STOP", step)))
 
 
-def compile_all(variants: Sequence[Variant]) -> list[Image]:
+def compile_all(variants: Sequence[Variant]) -> list[CompiledKernel]:
     """Compile on all cores, so that `load` finds the images in the cache."""
     target = "sm_{}{}".format(*torch.cuda.get_device_capability())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -231,9 +231,9 @@ def steps(repeats: int, tried: Sequence[Tuning]) -> None:
             for number in numbers:
                 run = Ours("heads", batch, tuning)
                 right = equal(run, maps, wanted)
-                calls = run.decode._calls  # filled by the first launch
-                for key, (call, _, scratch) in calls.items():
-                    calls[key] = call, load(ending(call.variant, number)), scratch
+                launches = run.decode._launches  # filled by the first launch
+                for key, (planned_launch, _) in launches.items():
+                    launches[key] = planned_launch, load(ending(planned_launch.variant, number))
                 times.append(microseconds([partial(run, one) for one in sets], repeats))
             cells = " ".join(f"{time:6.1f}" for time in times)
             print(f"{cells}  {'equal' if right else 'WRONG'}  {tuning}", flush=True)
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true", help="time ours only, with other tunings")
     parser.add_argument("--steps", action="store_true", help="time ours only, cut off after each step")
     parser.add_argument(
-        "--tuning", action="append", default=[], metavar="NUMBERS", help="threads,unroll,groups,rounds,resident"
+        "--tuning", action="append", default=[], metavar="NUMBERS", help="threads,unroll,groups,rounds,blocks"
     )
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -266,7 +266,9 @@ def main() -> None:
     print(f"Microseconds a call; {CLASSES} classes at {SIDE}x{SIDE}, K={TOPK}, planes, noise.\n")
     print("| dtype | batch | cache | ours | torch eager | torch compiled | eager / ours | byte floor | ours / floor |")
     print("|---|---|---|---|---|---|---|---|---|")
-    matrix = torch.from_numpy(Ours("heads", 1).decode.back(META)[:6].reshape(1, 2, 3)).float().cuda()
+    matrix = (
+        torch.from_numpy(Ours("heads", 1).decode.values(META)["output_to_image"][:6].reshape(1, 2, 3)).float().cuda()
+    )
     for dtype in ("float16", "float32"):
         for batch in (1, 8, 32):
             maps = make_maps("noise", batch, DTYPES[dtype])
@@ -286,16 +288,16 @@ def main() -> None:
     print("| maps | layout | batch 1, warm | batch 1 | batch 8 | batch 32 |")
     print("|---|---|---|---|---|---|")
     for kind in ("noise", "smooth", "flat"):
-        for layout in ("planes", "cells", "tutorial"):
+        for layout in ("planes", "cells", "tensorrt-pro"):
             times = []
             for batch, warm in ((1, True), (1, False), (8, False), (32, False)):
                 maps = make_maps(kind, batch, torch.float16)
                 if layout == "cells":
                     maps = {key: value.to(memory_format=torch.channels_last) for key, value in maps.items()}
                 sets: Sequence[Mapping[str, Tensor]] = copies(maps, warm)
-                if layout == "tutorial":
-                    sets = [tutorial(maps) for maps in sets]
-                times.append(ours("tutorial" if layout == "tutorial" else "heads", sets, options.repeats))
+                if layout == "tensorrt-pro":
+                    sets = [packed(maps) for maps in sets]
+                times.append(ours("tensorrt-pro" if layout == "tensorrt-pro" else "heads", sets, options.repeats))
             print(f"| {kind} | {layout} | {' | '.join(f'{time:.1f}' for time in times)} |", flush=True)
 
 

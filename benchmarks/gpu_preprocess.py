@@ -25,9 +25,8 @@ import cv2
 import numpy as np
 import torch
 
-from convkit.processing import Placement
-from convkit.processing.image_warp import image_table
-from convkit_models.centernet._preprocess import Affine
+from convkit.processing.image_warp import SourceImage
+from convkit_models.centernet._preprocess import INPUT, Affine
 
 SPEC = {
     "resize": "fix_res",
@@ -105,30 +104,31 @@ class Case:
         self.batch, self.side = batch, side
         self.host = Affine({**SPEC, "height": side, "width": side})
         self.device = self.host.on_device()
-        placement = self.device.place(rows, columns)
         self.images = np.random.default_rng(0).integers(0, 256, (batch, rows, columns, 3), dtype=np.uint8)
         offsets = [index * rows * columns * 3 for index in range(batch)]
-        self.records = image_table([placement] * batch, offsets, [(rows, columns)] * batch, capacity=self.images.nbytes)
+        placements = [self.device.place(image) for image in self.images]
+        rows_of = zip(placements, offsets, strict=True)
+        self.records = np.array([self.device.row(*each) for each in rows_of], self.device.record)
         self.bytes = touched_bytes(self.records, side, side) + batch * 3 * side * side * 2
         sets = max(2, -(-SETS_BYTES // (self.images.nbytes + batch * 3 * side * side * 2)))
         self.table = torch.from_numpy(self.records.view(np.uint8).reshape(batch, -1)).cuda()
         self.pixels = [torch.from_numpy(self.images).cuda() for _ in range(sets)]
         shape = (batch, 3, side, side)
         self.outputs = [torch.full(shape, float("nan"), dtype=torch.float16, device="cuda") for _ in range(sets)]
-        self.grid = self._grid(placement, rows, columns)
+        self.grid = self._grid(placements[0].detail, rows, columns)
         self.mean, self.std = (torch.tensor(SPEC[key], device="cuda").view(1, 3, 1, 1) for key in ("mean", "std"))
 
-    def _grid(self, placement: Placement, rows: int, columns: int) -> torch.Tensor:
+    def _grid(self, image: SourceImage, rows: int, columns: int) -> torch.Tensor:
         """Return the sampling points in torch's units (align_corners), once for all calls."""
         y, x = torch.meshgrid(*(torch.arange(self.side, dtype=torch.float64),) * 2, indexing="ij")
-        points = [line[0] * x + line[1] * y + line[2] for line in placement.matrix.tolist()]
+        points = [line[0] * x + line[1] * y + line[2] for line in image.matrix.tolist()]
         scaled = [2 * point / (size - 1) - 1 for point, size in zip(points, (columns, rows), strict=True)]
         return torch.stack(scaled, -1).float().cuda().expand(self.batch, -1, -1, -1)
 
     def ours(self, index: int) -> None:
         """Launch the kernel on one of the sets."""
         stream = torch.cuda.current_stream().cuda_stream
-        self.device.launch(self.table, self.pixels[index].view(-1), self.outputs[index], stream)
+        self.device.launch(self.table, self.pixels[index].view(-1), {INPUT: self.outputs[index]}, stream)
 
     def torch_route(self, index: int, dtype: torch.dtype) -> torch.Tensor:
         """Do it with torch's operators."""
@@ -140,7 +140,7 @@ class Case:
         """Do it on the host, several images at a time, upload float32 and let the GPU round it."""
 
         def prepare(index: int) -> None:
-            pinned.numpy()[index] = self.host(self.images[index]).tensor
+            pinned.numpy()[index] = self.host(self.images[index]).tensors[INPUT]
 
         list(pool.map(prepare, range(self.batch)))
         target.copy_(pinned.cuda(non_blocking=True))
@@ -167,7 +167,7 @@ class Case:
     def wrong(self) -> int:
         """Return how many values of the kernel's output differ from the host's."""
         self.ours(0)
-        expected = np.stack([self.host(image).tensor for image in self.images[:2]]).astype(np.float16)
+        expected = np.stack([self.host(image).tensors[INPUT] for image in self.images[:2]]).astype(np.float16)
         return int((self.outputs[0][:2].cpu().numpy() != expected).sum())
 
 

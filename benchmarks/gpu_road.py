@@ -1,11 +1,11 @@
-"""resdcn_18 at 512x512 with 80 classes in float16 on a GPU: the network by several engines, and the whole road.
+"""resdcn_18 at 512x512, 80 classes, float16, on a GPU: the network by several engines, and images to boxes.
 
 Needs PyTorch with CUDA, cupy and torchvision; onnxruntime-gpu where it is there. The weights are random and
 well-conditioned (tests/support/checkpoints.py). GPU times are medians of CUDA events around one call or one replay of
-a CUDA graph; ``rel L2`` is the distance of the heat map from that of float32 PyTorch. The road begins with images of
-1280x720 pixels in the host's memory and ends with boxes there; its images per second are wall-clock time.
+a CUDA graph; ``rel L2`` is the distance of the heat map from that of float32 PyTorch. The pipeline begins with images
+of 1280x720 pixels in the host's memory and ends with boxes there; its images per second are wall-clock time.
 
-``--engines`` and ``--road`` choose what is measured; nothing after one of them leaves its table out. torch.compile has
+``--engines`` and ``--pipeline`` choose what is measured; with no value, the table is left out. torch.compile has
 to be asked for, because it takes long: minutes with ``--compile-mode max-autotune-no-cudagraphs``.
 """
 
@@ -37,14 +37,14 @@ from support.checkpoints import make_checkpoint, make_network
 import convkit
 from convkit.backends.torch import Torch
 from convkit.processing import synthetic_scenes
-from convkit_models.centernet._preprocess import Affine
+from convkit_models.centernet._preprocess import INPUT, Affine
 from convkit_plugins.dcnv2 import DCN
 
 HEADS = {"hm": 80, "wh": 2, "reg": 2}
 REPEATS = 30
 ENGINES = ("convkit", "onnxruntime", "eager", "compile")
 LAYERS = ("torchvision", "convkit")
-ROADS = {"usual": "", "torch-fp16": "float16", "onnxruntime": "float32"}
+PIPELINES = {"usual": "", "torch-fp16": "float16", "onnxruntime": "float32"}
 
 
 class TorchvisionDCN(nn.Module):
@@ -244,8 +244,8 @@ def torch_decode(heads: Sequence[Tensor], k: int = 100) -> Tensor:
     return torch.cat(rows, 1).transpose(1, 2)
 
 
-def usual_road(network: nn.Module, artifact: convkit.Artifact) -> Callable[[Sequence[np.ndarray]], Any]:
-    """Return the road as it is usually written: OpenCV, upload, PyTorch eager with torchvision, torch decode, copy."""
+def usual_pipeline(network: nn.Module, artifact: convkit.Artifact) -> Callable[[Sequence[np.ndarray]], Any]:
+    """Return the usual pipeline: OpenCV, upload, PyTorch eager with torchvision, torch decode, copy."""
     from convkit_models.centernet._geometry import affine, transform
 
     module = Heads(network, torchvision=True).cuda().half().to(memory_format=torch.channels_last)
@@ -253,7 +253,7 @@ def usual_road(network: nn.Module, artifact: convkit.Artifact) -> Callable[[Sequ
 
     def run(images: Sequence[np.ndarray]) -> list[np.ndarray]:
         prepared = [preprocess(image) for image in images]
-        tensor = torch.from_numpy(np.stack([item.tensor for item in prepared])).cuda().half()
+        tensor = torch.from_numpy(np.stack([item.tensors[INPUT] for item in prepared])).cuda().half()
         rows = torch_decode(module(tensor.to(memory_format=torch.channels_last))).cpu().numpy()
         boxes = []
         for row, item in zip(rows, prepared, strict=True):
@@ -276,25 +276,25 @@ def images_per_second(run: Callable[[], int], seconds: float = 1.5) -> float:
     return done / (time.perf_counter() - start)
 
 
-def road_rows(
-    network: nn.Module, artifact: convkit.Artifact, batches: Sequence[int], roads: Sequence[str]
+def pipeline_rows(
+    network: nn.Module, artifact: convkit.Artifact, batches: Sequence[int], pipelines: Sequence[str]
 ) -> Iterator[Sequence[str]]:
     """Yield the rows of the second table."""
     frames = synthetic_scenes(8, seed=3, height=720, width=1280) * 16
-    if "usual" in roads:
-        usual = usual_road(network, artifact)
+    if "usual" in pipelines:
+        usual = usual_pipeline(network, artifact)
         rates = [images_per_second(partial(_count, usual, frames[:batch])) for batch in batches]
         yield "usual: OpenCV, PyTorch eager, torch decode; images/s", *(f"{rate:.0f}" for rate in rates)
-    for backend in (road for road in ROADS if road in roads and road != "usual"):
-        name = f"convkit, {backend} ({ROADS[backend]})"
+    for backend in (name for name in PIPELINES if name in pipelines and name != "usual"):
+        name = f"convkit, {backend} ({PIPELINES[backend]})"
         try:
             # an artifact that was made before may have come without its samples
             predictor: Any = convkit.load(artifact.path, backend=backend, device="cuda", verify=False)
             with predictor:
-                columns = [our_road(predictor, frames, batch) for batch in batches]
+                columns = [our_pipeline(predictor, frames, batch) for batch in batches]
         except Exception as error:
             text = (str(error).splitlines() or [""])[0]
-            print(f"[road, {backend}] {type(error).__name__}: {text[:300]}", file=sys.stderr)
+            print(f"[pipeline, {backend}] {type(error).__name__}: {text[:300]}", file=sys.stderr)
             yield name, *["not available"] * len(batches)
             continue
         for title, values in zip(
@@ -305,7 +305,7 @@ def road_rows(
             yield f"{name}; {title}", *(f"{value:.0f}" for value in values)
 
 
-def our_road(predictor: Any, frames: Sequence[np.ndarray], batch: int) -> tuple[float, float, float]:
+def our_pipeline(predictor: Any, frames: Sequence[np.ndarray], batch: int) -> tuple[float, float, float]:
     """Return images per second, microseconds of a batch on the GPU, and from call to boxes."""
 
     def once() -> list[Any]:
@@ -320,10 +320,10 @@ def our_road(predictor: Any, frames: Sequence[np.ndarray], batch: int) -> tuple[
         start = time.perf_counter()
         once()
         times.append((time.perf_counter() - start) * 1e6)
-    plan = next(plan for slot in predictor.road._slots for plan in slot.plans.values() if plan.batch == batch)
-    stream = torch.cuda.ExternalStream(predictor.road.device.stream)
-    with torch.cuda.stream(stream), predictor.road.device.active():
-        gpu = event_microseconds(partial(predictor.road._run, plan))
+    plan = next(plan for slot in predictor.pipeline._slots for plan in slot.plans.values() if plan.batch == batch)
+    stream = torch.cuda.ExternalStream(predictor.pipeline.device.stream)
+    with torch.cuda.stream(stream), predictor.pipeline.device.active():
+        gpu = event_microseconds(partial(predictor.pipeline._run, plan))
     return rate, gpu, statistics.median(times)
 
 
@@ -343,7 +343,7 @@ def network_rows(
 ) -> Iterator[Row]:
     """Yield the rows of the first table."""
     preprocess = Affine(artifact.manifest["model"]["preprocess"])
-    prepared = torch.from_numpy(np.stack([preprocess(image).tensor for image in synthetic_scenes(4, seed=1)]))
+    prepared = torch.from_numpy(np.stack([preprocess(image).tensors[INPUT] for image in synthetic_scenes(4, seed=1)]))
     inputs = [
         prepared.repeat(-(-batch // 4), 1, 1, 1)[:batch].cuda().half().to(memory_format=torch.channels_last)
         for batch in options.batches
@@ -365,7 +365,7 @@ def main() -> None:
     parser.add_argument("--artifact", type=Path, help="an artifact of this network, made before")
     parser.add_argument("--engines", nargs="*", choices=ENGINES, default=ENGINES[:3], help="of the first table")
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS, help="DCN in eager and compile")
-    parser.add_argument("--road", nargs="*", choices=ROADS, default=list(ROADS), help="of the second table")
+    parser.add_argument("--pipeline", nargs="*", choices=PIPELINES, default=list(PIPELINES), help="of the second table")
     parser.add_argument("--compile-mode", default="default", help="of torch.compile")
     options = parser.parse_args()
     import torchvision
@@ -386,10 +386,10 @@ def main() -> None:
                 for title, cells, quality in network_rows(network, artifact, Path(name), options):
                     print(f"| {title} | {' | '.join(cells)} | {quality} |", flush=True)
             print()
-        if options.road:
-            print(f"| the whole road, images of 1280x720 | {header} |\n|---|{columns}", flush=True)
+        if options.pipeline:
+            print(f"| images of 1280x720 | {header} |\n|---|{columns}", flush=True)
             with torch.inference_mode():
-                for row in road_rows(network, artifact, options.batches, options.road):
+                for row in pipeline_rows(network, artifact, options.batches, options.pipeline):
                     print(f"| {' | '.join(row)} |", flush=True)
 
 

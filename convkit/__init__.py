@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from convkit.backends import Backend, DeviceSession, Engine, Session, TensorRTPlugin
     from convkit.backends.torch._node import TorchNode
     from convkit.conversion import AttributePatch, Conversion, ModulePatch, convert
-    from convkit.doctor import Remedy
-    from convkit.errors import CheckpointError, ConvkitError
+    from convkit.doctor import KnownError
+    from convkit.errors import CheckpointError, ConvkitError, InputError
     from convkit.graph import NodeRewrite, NoMatch, Rewrite
     from convkit.model import (
         Adapter,
@@ -60,8 +60,8 @@ _HOMES = {
     "convkit.backends": ("Backend", "DeviceSession", "Engine", "Session", "TensorRTPlugin"),
     "convkit.backends.torch._node": ("TorchNode",),
     "convkit.conversion": ("AttributePatch", "Conversion", "ModulePatch", "convert"),
-    "convkit.doctor": ("Remedy",),
-    "convkit.errors": ("CheckpointError", "ConvkitError"),
+    "convkit.doctor": ("KnownError",),
+    "convkit.errors": ("CheckpointError", "ConvkitError", "InputError"),
     "convkit.graph": ("NoMatch", "NodeRewrite", "Rewrite"),
     "convkit.model": (
         "Adapter", "Dim", "Expect", "ModelSpec", "Option", "Request", "SourceModel", "Target", "TensorSpec",
@@ -99,7 +99,9 @@ __all__ = [
     "Engine",
     "Expect",
     "ImageReader",
+    "InputError",
     "JsonReader",
+    "KnownError",
     "ModelSpec",
     "ModulePatch",
     "NoMatch",
@@ -110,7 +112,6 @@ __all__ = [
     "Prepared",
     "Preprocess",
     "Reader",
-    "Remedy",
     "Request",
     "Result",
     "Rewrite",

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from convkit.backends import Backend, TensorRTPlugin
     from convkit.conversion import Patch
-    from convkit.doctor import Remedy
+    from convkit.doctor import KnownError
     from convkit.graph import Rewrite
-    from convkit.model import Adapter, SourceModel, Target
+    from convkit.model import Adapter, Option, SourceModel, Target
     from convkit.processing import Decode, Preprocess
 
 hookspec = pluggy.HookspecMarker("convkit")
@@ -29,6 +29,11 @@ hookimpl = pluggy.HookimplMarker("convkit")
 @hookspec
 def convkit_adapters() -> Iterable[Adapter]:
     """Return the adapters of this distribution."""
+
+
+@hookspec
+def convkit_options() -> Iterable[Option]:
+    """Return settings of the plugin itself, given as ``--set NAME=VALUE``; hooks find them in ``target.options``."""
 
 
 @hookspec
@@ -77,5 +82,5 @@ def convkit_commands(app: typer.Typer) -> None:
 
 
 @hookspec
-def convkit_remedies() -> Iterable[Remedy]:
-    """Return known error texts with their causes and cures, for ``convkit doctor``."""
+def convkit_known_errors() -> Iterable[KnownError]:
+    """Return error texts of other tools with their causes and cures, for ``convkit doctor``."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
-import hashlib
 import json
 import os
 import re
@@ -18,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from convkit.errors import ArtifactError, ConvkitError, EnvironmentProblem, IntegrityError, OutputError
+from convkit.files import sha256
 
-__all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "check_destination", "sha256", "staging"]
+__all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "check_destination", "staging"]
 
 SCHEMA_VERSION = 2
 """2: named inputs, golden samples of any kind."""
@@ -110,15 +110,6 @@ class Artifact:
         return str(self.path)
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def check_destination(path: Path, *, overwrite: bool) -> None:
     """Refuse early what could not be written later.
 
@@ -139,7 +130,7 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _temporary_beside(path).rmdir()
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
 
 
 @contextlib.contextmanager
@@ -153,11 +144,11 @@ def staging(path: Path) -> Iterator[Path]:
         folder = _temporary_beside(anchored(path))
         folder.chmod(0o755)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     try:
         yield folder
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -166,7 +157,7 @@ def remove_stale(path: Path) -> None:
     """Remove what killed conversions to ``path`` left behind, and put back what one was about to replace."""
     for folder in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         match = re.fullmatch(re.escape(f".{path.name}.") + r"(\d+)\..+\.partial", folder.name)
-        if match and not _alive(int(match.group(1))):
+        if match and not is_alive(int(match.group(1))):
             if (folder / REPLACED).exists() and not path.exists():
                 (folder / REPLACED).rename(path)
             shutil.rmtree(folder, ignore_errors=True)
@@ -259,7 +250,7 @@ def _seal(manifest: Mapping[str, Any]) -> str:
     """Return the SHA-256 over the canonical JSON of everything but the seal itself."""
     body = {key: value for key, value in manifest.items() if key != "seal"}
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(text)
 
 
 def _flush(path: Path) -> None:
@@ -267,7 +258,8 @@ def _flush(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Return whether a process of that number runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -277,7 +269,8 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _output_error(path: Path, error: OSError) -> ConvkitError:
+def output_error(path: Path, error: OSError) -> ConvkitError:
+    """Return what a failed write to ``path`` means to people."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return EnvironmentProblem(
             f"No room to write {path}: {error.strerror}.", hint="Free some space or give an --output elsewhere."

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convkit.cli._options import JsonOption, QuietOption, VerboseOption, set_talk
+from convkit.cli._console import set_verbosity
+from convkit.cli._options import JsonOption, QuietOption, VerboseOption
 
 if TYPE_CHECKING:
-    from convkit.artifact import Artifact
     from convkit.conversion import Conversion, ConversionPlan
 
 
@@ -26,7 +26,13 @@ def convert(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory to make; default ./ADAPTER-VARIANT-SIZE.")
     ] = None,
-    to: Annotated[str | None, typer.Option("--to", "--format", help="Target format: onnx.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", "--format", help="onnx, or an engine besides: tensorrt-rtx.", metavar="NAME")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="Compute capabilities to build for: sm86,sm89 …", metavar="SM[,SM…]"),
+    ] = None,
     form: Annotated[str | None, typer.Option("--form", help="Output form, one of the adapter's.")] = None,
     shape: Annotated[
         list[str] | None,
@@ -62,7 +68,7 @@ def convert(
     quiet: QuietOption = False,
 ) -> int:
     """Convert a checkpoint to a proved artifact."""
-    set_talk(quiet=quiet, verbose=verbose)
+    set_verbosity(quiet=quiet, verbose=verbose)
     from convkit.conversion import plan_conversion, run_plan
     from convkit.errors import ProofFailedError
 
@@ -73,6 +79,7 @@ def convert(
         config=config,
         settings={
             "to": to,
+            "target": target,
             "form": form,
             "shape": shape,
             "opset": opset,
@@ -90,11 +97,12 @@ def convert(
     if plan:
         _show_plan(asked, json=json)
         return 0
-    from convkit.cli._console import emit, emit_json, error_text, stderr, talk
+    from convkit.cli._console import emit, emit_json, error_text, stderr, steps
+    from convkit.cli._ladder import print_ladder
     from convkit.cli._verdict import print_verdict
 
     try:
-        with talk(f"convert {adapter}") as step:
+        with steps(f"convert {adapter}") as step:
             done = run_plan(asked, overwrite=overwrite, progress=step)
     except ProofFailedError as error:
         if error.verdict is not None:
@@ -104,10 +112,12 @@ def convert(
         sys.stderr.write(error_text(error) + "\n")
         return error.exit_code
     print_verdict(done.verdict, stderr(), verbose=verbose)
+    if done.engine:
+        print_ladder(done.engine.ladder, stderr())
     if json:
         emit_json(_summary(done, step.seconds))
         return 0
-    _next_commands(done.artifact, step.seconds)
+    _next_commands(done, step.seconds)
     emit(str(done.artifact.path))
     return 0
 
@@ -123,25 +133,33 @@ def _summary(done: Conversion, seconds: float) -> dict[str, Any]:
         "opset": manifest["graph"]["opset"],
         "seconds": round(seconds, 2),
         "verdict": done.verdict.to_json(),
+        **({"engine": str(done.engine.folder), "ladder": done.engine.ladder.to_json()} if done.engine else {}),
     }
 
 
-def _next_commands(artifact: Artifact, seconds: float) -> None:
+def _next_commands(done: Conversion, seconds: float) -> None:
+    from convkit.artifact import spec_from_manifest
     from convkit.cli._console import stderr
+    from convkit.conversion import ConvertSettings
+    from convkit.processing import ImageReader, find_preprocess
 
     console = stderr()
-    variant = artifact.manifest["model"]["variant"]
-    console.print(f"\n{variant} converted and proved in {seconds:.1f} s. Next:", markup=False)
+    spec, path = spec_from_manifest(done.artifact.manifest), done.artifact.path
+    images = isinstance(find_preprocess(spec.preprocess).reader, ImageReader)
+    where = f" --backend {done.verdict.backend}" if done.verdict.backend != ConvertSettings.backend else ""
+    shown = "" if not spec.decode else " --draw out/" if images else " --json"
+    console.print(f"\n{spec.variant} converted and proved in {seconds:.1f} s. Next:", markup=False)
     for command, purpose in (
-        (f"convkit run {artifact.path} IMAGE --draw out/", "see what it finds"),
-        (f"convkit validate {artifact.path}", "prove it again, anywhere"),
-        (f"convkit inspect {artifact.path}", "look inside"),
+        (f"convkit run {path} {'IMAGE' if images else 'FILE'}{shown}{where}", "see what it finds"),
+        (f"convkit validate {path}{where}", "prove it again, anywhere"),
+        (f"convkit inspect {path}", "look inside"),
     ):
         console.print(f"  {command:<56} {purpose}", markup=False)
 
 
 def _show_plan(asked: ConversionPlan, *, json: bool) -> None:
     from convkit.cli._console import emit_json, stdout
+    from convkit.cli._layout import add_row, show, table
     from convkit.conversion import STAGES
 
     settings = asked.settings.to_json()
@@ -149,12 +167,7 @@ def _show_plan(asked: ConversionPlan, *, json: bool) -> None:
     if json:
         emit_json({"adapter": asked.adapter.name, "stages": list(STAGES), "settings": settings, "dims": dims})
         return
-    from rich.table import Table
-
-    console = stdout()
-    console.print("Stages: " + " > ".join(STAGES), markup=False)
-    console.print("Shapes: " + ", ".join(dims), markup=False)
-    table = Table("setting", "value", "origin", box=None, pad_edge=False)
+    rows = table("setting", "value", "origin")
     for item in settings:
-        table.add_row(item["name"], str(item["value"]), item["origin"])
-    console.print(table)
+        add_row(rows, item["name"], str(item["value"]), item["origin"])
+    show(stdout(), "Stages: " + " > ".join(STAGES), "Shapes: " + ", ".join(dims), rows)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from convkit.cli._console import set_verbosity
 from convkit.cli._options import (
     ArtifactArgument,
     BackendOption,
@@ -17,7 +18,6 @@ from convkit.cli._options import (
     JsonOption,
     QuietOption,
     VerboseOption,
-    set_talk,
 )
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ def run(
 
     A model without decode, or `--npz`, gives the outputs of the network themselves.
     """
-    set_talk(quiet=quiet, verbose=verbose)
+    set_verbosity(quiet=quiet, verbose=verbose)
     import time
 
-    from convkit.cli._console import stderr, talk
+    from convkit.cli._console import stderr, steps
     from convkit.errors import SettingError
     from convkit.runtime import load
 
@@ -72,7 +72,7 @@ def run(
         stderr().print(f"warning: {text}", markup=False)
 
     started = time.perf_counter()
-    with talk("run") as step:
+    with steps("run") as step:
         step("loading")
         with load(artifact, backend=backend, device=device) as predictor:
             raw = npz is not None or not predictor.decodes

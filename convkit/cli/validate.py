@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from convkit.cli._console import set_verbosity
 from convkit.cli._options import (
     ArtifactArgument,
     BackendOption,
@@ -14,7 +15,6 @@ from convkit.cli._options import (
     JsonOption,
     QuietOption,
     VerboseOption,
-    set_talk,
 )
 
 
@@ -33,13 +33,13 @@ def validate(
     quiet: QuietOption = False,
 ) -> int:
     """Check the hashes of an artifact and prove it again on this machine; exit 4 if it is not proved."""
-    set_talk(quiet=quiet, verbose=verbose)
-    from convkit.cli._console import emit_json, stdout, talk
+    set_verbosity(quiet=quiet, verbose=verbose)
+    from convkit.cli._console import emit_json, stdout, steps
     from convkit.cli._verdict import print_verdict
     from convkit.errors import ValidationError
     from convkit.proof import validate as prove_again
 
-    with talk(f"validate {artifact}") as step:
+    with steps(f"validate {artifact}") as step:
         verdict = prove_again(artifact, backend=backend, device=device, save_results=save_results, progress=step)
     if json:
         emit_json(verdict.to_json())

@@ -1,4 +1,4 @@
-"""Conversion: from a checkpoint to a proved artifact, stage by stage."""
+"""Conversion: from a checkpoint to a proved artifact, stage by stage, and engines of it."""
 
 from convkit.conversion._convert import (
     STAGES,
@@ -9,17 +9,26 @@ from convkit.conversion._convert import (
     plan_conversion,
     run_plan,
 )
-from convkit.conversion._export import MODULE_KEY, check_graph, clean_names, export_onnx, save_onnx
+from convkit.conversion._engines import BuiltEngine, build_engine
+from convkit.conversion._export import check_graph, clean_names, export_onnx, save_onnx
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._patching import AttributePatch, ModulePatch, Patch, PatchRecord, patched
-from convkit.conversion._settings import CONFIG_FILE, OPSETS, ConvertSettings, read_config, resolve_settings
+from convkit.conversion._settings import (
+    CONFIG_FILE,
+    OPSETS,
+    ConvertSettings,
+    option_pairs,
+    read_config,
+    resolve_options,
+    resolve_settings,
+)
 
 __all__ = [
     "CONFIG_FILE",
-    "MODULE_KEY",
     "OPSETS",
     "STAGES",
     "AttributePatch",
+    "BuiltEngine",
     "Conversion",
     "ConversionPlan",
     "ConvertSettings",
@@ -28,15 +37,18 @@ __all__ = [
     "PatchRecord",
     "RawInputs",
     "adapter_inputs",
+    "build_engine",
     "check_graph",
     "clean_names",
     "convert",
     "default_output",
     "export_onnx",
+    "option_pairs",
     "own_inputs",
     "patched",
     "plan_conversion",
     "read_config",
+    "resolve_options",
     "resolve_settings",
     "run_plan",
     "save_onnx",

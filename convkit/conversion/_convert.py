@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +19,20 @@ from convkit.artifact import (
     environment,
     publish,
     render_report,
-    sha256,
     spec_to_json,
     staging,
 )
 from convkit.backends import find_backend
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._settings import ConvertSettings, read_config, resolve_settings
-from convkit.errors import AdapterError, CheckpointError, ProofFailedError, SettingError
+from convkit.errors import AdapterError, CheckpointError, ProofFailedError, SettingError, blamed_on
+from convkit.files import sha256
 from convkit.model import Adapter, Request, SourceModel, Target
 from convkit.plugins import manager
 from convkit.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from convkit.conversion._engines import BuiltEngine
     from convkit.conversion._stages import Exported, Rewritten
     from convkit.proof import Verdict
 
@@ -50,10 +51,11 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Conversion:
-    """A finished conversion: the artifact and the verdict of its proof."""
+    """A finished conversion: the artifact, the verdict of its proof, and the engine that was asked for besides."""
 
     artifact: Artifact
     verdict: Verdict
+    engine: BuiltEngine | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class ConversionPlan:
     def target(self) -> Target:
         """What the hooks learn of the result."""
         settings = self.settings
-        return Target(settings.to, settings.opset, settings.form, settings.precision, settings.options)
+        return Target("onnx", settings.opset, settings.form, settings.precision, settings.options)
 
 
 def convert(
@@ -118,6 +120,7 @@ def plan_conversion(
 
 def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progress = silent) -> Conversion:
     """Run all stages; see `convert`."""
+    from convkit.conversion._engines import build_engine
     from convkit.conversion._stages import (
         Runner,
         export,
@@ -148,7 +151,11 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
         write_device_kernels(source.spec, folder, progress)
         progress("writing the artifact")
         manifest = _manifest(plan, source, exported, rewritten, proved.verdict)
-        return _write(folder, output, manifest, proved.verdict, proved.drawings, overwrite=overwrite)
+        done = _write(folder, output, manifest, proved.verdict, proved.drawings, overwrite=overwrite)
+    if settings.to == "onnx":
+        return done
+    engine = build_engine(done.artifact.path, settings.to, targets=settings.target, progress=progress)
+    return replace(done, engine=engine)
 
 
 def _load(plan: ConversionPlan) -> SourceModel:
@@ -156,10 +163,10 @@ def _load(plan: ConversionPlan) -> SourceModel:
         raise CheckpointError(
             f"{plan.weights} is a folder; adapter {plan.adapter.name!r} reads files.", hint="Give a file in it."
         )
-    request = Request(
-        plan.weights, plan.settings.form, plan.settings.dims, _read_names(plan.settings.names), plan.settings.options
-    )
-    source = plan.adapter.load(request)
+    own = {option.name: plan.settings.options[option.name] for option in plan.adapter.options}
+    request = Request(plan.weights, plan.settings.form, plan.settings.dims, _read_names(plan.settings.names), own)
+    with blamed_on(f"load() of adapter {plan.adapter.name!r}"):
+        source = plan.adapter.load(request)
     if not isinstance(source, SourceModel):
         raise AdapterError(
             f"Adapter {plan.adapter.name!r} returned a {type(source).__name__} from load().",
@@ -184,9 +191,11 @@ def _manifest(
     plan: ConversionPlan, source: SourceModel, exported: Exported, rewritten: Rewritten, verdict: Verdict
 ) -> dict[str, Any]:
     """Return the manifest of a finished conversion, but for the hashes of its files."""
+    owner = manager().owner(plan.adapter.name)
+    origin = {"plugin": owner.name, "distribution": owner.distribution, "version": owner.version}
     return {
         "convkit": __version__,
-        "adapter": {"name": plan.adapter.name, **_origin(plan.adapter.name)},
+        "adapter": {"name": plan.adapter.name, **origin},
         "weights": _weights_record(plan.weights),
         "model": spec_to_json(source.spec),
         "graph": {**asdict(plan.target), "ir_version": rewritten.model.ir_version},
@@ -244,14 +253,6 @@ def default_output(adapter: Adapter, source: SourceModel, form: str) -> Path:
     if form != adapter.forms[0]:
         parts.append(form)
     return Path("-".join(part for part in parts if part))
-
-
-def _origin(adapter: str) -> dict[str, str]:
-    """Return the plugin that offers an adapter and its distribution."""
-    offers = manager().gather("convkit_adapters")
-    plugin = next(name for name, items in offers.items() if adapter in {item.name for item in items})
-    info = next(info for info in manager().infos() if info.name == plugin)
-    return {"plugin": plugin, "distribution": info.distribution, "version": info.version}
 
 
 def _reserve(output: Path, *, overwrite: bool) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convkit.errors import ConvkitError, ExportError
+from convkit.graph import MODULE_KEY
 from convkit.model import Dim, Extent, extent_names, resolve, substitute
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ PROTO_LIMIT = 2**31 - 2**24
 """Bytes of weights in one protobuf file: 2 GiB, with room for the nodes."""
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
-MODULE_KEY = "convkit.module"
 WEIGHT = ".weight"
 _KEPT_METADATA = {MODULE_KEY, "pkg.onnxscript.rewriter.rule_name"}
 

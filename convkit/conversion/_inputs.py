@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from convkit._text import printable
-from convkit.errors import AdapterError
+from convkit.errors import AdapterError, blamed_on
 from convkit.model import Adapter, ModelSpec
 from convkit.processing import find_preprocess
 
@@ -47,7 +47,8 @@ def adapter_inputs(adapter: Adapter, spec: ModelSpec, count: int, seed: int) -> 
     Raises:
         AdapterError: it offers none.
     """
-    values = list(adapter.samples(spec, count, seed))
+    with blamed_on(f"samples() of adapter {adapter.name!r}"):
+        values = list(adapter.samples(spec, count, seed))
     if not values:
         raise AdapterError(
             f"Adapter {adapter.name!r} returned no samples.", hint="Adapter.samples must return at least one raw input."

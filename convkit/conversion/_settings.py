@@ -10,15 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from convkit._text import printable, read_text
+from convkit.backends import find_builder
 from convkit.errors import SettingError, suggest
 from convkit.model import Adapter, Dim, Option, apply_overrides
+from convkit.plugins import manager
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["CONFIG_FILE", "OPSETS", "ConvertSettings", "read_config", "resolve_settings"]
+__all__ = [
+    "CONFIG_FILE",
+    "OPSETS",
+    "ConvertSettings",
+    "option_pairs",
+    "read_config",
+    "resolve_options",
+    "resolve_settings",
+]
 
 CONFIG_FILE = "convkit.toml"
 OPSETS = range(19, 24)
@@ -49,6 +59,13 @@ def _shapes(value: Any) -> tuple[str, ...]:
     if not isinstance(shapes, list | tuple) or not all(isinstance(shape, str) for shape in shapes):
         raise ValueError("Give a list of NAME=N or NAME=MIN:OPT:MAX.")
     return tuple(shapes)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        raise ValueError("Give a list of words, or words between commas.")
+    return tuple(word.strip() for text in words for word in text.split(",") if word.strip())
 
 
 def _whole(low: int, high: int | None = None) -> Callable[[Any], int]:
@@ -89,7 +106,8 @@ class ConvertSettings:
     form: str = _setting(_text, "")
     shape: tuple[str, ...] = _setting(_shapes, ())
     opset: int = _setting(_whole(OPSETS[0], OPSETS[-1]), 0)
-    to: str = _setting(_one_of("onnx"), "onnx")
+    to: str = _setting(_text, "onnx")
+    target: tuple[str, ...] = _setting(_words, ())
     precision: str = _setting(_one_of("fp32"), "fp32")
     inputs: Path | None = _setting(_path, None)
     names: Path | None = _setting(_path, None)
@@ -171,6 +189,10 @@ def resolve_settings(
             f"Adapter {adapter.name!r} has no output form {values['form']!r}.",
             hint=f"{suggest(str(values['form']), adapter.forms)} It offers {', '.join(adapter.forms)}.".strip(),
         )
+    if values.get("to", "onnx") != "onnx":
+        find_builder(values["to"])
+    elif values.get("target"):
+        raise SettingError("target is for engines, and the result is an ONNX file.", hint="Add --to tensorrt-rtx.")
     options, option_origins = _options(adapter, [(label, source.get("set")) for label, source in sources[:3]])
     dims = apply_overrides(adapter.dims, values.get("shape", ()))
     return ConvertSettings(**values, dims=dims, options=options, origins=origins | option_origins)
@@ -184,13 +206,13 @@ def _parsed(name: str, parse: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _options(adapter: Adapter, sources: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
-    declared = {option.name: option for option in adapter.options}
+    declared = {option.name: option for option in (*_plugin_options(), *adapter.options)}
     given: dict[str, tuple[str, Any]] = {}
     for label, source in sources:
         if isinstance(source, str):
             raise SettingError(f"set is {source!r}.", hint="Write a table [convert.set] with one line an option.")
-        pairs = source.items() if isinstance(source, Mapping) else [_pair(text) for text in source or ()]
-        for name, value in pairs:
+        pairs = source if isinstance(source, Mapping) else option_pairs(source or ())
+        for name, value in pairs.items():
             if name not in declared:
                 raise SettingError(
                     f"Adapter {adapter.name!r} has no option {name!r}.",
@@ -204,11 +226,40 @@ def _options(adapter: Adapter, sources: Iterable[tuple[str, Any]]) -> tuple[dict
     )
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, found, value = text.partition("=")
-    if not found:
-        raise SettingError(f"--set {text!r} has no value.", hint="Write --set NAME=VALUE.")
-    return name.strip(), value.strip()
+def resolve_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of plugins in the types that they declare.
+
+    Raises:
+        SettingError: no plugin has an option of that name, or it cannot have that value.
+    """
+    declared = {option.name: option for option in _plugin_options()}
+    for name in given:
+        if name not in declared:
+            raise SettingError(
+                f"No plugin has an option {name!r}.",
+                hint=f"{suggest(name, declared)} There is {', '.join(declared) or 'none'}; options of the adapter are"
+                " those of the conversion.",
+            )
+    return {name: _convert(declared[name], value) for name, value in given.items()}
+
+
+def _plugin_options() -> list[Option]:
+    return [option for found in manager().gather("convkit_options").values() for option in found]
+
+
+def option_pairs(texts: Iterable[str]) -> dict[str, str]:
+    """Return ``NAME=VALUE`` texts as a mapping, the first of two with one name.
+
+    Raises:
+        SettingError: a text has no value.
+    """
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, found, value = text.partition("=")
+        if not found:
+            raise SettingError(f"--set {text!r} has no value.", hint="Write --set NAME=VALUE.")
+        pairs.setdefault(name.strip(), value.strip())
+    return pairs
 
 
 def _convert(option: Option, value: Any) -> Any:

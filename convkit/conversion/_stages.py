@@ -19,7 +19,7 @@ from convkit.conversion._inputs import RawInputs
 from convkit.conversion._patching import Patch, PatchRecord, patched
 from convkit.cuda import write_kernels
 from convkit.errors import ConversionError
-from convkit.graph import Rewrite, RewriteRecord, apply_rewrite, in_phases
+from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases
 from convkit.model import ModelSpec, SourceModel, Target
 from convkit.plugins import manager
 from convkit.processing import (
@@ -42,6 +42,7 @@ from convkit.proof import (
     measure_baselines,
     patched_compute,
     prove,
+    run_parallel,
     shape_cases,
 )
 
@@ -129,9 +130,13 @@ def measure_reference(source: SourceModel, inputs: RawInputs, progress: Progress
     decode = find_decode(spec.decode)
     progress("preparing the samples")
     samples = Samples.prepare(spec, inputs.values, [case.item_sizes for case in cases])
-    progress(f"running PyTorch in float64 and float32 on {inputs.origin}")
+    step = f"running PyTorch in float64 and float32 on {inputs.origin}"
+    progress(step)
     exact = TorchCompute(source, copy.deepcopy(source.module).double(), "float64")
     float32 = TorchCompute(source, source.module, "float32")
+    feeds = [samples.feed(case) for case in cases]
+    calls = [*exact.pending(feeds), *float32.pending(feeds)]
+    run_parallel(calls, lambda count: progress(step, count, len(calls)))
     baselines = measure_baselines(spec, exact, float32, samples, cases, decode)
     stored = samples.first(STORED_SAMPLES)
     ledger = Ledger(spec, stored.feed(opt), stored.metas(opt), exact, baselines, decode)
@@ -305,6 +310,6 @@ def _stamp(
         "convkit.adapter": adapter,
         "convkit.variant": spec.variant,
         "convkit.form": target.form,
-        "convkit.rewrites": json.dumps(changes),
+        REWRITES_KEY: json.dumps(changes),
     }.items():
         model.metadata_props.add(key=key, value=value)

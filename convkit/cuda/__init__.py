@@ -1,14 +1,15 @@
-"""CUDA kernels: one source each, compiled by NVRTC, launched on anyone's arrays, and written for other hosts.
+"""CUDA kernels: declare, compile with NVRTC, launch on arrays of any library, describe for other hosts.
 
 A kernel is a ``.cu`` file with an ``extern "C"`` entry point and a `Kernel` that declares it. ``kernel.variant(...)``
-gives values to its constants, `load` returns what launches it, `compile_variant` its PTX or cubin.
+assigns values to its constants, `load` returns its launcher, `compile_variant` its PTX or cubin.
 """
 
 from __future__ import annotations
 
+from convkit.cuda._array_view import ArrayView
 from convkit.cuda._cache import cache_folder
-from convkit.cuda._compile import Image, Resources, check_bound, compile_variant
-from convkit.cuda._declaration import Argument, Bound, Kernel, Launch, Variant, itemsize
+from convkit.cuda._compile import CompiledKernel, Resources, check_limit, compile_variant
+from convkit.cuda._declaration import Argument, Kernel, LaunchConfig, ResourceLimit, Variant, itemsize
 from convkit.cuda._describe import describe, write_kernels
 from convkit.cuda._launch import Launcher, load
 from convkit.cuda._ptx import check_signature, parse_ptx
@@ -18,18 +19,19 @@ from convkit.cuda._symbols import NUMBERS, Symbol, c_expression, cdiv, evaluate,
 __all__ = [
     "NUMBERS",
     "Argument",
-    "Bound",
-    "Image",
+    "ArrayView",
+    "CompiledKernel",
     "Kernel",
-    "Launch",
+    "LaunchConfig",
     "Launcher",
+    "ResourceLimit",
     "Resources",
     "Symbol",
     "Variant",
     "c_expression",
     "cache_folder",
     "cdiv",
-    "check_bound",
+    "check_limit",
     "check_signature",
     "compile_variant",
     "describe",

@@ -1,25 +1,25 @@
-"""A folder of compiled kernels: what was compiled once is read again, by any process."""
+"""A folder of compiled kernels, shared by processes: for each key the code as it is, and a JSON description."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from convkit.files import sha256, write_atomic
+
 __all__ = ["FORMAT", "cache_folder", "cache_key", "read_entry", "write_entry"]
 
-FORMAT = "convkit kernel 2"
-"""Version of the entries' layout and of what goes into a key."""
+FORMAT = "convkit kernel 3"
+"""Version of the files and of what a key depends on."""
 
 
 def cache_folder() -> Path:
-    """Return the folder of compiled kernels: ``$CONVKIT_CACHE``, or a folder for the user's caches."""
+    """Return the folder of compiled kernels: ``$CONVKIT_CACHE``, or a folder in the user's cache directory."""
     given = os.environ.get("CONVKIT_CACHE")
     if given:
         return Path(given)
@@ -34,38 +34,33 @@ def cache_folder() -> Path:
 
 def cache_key(**parts: Any) -> str:
     """Return the SHA-256 over everything that a compiled kernel depends on; ``parts`` are JSON values."""
-    text = json.dumps({"format": FORMAT, **parts}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(json.dumps({"format": FORMAT, **parts}, sort_keys=True))
 
 
-def read_entry(key: str) -> tuple[Mapping[str, Any], bytes] | None:
-    """Return the description and the code of an entry; None if there is none, or none that is whole."""
+def read_entry(key: str, kind: str) -> tuple[dict[str, Any], bytes] | None:
+    """Return description and code of an entry; None where it is missing or damaged."""
     try:
-        data = (cache_folder() / key).read_bytes()
-    except (OSError, RuntimeError):
+        code_file, description_file = _files(key, kind)
+        description = json.loads(description_file.read_bytes())
+        code = code_file.read_bytes()
+    except (OSError, RuntimeError, ValueError):
         return None
-    head, _, body = data.partition(b"\n")
-    if head.decode(errors="replace") != f"{FORMAT} {hashlib.sha256(body).hexdigest()}":
+    if not isinstance(description, dict) or description.pop("sha256", None) != sha256(code):
         return None
-    description, _, code = body.partition(b"\n")
-    return dict(json.loads(description)), code
+    return description, code
 
 
-def write_entry(key: str, description: Mapping[str, Any], code: bytes) -> None:
-    """Keep an entry; where the folder cannot be written, nothing is kept and nothing is said.
+def write_entry(key: str, kind: str, description: Mapping[str, Any], code: bytes) -> None:
+    """Write an entry: ``KEY.KIND`` is the code itself, readable by cuobjdump; ``KEY.json`` the description.
 
-    The file gets its name when it is complete, so that no other process reads a part of it.
+    Where the folder cannot be written, nothing is written and no error is raised: the next process compiles again.
     """
-    body = json.dumps(description).encode() + b"\n" + code
-    data = f"{FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode() + body
     with contextlib.suppress(OSError, RuntimeError):
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder, prefix=f".{key[:16]}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-            Path(name).replace(folder / key)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        code_file, description_file = _files(key, kind)
+        write_atomic(code_file, code)
+        write_atomic(description_file, json.dumps({**description, "sha256": sha256(code)}))
+
+
+def _files(key: str, kind: str) -> tuple[Path, Path]:
+    folder = cache_folder()
+    return folder / f"{key}.{kind}", folder / f"{key}.json"

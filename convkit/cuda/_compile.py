@@ -1,4 +1,4 @@
-"""Variants to PTX or cubin with NVRTC, through the cache, and what the compiler used for them."""
+"""Compile variants to PTX or cubin with NVRTC, through a disk cache, and read what resources they use."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from convkit.cuda._cache import cache_key, read_entry, write_entry
 from convkit.cuda._declaration import Variant
 from convkit.errors import EnvironmentProblem, KernelError
 
-__all__ = ["Image", "Kind", "Resources", "check_bound", "compile_variant", "nvrtc_version"]
+__all__ = ["CompiledKernel", "Kind", "Resources", "check_limit", "compile_variant", "nvrtc_version"]
 
 Kind = Literal["ptx", "cubin"]
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the compiler used for an entry point: registers a thread, all else in bytes.
+    """Resources that the compiler reports for an entry point.
 
-    ``shared`` is static shared memory a block; ``stack`` and the spills are local memory a thread.
+    ``registers``, ``stack_bytes`` and the spills are per thread, ``static_smem_bytes`` (shared memory) is per block.
     """
 
     registers: int
-    shared: int
-    stack: int
-    spill_stores: int
-    spill_loads: int
+    static_smem_bytes: int
+    stack_bytes: int
+    spill_store_bytes: int
+    spill_load_bytes: int
 
 
 @dataclass(frozen=True)
-class Image:
-    """A compiled variant. ``log`` is what the compiler said, ``resources`` what it told there of a cubin."""
+class CompiledKernel:
+    """A compiled variant. ``log`` is the compiler's log; ``resources`` are parsed from it (cubin only)."""
 
     code: bytes
     kind: Kind
@@ -47,10 +47,10 @@ class Image:
         return self.code.rstrip(b"\0").decode()
 
 
-def compile_variant(variant: Variant, target: str, kind: Kind) -> Image:
+def compile_variant(variant: Variant, target: str, kind: Kind) -> CompiledKernel:
     """Return the code of a variant for a target: ``("sm_90", "cubin")`` or ``("compute_80", "ptx")``.
 
-    It comes from the cache where the same text was compiled before with the same options and compiler.
+    A text that was compiled before with the same options and compiler comes from the cache.
 
     Raises:
         KernelError: the source does not compile, or the target does not fit.
@@ -62,34 +62,33 @@ def compile_variant(variant: Variant, target: str, kind: Kind) -> Image:
             f"{kind} cannot be made for {target!r}.", hint='Name ("sm_90", "cubin") or ("compute_90", "ptx").'
         )
     if not variant.kernel.runs_on(int(match.group(2))):
-        only = " alone" if variant.kernel.specific else " or newer"
-        raise KernelError(f"{variant.label} is for compute capability {variant.kernel.least}{only}, not for {target}.")
+        raise KernelError(f"{variant.label} is for {variant.kernel.capabilities}, not for {target}.")
     text, entry = variant.text(), variant.kernel.name
     options = ("-std=c++17", f"--gpu-architecture={target}", *variant.kernel.options)
     if kind == "cubin":
         options += ("--ptxas-options=-v",)
     if _nvrtc().getVersion() >= (12, 9):
-        options += ("--no-cache",)  # what comes from NVRTC's own cache comes without a log
+        options += ("--no-cache",)  # NVRTC's own cache returns no log
     key = cache_key(text=text, options=options, entry=entry, kind=kind, nvrtc=nvrtc_version())
-    found = read_entry(key)
+    found = read_entry(key, kind)
     if found:
         description, code = found
         log = description["log"]
     else:
         code, log = _compile(text, variant, options, kind)
-        write_entry(key, {"log": log, "entry": entry, "target": target, "kind": kind}, code)
+        write_entry(key, kind, {"log": log, "entry": entry, "target": target, "kernel": variant.label}, code)
     if kind == "ptx":
-        return Image(code, kind, target, entry, None, log)
+        return CompiledKernel(code, kind, target, entry, None, log)
     if f".text.{entry}\0".encode() not in code:
         raise KernelError(
             f"{variant.label} was compiled, but its code has no entry point {entry!r}.",
             hint=f'Declare it in {variant.kernel.source.name} as extern "C" __global__ void {entry}(...).',
         )
-    return Image(code, kind, target, entry, _resources(log, entry), log)
+    return CompiledKernel(code, kind, target, entry, _resources(log, entry), log)
 
 
-def check_bound(image: Image, variant: Variant) -> None:
-    """Hold a cubin to the bound that its kernel declares.
+def check_limit(image: CompiledKernel, variant: Variant) -> None:
+    """Compare the resources of a cubin with the limit that its kernel declares.
 
     Raises:
         KernelError: the compiler used more registers, static shared memory or spills.
@@ -98,23 +97,23 @@ def check_bound(image: Image, variant: Variant) -> None:
         log = image.log.strip() or "no log"
         raise KernelError(
             f"The resources of {image.entry} are not known; the {image.kind} came with: {log}.",
-            hint="Compile it to a cubin: only then does the compiler tell what it used.",
+            hint="Compile it to a cubin: only then does the compiler report its resources.",
         )
-    used, bound = image.resources, variant.kernel.bound
-    spills = used.spill_stores + used.spill_loads
+    used, limit = image.resources, variant.kernel.limit
+    spills = used.spill_store_bytes + used.spill_load_bytes
     excesses = [
-        f"{value} {what} (at most {limit})"
-        for what, value, limit in (
-            ("registers", used.registers, bound.registers),
-            ("bytes of shared memory", used.shared, bound.shared),
-            ("bytes of spills", spills, bound.spills),
+        f"{value} {what} (at most {most})"
+        for what, value, most in (
+            ("registers", used.registers, limit.registers),
+            ("bytes of shared memory", used.static_smem_bytes, limit.static_smem_bytes),
+            ("bytes of spills", spills, limit.spill_bytes),
         )
-        if value > limit
+        if value > most
     ]
     if excesses:
         raise KernelError(
             f"{variant.label} for {image.target} uses {', '.join(excesses)}.",
-            hint="Make the kernel smaller, or raise its bound if a measurement allows it.",
+            hint="Make the kernel smaller, or raise its limit if a measurement allows it.",
         )
 
 
@@ -166,24 +165,24 @@ def _compile(text: str, variant: Variant, options: tuple[str, ...], kind: Kind) 
 
 
 def _failure(variant: Variant, options: tuple[str, ...], log: str) -> Exception:
-    """Return the error for a compiler's log: its first error with what is known about it."""
+    """Return the error for a compiler's log, which states the first error in it."""
     lines = [line for line in log.splitlines() if line.strip()]
     first = next((line for line in lines if re.search(r"\berror\b|\bfatal\b", line, re.IGNORECASE)), lines[0])
     if "gpu-architecture" in first:
         capabilities = ", ".join(map(str, supported_capabilities()))
         return EnvironmentProblem(
             f"NVRTC {nvrtc_version()} does not compile for {options[1].partition('=')[2]}.",
-            hint=f"It knows the compute capabilities {capabilities}; install a newer one.",
+            hint=f"It supports the compute capabilities {capabilities}; install a newer one.",
         )
     count = sum(bool(re.search(r"\berror\b", line, re.IGNORECASE)) for line in lines)
     return KernelError(
         f"{variant.label} does not compile with {' '.join(options)}: {first.strip()}",
-        hint=f"The compiler said:\n{log.strip()}" if count > 1 or len(lines) > 1 else "",
+        hint=f"The compiler's log:\n{log.strip()}" if count > 1 or len(lines) > 1 else "",
     )
 
 
 def _whole(cubin: bytes) -> bytes:
-    """Return a cubin up to the end of its tables: cupy takes its last byte for the end of a string and drops it."""
+    """Return a cubin padded to the end of its ELF tables: cupy drops its last byte as if it ended a string."""
     programs, sections = struct.unpack_from("<QQ", cubin, 32)
     size, count, section_size, section_count = struct.unpack_from("<HHHH", cubin, 54)
     return cubin.ljust(max(programs + size * count, sections + section_size * section_count), b"\0")
@@ -207,5 +206,5 @@ def _resources(log: str, entry: str) -> Resources | None:
 
 
 def _clean(log: str) -> str:
-    """Return a log without what differs from run to run."""
+    """Return a log without the compile time, which differs from run to run."""
     return re.sub(r".*Compile time = .*\n?", "", log.rstrip("\0"))

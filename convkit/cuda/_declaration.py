@@ -1,4 +1,4 @@
-"""Declarations: what a kernel is called, takes and needs, and the variants that its constants make of it."""
+"""Declarations of kernels, and variants: a kernel with values for its constants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from convkit.cuda._source import flatten
 from convkit.cuda._symbols import Symbol
 from convkit.errors import KernelArgumentError, KernelError
 
-__all__ = ["C_TYPES", "SCALARS", "Argument", "Bound", "Constant", "Kernel", "Launch", "Variant", "itemsize"]
+__all__ = [
+    *("C_TYPES", "SCALARS", "Argument", "Constant", "Kernel", "LaunchConfig", "ResourceLimit"),
+    *("Variant", "itemsize"),
+]
 
 C_TYPES = {
     "bool": "bool",
@@ -34,7 +37,7 @@ C_TYPES = {
 }
 """The C type of each dtype."""
 SCALARS = ("int32", "uint32", "int64", "float32")
-"""The dtypes of arguments that are no pointers."""
+"""The dtypes of scalar arguments."""
 _SIZES = {"bool": 1, "bfloat16": 2}
 _LIMITS = {"grid": (2**31 - 1, 65535, 65535), "block": (1024, 1024, 64)}
 
@@ -42,7 +45,7 @@ Constant = bool | int | float | str
 
 
 def itemsize(dtype: str) -> int:
-    """Return the bytes of one value of a dtype, for geometries that depend on it."""
+    """Return the size of one value of a dtype in bytes."""
     return _SIZES[dtype] if dtype in _SIZES else int("".join(filter(str.isdigit, dtype))) // 8
 
 
@@ -50,8 +53,8 @@ def itemsize(dtype: str) -> int:
 class Argument:
     """One argument of an entry point: a pointer to ``dtype``, or a scalar where ``pointer`` is false.
 
-    ``dtype`` is a key of `C_TYPES` or the name of a constant that holds one. ``output`` says that the kernel writes
-    there. ``alignment`` is what the address must be a multiple of, in bytes; 0 means the size of one value.
+    ``dtype`` is a key of `C_TYPES` or the name of a constant whose value is one. ``output`` marks memory that the
+    kernel writes. The address must be a multiple of ``alignment`` bytes; 0 means the size of one value.
     """
 
     name: str
@@ -72,29 +75,29 @@ class Argument:
 
 
 @dataclass(frozen=True)
-class Bound:
-    """What the compiler may use at most: registers a thread, static shared memory a block and spills, in bytes."""
+class ResourceLimit:
+    """The most that the compiler may use: registers and bytes of spills per thread, static shared memory per block."""
 
     registers: int = 255
-    shared: int = 48 * 1024
-    spills: int = 0
+    static_smem_bytes: int = 48 * 1024
+    spill_bytes: int = 0
 
 
 @dataclass(frozen=True)
-class Launch:
-    """A launch geometry: blocks of the grid and threads of a block in x, y and z, dynamic shared memory in bytes.
+class LaunchConfig:
+    """A launch configuration: blocks of the grid and threads of a block in x, y and z, and dynamic shared memory.
 
-    The entries are ints, or symbols where a geometry is traced. ``resident`` is how many blocks a multiprocessor is to
-    hold at a time: with it, what these leave of its memory goes to the L1 cache; 0 leaves the division to the driver.
+    The entries are ints, or symbols where a launch configuration is traced. Where ``min_blocks_per_sm`` is not 0, the
+    launcher asks the driver for just the shared memory that so many blocks need; the L1 cache gets the rest.
     """
 
     grid: tuple[Any, Any, Any]
     block: tuple[Any, Any, Any]
-    shared: Any = 0
-    resident: int = 0
+    dynamic_smem_bytes: Any = 0
+    min_blocks_per_sm: int = 0
 
-    def check(self) -> Launch:
-        """Return the same launch; raise `KernelArgumentError` if no GPU can do it."""
+    def check(self) -> LaunchConfig:
+        """Return the same object; raise `KernelArgumentError` if no GPU can run it."""
         for name, limits in _LIMITS.items():
             values = getattr(self, name)
             if len(values) != 3 or any(type(value) is not int for value in values):
@@ -106,8 +109,9 @@ class Launch:
                 )
         if math.prod(self.block) > 1024:
             raise KernelArgumentError(f"The block {self.block} has more than 1024 threads.")
-        if type(self.shared) is not int or self.shared < 0:
-            raise KernelArgumentError(f"The dynamic shared memory must be a number of bytes; it is {self.shared!r}.")
+        size = self.dynamic_smem_bytes
+        if type(size) is not int or size < 0:
+            raise KernelArgumentError(f"The dynamic shared memory must be a number of bytes; it is {size!r}.")
         return self
 
 
@@ -115,9 +119,9 @@ class Launch:
 class Kernel:
     """The declaration of a kernel: an ``extern "C"`` entry point of a ``.cu`` file.
 
-    ``geometry`` is called by keyword with those sizes and constants that its parameters name. ``least`` is the oldest
-    compute capability. ``specific`` means that the kernel uses the architecture-specific instructions of ``least``
-    and runs there alone: least=90 compiles for ``sm_90a``.
+    ``launch_config`` returns the launch configuration; it is called by keyword with the sizes and constants that its
+    parameters name. ``arch_specific`` means that the kernel uses architecture-specific instructions and runs on
+    ``min_compute_capability`` only: 90 then compiles for ``sm_90a``. `check_limit` compares a cubin with ``limit``.
 
     Raises:
         KernelError: the declaration contradicts itself.
@@ -126,15 +130,15 @@ class Kernel:
     name: str
     source: Path
     arguments: tuple[Argument, ...]
-    geometry: Callable[..., Launch]
+    launch_config: Callable[..., LaunchConfig]
     sizes: tuple[str, ...] = ()
     constants: tuple[str, ...] = ()
-    least: int = 75
-    bound: Bound = Bound()
+    min_compute_capability: int = 75
+    limit: ResourceLimit = ResourceLimit()
     options: tuple[str, ...] = ()
-    specific: bool = False
+    arch_specific: bool = False
     parameters: frozenset[str] = field(init=False, repr=False, compare=False)
-    """The sizes and constants that ``geometry`` takes."""
+    """The sizes and constants that ``launch_config`` takes."""
 
     def __post_init__(self) -> None:
         names = [argument.name for argument in self.arguments]
@@ -150,12 +154,12 @@ class Kernel:
                     f"Kernel {self.name!r}: the dtype {argument.dtype!r} of {argument.name!r} is neither a dtype nor "
                     "one of its constants."
                 )
-        parameters = frozenset(inspect.signature(self.geometry).parameters)
+        parameters = frozenset(inspect.signature(self.launch_config).parameters)
         object.__setattr__(self, "parameters", parameters)
         unknown = parameters - {*self.sizes, *self.constants}
         if unknown:
             raise KernelError(
-                f"Kernel {self.name!r}: its geometry takes {', '.join(sorted(unknown))}, neither size nor constant."
+                f"Kernel {self.name!r}: launch_config takes {', '.join(sorted(unknown))}, neither size nor constant."
             )
 
     def variant(self, **constants: Constant) -> Variant:
@@ -167,17 +171,24 @@ class Kernel:
         return Variant(self, tuple(constants.items()))
 
     def runs_on(self, capability: int) -> bool:
-        """Tell whether the kernel runs on GPUs of a compute capability such as 75 or 90."""
-        return capability == self.least if self.specific else capability >= self.least
+        """Return whether the kernel runs on GPUs of a compute capability such as 75 or 90."""
+        least = self.min_compute_capability
+        return capability == least if self.arch_specific else capability >= least
+
+    @property
+    def capabilities(self) -> str:
+        """The compute capabilities that the kernel runs on, for messages."""
+        only = "only" if self.arch_specific else "or newer"
+        return f"compute capability {self.min_compute_capability} {only}"
 
     def target(self, capability: int, kind: str) -> str:
         """Return the compiler's name of a target: ``sm_90`` for the kind cubin, ``compute_90`` for ptx."""
-        return f"{'sm' if kind == 'cubin' else 'compute'}_{capability}{'a' if self.specific else ''}"
+        return f"{'sm' if kind == 'cubin' else 'compute'}_{capability}{'a' if self.arch_specific else ''}"
 
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """A kernel with values for its constants: what is compiled. Equal variants have the same text and declaration."""
+    """A kernel with values for its constants, ready to compile. Equal variants have the same text and declaration."""
 
     kernel: Kernel
     constants: tuple[tuple[str, Constant], ...]
@@ -212,7 +223,7 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """The variant in words: ``convkit_warp[T=float16, CHANNELS=3]``."""
+        """The kernel with its constants for messages: ``convkit_warp[T=float16, CHANNELS=3]``."""
         values = ", ".join(f"{name}={value}" for name, value in self.constants)
         return f"{self.kernel.name}[{values}]" if values else self.kernel.name
 
@@ -221,40 +232,40 @@ class Variant:
         return argument.dtype if argument.dtype in C_TYPES else str(dict(self.constants)[argument.dtype])
 
     def alignment(self, argument: Argument) -> int:
-        """Return what the address of a pointer argument must be a multiple of, in bytes."""
+        """Return the alignment in bytes that the address of a pointer argument must have."""
         return argument.alignment or itemsize(self.dtype(argument))
 
     def text(self) -> str:
-        """Return the self-contained source that is compiled: the defines of the constants, then the flat file."""
+        """Return the self-contained source that is compiled: defines of the constants, then the flat file."""
         return self.defines + flatten(self.kernel.source)
 
-    def geometry(self, **sizes: Any) -> Launch:
-        """Return the launch for sizes that are ints, symbols, or both.
+    def launch_config(self, **sizes: Any) -> LaunchConfig:
+        """Return the launch configuration for sizes that are ints, symbols, or both.
 
         Raises:
             KernelArgumentError: a size is missing, unknown or negative.
         """
         if sizes.keys() != set(self.kernel.sizes):
             raise KernelArgumentError(
-                f"The geometry of {self.kernel.name} depends on {', '.join(self.kernel.sizes) or 'nothing'}; "
+                f"The launch_config of {self.kernel.name} depends on {', '.join(self.kernel.sizes) or 'nothing'}; "
                 f"given: {', '.join(sizes) or 'nothing'}."
             )
         for name, value in sizes.items():
             if isinstance(value, (int, float)) and (type(value) is not int or value < 0):
-                raise KernelArgumentError(f"The size {name} of {self.kernel.name} is {value!r}, no int from 0 up.")
+                raise KernelArgumentError(f"The size {name} of {self.kernel.name} is {value!r}, not an int >= 0.")
         known: Mapping[str, Any] = {**sizes, **dict(self.constants)}
-        return self.kernel.geometry(**{name: known[name] for name in self.kernel.parameters})
+        return self.kernel.launch_config(**{name: known[name] for name in self.kernel.parameters})
 
-    def trace(self) -> Launch:
-        """Return the launch as symbols over the names of the sizes.
+    def trace(self) -> LaunchConfig:
+        """Return the launch configuration as symbols over the names of the sizes.
 
         Raises:
-            KernelError: the geometry does with a size what a symbol cannot do.
+            KernelError: the function uses an operation that symbols lack.
         """
         try:
-            return self.geometry(**{name: Symbol.size(name) for name in self.kernel.sizes})
+            return self.launch_config(**{name: Symbol.size(name) for name in self.kernel.sizes})
         except TypeError as error:
-            raise KernelError(f"The geometry of {self.label} cannot be traced. {error}") from error
+            raise KernelError(f"The launch configuration of {self.label} cannot be traced. {error}") from error
 
 
 def _render(kernel: str, name: str, value: Any) -> str:

@@ -1,8 +1,7 @@
-"""Kernels as files: source, PTX and a JSON description from which a program in any language can launch them."""
+"""Kernels as files: source, PTX and a JSON description, for programs in other languages."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -10,27 +9,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from convkit.cuda._compile import Image, compile_variant, nvrtc_version
+from convkit.cuda._compile import CompiledKernel, compile_variant, nvrtc_version
 from convkit.cuda._declaration import C_TYPES, Variant
 from convkit.cuda._ptx import check_signature, parse_ptx
 from convkit.cuda._symbols import c_expression
 from convkit.errors import EnvironmentProblem, KernelError
+from convkit.files import sha256
 
 __all__ = ["DESCRIPTION", "describe", "write_kernels"]
 
 DESCRIPTION = "kernels.json"
-FORMAT = 1
+FORMAT = 2
 _TARGETS = ("compute_75",)
 
 
 def describe(variant: Variant, targets: Sequence[str] = _TARGETS) -> dict[str, Any]:
-    """Return what a program must know to launch a variant, as a JSON object.
+    """Return what a program needs to launch a variant, as a JSON object.
 
-    ``launch`` holds C expressions over the named ``sizes``, to be evaluated in signed 64-bit integers; ``shared`` is
-    the dynamic shared memory in bytes, ``resident`` (where given) the blocks that a multiprocessor is to hold.
-    ``images`` has one entry a target, with the resources of the compiler for just that architecture, null where it
-    does not tell; it is empty where NVRTC is missing. A target that is older than the kernel becomes the oldest that
-    it runs on.
+    ``launch`` contains C expressions over the named ``sizes``, to be evaluated in signed 64-bit integers. ``ptx`` has
+    one entry per target, with the resources that the compiler reports for that architecture (null where it reports
+    none); it is empty where NVRTC is missing. A target that is older than the kernel becomes the oldest that the
+    kernel runs on.
 
     Raises:
         KernelError: the kernel does not compile, or takes other arguments than it declares.
@@ -41,8 +40,7 @@ def describe(variant: Variant, targets: Sequence[str] = _TARGETS) -> dict[str, A
 def write_kernels(folder: Path, variants: Iterable[Variant], targets: Sequence[str] = _TARGETS) -> list[Path]:
     """Write each variant's self-contained ``.cu``, its PTX and one ``kernels.json``; return the files.
 
-    Without NVRTC there is no PTX: ``compiler`` of the JSON is null, ``note`` says why, and the sources are complete all
-    the same.
+    Without NVRTC there is no PTX: ``compiler`` of the JSON is null, and ``note`` says why. The sources are complete.
 
     Raises:
         KernelError: a kernel does not compile, or takes other arguments than it declares.
@@ -55,7 +53,7 @@ def write_kernels(folder: Path, variants: Iterable[Variant], targets: Sequence[s
         description, images = _describe(variant, targets)
         contents = {description["source"]["file"]: variant.text().encode()}
         contents |= {
-            entry["file"]: image.text.encode() for entry, image in zip(description["images"], images, strict=True)
+            entry["file"]: image.text.encode() for entry, image in zip(description["ptx"], images, strict=True)
         }
         for name, content in contents.items():
             (folder / name).write_bytes(content)
@@ -66,7 +64,7 @@ def write_kernels(folder: Path, variants: Iterable[Variant], targets: Sequence[s
     return [*written, file]
 
 
-def _describe(variant: Variant, targets: Sequence[str]) -> tuple[dict[str, Any], list[Image]]:
+def _describe(variant: Variant, targets: Sequence[str]) -> tuple[dict[str, Any], list[CompiledKernel]]:
     kernel, launch, stem = variant.kernel, variant.trace(), _stem(variant)
     images = _images(variant, targets) if _compiler()[0] else []
     several = len(images) > 1
@@ -74,7 +72,7 @@ def _describe(variant: Variant, targets: Sequence[str]) -> tuple[dict[str, Any],
         {
             "target": image.target,
             "file": f"{stem}.{image.target}.ptx" if several else f"{stem}.ptx",
-            "sha256": _sha256(image.text.encode()),
+            "sha256": sha256(image.text.encode()),
             "ptx_version": parse_ptx(image.text)[kernel.name].version,
             "resources": asdict(cubin.resources) if cubin.resources else None,
         }
@@ -98,26 +96,27 @@ def _describe(variant: Variant, targets: Sequence[str]) -> tuple[dict[str, Any],
         "launch": {
             "grid": [c_expression(value) for value in launch.grid],
             "block": [c_expression(value) for value in launch.block],
-            "shared": c_expression(launch.shared),
-            **({"resident": launch.resident} if launch.resident else {}),
+            "dynamic_smem_bytes": c_expression(launch.dynamic_smem_bytes),
+            **({"min_blocks_per_sm": launch.min_blocks_per_sm} if launch.min_blocks_per_sm else {}),
         },
-        "least": kernel.least,
-        "specific": kernel.specific,
+        "min_compute_capability": kernel.min_compute_capability,
+        "arch_specific": kernel.arch_specific,
         "options": list(kernel.options),
-        "source": {"file": f"{stem}.cu", "sha256": _sha256(variant.text().encode())},
-        "images": described,
+        "source": {"file": f"{stem}.cu", "sha256": sha256(variant.text().encode())},
+        "ptx": described,
     }
     return description, [image for image, _ in images]
 
 
-def _images(variant: Variant, targets: Sequence[str]) -> list[tuple[Image, Image]]:
-    """Return the PTX, held against the declaration, and the cubin of each target."""
+def _images(variant: Variant, targets: Sequence[str]) -> list[tuple[CompiledKernel, CompiledKernel]]:
+    """Return the PTX, compared with the declaration, and the cubin of each target."""
     kernel, found = variant.kernel, {}
     for target in targets:
         match = re.fullmatch(r"compute_(\d+)a?", target)
         if not match:
             raise KernelError(f"{target!r} is no target for PTX.", hint="Name one such as compute_75.")
-        capability = kernel.least if kernel.specific else max(int(match.group(1)), kernel.least)
+        oldest = kernel.min_compute_capability
+        capability = oldest if kernel.arch_specific else max(int(match.group(1)), oldest)
         ptx = compile_variant(variant, kernel.target(capability, "ptx"), "ptx")
         cubin = compile_variant(variant, kernel.target(capability, "cubin"), "cubin")
         check_signature(ptx, variant)
@@ -137,8 +136,4 @@ def _stem(variant: Variant) -> str:
     """Return a file name for a variant: entry point and constants, shortened where it would get long."""
     text = "-".join([variant.kernel.name, *(f"{name}_{value}" for name, value in variant.constants)])
     text = re.sub(r"[^A-Za-z0-9_.+-]", "_", text)
-    return text if len(text) <= 100 else f"{text[:87]}-{_sha256(variant.defines.encode())[:12]}"
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return text if len(text) <= 100 else f"{text[:87]}-{sha256(variant.defines.encode())[:12]}"

@@ -1,4 +1,4 @@
-"""Launches on the caller's arrays and stream: nothing is copied, allocated or waited for."""
+"""Launch kernels on the caller's arrays and stream, without copies, allocations or synchronisation."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from convkit.cuda._compile import Image, compile_variant, supported_capabilities
-from convkit.cuda._declaration import Argument, Launch, Variant
+from convkit.cuda._array_view import READERS, pointer_reader
+from convkit.cuda._compile import CompiledKernel, compile_variant, supported_capabilities
+from convkit.cuda._declaration import Argument, LaunchConfig, Variant
 from convkit.errors import EnvironmentProblem, KernelArgumentError, KernelError
 
 __all__ = ["Launcher", "load"]
 
 _FORMATS = {"int32": "i4x", "uint32": "I4x", "int64": "q", "float32": "f4x"}
-_WITHOUT_ASKING = 48 * 1024
-"""Dynamic shared memory, in bytes, that a kernel gets without raising its limit."""
+_DEFAULT_DYNAMIC_LIMIT = 48 * 1024
+"""Dynamic shared memory in bytes that a kernel may use unless its limit is raised."""
 
 _RESERVED = 1024
-"""Shared memory, in bytes, that the driver takes for itself in each block."""
+"""Shared memory in bytes that the driver reserves in each block."""
 
 _loaded: dict[tuple[Variant, int], Launcher] = {}
 _lock = threading.Lock()
@@ -30,7 +31,7 @@ _lock = threading.Lock()
 def load(variant: Variant) -> Launcher:
     """Return the launcher of a variant for the current CUDA device; it is loaded once for each device.
 
-    Load before a stream capture begins: the module is loaded here and not at the first launch.
+    Load before a stream capture begins, because loading a module cannot be captured.
 
     Raises:
         EnvironmentProblem: there is no GPU, it is too old for the kernel, or cupy or NVRTC is missing.
@@ -42,49 +43,49 @@ def load(variant: Variant) -> Launcher:
         with _lock:
             launcher = _loaded.get((variant, device))
             if launcher is None:
-                launcher = _loaded[variant, device] = Launcher(variant, _image(variant, device), device)
+                launcher = _loaded[variant, device] = Launcher(variant, _compiled(variant, device), device)
     return launcher
 
 
 class Launcher:
-    """A variant in the memory of one device. Calling it puts a launch into a stream; threads may share it."""
+    """A variant loaded on one device. Calling it enqueues a launch on a stream; threads may share it."""
 
-    def __init__(self, variant: Variant, image: Image, device: int) -> None:
+    def __init__(self, variant: Variant, compiled: CompiledKernel, device: int) -> None:
         import cupy
         from cupy.cuda import driver
         from cupy.cuda.function import Module
 
-        self.variant, self.image, self.device = variant, image, device
+        self.variant, self.compiled, self.device = variant, compiled, device
         arguments = variant.kernel.arguments
         self._readers = tuple(
-            _Pointer(variant, argument, device) if argument.pointer else _scalar(variant, argument)
+            _pointer(variant, argument, device) if argument.pointer else _scalar(variant, argument)
             for argument in arguments
         )
         self._layout = struct.Struct("=" + "".join("Q" if a.pointer else _FORMATS[variant.dtype(a)] for a in arguments))
         self._local = threading.local()
         self._module = Module()
-        self._module.load(image.code)
+        self._module.load(compiled.code)
         self._function = self._module.get_function(variant.kernel.name).ptr
         self._driver, self._cupy = driver, cupy
         self._torch_stream: Callable[[int], int] | None = None
-        self._shared_limit = _WITHOUT_ASKING
-        self._division: tuple[int, int] | None = None
+        self._dynamic_limit = _DEFAULT_DYNAMIC_LIMIT
+        self._carveout: tuple[int, int] | None = None
         self._make_slots()
 
-    def geometry(self, **sizes: int) -> Launch:
-        """Return the launch for these sizes. Keep it where shapes are fixed: working it out costs microseconds.
+    def launch_config(self, **sizes: int) -> LaunchConfig:
+        """Return the launch configuration for these sizes. Keep it where shapes are fixed: it costs microseconds.
 
         Raises:
             KernelArgumentError: a size is missing, or no GPU can do the launch.
         """
-        return self.variant.geometry(**sizes).check()
+        return self.variant.launch_config(**sizes).check()
 
-    def __call__(self, launch: Launch, *arguments: Any, stream: Any = None) -> None:
+    def __call__(self, launch: LaunchConfig, *arguments: Any, stream: Any = None) -> None:
         """Launch on ``arguments`` in the declared order.
 
-        A pointer is a cupy array, a torch tensor, an object with ``__cuda_array_interface__`` or an address. ``stream``
-        is an address (``cudaStream_t``) or a cupy or torch stream; None is torch's current one if a tensor is among the
-        arguments and cupy's current one otherwise. Shapes, strides and the end of the memory are the caller's business.
+        A pointer is a cupy array, a torch tensor, an object with ``__cuda_array_interface__``, an `ArrayView` or an
+        address. ``stream`` is an address (``cudaStream_t``) or a cupy or torch stream; None is torch's current stream
+        if a tensor is among the arguments and cupy's otherwise. The caller checks shapes, strides and sizes.
 
         Raises:
             KernelArgumentError: an argument has the wrong type, dtype, device or alignment, or does not fit its type.
@@ -103,21 +104,22 @@ class Launcher:
             raise self._out_of_range(values) from None
         if type(stream) is not int:
             stream = self._current_stream(arguments) if stream is None else _address(stream)
-        if launch.shared > self._shared_limit:
-            self._raise_shared(launch.shared)
-        if launch.resident and self._division != (launch.shared, launch.resident):
-            self._divide(launch.shared, launch.resident)
+        shared = launch.dynamic_smem_bytes
+        if shared > self._dynamic_limit:
+            self._raise_dynamic_limit(shared)
+        if launch.min_blocks_per_sm and self._carveout != (shared, launch.min_blocks_per_sm):
+            self._set_carveout(shared, launch.min_blocks_per_sm)
         try:
-            self._driver.launchKernel(self._function, *launch.grid, *launch.block, launch.shared, stream, parameters, 0)
+            self._driver.launchKernel(self._function, *launch.grid, *launch.block, shared, stream, parameters, 0)
         except self._driver.CUDADriverError as error:
             raise KernelError(
-                f"The launch of {self.variant.label} with grid {launch.grid}, block {launch.block} and {launch.shared} "
+                f"The launch of {self.variant.label} with grid {launch.grid}, block {launch.block} and {shared} "
                 f"bytes of shared memory failed: {error}.",
-                hint="Does the stream belong to the same device? An earlier kernel's failure shows up here, too.",
+                hint="Does the stream belong to the same device? An earlier kernel's failure may be reported here.",
             ) from error
 
     def _make_slots(self) -> tuple[Any, int]:
-        """Make the memory of this thread for the arguments of a launch; the driver copies it at every launch."""
+        """Return this thread's buffer for the arguments and the address of pointers into it; the driver copies both."""
         from cupy.cuda import runtime
 
         runtime.setDevice(runtime.getDevice())  # binds the device's context to this thread
@@ -154,116 +156,60 @@ class Launcher:
                 return KernelArgumentError(f"{self.variant.label}: {argument.name!r} is {value}, outside of {dtype}.")
         raise AssertionError("every value fits")
 
-    def _raise_shared(self, shared: int) -> None:
+    def _raise_dynamic_limit(self, shared: int) -> None:
         attribute = self._driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         try:
             self._driver.funcSetAttribute(self._function, attribute, shared)
         except self._driver.CUDADriverError as error:
             raise KernelArgumentError(
-                f"{self.variant.label} needs {shared} bytes of dynamic shared memory; device {self.device} gives less.",
-                hint="Take a variant with smaller tiles.",
+                f"{self.variant.label} needs {shared} bytes of dynamic shared memory; device {self.device} has less.",
+                hint="Use a variant with smaller tiles.",
             ) from error
-        self._shared_limit = shared
+        self._dynamic_limit = shared
 
-    def _divide(self, shared: int, resident: int) -> None:
-        """Ask for no more shared memory than so many blocks need; what is left is L1 cache. It is a wish only."""
-        static = self.image.resources.shared if self.image.resources else 0
-        needed = resident * (shared + static + _RESERVED)
+    def _set_carveout(self, shared: int, blocks: int) -> None:
+        """Request as much shared memory as so many blocks need; the rest is L1 cache. The driver may ignore it."""
+        resources = self.compiled.resources
+        static = resources.static_smem_bytes if resources else 0
+        needed = blocks * (shared + static + _RESERVED)
         most = self._cupy.cuda.Device(self.device).attributes["MaxSharedMemoryPerMultiprocessor"]
         attribute = self._driver.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
         self._driver.funcSetAttribute(self._function, attribute, min(100, -(-100 * needed // most)))
-        self._division = shared, resident
+        self._carveout = shared, blocks
 
 
-class _Pointer:
-    """Reads the address of one argument from whatever holds it, and checks it."""
+def _pointer(variant: Variant, argument: Argument, device: int) -> Callable[[Any], int]:
+    """Return the function that checks a pointer argument and returns its address."""
+    label, name, dtype = variant.label, argument.name, variant.dtype(argument)
+    mask = variant.alignment(argument) - 1
+    names = (dtype, "uint16") if dtype == "bfloat16" else (dtype,)  # NumPy and cupy lack bfloat16
 
-    def __init__(self, variant: Variant, argument: Argument, device: int) -> None:
-        self.label, self.name = variant.label, argument.name
-        self.dtype, self.device = variant.dtype(argument), device
-        self.mask = variant.alignment(argument) - 1
-        self.readers: dict[type, Callable[[Any], int]] = {int: int}
-
-    def __call__(self, value: Any) -> int:
+    def read(value: Any) -> int:
         kind = type(value)
-        address = (self.readers.get(kind) or self._reader(kind))(value)
-        if address & self.mask:
-            raise self._error(f"is at address {address:#x}, which is not a multiple of {self.mask + 1}")
+        if kind is int:
+            address: int = value
+        else:
+            address, found, place = (READERS.get(kind) or pointer_reader(kind, name))(value)
+            if found not in names:
+                raise error(f"has dtype {found}, not {dtype}")
+            if place != device and address:
+                raise error(f"is {_place(place)}, not {_place(device)}")
+        if address & mask:
+            raise error(f"is at address {address:#x}, which is not a multiple of {mask + 1}")
         return address
 
-    def _reader(self, kind: type) -> Callable[[Any], int]:
-        """Return, and remember, how to read an argument of a type."""
-        import cupy
+    def error(what: str) -> KernelArgumentError:
+        return KernelArgumentError(f"{label}: {name!r} {what}.")
 
-        torch = sys.modules.get("torch")
-        if torch is not None and issubclass(kind, torch.Tensor):
-            reader = self._torch_reader(getattr(torch, self.dtype, None))
-        elif issubclass(kind, cupy.ndarray):
-            reader = self._cupy_reader()
-        elif hasattr(kind, "__cuda_array_interface__"):
-            reader = self._interface_reader()
-        else:
-            raise self._error(
-                f"is a {kind.__name__}: no cupy array, torch tensor, address or object with __cuda_array_interface__"
-            )
-        self.readers[kind] = reader
-        return reader
+    return read
 
-    def _torch_reader(self, wanted: Any) -> Callable[[Any], int]:
-        device = self.device
 
-        def read(tensor: Any) -> int:
-            if tensor.dtype is not wanted:
-                raise self._error(f"has dtype {tensor.dtype}, not {self.dtype}")
-            if tensor.get_device() != device:
-                raise self._error(f"is on {tensor.device}, not on device {device}")
-            return tensor.data_ptr()  # type: ignore[no-any-return]
-
-        return read
-
-    def _cupy_reader(self) -> Callable[[Any], int]:
-        import numpy as np
-
-        device = self.device
-        wanted = None if self.dtype == "bfloat16" else np.dtype(self.dtype)
-
-        def read(array: Any) -> int:
-            if array.dtype != wanted:
-                self._check_name(array.dtype.name)
-            data = array.data
-            if data.device_id != device:
-                raise self._error(f"is on device {data.device_id}, not on device {device}")
-            return data.ptr  # type: ignore[no-any-return]
-
-        return read
-
-    def _interface_reader(self) -> Callable[[Any], int]:
-        import numpy as np
-        from cupy.cuda import runtime
-
-        def read(value: Any) -> int:
-            interface = value.__cuda_array_interface__
-            self._check_name(np.dtype(interface["typestr"]).name)
-            address = int(interface["data"][0] or 0)
-            if address:
-                found = runtime.pointerGetAttributes(address)
-                if found.device != self.device:
-                    raise self._error(f"is on device {found.device}, not on device {self.device}")
-            return address
-
-        return read
-
-    def _check_name(self, name: str) -> None:
-        """Accept the dtype's own name, and uint16 for bfloat16, which NumPy does not have."""
-        if name != self.dtype and not (self.dtype == "bfloat16" and name == "uint16"):
-            raise self._error(f"has dtype {name}, not {self.dtype}")
-
-    def _error(self, what: str) -> KernelArgumentError:
-        return KernelArgumentError(f"{self.label}: {self.name!r} {what}.")
+def _place(device: int) -> str:
+    return f"on device {device}" if device >= 0 else "in host memory"
 
 
 def _scalar(variant: Variant, argument: Argument) -> Callable[[Any], Any]:
-    """Return what reads a scalar argument; arrays and tensors are refused, because reading them would wait."""
+    """Return the function that checks a scalar argument; it refuses arrays, because reading them would synchronise."""
     real = argument.dtype == "float32"
     exact: tuple[type, ...] = (float, int) if real else (int,)
     general: Any = numbers.Real if real else numbers.Integral
@@ -283,7 +229,7 @@ def _scalar(variant: Variant, argument: Argument) -> Callable[[Any], Any]:
 
 
 def _torch_stream(torch: Any) -> Callable[[int], int]:
-    """Return what gives the address of torch's current stream on a device; the way of its compiler is the fast one."""
+    """Return the function that returns torch's current stream on a device; the private one is several times faster."""
     fast: Callable[[int], int] | None = getattr(torch._C, "_cuda_getCurrentRawStream", None)
     return fast or (lambda device: torch.cuda.current_stream(device).cuda_stream)
 
@@ -295,7 +241,7 @@ def _address(stream: Any) -> int:
         if isinstance(address, int):
             return address
     raise KernelArgumentError(
-        f"{stream!r} is no stream.", hint="Give the address of a cudaStream_t, a cupy stream or a torch stream."
+        f"{stream!r} is not a stream.", hint="Give the address of a cudaStream_t, a cupy stream or a torch stream."
     )
 
 
@@ -311,17 +257,14 @@ def _current_device() -> int:
         ) from error
 
 
-def _image(variant: Variant, device: int) -> Image:
-    """Return the code for a device: its own cubin, or PTX for a device that NVRTC does not know yet."""
+def _compiled(variant: Variant, device: int) -> CompiledKernel:
+    """Return the code for a device: its own cubin, or PTX for a device that is newer than NVRTC."""
     import cupy
 
     kernel, capability = variant.kernel, int(cupy.cuda.Device(device).compute_capability)
     if not kernel.runs_on(capability):
-        only = " alone" if kernel.specific else " or newer"
-        raise EnvironmentProblem(
-            f"{variant.label} is for compute capability {kernel.least}{only}; device {device} has {capability}."
-        )
+        raise EnvironmentProblem(f"{variant.label} is for {kernel.capabilities}; device {device} has {capability}.")
     known = [each for each in supported_capabilities() if each <= capability]
-    if capability in known or not known or kernel.specific:
+    if capability in known or not known or kernel.arch_specific:
         return compile_variant(variant, kernel.target(capability, "cubin"), "cubin")
     return compile_variant(variant, kernel.target(known[-1], "ptx"), "ptx")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from convkit.cuda._compile import Image
+from convkit.cuda._compile import CompiledKernel
 from convkit.cuda._declaration import Variant
 from convkit.errors import KernelError
 
@@ -51,7 +51,7 @@ def parse_ptx(text: str) -> dict[str, PtxEntry]:
     }
 
 
-def check_signature(image: Image, variant: Variant) -> None:
+def check_signature(image: CompiledKernel, variant: Variant) -> None:
     """Compare the entry point of a PTX with the declared arguments.
 
     Raises:

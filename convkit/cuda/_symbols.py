@@ -1,4 +1,4 @@
-"""Integers that may be symbols: a geometry is written once and read as numbers, C text or another library's symbols."""
+"""Symbolic integers: a launch configuration is written once and read as numbers, C or another library's symbols."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ NUMBERS: Mapping[str, Callable[[Any, Any], Any]] = MappingProxyType(
         "max": max,
     }
 )
-"""What each operation of a symbol means for numbers."""
+"""The operations of symbols, for numbers."""
 
 
 @dataclass(frozen=True, eq=False)
 class Symbol:
-    """An integer that is not known yet: a named size, or an operation over two integers of which one is a symbol.
+    """An unknown integer: a named size, or an operation on two integers of which at least one is a symbol.
 
-    ``operation`` is ``"size"`` with the name as only operand, or a key of `NUMBERS` with two operands, each a symbol
-    or an int. A product or sum of a number and a symbol has the number on the right. Symbols take part in
-    ``+ - * //``, `cdiv`, `minimum` and `maximum`; they have no truth, order or value.
+    ``operation`` is ``"size"`` with the name as its only operand, or a key of `NUMBERS` with two operands, each a
+    symbol or an int. A product or sum of a number and a symbol has the number on the right. Symbols support
+    ``+ - * //``, `cdiv`, `minimum` and `maximum`; comparing or converting one raises TypeError.
     """
 
     operation: str
@@ -65,8 +65,8 @@ class Symbol:
 
     def _refuse(self, *_: Any) -> NoReturn:
         raise TypeError(
-            f"The value of {c_expression(self)} is not known when a geometry is traced: it may use + - * //, cdiv, "
-            "minimum and maximum on sizes, and branch on constants only."
+            f"The value of {c_expression(self)} is not known when a launch configuration is traced. "
+            "It may use + - * //, cdiv, minimum and maximum on sizes, and branch on constants only."
         )
 
     __bool__ = __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __index__ = __mod__ = __truediv__ = _refuse
@@ -86,14 +86,14 @@ def cdiv(size: Any, divisor: Any) -> Any:
 
 
 def minimum(first: Any, second: Any) -> Any:
-    """Return the smaller of two ints or symbols. Other libraries' symbols come in through `evaluate`."""
+    """Return the smaller of two ints or symbols. For other libraries' symbols see `evaluate`."""
     if isinstance(first, Symbol) or isinstance(second, Symbol):
         return _combine("min", first, second)
     return min(first, second)
 
 
 def maximum(first: Any, second: Any) -> Any:
-    """Return the larger of two ints or symbols. Other libraries' symbols come in through `evaluate`."""
+    """Return the larger of two ints or symbols. For other libraries' symbols see `evaluate`."""
     if isinstance(first, Symbol) or isinstance(second, Symbol):
         return _combine("max", first, second)
     return max(first, second)
@@ -104,8 +104,8 @@ def evaluate(
 ) -> Any:
     """Return the value of a symbol for given sizes; an int is its own value.
 
-    ``sizes`` may hold any values that ``operations`` know: with TensorRT's symbolic integers and its functions for
-    ``cdiv``, ``min`` and ``max``, the result is TensorRT's expression of the same rule.
+    ``sizes`` may be any values that ``operations`` accept: with TensorRT's symbolic integers and its functions for
+    ``cdiv``, ``min`` and ``max``, the result is TensorRT's expression of the same formula.
     """
     if not isinstance(expression, Symbol):
         return expression
@@ -116,9 +116,9 @@ def evaluate(
 
 
 def c_expression(expression: Any) -> str:
-    """Return C text of a symbol or int, in the arithmetic of one signed 64-bit type; sizes stand by their names.
+    """Return a symbol or int as a C expression over the names of the sizes, meant for signed 64-bit integers.
 
-    Every dividend of a geometry is at least 0, so that C's division is Python's ``//``.
+    Dividends must not be negative: only then is C's division Python's ``//``.
     """
     if not isinstance(expression, Symbol):
         return str(int(expression))

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convkit._text import read_text
-from convkit.artifact import Artifact, sha256
+from convkit.artifact import Artifact
 from convkit.errors import ConversionError, EnvironmentProblem, ImageError, SettingError
+from convkit.files import sha256
 from convkit.progress import Progress, silent
 from convkit.results import Detections, Result
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from convkit.errors import PluginError, RewriteError, suggest
+from convkit.errors import PluginError, RewriteError, blamed_on, suggest
 from convkit.model import Expect, optional
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def apply_rewrite(
     wanted = expect or rewrite.expect
     record = RewriteRecord(rewrite.name, rewrite.reason, str(wanted))
     graph = gs.import_onnx(model)
-    record.fired = rewrite.apply(graph, record.near_misses)
+    with blamed_on(f"rewrite {rewrite.name!r}"):
+        record.fired = rewrite.apply(graph, record.near_misses)
     if not wanted.accepts(record.fired):
         misses = "".join(f"\n  {miss}" for miss in record.near_misses[:10])
         raise RewriteError(

@@ -1,6 +1,6 @@
 """Preprocess and decode: the protocols, the look-up among plugins, batches, readers of raw inputs, images."""
 
-from convkit.processing._batches import check_prepared, collate, decode_batch, item_sizes, take_items
+from convkit.processing._batches import collate, decode_batch, item_sizes, prepare, take_items
 from convkit.processing._images import ImageReader, as_bgr, read_image, to_image
 from convkit.processing._protocols import (
     ArraySpec,
@@ -30,7 +30,6 @@ __all__ = [
     "Preprocess",
     "Reader",
     "as_bgr",
-    "check_prepared",
     "collate",
     "decode_batch",
     "device_decode",
@@ -38,6 +37,7 @@ __all__ = [
     "find_decode",
     "find_preprocess",
     "item_sizes",
+    "prepare",
     "read_image",
     "synthetic_scenes",
     "take_items",

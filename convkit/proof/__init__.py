@@ -1,7 +1,7 @@
 """Proof: cases, metrics, the float64 rule, the ledger, golden samples and the verdict."""
 
 from convkit.proof._cases import Case, ItemSizes, shape_cases
-from convkit.proof._computes import Compute, TorchCompute, by_items, feed_key, patched_compute
+from convkit.proof._computes import Compute, TorchCompute, by_items, feed_key, patched_compute, run_parallel
 from convkit.proof._golden import GoldenSamples
 from convkit.proof._ledger import Ledger
 from convkit.proof._metrics import TensorError, measure
@@ -34,6 +34,7 @@ __all__ = [
     "measure_baselines",
     "patched_compute",
     "prove",
+    "run_parallel",
     "shape_cases",
     "validate",
 ]

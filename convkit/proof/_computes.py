@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convkit.errors import AdapterError
+from convkit.errors import AdapterError, blamed_on
 from convkit.processing import take_items
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from convkit.model import ModelSpec, SourceModel
 
-__all__ = ["Compute", "TorchCompute", "by_items", "feed_key", "patched_compute"]
+__all__ = ["Compute", "TorchCompute", "by_items", "feed_key", "patched_compute", "run_parallel"]
 
 Compute = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 """Anything that turns a feed (input arrays by name, batch on axis 0) into outputs by name."""
@@ -61,6 +63,18 @@ class TorchCompute:
         """Return the outputs of a batch."""
         return by_items(self.source.spec, self._item, feed)
 
+    def pending(self, feeds: Iterable[Mapping[str, np.ndarray]]) -> list[Callable[[], object]]:
+        """Return calls that compute, each on its own, what is not known yet of these batches."""
+        items: dict[bytes, Mapping[str, np.ndarray]] = {}
+
+        def note(item: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            items.setdefault(feed_key(item), item)
+            return {}
+
+        for feed in feeds:
+            by_items(self.source.spec, note, feed)
+        return [partial(self._item, item) for key, item in items.items() if key not in self._known]
+
     def _item(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if not self.remember:
             return self._run(feed)
@@ -75,7 +89,9 @@ class TorchCompute:
         with torch.no_grad():
             tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feed.items()}
             cast = {n: t.to(self.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
-            return self._checked(self.source.reference(self.module, cast))
+            with blamed_on(f"the adapter's reference in {str(self.dtype).removeprefix('torch.')}"):
+                outputs = self.source.reference(self.module, cast)
+        return self._checked(outputs)
 
     def _checked(self, outputs: Any) -> dict[str, np.ndarray]:
         wanted = {tensor.name for tensor in self.source.spec.outputs}
@@ -87,6 +103,24 @@ class TorchCompute:
                 hint="SourceModel.reference must return a mapping with exactly the names of ModelSpec.outputs.",
             )
         return {name: value.detach().numpy() for name, value in outputs.items()}
+
+
+def run_parallel(calls: Sequence[Callable[[], object]], done: Callable[[int], None]) -> None:
+    """Run calls side by side, one for each core, with one PyTorch thread each; ``done`` gets how many are over.
+
+    One thread for each item is faster than all threads for one item: nobody waits for anybody.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "convkit-reference", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for count, future in enumerate(as_completed([pool.submit(call) for call in calls]), start=1):
+            future.result()
+            done(count)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def patched_compute(source: SourceModel) -> Compute:
@@ -109,7 +143,8 @@ def patched_compute(source: SourceModel) -> Compute:
     def compute(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with torch.no_grad():
             inputs = (torch.from_numpy(np.ascontiguousarray(feed[tensor.name])) for tensor in source.spec.inputs)
-            result: Any = source.module(*inputs)
+            with blamed_on("the patched model"):
+                result: Any = source.module(*inputs)
         values = (result,) if isinstance(result, torch.Tensor) else result
         declared = source.spec.outputs
         good = isinstance(values, tuple | list) and all(isinstance(value, torch.Tensor) for value in values)

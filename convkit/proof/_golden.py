@@ -19,7 +19,7 @@ import numpy as np
 from convkit.artifact import SAMPLES
 from convkit.errors import InputError, IntegrityError
 from convkit.model import ModelSpec
-from convkit.processing import Decode, Prepared, check_prepared, collate, decode_batch, find_preprocess
+from convkit.processing import Decode, Prepared, collate, decode_batch, find_preprocess, prepare
 from convkit.proof._cases import ItemSizes
 from convkit.proof._computes import Compute, by_items, feed_key
 from convkit.proof._metrics import measure
@@ -151,7 +151,7 @@ class GoldenSamples:
     def _preprocess_checks(self, sizes: ItemSizes, items: Sequence[Prepared]) -> list[Check]:
         spec = self.samples.spec
         preprocess = find_preprocess(spec.preprocess, dict(sizes))
-        found = [check_prepared(spec, preprocess(raw)) for raw in self.raws]
+        found = [prepare(spec, preprocess, raw) for raw in self.raws]
         metas = [json.loads(json.dumps(dict(item.meta))) for item in found]
         note = json_difference([dict(item.meta) for item in items], metas, REPLAY_SLACK, "meta")
         checks = []

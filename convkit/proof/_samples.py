@@ -9,7 +9,7 @@ import numpy as np
 
 from convkit.errors import AdapterError
 from convkit.model import ModelSpec
-from convkit.processing import Prepared, check_prepared, collate, find_preprocess, item_sizes
+from convkit.processing import Prepared, Preprocess, collate, find_preprocess, item_sizes, prepare
 from convkit.proof._cases import Case, ItemSizes
 
 __all__ = ["Samples"]
@@ -32,7 +32,7 @@ class Samples:
         prepared = {}
         for sizes in dict.fromkeys(all_sizes):
             preprocess = find_preprocess(spec.preprocess, dict(sizes))
-            prepared[sizes] = [_of_size(spec, check_prepared(spec, preprocess(raw)), dict(sizes)) for raw in raws]
+            prepared[sizes] = [_of_size(spec, preprocess, raw, dict(sizes)) for raw in raws]
         return cls(spec, prepared)
 
     def feed(self, case: Case) -> dict[str, np.ndarray]:
@@ -53,8 +53,9 @@ class Samples:
         return Samples(self.spec, {sizes: items[:count] for sizes, items in self.prepared.items()})
 
 
-def _of_size(spec: ModelSpec, prepared: Prepared, wanted: Mapping[str, int]) -> Prepared:
-    found = item_sizes(spec, {name: value.shape for name, value in prepared.tensors.items()})
+def _of_size(spec: ModelSpec, preprocess: Preprocess, raw: Any, wanted: Mapping[str, int]) -> Prepared:
+    prepared = prepare(spec, preprocess, raw)
+    found = item_sizes(spec, preprocess, {name: value.shape for name, value in prepared.tensors.items()})
     for name, size in found.items():
         if size != wanted[name]:
             raise AdapterError(

@@ -1,4 +1,4 @@
-"""A CUDA device as the road needs it: memory, one stream, copies beside it, and marks to wait for. By cupy."""
+"""A CUDA device by cupy: memory, a compute stream, a copy stream, and events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Cuda"]
 
 
 class Cuda:
-    """One GPU with a stream of its own, on which all work of a road runs in order.
+    """One GPU with a stream of its own, on which all work of a pipeline runs in order.
 
     Raises:
         EnvironmentProblem: cupy is missing, or there is no such GPU.
@@ -42,7 +42,7 @@ class Cuda:
             )
         self._device = cupy.cuda.Device(int(index or 0))
         with self._device:
-            self._stream, self._beside = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+            self._stream, self._copies = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
 
     @property
     def stream(self) -> int:
@@ -66,29 +66,29 @@ class Cuda:
             return self._cupy.empty(max(size, 1), self._cupy.uint8)
 
     def view(self, memory: Any, offset: int, shape: Sequence[int], dtype: str) -> Any:
-        """Return an array that lies in ``memory`` from a byte offset on."""
+        """Return an array in ``memory`` that starts at a byte offset."""
         return self._cupy.ndarray(tuple(shape), dtype, memory.data + offset)
 
-    def upload(self, memory: Any, pinned: np.ndarray, size: int, *, beside: bool) -> None:
-        """Enqueue a copy of ``size`` bytes to the device; what is enqueued later waits for it.
+    def upload(self, memory: Any, pinned: np.ndarray, size: int, *, concurrent: bool) -> None:
+        """Enqueue a copy of ``size`` bytes to the device; work that is enqueued later waits for it.
 
-        ``beside`` lets it run while the stream still works on what came before.
+        With ``concurrent`` the copy does not wait for the work that is in the stream already.
         """
-        stream = self._beside if beside else self._stream
+        stream = self._copies if concurrent else self._stream
         memory.data.copy_from_host_async(pinned.ctypes.data, size, stream)
-        if beside:
-            self._stream.wait_event(self._event(self._beside))
+        if concurrent:
+            self._stream.wait_event(self._event(self._copies))
 
     def download(self, pinned: np.ndarray, memory: Any) -> None:
         """Enqueue a copy of ``memory`` to the host."""
         memory.data.copy_to_host_async(pinned.ctypes.data, pinned.nbytes, self._stream)
 
-    def mark(self) -> Callable[[], None]:
-        """Return what waits until all that is in the stream by now is done."""
+    def record(self) -> Callable[[], None]:
+        """Record an event behind the work in the stream and return the function that waits for it."""
         wait: Callable[[], None] = self._event(self._stream).synchronize
         return wait
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         """Wait for everything in the stream."""
         self._stream.synchronize()
 

@@ -1,37 +1,46 @@
-"""The whole road on the GPU: one upload, preprocess, engine, decode, one copy back, all on one stream."""
+"""The device pipeline: one upload, preprocess, engine, decode and one copy back, all on one CUDA stream."""
 
 from __future__ import annotations
 
-import os
+import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from convkit.backends import DeviceSession
-from convkit.processing import Decode, DeviceDecode, DevicePreprocess, Placement, Prepared
+from convkit.errors import AdapterError, ConversionError, ConvkitError, InputError
+from convkit.model import ModelSpec
+from convkit.processing import (
+    Decode,
+    DeviceDecode,
+    DevicePreprocess,
+    Placement,
+    Preprocess,
+    device_decode,
+    device_preprocess,
+)
 from convkit.results import Result
+from convkit.runtime._gpu_errors import first_error, gpu_errors, refuses_capture
+from convkit.runtime._staging import ALIGNMENT, Packer, Span, layout, padded, rounded
 
-__all__ = ["Device", "Road"]
+__all__ = ["Device", "DevicePipeline", "Item"]
 
 SLOTS = 2
-"""Batches under way at a time: the host packs one while the GPU works on the other."""
+"""Batches in flight: the host packs one while the GPU works on the other."""
 PLANS = 8
-"""Batch and input shapes that a slot keeps buffers and a CUDA graph for; the longest unused goes first."""
-_ALIGNMENT = 16
-_PIXELS = 256
-_ROOM = 1 << 20
-_MANY = 4 << 20
-"""Bytes of a batch from which on several threads pack it."""
+"""Combinations of batch size and input shapes whose buffers and CUDA graph a slot keeps, least recently used out."""
+_PAYLOAD_ALIGNMENT = 256
+_STAGING_STEP = 1 << 20
+
+_Key = tuple[int, tuple[tuple[str, tuple[int, ...]], ...]]
 
 
 class Device(Protocol):
-    """What a road needs of a GPU; `convkit.runtime.Cuda` is one."""
+    """What a pipeline needs of a GPU; `convkit.runtime.Cuda` implements it."""
 
     @property
     def stream(self) -> int: ...
@@ -39,271 +48,325 @@ class Device(Protocol):
     def pinned(self, size: int) -> np.ndarray: ...
     def memory(self, size: int) -> Any: ...
     def view(self, memory: Any, offset: int, shape: Sequence[int], dtype: str) -> Any: ...
-    def upload(self, memory: Any, pinned: np.ndarray, size: int, *, beside: bool) -> None: ...
+    def upload(self, memory: Any, pinned: np.ndarray, size: int, *, concurrent: bool) -> None: ...
     def download(self, pinned: np.ndarray, memory: Any) -> None: ...
-    def mark(self) -> Callable[[], None]: ...
-    def wait(self) -> None: ...
+    def record(self) -> Callable[[], None]: ...
+    def synchronize(self) -> None: ...
 
 
 @dataclass(frozen=True)
-class _Item:
-    """An image and where it goes: its pixels, or its tensor where the preprocess ran on the host."""
+class Item:
+    """One raw input on its way: its placement, or its tensors where the preprocess ran on the host.
 
-    shape: tuple[int, ...]
+    ``shapes`` are those of the input tensors by name, without the batch axis where the input has one; ``values`` are
+    the inputs of the device decode.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
     meta: Mapping[str, Any]
-    back: np.ndarray | None = None
-    pixels: np.ndarray | None = None
+    values: Mapping[str, np.ndarray]
     placement: Placement | None = None
-    tensor: np.ndarray | None = None
+    tensors: Mapping[str, np.ndarray] | None = None
 
 
 @dataclass
 class _Plan:
-    """The buffers of one batch size and input shape in one slot, and the captured work on them."""
+    """The buffers of one batch size and input shapes in one slot, and the captured work on them.
 
-    key: tuple[int, tuple[int, ...]]
-    tensor: Any
-    table: Any = None
-    pixels: Any = None
-    back: Any = None
-    results: Any = None
-    counts: Any = None
-    written: Any = None
-    host: np.ndarray | None = None
+    ``records``, ``inputs`` and ``results`` are views of host memory; the others with ``device_`` are on the GPU.
+    """
+
+    key: _Key
+    tensors: Mapping[str, Any]
+    payload_start: int
+    inputs: Mapping[str, np.ndarray]
+    records: np.ndarray | None = None
+    results: Mapping[str, np.ndarray] = field(default_factory=dict)
+    results_host: np.ndarray | None = None
+    device_records: Any = None
+    device_payloads: Any = None
+    device_inputs: Mapping[str, Any] = field(default_factory=dict)
+    device_results: Mapping[str, Any] = field(default_factory=dict)
+    results_memory: Any = None
     outputs: Mapping[str, Any] | None = None
     replay: Callable[[], None] | None = None
 
     @property
     def batch(self) -> int:
-        """How many images the buffers are for."""
+        """The number of items that the buffers are for."""
         return self.key[0]
 
 
 class _Slot:
-    """Staging memory on both sides, which grows, and the plans that point into it."""
+    """Staging memory on host and device, which grows, and the plans whose buffers lie in it."""
 
     def __init__(self) -> None:
         self.staging = np.empty(0, np.uint8)
         self.memory: Any = None
-        self.plans: OrderedDict[tuple[int, tuple[int, ...]], _Plan] = OrderedDict()
+        self.plans: OrderedDict[_Key, _Plan] = OrderedDict()
         self.busy: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
-class _Ticket:
-    """A batch under way."""
+class _InFlight:
+    """A batch that was submitted; ``done`` waits for it."""
 
-    slot: _Slot
     plan: _Plan
-    items: Sequence[_Item]
+    items: Sequence[Item]
     done: Callable[[], None]
 
 
-class Road:
-    """Runs batches of images from host pixels to results.
+class DevicePipeline:
+    """Runs batches of raw inputs to results on one GPU.
 
-    ``preprocess`` and ``decode`` are the device sides where the adapter has them; the host's run in
-    their place otherwise, with a copy of the input tensor or of the outputs. The first two runs of a
-    batch size and input shape are plain launches, the third is captured in a CUDA graph where the
-    engine can be, and later ones replay that. Not for use by several threads at once.
+    Preprocess and decode run on the GPU where they have a device side; otherwise they run on the host, with a copy of
+    the input tensors or of the outputs. The first two runs of a batch size and its input shapes are plain launches; the
+    third is captured in a CUDA graph where the engine allows it, and later ones replay the graph. Batches of fewer than
+    ``batch_min`` items are filled up with the last item. The class is not thread-safe.
+
+    Raises:
+        AdapterError: a device side breaks its contract.
     """
 
     def __init__(
         self,
         device: Device,
         engine: DeviceSession,
-        input_name: str,
+        spec: ModelSpec,
+        preprocess: Preprocess,
+        decode: Decode | None,
         *,
-        prepare: Callable[[np.ndarray], Prepared],
-        decode_on_host: Decode,
-        preprocess: DevicePreprocess | None,
-        decode: DeviceDecode | None,
-        least: int = 1,
+        batch_min: int,
     ) -> None:
-        self.device, self.engine, self.input_name, self.least = device, engine, input_name, least
-        self._prepare, self._decode_on_host = prepare, decode_on_host
-        self._preprocess, self._decode = preprocess, decode
+        self.device, self.engine, self.batch_min = device, engine, batch_min
+        self._inputs = {each.name: each.shape[:1] == ("batch",) for each in spec.inputs}
+        self._outputs = {each.name: each.shape[:1] == ("batch",) for each in spec.outputs}
+        self._host_preprocess, self._host_decode = preprocess, decode
+        with device.active():
+            self._preprocess: DevicePreprocess | None = device_preprocess(preprocess)
+            self._decode: DeviceDecode | None = device_decode(decode)
+        self._record_size = self._preprocess.record.itemsize if self._preprocess else 0
+        if self._preprocess and (self._record_size % ALIGNMENT or not self._record_size):
+            raise AdapterError(
+                f"The record of {type(self._preprocess).__name__} has {self._record_size} bytes.",
+                hint=f"Pad the structured type to a multiple of {ALIGNMENT} bytes.",
+            )
         self._slots = [_Slot() for _ in range(SLOTS)]
-        self._turn = 0
-        self._runs: Counter[tuple[int, tuple[int, ...]]] = Counter()
-        self._plain: set[tuple[int, tuple[int, ...]]] = set()
-        self._place = lru_cache(maxsize=256)(self._placed)
-        self._record = preprocess.record.itemsize if preprocess else 0
-        self._workers: ThreadPoolExecutor | None = None
+        self._next = 0
+        self._runs: Counter[_Key] = Counter()
+        self._uncaptured: set[_Key] = set()
+        self._packer = Packer()
+        self._payload_starts: dict[int, int] = {}
 
-    def item(self, image: np.ndarray) -> _Item:
-        """Return an image (uint8, H x W x 3, BGR) with its place in the input tensor."""
+    def item(self, raw: Any) -> Item:
+        """Return a raw input ready for `flow`, with the shapes of its input tensors.
+
+        Raises:
+            ConvkitError: the model does not take this input.
+        """
         if self._preprocess is None:
-            prepared = self._prepare(image)
-            back = self._decode.back(prepared.meta) if self._decode else None
-            return _Item(prepared.tensor.shape, prepared.meta, back, tensor=prepared.tensor)
-        placement, back = self._place(image.shape[0], image.shape[1])
-        return _Item(placement.shape, placement.meta, back, image, placement)
+            prepared = self._host_preprocess(raw)
+            shapes = {name: value.shape for name, value in prepared.tensors.items()}
+            return Item(shapes, prepared.meta, self._values(prepared.meta), tensors=prepared.tensors)
+        placement = self._preprocess.place(raw)
+        return Item(placement.shapes, placement.meta, self._values(placement.meta), placement)
 
-    def _placed(self, height: int, width: int) -> tuple[Placement, np.ndarray | None]:
-        assert self._preprocess is not None
-        placement = self._preprocess.place(height, width)
-        return placement, self._decode.back(placement.meta) if self._decode else None
+    def flow(self, batches: Iterable[Sequence[Item]]) -> Iterator[Result]:
+        """Yield one result per item, in order; the host packs a batch while the GPU works on the one before.
 
-    def flow(self, batches: Iterable[Sequence[_Item]]) -> Iterator[Result]:
-        """Yield the results of batches of one shape each, in order; the next is packed while one is under way."""
-        under_way: deque[_Ticket] = deque()
-        depth = len(self._slots) if self._decode else 1  # what the host decodes lies in the engine's own buffers
+        The items of a batch have equal shapes.
+
+        Raises:
+            ConversionError: the model has no decode.
+            EnvironmentProblem: the GPU is out of memory, or fails.
+            AdapterError: decode returns another number of results than items.
+        """
+        if self._host_decode is None:
+            raise ConversionError("This model has no decode, so there are no results.", hint="Ask for its outputs.")
+        in_flight: deque[_InFlight] = deque()
+        depth = len(self._slots) if self._decode else 1  # the host decodes from the engine's own output buffers
         for items in batches:
-            if len(under_way) == depth:
-                yield from self._collect(under_way.popleft())
-            under_way.append(self._submit(items, beside=bool(under_way)))
-        while under_way:
-            yield from self._collect(under_way.popleft())
+            if len(in_flight) == depth:
+                yield from self._collect(in_flight.popleft())
+            in_flight.append(self._submit(items, concurrent=bool(in_flight)))
+        while in_flight:
+            yield from self._collect(in_flight.popleft())
+
+    def outputs(self, items: Sequence[Item]) -> dict[str, np.ndarray]:
+        """Return the model's outputs for one batch on the host, without decoding them.
+
+        Raises:
+            EnvironmentProblem: the GPU is out of memory, or fails.
+        """
+        return self._fetch(self._submit(items, concurrent=False))
 
     def close(self) -> None:
         """Wait for the GPU and free all buffers."""
-        self.device.wait()
-        self._slots = [_Slot() for _ in range(SLOTS)]
-        if self._workers:
-            self._workers.shutdown()
-            self._workers = None
+        try:
+            self.device.synchronize()
+        finally:
+            self._slots = [_Slot() for _ in range(SLOTS)]
+            self._packer.close()
 
-    def _submit(self, items: Sequence[_Item], *, beside: bool) -> _Ticket:
-        slot = self._slots[self._turn]
-        self._turn = (self._turn + 1) % len(self._slots)
-        if slot.busy:
-            slot.busy()
-        with self.device.active():
-            plan = self._plan(slot, items)
-            if self._preprocess is None:
-                tensors = [item.tensor for item in _filled(items, plan.batch)]
-                self.engine.fill(plan.tensor, np.stack(tensors))
-            size = self._pack(slot, plan, items)
-            if size:
-                self.device.upload(slot.memory, slot.staging, size, beside=beside)
-            self._run(plan)
-            if plan.host is not None:
-                self.device.download(plan.host, plan.written)
-            done = self.device.mark()
-        slot.busy = done
-        return _Ticket(slot, plan, items, done)
+    def _values(self, meta: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        return self._decode.values(meta) if self._decode else {}
 
-    def _collect(self, ticket: _Ticket) -> list[Result]:
-        plan, count = ticket.plan, len(ticket.items)
-        if self._decode is None or plan.host is None:
-            assert plan.outputs is not None
+    def _submit(self, items: Sequence[Item], *, concurrent: bool) -> _InFlight:
+        slot = self._slots[self._next]
+        self._next = (self._next + 1) % len(self._slots)
+        with gpu_errors(len(items)):
+            if slot.busy:
+                slot.busy()
             with self.device.active():
-                outputs = self.engine.fetch(plan.outputs)
-            kept = {name: value[:count] for name, value in outputs.items()}
-            return list(self._decode_on_host(kept, [item.meta for item in ticket.items]))
-        ticket.done()
-        rows = plan.host[: 24 * plan.batch * self._decode.rows].view(np.float32).reshape(plan.batch, -1, 6)
-        counts = plan.host[self._results(plan.batch) :].view(np.int32)
-        return list(self._decode.results(rows[:count].copy(), counts[:count].copy()))
+                plan = self._plan(slot, items)
+                if self._preprocess is None:
+                    self._fill(plan, items)
+                size = self._pack(slot, plan, items)
+                if size:
+                    self.device.upload(slot.memory, slot.staging, size, concurrent=concurrent)
+                self._run(plan)
+                if plan.results_host is not None:
+                    self.device.download(plan.results_host, plan.results_memory)
+                slot.busy = done = self.device.record()
+        return _InFlight(plan, items, done)
+
+    def _collect(self, batch: _InFlight) -> Sequence[Result]:
+        count, metas = len(batch.items), [item.meta for item in batch.items]
+        if self._decode is None or batch.plan.results_host is None:
+            assert self._host_decode is not None
+            results = self._host_decode(self._fetch(batch), metas)
+        else:
+            with gpu_errors(count):
+                batch.done()
+            arrays = {name: value[:count].copy() for name, value in batch.plan.results.items()}
+            results = self._decode.read(arrays, metas)
+        if len(results) != count:
+            raise AdapterError(
+                f"Decode returned {len(results)} results for {count} inputs.", hint="It must return one for each meta."
+            )
+        return results
+
+    def _fetch(self, batch: _InFlight) -> dict[str, np.ndarray]:
+        """Return the outputs of a batch on the host, without the rows of padding."""
+        count = len(batch.items)
+        assert batch.plan.outputs is not None
+        with gpu_errors(count), self.device.active():
+            outputs = self.engine.fetch(batch.plan.outputs)
+        return {name: value[:count] if self._outputs.get(name, True) else value for name, value in outputs.items()}
 
     def _run(self, plan: _Plan) -> None:
-        """Enqueue the work on a plan's buffers."""
+        """Enqueue the work on a plan's buffers: plain launches at first, a CUDA graph from the third run on."""
         self._runs[plan.key] += 1
-        if plan.replay is None and self._runs[plan.key] > 2 and plan.key not in self._plain:
-            self.device.wait()
-            try:
-                plan.replay = self.engine.capture(lambda: self._launch(plan))
-            except RuntimeError:  # an operator that waits for the device: plain launches do the same
-                self.device.wait()
-            if plan.replay is None:
-                self._plain.add(plan.key)
+        if plan.replay is None and self._runs[plan.key] > 2 and plan.key not in self._uncaptured:
+            self._capture(plan)
         if plan.replay is not None:
             plan.replay()
         else:
             self._launch(plan)
 
+    def _capture(self, plan: _Plan) -> None:
+        """Capture the work in a CUDA graph, or note that it cannot be captured."""
+        self.device.synchronize()
+        handled = sys.exc_info()[1]
+        try:
+            plan.replay = self.engine.capture(lambda: self._launch(plan))
+        except (RuntimeError, MemoryError, ConvkitError) as error:
+            first = first_error(error, handled)
+            if not refuses_capture(first):
+                raise first from None
+            self.device.synchronize()
+        if plan.replay is None:
+            self._uncaptured.add(plan.key)
+
     def _launch(self, plan: _Plan) -> None:
         if self._preprocess is not None:
-            self._preprocess.launch(plan.table, plan.pixels, plan.tensor, self.device.stream)
-        plan.outputs = self.engine.run({self.input_name: plan.tensor})
+            self._preprocess.launch(plan.device_records, plan.device_payloads, plan.tensors, self.device.stream)
+        plan.outputs = self.engine.run(plan.tensors)
         if self._decode is not None:
-            self._decode.launch(plan.outputs, plan.back, plan.results, plan.counts, self.device.stream)
+            self._decode.launch(plan.outputs, plan.device_inputs, plan.device_results, self.device.stream)
 
-    def _plan(self, slot: _Slot, items: Sequence[_Item]) -> _Plan:
-        """Return the plan for a batch, with room for its pixels in the slot."""
-        shape, count = items[0].shape, max(len(items), self.least)
-        head, _ = self._head(count)
-        needed = head + sum(_rounded(item.pixels.nbytes) for item in items if item.pixels is not None)
+    def _plan(self, slot: _Slot, items: Sequence[Item]) -> _Plan:
+        """Return the plan for a batch, with room for its payloads in the slot."""
+        count = max(len(items), self.batch_min)
+        key = count, tuple((name, tuple(shape)) for name, shape in items[0].shapes.items())
+        needed = self._payload_start(count) + sum(
+            rounded(item.placement.payload.nbytes, ALIGNMENT) for item in items if item.placement is not None
+        )
         if slot.memory is None or needed > slot.staging.nbytes:
-            room = -(-needed * 5 // 4 // _ROOM) * _ROOM
-            self.device.wait()
+            room = rounded(needed * 5 // 4 + 1, _STAGING_STEP)
+            self.device.synchronize()
             slot.plans.clear()
             slot.staging, slot.memory = self.device.pinned(room), self.device.memory(room)
-        key = (count, shape)
         if key not in slot.plans:
             while len(slot.plans) >= PLANS:
-                self.device.wait()
+                self.device.synchronize()
                 slot.plans.popitem(last=False)
-            slot.plans[key] = self._new(slot, count, shape)
+            slot.plans[key] = self._new_plan(slot, key)
         slot.plans.move_to_end(key)
         return slot.plans[key]
 
-    def _new(self, slot: _Slot, batch: int, shape: tuple[int, ...]) -> _Plan:
-        view, head = self.device.view, self._head(batch)
-        plan = _Plan((batch, shape), self.engine.buffer(self.input_name, (batch, *shape)))
+    def _new_plan(self, slot: _Slot, key: _Key) -> _Plan:
+        batch, shapes = key
+        tensors = {
+            name: self.engine.buffer(name, (batch, *shape) if self._inputs[name] else shape) for name, shape in shapes
+        }
+        spans, _ = self._input_spans(batch)
+        inputs = {name: span.view(slot.staging) for name, span in spans.items()}
+        plan = _Plan(key, tensors, self._payload_start(batch), inputs)
         if self._preprocess is not None:
-            plan.table = view(slot.memory, 0, (batch, self._record), "uint8")
-            plan.pixels = view(slot.memory, head[0], (slot.staging.nbytes - head[0],), "uint8")
+            records = Span(0, (batch, self._record_size), "uint8")
+            payloads = Span(plan.payload_start, (slot.staging.nbytes - plan.payload_start,), "uint8")
+            plan.records = records.view(slot.staging).view(self._preprocess.record)[:, 0]
+            plan.device_records, plan.device_payloads = (self._view(slot.memory, each) for each in (records, payloads))
         if self._decode is not None:
-            results = self._results(batch)
-            plan.back = view(slot.memory, head[1], (batch, 8), "float64")
-            plan.written = self.device.memory(results + 4 * batch)
-            plan.results = view(plan.written, 0, (batch, self._decode.rows, 6), "float32")
-            plan.counts = view(plan.written, results, (batch,), "int32")
-            plan.host = self.device.pinned(results + 4 * batch)
+            results, size = layout(self._decode.results, batch)
+            plan.results_memory, plan.results_host = self.device.memory(size), self.device.pinned(size)
+            plan.results = {name: span.view(plan.results_host) for name, span in results.items()}
+            plan.device_inputs = {name: self._view(slot.memory, span) for name, span in spans.items()}
+            plan.device_results = {name: self._view(plan.results_memory, span) for name, span in results.items()}
         return plan
 
-    def _results(self, batch: int) -> int:
-        """Return the bytes of the results of a batch, behind which the counts lie."""
-        return _rounded(24 * batch * self._decode.rows) if self._decode is not None else 0
+    def _view(self, memory: Any, span: Span) -> Any:
+        return self.device.view(memory, span.offset, span.shape, span.dtype)
 
-    def _head(self, batch: int) -> tuple[int, int]:
-        """Return where the pixels and where the matrices begin in the staging memory of a batch."""
-        matrices = _rounded(batch * self._record)
-        end = matrices + (64 * batch if self._decode is not None else 0)
-        return -(-end // _PIXELS) * _PIXELS, matrices
+    def _input_spans(self, batch: int) -> tuple[dict[str, Span], int]:
+        """Return where the inputs of the device decode lie in the staging memory, behind the records."""
+        return layout(self._decode.inputs if self._decode else (), batch, batch * self._record_size)
 
-    def _pack(self, slot: _Slot, plan: _Plan, items: Sequence[_Item]) -> int:
-        """Write records, matrices and pixels into the staging memory; return how many bytes are to be copied."""
-        start, matrices = self._head(plan.batch)
-        end, offsets = start, []
+    def _payload_start(self, batch: int) -> int:
+        if batch not in self._payload_starts:
+            _, end = self._input_spans(batch)
+            self._payload_starts[batch] = rounded(end, _PAYLOAD_ALIGNMENT)
+        return self._payload_starts[batch]
+
+    def _fill(self, plan: _Plan, items: Sequence[Item]) -> None:
+        """Copy the tensors of the host's preprocess into the input buffers."""
+        for name, buffer in plan.tensors.items():
+            tensors = [item.tensors[name] for item in items if item.tensors is not None]
+            if self._inputs[name]:
+                self.engine.fill(buffer, np.stack(padded(tensors, plan.batch)))
+                continue
+            if not all(np.array_equal(tensors[0], other) for other in tensors[1:]):
+                raise InputError(
+                    f"The input {name!r} has no batch axis, but differs within a batch.",
+                    hint="Run these inputs one at a time.",
+                )
+            self.engine.fill(buffer, tensors[0])
+
+    def _pack(self, slot: _Slot, plan: _Plan, items: Sequence[Item]) -> int:
+        """Write records, decode inputs and payloads into the staging memory; return the bytes to copy."""
+        for name, target in plan.inputs.items():
+            for index, item in enumerate(padded(items, plan.batch)):
+                target[index] = item.values[name]
+        if self._preprocess is None or plan.records is None:
+            return plan.payload_start if plan.inputs else 0
+        end, placements, offsets = plan.payload_start, [], []
         for item in items:
-            offsets.append(end - start)
-            end += _rounded(item.pixels.nbytes) if item.pixels is not None else 0
-        if self._decode is not None:
-            back = slot.staging[matrices : matrices + 64 * plan.batch].view(np.float64).reshape(plan.batch, 8)
-            for row, item in zip(back, _filled(items, plan.batch), strict=True):
-                row[:] = item.back
-        if self._preprocess is None:
-            return matrices + 64 * plan.batch if self._decode is not None else 0
-        table = slot.staging[: plan.batch * self._record].view(self._preprocess.record)
-        for index, (item, offset) in enumerate(_filled(list(zip(items, offsets, strict=True)), plan.batch)):
-            height, width, _ = item.pixels.shape
-            table[index] = self._preprocess.row(item.placement, height, width, offset)
-        targets = [slot.staging[start + offset :] for offset in offsets]
-        copies = [(target, item.pixels) for target, item in zip(targets, items, strict=True) if item.pixels is not None]
-        if end - start < _MANY or len(copies) == 1:
-            for target, pixels in copies:
-                _copy(target, pixels)
-        else:
-            if self._workers is None:
-                self._workers = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "convkit-pack")
-            list(self._workers.map(_copy, *zip(*copies, strict=True)))
+            assert item.placement is not None
+            placements.append(item.placement)
+            offsets.append(end)
+            end += rounded(item.placement.payload.nbytes, ALIGNMENT)
+        for index, (placement, offset) in enumerate(padded(list(zip(placements, offsets, strict=True)), plan.batch)):
+            plan.records[index] = self._preprocess.row(placement, offset - plan.payload_start)
+        self._packer.copy(slot.staging, offsets, [placement.payload for placement in placements])
         return end
-
-
-def _copy(target: np.ndarray, pixels: np.ndarray) -> None:
-    np.copyto(target[: pixels.nbytes].reshape(pixels.shape), pixels)
-
-
-def _rounded(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _filled(values: Sequence[Any], count: int) -> list[Any]:
-    """Return the values, the last repeated up to ``count``."""
-    return [*values, *[values[-1]] * (count - len(values))]
-
-
-DevicePipeline = Road

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from convkit.model import ModelSpec
 from convkit.processing import (
     Prepared,
     Reader,
-    check_prepared,
     collate,
     decode_batch,
     find_decode,
     find_preprocess,
     item_sizes,
+    prepare,
     take_items,
 )
 from convkit.results import Result
@@ -120,8 +121,9 @@ class Predictor:
     def prepare(self, raw: Any) -> Prepared:
         """Return one raw input as input tensors, without the batch axis."""
         value = self.reader.accept(raw)
-        prepared = check_prepared(self.spec, self._preprocess(value))
-        self._check_sizes({name: tensor.shape for name, tensor in prepared.tensors.items()}, raw)
+        with _naming(raw):
+            prepared = prepare(self.spec, self._preprocess, value)
+            item_sizes(self.spec, self._preprocess, {n: tensor.shape for n, tensor in prepared.tensors.items()})
         return prepared
 
     def run(self, prepared: Sequence[Prepared]) -> list[Result]:
@@ -150,14 +152,6 @@ class Predictor:
 
     def _size(self, batch: int) -> int:
         return min(max(batch, self.batch_min), self.batch_max)
-
-    def _check_sizes(self, shapes: Mapping[str, Sequence[int]], raw: Any) -> None:
-        try:
-            item_sizes(self.spec, shapes)
-        except InputError as error:
-            if isinstance(raw, str | Path):
-                raise InputError(f"{raw}: {error.message}", hint=error.hint) from error
-            raise
 
     def close(self) -> None:
         """Free the engine."""
@@ -214,8 +208,10 @@ class DevicePredictor(Predictor):
 
     def _item(self, raw: Any) -> Any:
         assert self.pipeline is not None
-        item = self.pipeline.item(self.reader.accept(raw))
-        self._check_sizes(item.shapes, raw)
+        value = self.reader.accept(raw)
+        with _naming(raw):
+            item = self.pipeline.item(value)
+            item_sizes(self.spec, self._preprocess, item.shapes)
         return item
 
     def close(self) -> None:
@@ -223,6 +219,17 @@ class DevicePredictor(Predictor):
         if self.pipeline is not None:
             self.pipeline.close()
         super().close()
+
+
+@contextmanager
+def _naming(raw: Any) -> Iterator[None]:
+    """Put the path before what is wrong with a raw input, where it was given as one."""
+    try:
+        yield
+    except InputError as error:
+        if isinstance(raw, str | Path):
+            raise InputError(f"{raw}: {error.message}", hint=error.hint) from error
+        raise
 
 
 def _batches(items: Iterable[Any], size: int, kind: Callable[[Any], Any]) -> Iterator[list[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -13,8 +14,9 @@ from convkit import Prepared, Preprocess
 from convkit.cuda import Variant
 from convkit.errors import ImageError
 from convkit.processing import Placement
-from convkit.processing.image_warp import IMAGE_RECORD, ImageWarp, image_row
+from convkit.processing.image_warp import ImageWarp, SourceImage
 from convkit_models.centernet._geometry import affine
+from convkit_models.centernet._names import INPUT
 
 __all__ = ["Affine", "AffineOnDevice"]
 
@@ -38,7 +40,6 @@ class Affine(Preprocess):
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.keep_res = spec["resize"] == "keep_res"
-        self.input: str = spec["input"]
         self.height, self.width, self.pad = spec["height"], spec["width"], spec["pad"]
         mean, std = np.asarray(spec["mean"], np.float32), np.asarray(spec["std"], np.float32)
         values = np.arange(256, dtype=np.uint8)[:, None] / 255.0
@@ -64,7 +65,7 @@ class Affine(Preprocess):
                 f"OpenCV cannot warp an image of {columns} x {rows} pixels.", hint="Scale it down first."
             ) from error
         tensor = self._normalise(warped, *_touched_rows(matrix, rows, height))
-        return Prepared({self.input: tensor}, meta)
+        return Prepared({INPUT: tensor}, meta)
 
     def place(self, rows: int, columns: int) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the float64 matrix from an image of that size to the input, and ``meta``."""
@@ -96,38 +97,45 @@ class Affine(Preprocess):
 
 
 class AffineOnDevice:
-    """The preprocess on the GPU: float32 outputs are those of the host, other dtypes their rounding."""
-
-    record = IMAGE_RECORD
+    """The preprocess on the GPU. Float32 tensors are equal to those of the host; other dtypes are rounded from them."""
 
     def __init__(self, host: Affine) -> None:
         self._host = host
         self._warp = ImageWarp(host.table)
+        self.record = self._warp.record
+        self._placed = lru_cache(maxsize=256)(self._place)
 
-    def place(self, height: int, width: int) -> Placement:
-        """Return the placement of an image of that size; ``matrix`` maps pixels of the tensor to the image."""
-        matrix, meta = self._host.place(height, width)
-        return Placement((3, *meta["input"]), cv2.invertAffineTransform(matrix).astype(np.float32), meta)
-
-    def row(self, placement: Placement, height: int, width: int, offset: int) -> tuple[Any, ...]:
-        """Return the record of an image whose dense rows start ``offset`` bytes behind the start of the pixels.
+    def place(self, raw: np.ndarray) -> Placement:
+        """Return the placement of an image (uint8, H x W x 3, BGR).
 
         Raises:
-            KernelArgumentError: the image is empty or too large.
+            ImageError: the array is not such an image.
+            KernelArgumentError: the image is too large.
         """
-        return image_row(placement, offset, height, width, 3 * width)
+        _check(raw)
+        image, meta = self._placed(*raw.shape[:2])
+        return Placement({INPUT: (3, *meta["input"])}, meta, raw, image)
 
-    def launch(self, table: Any, pixels: Any, output: Any, stream: Any) -> None:
-        """Fill ``output`` [B, 3, H, W] on the stream from the images of ``table`` [B, 48] in ``pixels``.
+    def row(self, placement: Placement, offset: int) -> tuple[Any, ...]:
+        """Return the record of an image whose dense rows start ``offset`` bytes behind the start of the payloads."""
+        return self._warp.row(placement.detail, offset)
+
+    def launch(self, records: Any, payloads: Any, tensors: Mapping[str, Any], stream: int) -> None:
+        """Fill the input tensor [B, 3, H, W] on the stream from the images of ``records`` in ``payloads``.
 
         Raises:
             KernelArgumentError: an argument has the wrong dtype, device, shape, layout or alignment.
         """
-        self._warp.launch(table, pixels, output, stream)
+        self._warp.launch(records, payloads, tensors[INPUT], stream)
 
     def kernels(self) -> Sequence[Variant]:
-        """Return the variants that ``launch`` chooses from by the output's dtype and layout."""
+        """Return the variants that ``launch`` chooses from by the tensor's dtype and layout."""
         return self._warp.kernels()
+
+    def _place(self, height: int, width: int) -> tuple[SourceImage, dict[str, Any]]:
+        """Return image and meta for a size; the matrix maps pixels of the tensor to the image."""
+        matrix, meta = self._host.place(height, width)
+        return self._warp.image(height, width, cv2.invertAffineTransform(matrix)), meta
 
 
 def _touched_rows(matrix: np.ndarray, rows: int, height: int) -> tuple[int, int]:

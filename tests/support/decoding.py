@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from convkit import Detections
+from convkit.cuda import ArrayView
 from convkit.testing.cuda_host import run_on_host
-from convkit_models.centernet.tasks.ctdet import CudaDecode
-from convkit_models.centernet.tasks.ctdet._device_decode import Call, Tensor, Tuning
+from convkit_models.centernet.tasks.ctdet import CudaDecode, DecodeLaunch, Tuning
 
 SMALL = Tuning(threads=64, unroll=2, groups=2)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -36,49 +36,49 @@ def heads(
     }
 
 
-def tutorial(maps: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def packed(maps: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     pooled = F.max_pool2d(maps["hm"], 3, stride=1, padding=1)
     joined = torch.cat([maps["reg"], maps["wh"], maps["hm"], pooled], dim=1)
     return {"output": joined.flatten(2).transpose(1, 2).contiguous()}
 
 
 def memory(tensor: torch.Tensor) -> np.ndarray:
-    """Return all that a tensor's storage holds, flat; bfloat16 as uint16."""
+    """Return a tensor's whole storage, flat; bfloat16 as uint16."""
     flat = torch.as_strided(tensor, (tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0)
     return np.array((flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat).numpy()).view(
         np.uint16 if flat.dtype == torch.bfloat16 else flat.numpy().dtype
     )
 
 
-def described(outputs: Mapping[str, torch.Tensor]) -> dict[str, Tensor]:
+def described(outputs: Mapping[str, torch.Tensor]) -> dict[str, ArrayView]:
     return {
-        name: Tensor(tuple(value.shape), tuple(value.stride()), str(value.dtype).removeprefix("torch."), 0)
+        name: ArrayView(tuple(value.shape), tuple(value.stride()), str(value.dtype).removeprefix("torch."))
         for name, value in outputs.items()
     }
 
 
 class OnHost:
-    """A launch of the kernel that the decoding plans for these outputs, on the host."""
+    """The kernel that the decode launches for these outputs, on the host."""
 
     def __init__(
         self, settings: Mapping[str, Any], outputs: Mapping[str, torch.Tensor], tuning: Tuning = SMALL
     ) -> None:
         self.decode = CudaDecode(settings, tuning)
-        self.call = Call.plan(settings, described(outputs), tuning)
+        self.call = DecodeLaunch.plan(settings, described(outputs), tuning)
         self.inputs = {name: memory(value) for name, value in outputs.items()}
         self.scratch = np.zeros(self.call.scratch, np.uint64)
 
     def __call__(self, metas: Sequence[Mapping[str, Any]], **options: Any) -> list[Detections]:
         call = self.call
         arrays = [None if name is None else self.inputs[name] for name in call.inputs]
-        back = np.stack([self.decode.back(meta) for meta in metas])
-        rows = np.full((call.batch, self.decode.rows, 6), np.nan, np.float32)
+        matrices = np.stack([self.decode.values(meta)["output_to_image"] for meta in metas])
+        rows = np.full((call.batch, *self.decode.results[0].shape), np.nan, np.float32)
         counts = np.full(call.batch, -1, np.int32)
         scratch = [self.scratch] if call.scratch else []
-        run_on_host(call.variant, call.launch, [*arrays, back, rows, counts, *scratch, *call.scalars], **options)
+        run_on_host(call.variant, call.config, [*arrays, matrices, rows, counts, *scratch, *call.scalars], **options)
         for row, count in zip(rows, counts, strict=True):
             assert not row[count:].any()
-        return self.decode.results(rows, counts)
+        return self.decode.read({"rows": rows, "counts": counts}, metas)  # type: ignore[return-value]
 
 
 def assert_equal(found: Sequence[Detections], expected: Sequence[Any]) -> None:

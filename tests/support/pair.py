@@ -18,9 +18,9 @@ from convkit import (
     Adapter,
     ArrayReader,
     CheckpointError,
-    ConvkitError,
     Decode,
     Dim,
+    InputError,
     ModelSpec,
     ModulePatch,
     Prepared,
@@ -120,15 +120,15 @@ class Tokens(Preprocess):
 
     def __call__(self, raw: Any) -> Prepared:
         if not isinstance(raw, Mapping) or set(raw) != {"ids", "features"}:
-            raise ConvkitError("This is no pair of ids and features.", hint="Give {'ids': ..., 'features': ...}.")
+            raise InputError("This is no pair of ids and features.", hint="Give {'ids': ..., 'features': ...}.")
         ids, features = np.asarray(raw["ids"]), np.asarray(raw["features"])
         if ids.ndim != 1 or not ids.size or features.shape != (len(ids) + 1, WIDTH):
-            raise ConvkitError(
+            raise InputError(
                 f"The ids have the shape {ids.shape}, the features {features.shape}.",
                 hint=f"Give ids [m] and features [m + 1, {WIDTH}].",
             )
         if not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0 or ids.max() >= VOCABULARY:
-            raise ConvkitError("The ids name tokens that do not exist.", hint=f"Give whole numbers below {VOCABULARY}.")
+            raise InputError("The ids name tokens that do not exist.", hint=f"Give whole numbers below {VOCABULARY}.")
         length = len(ids) if self.length is None else int(self.length)
         tensors = {
             "ids": _of_length(ids.astype(np.int64), length),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convkit.cuda import Argument, Bound, Kernel, Launch, Variant, cdiv
+from convkit.cuda import Argument, Kernel, LaunchConfig, ResourceLimit, Variant, cdiv
 
 FOLDER = Path(__file__).parent / "kernels"
 
@@ -19,9 +19,9 @@ SCALE = Kernel(
         Argument("offset", "int64", pointer=False),
     ),
     sizes=("count",),
-    geometry=lambda count, THREADS: Launch((cdiv(count, 4 * THREADS), 1, 1), (THREADS, 1, 1)),
+    launch_config=lambda count, THREADS: LaunchConfig((cdiv(count, 4 * THREADS), 1, 1), (THREADS, 1, 1)),
     constants=("T", "THREADS"),
-    bound=Bound(registers=40, shared=4096),
+    limit=ResourceLimit(registers=40, static_smem_bytes=4096),
 )
 """output = pixels * factor"""
 
@@ -37,9 +37,9 @@ CONVERT = Kernel(
         Argument("count", "int32", pointer=False),
     ),
     sizes=("count",),
-    geometry=lambda count: Launch((cdiv(count, 128), 1, 1), (128, 1, 1)),
+    launch_config=lambda count: LaunchConfig((cdiv(count, 128), 1, 1), (128, 1, 1)),
     constants=("T",),
-    bound=Bound(registers=32, shared=0),
+    limit=ResourceLimit(registers=32, static_smem_bytes=0),
 )
 """float to T and back, alone and in pairs"""
 
@@ -52,8 +52,8 @@ REVERSE = Kernel(
         Argument("count", "int32", pointer=False),
     ),
     sizes=("count",),
-    geometry=lambda count: Launch((1, 1, 1), (256, 1, 1), 4 * count),
-    bound=Bound(registers=32, shared=0),
+    launch_config=lambda count: LaunchConfig((1, 1, 1), (256, 1, 1), 4 * count),
+    limit=ResourceLimit(registers=32, static_smem_bytes=0),
 )
 """one block with a dynamic shared memory of the whole array"""
 

@@ -3,27 +3,27 @@
 from convkit.processing.image_warp._levels import fit_levels, line_values, rounded, two_lines
 from convkit.processing.image_warp._reference import sample, warp
 from convkit.processing.image_warp._warp import (
+    FRAMED_RECORD,
     IMAGE_RECORD,
     WARP,
+    Edge,
     ImageWarp,
     Rounding,
-    image_row,
-    image_table,
-    warp_variants,
+    SourceImage,
 )
 
 __all__ = [
+    "FRAMED_RECORD",
     "IMAGE_RECORD",
     "WARP",
+    "Edge",
     "ImageWarp",
     "Rounding",
+    "SourceImage",
     "fit_levels",
-    "image_row",
-    "image_table",
     "line_values",
     "rounded",
     "sample",
     "two_lines",
     "warp",
-    "warp_variants",
 ]

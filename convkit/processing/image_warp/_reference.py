@@ -1,4 +1,4 @@
-"""What the warp kernel computes, in NumPy: the reference that its tests and other hosts compare with."""
+"""The warp kernel in NumPy: the reference for its tests and for other hosts."""
 
 from __future__ import annotations
 
@@ -17,17 +17,24 @@ _Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def warp(settings: ImageWarp, table: np.ndarray, pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return the tensor (float32 [B, C, height, width]) of the images that ``table`` describes in ``pixels`` (uint8).
+    """Return the tensor (float32 [B, C, height, width]) of the images that the records in ``table`` describe.
 
-    It is what `ImageWarp.launch` writes before the conversion to the output's dtype.
+    ``pixels`` is the buffer (uint8). `ImageWarp.launch` writes the same, converted to the output's dtype.
     """
     channels = settings.channels
     tensors = []
-    for record in table:
+    framed = settings.edge == "replicate"
+    for framed_record in table:
+        record = framed_record["image"] if framed else framed_record
         rows, columns, pitch = (int(record[name]) for name in ("height", "width", "pitch"))
         start = int(record["offset"])
         image = np.lib.stride_tricks.as_strided(pixels[start:], (rows, columns, channels), (pitch, channels, 1))
-        values = sample(image, record["matrix"], height, width, settings.border_pixel)
+        values = sample(image, record["matrix"], height, width, None if framed else settings.border_pixel)
+        if framed:
+            left, top, right, bottom = framed_record["rectangle"]
+            x, y = np.arange(width)[None, :, None], np.arange(height)[:, None, None]
+            shown = (left <= x) & (x < right) & (top <= y) & (y < bottom)
+            values = np.where(shown, values, np.asarray(settings.border_pixel, _F))
         if settings.rounding != "none":
             values = np.rint(values) if settings.rounding == "even" else np.floor(values + _F(0.5))
         if settings.swap:
@@ -37,11 +44,12 @@ def warp(settings: ImageWarp, table: np.ndarray, pixels: np.ndarray, height: int
     return np.array(tensors, np.float32)
 
 
-def sample(image: np.ndarray, matrix: np.ndarray, height: int, width: int, border: Sequence[int]) -> np.ndarray:
+def sample(image: np.ndarray, matrix: np.ndarray, height: int, width: int, border: Sequence[int] | None) -> np.ndarray:
     """Return float32 [height, width, C]: bilinear samples of an image (uint8 [H, W, C]) at ``matrix @ (x, y, 1)``.
 
-    Each of the four neighbours that lies outside the image is ``border``. The arithmetic is float32 with fused
-    multiply-adds in the order of OpenCV 5, so rounding to nearest even gives the result of its ``warpAffine``.
+    A neighbour outside the image is ``border``; where that is None, it is the nearest pixel of the image. The
+    arithmetic is float32 with fused multiply-adds in the order of OpenCV 5, so rounding to nearest even gives the
+    result of its ``warpAffine``.
     """
     rows, columns = image.shape[:2]
     m = np.asarray(matrix, _F)
@@ -53,7 +61,7 @@ def sample(image: np.ndarray, matrix: np.ndarray, height: int, width: int, borde
         row, column = top + _F(dy), left + _F(dx)
         inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
         found = image[row.clip(0, rows - 1).astype(np.int64), column.clip(0, columns - 1).astype(np.int64)]
-        return np.where(inside[..., None], found, np.asarray(border)).astype(_F)
+        return np.where(inside[..., None], found, found if border is None else np.asarray(border)).astype(_F)
 
     def mix(first: _Floats, second: _Floats, weight: _Floats) -> _Floats:
         return _fused(weight[..., None], second - first, first)

@@ -5,29 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from convkit.cuda import Argument, Bound, Kernel, Launch, Variant, cdiv, load
+from convkit.cuda import Argument, ArrayView, Kernel, LaunchConfig, ResourceLimit, Variant, cdiv, load
 from convkit.errors import KernelArgumentError
 from convkit.processing.image_warp._levels import fit_levels, line_values, two_lines
 
-if TYPE_CHECKING:
-    from convkit.processing import Placement
-
-__all__ = [
-    "IMAGE_RECORD",
-    "WARP",
-    "ImageWarp",
-    "Rounding",
-    "image_row",
-    "image_table",
-    "warp_variants",
-]
+__all__ = ["FRAMED_RECORD", "IMAGE_RECORD", "WARP", "Edge", "ImageWarp", "Rounding", "SourceImage"]
 
 Rounding = Literal["none", "even", "up"]
-"""How a sampled value becomes an 8-bit level before it is normalised: not, to nearest even, or half up."""
+"""How a sampled value is rounded to an 8-bit level before it is normalised: not at all, to nearest even, or half up."""
+
+Edge = Literal["border", "replicate"]
+"""What a neighbour outside of the image is: the border pixel, or the nearest pixel of the image."""
 
 IMAGE_RECORD = np.dtype(
     {
@@ -37,19 +29,22 @@ IMAGE_RECORD = np.dtype(
         "itemsize": 48,
     }
 )
-"""One image of a batch, as the kernel reads it: what `image_table` fills in."""
+"""The record of an image as the kernel reads it where the edge is the border."""
+FRAMED_RECORD = np.dtype([("image", IMAGE_RECORD), ("rectangle", "<i4", (4,))])
+"""The record of an image as the kernel reads it where the edge is replicated."""
 
 _ROUNDINGS = ("none", "even", "up")
+_EDGES = ("border", "replicate")
 _DTYPES = ("float16", "bfloat16", "float32")
 _MOST_SLOTS = 8
 _MOST_PLANS = 256
 _STEPS, _WARPS = 2, 4
-_MOST_SIDE = 2**23  # a float32 coordinate still tells halves of a pixel apart
-_MOST_BYTES = 2**31 - 16  # of one image or of one image's tensor elements: indices within them have 32 bits
+_MOST_SIDE = 2**23  # float32 coordinates up to here have a resolution of half a pixel
+_MOST_BYTES = 2**31 - 16  # of an image, and the most elements of its tensor: indices have 32 bits
 
 
-def _geometry(batch: Any, height: Any, width: Any, STEPS: int, WARPS: int) -> Launch:  # noqa: N803 - named as constants
-    return Launch(grid=(cdiv(width, 32 * STEPS), cdiv(height, WARPS), batch), block=(32, WARPS, 1))
+def _launch_config(batch: Any, height: Any, width: Any, STEPS: int, WARPS: int) -> LaunchConfig:  # noqa: N803 - named as constants
+    return LaunchConfig(grid=(cdiv(width, 32 * STEPS), cdiv(height, WARPS), batch), block=(32, WARPS, 1))
 
 
 WARP = Kernel(
@@ -65,108 +60,37 @@ WARP = Kernel(
         Argument("width", "int32", pointer=False),
     ),
     sizes=("batch", "height", "width"),
-    geometry=_geometry,
-    constants=("T", "CHANNELS", "SLOTS", "LAST", "SWAP", "ROUND", "LINES", "STEPS", "WARPS"),
-    bound=Bound(registers=64, shared=0),
+    launch_config=_launch_config,
+    constants=("T", "CHANNELS", "SLOTS", "LAST", "SWAP", "ROUND", "EDGE", "LINES", "STEPS", "WARPS"),
+    limit=ResourceLimit(registers=64, static_smem_bytes=0),
 )
-"""The declaration of ``warp.cu``, whose head says what its constants mean."""
-
-
-def image_table(
-    placements: Sequence[Placement],
-    offsets: Sequence[int],
-    sizes: Sequence[tuple[int, int]],
-    *,
-    channels: int = 3,
-    pitches: Sequence[int] | None = None,
-    capacity: int | None = None,
-) -> np.ndarray:
-    """Return the records [B] of a batch, of the dtype `IMAGE_RECORD` (48 bytes), ready for the upload as bytes.
-
-    Image b has ``sizes[b]`` = (height, width) pixels of ``channels`` bytes, starts ``offsets[b]`` bytes behind the
-    start of the pixel buffer, and has ``pitches[b]`` bytes from a row to the next (rows are dense by default).
-    ``capacity`` is the length of the buffer in bytes, a multiple of 4: the kernel reads whole words of 4 bytes.
-
-    Raises:
-        KernelArgumentError: nothing is given, the lengths differ, an image is empty, too large for 32-bit indices or
-            not within the buffer, or a matrix is not finite.
-    """
-    if not len(placements) == len(offsets) == len(sizes) == len(sizes if pitches is None else pitches) or not sizes:
-        raise KernelArgumentError("A batch needs one placement, offset, size and pitch for each of its images.")
-    if capacity is not None and capacity % 4:
-        raise KernelArgumentError(f"The pixel buffer has {capacity} bytes.", hint="Round its length up to words of 4.")
-    table = np.zeros(len(sizes), IMAGE_RECORD)
-    for index, (placement, offset, (height, width)) in enumerate(zip(placements, offsets, sizes, strict=True)):
-        pitch = width * channels if pitches is None else pitches[index]
-        table[index] = image_row(placement, offset, height, width, pitch, channels=channels, capacity=capacity)
-    return table
-
-
-def image_row(
-    placement: Placement,
-    offset: int,
-    height: int,
-    width: int,
-    pitch: int,
-    *,
-    channels: int = 3,
-    capacity: int | None = None,
-) -> tuple[int, int, int, int, np.ndarray]:
-    """Return the values of one record of `image_table`, which says what they mean and what is refused."""
-    matrix = np.asarray(placement.matrix)
-    name = f"The image of {width} x {height} pixels with pitch {pitch} at offset {offset}"
-    if not (0 < height < _MOST_SIDE and 0 < width < _MOST_SIDE) or height * pitch > _MOST_BYTES:
-        raise KernelArgumentError(f"{name} is empty or too large for 32-bit indices.", hint="Scale it down first.")
-    end = offset + (height - 1) * pitch + width * channels
-    if pitch < width * channels or offset < 0 or (capacity is not None and end > capacity):
-        raise KernelArgumentError(f"{name} does not lie within its pixel buffer.")
-    if matrix.shape != (2, 3) or not np.isfinite(matrix).all() or np.abs(matrix).max() > _MOST_SIDE:
-        raise KernelArgumentError(f"{name} has no usable matrix: {matrix.tolist()}.")
-    return offset, height, width, pitch, matrix
+"""The declaration of ``warp.cu``; the constants are documented there."""
 
 
 @dataclass(frozen=True)
-class _Output:
-    dtype: str
-    shape: tuple[int, ...]
-    last: bool
+class SourceImage:
+    """An image to warp: its size in pixels, bytes from a row to the next, and where it goes.
 
-    @classmethod
-    def of(cls, array: Any) -> _Output:
-        """Return what matters of a torch tensor or anything with ``__cuda_array_interface__``.
+    ``matrix`` (float32 [2, 3]) maps pixels of the output to the image. ``rectangle`` is (left, top, right, bottom) in
+    pixels of the output, right and bottom excluded: the part that the image covers where the edge is replicated.
+    """
 
-        Raises:
-            KernelArgumentError: it is neither contiguous nor channels-last.
-        """
-        if callable(getattr(array, "stride", None)):  # torch; its bfloat16 has no typestr
-            dtype, shape, strides = str(array.dtype).removeprefix("torch."), tuple(array.shape), tuple(array.stride())
-        else:
-            interface = getattr(array, "__cuda_array_interface__", None)
-            if interface is None:
-                raise KernelArgumentError(f"The output is a {type(array).__name__}, no array on a GPU.")
-            kind, shape, strides = np.dtype(interface["typestr"]), tuple(interface["shape"]), interface.get("strides")
-            dtype = kind.name
-            strides = strides and tuple(stride // kind.itemsize for stride in strides)
-        if len(shape) != 4 or 0 in shape:
-            raise KernelArgumentError(f"The output has the shape {list(shape)}.", hint="It must be [B, C, H, W].")
-        _, channels, height, width = shape
-        planes = (channels * height * width, height * width, width, 1)
-        pixels = (channels * height * width, 1, width * channels, channels)
-        for last, layout in ((False, planes), (True, pixels)):
-            if all(size == 1 or a == b for size, a, b in zip(shape, strides or planes, layout, strict=True)):
-                return cls(dtype, shape, last)
-        raise KernelArgumentError(
-            f"The output {list(shape)} has the strides {list(strides)}.", hint="Make it contiguous or channels-last."
-        )
+    height: int
+    width: int
+    pitch: int
+    matrix: np.ndarray
+    rectangle: tuple[int, int, int, int] | None = None
 
 
 class ImageWarp:
-    """A batch of 8-bit images into one normalised tensor on the GPU, as an adapter wants it.
+    """A preprocess kernel: a batch of 8-bit images of any sizes into one normalised tensor, in one launch.
 
-    ``levels`` (float32 [C, 256]) is what each 8-bit level becomes in each channel *of the output*. ``border`` is the
-    pixel beyond the image, in its own channel order; ``swap`` reverses the first three channels; ``channels`` are those
-    of the images, which may have more than the output (BGRA to BGR). With ``rounding`` "even" the levels are those of
-    OpenCV's ``warpAffine``; with "none" the values between two levels lie on the line through them.
+    ``levels`` (float32 [C, 256]) maps each 8-bit level of each channel *of the output* to its value. ``border`` is the
+    pixel outside of the image, in the image's own channel order; ``swap`` reverses the first three channels;
+    ``channels`` are those of the images, which may have more than the output (BGRA to BGR). With ``rounding`` "even"
+    the 8-bit levels are those of OpenCV's ``warpAffine``; with "none" values between two levels lie on the line through
+    them. With ``edge`` "replicate" each image fills a rectangle of the output as if its edge went on for ever, and the
+    border fills the rest, as in a letterbox (OpenCV's ``BORDER_REPLICATE`` within the rectangle).
 
     Raises:
         KernelArgumentError: a setting is not usable.
@@ -180,6 +104,7 @@ class ImageWarp:
         border: Sequence[int] = (0, 0, 0),
         swap: bool = False,
         rounding: Rounding = "even",
+        edge: Edge = "border",
     ) -> None:
         self.levels = np.ascontiguousarray(levels, np.float32)
         if self.levels.ndim != 2 or self.levels.shape[1] != 256 or not np.isfinite(self.levels).all():
@@ -190,12 +115,73 @@ class ImageWarp:
             raise KernelArgumentError(f"The border {list(border)} is not a pixel of {channels} bytes.")
         if rounding not in _ROUNDINGS:
             raise KernelArgumentError(f"There is no rounding {rounding!r}.", hint=f"Choose of {_ROUNDINGS}.")
-        self.channels, self.swap, self.rounding = channels, swap, rounding
+        if edge not in _EDGES:
+            raise KernelArgumentError(f"There is no edge {edge!r}.", hint=f"Choose of {_EDGES}.")
+        self.channels, self.swap, self.rounding, self.edge = channels, swap, rounding, edge
         self.border_pixel = tuple(border)
         self.border = sum(value << (8 * index) for index, value in enumerate(border))
+        self.record = FRAMED_RECORD if edge == "replicate" else IMAGE_RECORD
         self._fits = {dtype: self._fit(dtype) for dtype in _DTYPES}
         self._loaded: dict[tuple[int, str], Any] = {}
-        self._plans: dict[_Output, tuple[Variant, Launch]] = {}
+        self._plans: dict[tuple[tuple[int, ...], str, bool], tuple[Variant, LaunchConfig]] = {}
+
+    def image(
+        self,
+        height: int,
+        width: int,
+        matrix: Any,
+        *,
+        pitch: int | None = None,
+        rectangle: Sequence[int] | None = None,
+    ) -> SourceImage:
+        """Return an image of ``height`` x ``width`` pixels for `row`; rows are dense unless ``pitch`` is given.
+
+        ``rectangle`` is needed where the edge is replicated.
+
+        Raises:
+            KernelArgumentError: the image is empty or too large for 32-bit indices, the matrix is not finite, or the
+                rectangle is missing or not wanted.
+        """
+        name = f"The image of {width} x {height} pixels"
+        pitch = width * self.channels if pitch is None else pitch
+        if not (0 < height < _MOST_SIDE and 0 < width < _MOST_SIDE) or height * pitch > _MOST_BYTES:
+            raise KernelArgumentError(f"{name} is empty or too large for 32-bit indices.", hint="Scale it down first.")
+        if pitch < width * self.channels:
+            raise KernelArgumentError(f"{name} has rows of {width * self.channels} bytes, but a pitch of {pitch}.")
+        values = np.asarray(matrix, np.float32)
+        if values.shape != (2, 3) or not np.isfinite(values).all() or np.abs(values).max() > _MOST_SIDE:
+            raise KernelArgumentError(f"{name} has no usable matrix: {values.tolist()}.")
+        if (rectangle is None) == (self.edge == "replicate") or (rectangle is not None and len(rectangle) != 4):
+            raise KernelArgumentError(
+                f"{name} has the rectangle {rectangle}; the edge is {self.edge!r}.",
+                hint="Give (left, top, right, bottom) in pixels of the output where the edge is replicated.",
+            )
+        left, top, right, bottom = map(int, rectangle or (0, 0, 0, 0))
+        return SourceImage(height, width, pitch, values, (left, top, right, bottom) if rectangle is not None else None)
+
+    def row(self, image: SourceImage, offset: int) -> tuple[Any, ...]:
+        """Return the values of a `record` for an image that starts ``offset`` bytes behind the start of the pixels."""
+        values = offset, image.height, image.width, image.pitch, image.matrix
+        return values if image.rectangle is None else (values, image.rectangle)
+
+    def table(self, images: Sequence[SourceImage], offsets: Sequence[int], capacity: int | None = None) -> np.ndarray:
+        """Return the records [B] of a batch. ``capacity`` is the length of the pixel buffer in bytes.
+
+        Raises:
+            KernelArgumentError: nothing is given, an image is not within the buffer, or the buffer's length is no
+                multiple of 4 (the kernel reads whole words).
+        """
+        if not images or len(images) != len(offsets):
+            raise KernelArgumentError("A batch needs an offset for each of its images, and an image.")
+        if capacity is not None and capacity % 4:
+            raise KernelArgumentError(
+                f"The pixel buffer has {capacity} bytes.", hint="Round its length up to a multiple of 4."
+            )
+        for image, offset in zip(images, offsets, strict=True):
+            end = offset + (image.height - 1) * image.pitch + image.width * self.channels
+            if offset < 0 or (capacity is not None and end > capacity):
+                raise KernelArgumentError(f"An image at bytes {offset} to {end} is not within its pixel buffer.")
+        return np.array([self.row(*each) for each in zip(images, offsets, strict=True)], self.record)
 
     def values(self, dtype: str) -> np.ndarray:
         """Return the kernel's argument ``levels`` for an output of a dtype: float32 [channels, 4 or 256]."""
@@ -207,7 +193,7 @@ class ImageWarp:
         if self.rounding == "none":
             count, values = 2, two_lines(self.levels)
             if np.abs(line_values(values) - self.levels).max() > 1e-6 * np.abs(self.levels).max():
-                raise KernelArgumentError("The levels lie on no line.", hint='Round to levels: rounding="even".')
+                raise KernelArgumentError("The levels are not on a line.", hint='Round to levels: rounding="even".')
         return count, np.concatenate([values, np.zeros((self.channels - len(values), values.shape[1]), np.float32)])
 
     def variant(self, dtype: str, *, slots: int = 0, last: bool = False) -> Variant:
@@ -228,6 +214,7 @@ class ImageWarp:
             LAST=last,
             SWAP=self.swap,
             ROUND=_ROUNDINGS.index(self.rounding),
+            EDGE=_EDGES.index(self.edge),
             LINES=self._fits[dtype][0],
             STEPS=_STEPS,
             WARPS=_WARPS,
@@ -240,33 +227,39 @@ class ImageWarp:
     def launch(self, table: Any, pixels: Any, output: Any, stream: Any = None) -> None:
         """Fill ``output`` [B, C, H, W] on the stream; the first launch on a device also compiles and uploads levels.
 
-        ``output`` is a torch tensor or what has ``__cuda_array_interface__``: float32, float16 or bfloat16, contiguous
-        or channels-last, with up to 8 channels, zero beyond those of the levels. ``table`` is what `image_table` gives,
-        uint8 [B, 48], and ``pixels`` the buffer that its offsets count in, both on the device (arrays or pointers).
+        ``output`` is float32, float16 or bfloat16, contiguous or channels-last, with up to 8 channels; those without
+        levels become zero. ``table`` (uint8 [B, bytes]) contains the records and ``pixels`` (uint8) the images at the
+        offsets in them. All are arrays on the device; table and pixels may also be addresses.
 
         Raises:
             KernelArgumentError: an argument has the wrong dtype, device, shape, layout or alignment.
         """
-        target = _Output.of(output)
-        batch, _, height, width = target.shape
-        if not isinstance(table, int) and tuple(table.shape) != (batch, IMAGE_RECORD.itemsize):
+        target = ArrayView.of("output", output)
+        if len(target.shape) != 4 or 0 in target.shape:
             raise KernelArgumentError(
-                f"The table has the shape {list(table.shape)}; {batch} images need [{batch}, {IMAGE_RECORD.itemsize}]."
+                f"The output has the shape {list(target.shape)}.", hint="It must be [B, C, H, W]."
             )
-        variant, grid = self._plans.get(target) or self._plan(target)
+        if not isinstance(table, int):
+            ArrayView.of("table", table).check_contiguous("table", (target.shape[0], self.record.itemsize))
+        last = not target.contiguous
+        if last and not target.channels_last:
+            raise target.layout_error("output")
+        variant, launch = self._plans.get((target.shape, target.dtype, last)) or self._plan(target, last)
         launcher = load(variant)
         levels = self._levels(launcher.device, target.dtype)
-        launcher(grid, table, pixels, levels, output, self.border, height, width, stream=stream)
+        height, width = target.shape[2:]
+        launcher(launch, table, pixels, levels, output, self.border, height, width, stream=stream)
 
-    def _plan(self, target: _Output) -> tuple[Variant, Launch]:
-        """Return, and remember, variant and geometry for an output."""
+    def _plan(self, target: ArrayView, last: bool) -> tuple[Variant, LaunchConfig]:
+        """Return, and remember, variant and launch configuration for an output."""
         batch, slots, height, width = target.shape
         if slots * height * width > _MOST_BYTES:
             raise KernelArgumentError(f"The output {list(target.shape)} is too large for 32-bit indices.")
-        variant = self.variant(target.dtype, slots=slots, last=target.last)
+        variant = self.variant(target.dtype, slots=slots, last=last)
         if len(self._plans) >= _MOST_PLANS:
             self._plans.clear()
-        plan = self._plans[target] = variant, variant.geometry(batch=batch, height=height, width=width).check()
+        plan = variant, variant.launch_config(batch=batch, height=height, width=width).check()
+        self._plans[target.shape, target.dtype, last] = plan
         return plan
 
     def _levels(self, device: int, dtype: str) -> Any:
@@ -278,14 +271,3 @@ class ImageWarp:
                 self._loaded[device, dtype] = cupy.asarray(self.values(dtype))
                 stream.synchronize()
         return self._loaded[device, dtype]
-
-
-def warp_variants() -> list[Variant]:
-    """Return variants that between them hold every path of the kernel: dtypes, layouts, channels and settings."""
-    steps = np.tile(np.arange(256.0), (3, 1))
-    usual, curve = ((steps / 255 - 0.45) / 0.225).astype(np.float32), np.sqrt(steps).astype(np.float32)
-    variants = [variant for warp in (ImageWarp(usual), ImageWarp(curve, swap=True)) for variant in warp.kernels()]
-    variants += [ImageWarp(usual).variant(dtype, slots=slots, last=True) for dtype in _DTYPES for slots in (4, 8)]
-    variants += [ImageWarp(usual, rounding=rounding).variant("float16") for rounding in ("none", "up")]
-    variants += [ImageWarp(usual, channels=4, border=(0,) * 4).variant("float16", last=last) for last in (False, True)]
-    return [*variants, ImageWarp(usual[:1], channels=1, border=(0,)).variant("float32")]

@@ -1,7 +1,7 @@
-// A batch of 8-bit images of any sizes into one normalised tensor: affine map, bilinear, constant border.
+// A batch of 8-bit images of any sizes into one normalised tensor: affine map, bilinear, constant or replicated edge.
 //
 // Every output pixel (x, y) samples its image at m * (x, y, 1). Coordinates, weights and rounding follow OpenCV 5's
-// warpAffine step by step in float, so the 8-bit levels are the same. A neighbour outside the image is the border.
+// warpAffine step by step in float, so the 8-bit levels are the same.
 //
 // Constants of a variant:
 //   T         type of the output
@@ -10,18 +10,23 @@
 //   LAST      output is [image][y][x][slot], else [image][slot][y][x]
 //   SWAP      the first three channels are written in reverse order
 //   ROUND     to an 8-bit level before normalisation: 0 not at all, 1 to nearest even (OpenCV), 2 half up
+//   EDGE      neighbours outside the image: 0 the border pixel; 1 the nearest pixel of the image, for output pixels
+//             within the image's rectangle, while those outside of the rectangle are the border pixel
 //   LINES     `levels` is float [channel][4] = {a, b, c, d} and the output is v * a + b where this is 1,
 //             (v * a + b) + (v * c + d) where it is 2; with 0 it is float [channel][256], the output of each level
 //   STEPS     pixels of a thread, 32 columns apart
 //   WARPS     rows of a block, a warp each
 #include "convkit.cuh"
 
-// One image, as image_table() writes it.
+// One image: the dtype IMAGE_RECORD or FRAMED_RECORD of the host.
 struct alignas(16) Record {
     long long offset;               // of its first pixel from `pixels`, in bytes
     unsigned height, width, pitch;  // pitch: bytes from a row to the next
     unsigned unused;
     float m[6];
+#if EDGE == 1
+    int left, top, right, bottom;  // the rectangle in pixels of the output, right and bottom excluded
+#endif
 };
 
 // The upper left of the four neighbours of a sampled point, and the distances from it. Numbers below zero wrap around,
@@ -80,6 +85,32 @@ CONVKIT_INLINE float tap(const Record &image, const unsigned char *first, unsign
     return inside ? __ldg(first + row * image.pitch + column * CHANNELS + channel) : border_of(border, channel);
 }
 
+// The columns and rows of a point's four neighbours.
+struct Corners {
+    unsigned left, right, above, below;
+};
+
+CONVKIT_INLINE Corners corners_of(const Record &image, const Spot &at) {
+#if EDGE == 1
+    // Columns -1 to width - 1 have their neighbours at most one pixel outside; further out, all four are equal.
+    const int column = max(-1, min(static_cast<int>(at.column), static_cast<int>(image.width) - 1));
+    const int row = max(-1, min(static_cast<int>(at.row), static_cast<int>(image.height) - 1));
+    return {static_cast<unsigned>(max(column, 0)), min(column + 1u, image.width - 1u),
+            static_cast<unsigned>(max(row, 0)), min(row + 1u, image.height - 1u)};
+#else
+    return {at.column, at.column + 1u, at.row, at.row + 1u};
+#endif
+}
+
+// Whether an output pixel is within the image's rectangle; all are where the edge is the border.
+CONVKIT_INLINE bool framed(const Record &image, int x, int y) {
+#if EDGE == 1
+    return x >= image.left && x < image.right && y >= image.top && y < image.bottom;
+#else
+    return true;
+#endif
+}
+
 // What makes outputs of values: the lines of all channels in registers, or where their tables are.
 struct Levels {
     float4 line[LINES ? CHANNELS : 1];
@@ -134,8 +165,12 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) {
         at[step] = sampled(image, min(left + 32 * step, width - 1), y);
-        outside &= at[step].column + 1u > image.width || at[step].row + 1u > image.height;
-        inside &= at[step].column < image.width - 1u && at[step].row < image.height - 1u;
+        const bool shown = framed(image, left + 32 * step, y);
+        if (EDGE)
+            outside &= !shown;
+        else
+            outside &= at[step].column + 1u > image.width || at[step].row + 1u > image.height;
+        inside &= shown && at[step].column < image.width - 1u && at[step].row < image.height - 1u;
     }
     float values[CHANNELS];
     if (outside) {
@@ -168,14 +203,15 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
         const unsigned char *first = pixels + image.offset;
 #pragma unroll
         for (int step = 0; step < STEPS; ++step) {
-            const unsigned column = at[step].column, row = at[step].row;
+            const Corners near = corners_of(image, at[step]);
 #pragma unroll
             for (int channel = 0; channel < CHANNELS; ++channel) {
-                const float upper = mix(tap(image, first, border, column, row, channel),
-                                        tap(image, first, border, column + 1u, row, channel), at[step].across);
-                const float lower = mix(tap(image, first, border, column, row + 1u, channel),
-                                        tap(image, first, border, column + 1u, row + 1u, channel), at[step].across);
+                const float upper = mix(tap(image, first, border, near.left, near.above, channel),
+                                        tap(image, first, border, near.right, near.above, channel), at[step].across);
+                const float lower = mix(tap(image, first, border, near.left, near.below, channel),
+                                        tap(image, first, border, near.right, near.below, channel), at[step].across);
                 values[channel] = mix(upper, lower, at[step].down);
+                if (!framed(image, left + 32 * step, y)) values[channel] = border_of(border, channel);
             }
             if (left + 32 * step < width) write(output, values, normal, left + 32 * step, y, height, width);
         }

@@ -1,68 +1,26 @@
-"""The CUDA kernels of DCNv2: choice, packing, tuning, launch."""
+"""The CUDA kernels of DCNv2: which one serves a call, its tuning, packed weights, and the launch."""
 
 from convkit_plugins.dcnv2.cuda._cuda import convolve, kernel_for
-from convkit_plugins.dcnv2.cuda._hopper import (
-    CALL_CONSTANTS,
-    HOPPER,
-    LAYOUT_SCALARS,
-    TILE_W,
-    call_constants,
-    hopper_serves,
-    hopper_variant,
-    hopper_variants,
-    layout_scalars,
-    problem_of,
-)
-from convkit_plugins.dcnv2.cuda._layers import Layer, Layout
+from convkit_plugins.dcnv2.cuda._hopper import HOPPER, hopper_serves, hopper_variant, problem_of
+from convkit_plugins.dcnv2.cuda._layers import LAYOUT_SCALARS, Layer, layout_scalars
 from convkit_plugins.dcnv2.cuda._outputs import empty_output, memory_format
-from convkit_plugins.dcnv2.cuda._plain import (
-    PLAIN,
-    Tile,
-    can_load_four,
-    pack_plain,
-    plain_scalars,
-    plain_variants,
-    tile_for,
-)
-from convkit_plugins.dcnv2.cuda._search import best_tactic
-from convkit_plugins.dcnv2.cuda._tactics import (
-    CHUNK,
-    PATCH,
-    Problem,
-    Tactic,
-    candidates,
-    fits,
-    producer_registers,
-    shared_bytes,
-)
-from convkit_plugins.dcnv2.cuda._tensor import (
-    TENSOR,
-    Division,
-    division_for,
-    tensor_serves,
-    tensor_variant,
-    tensor_variants,
-)
-from convkit_plugins.dcnv2.cuda._weights import PackedWeights, pack_for_mma, pack_for_plain, pack_for_wgmma
+from convkit_plugins.dcnv2.cuda._plain import PLAIN, TILES, Tile, can_load_four, plain_scalars, tile_for
+from convkit_plugins.dcnv2.cuda._tactics import PATCH, Problem, Tactic, candidates, fits, registers
+from convkit_plugins.dcnv2.cuda._tensor import TENSOR, Division, division_for, tensor_serves, tensor_variant
+from convkit_plugins.dcnv2.cuda._weights import pack_for_mma, pack_for_plain, pack_for_wgmma
 
 __all__ = [
-    "CALL_CONSTANTS",
-    "CHUNK",
     "HOPPER",
     "LAYOUT_SCALARS",
     "PATCH",
     "PLAIN",
     "TENSOR",
-    "TILE_W",
+    "TILES",
     "Division",
     "Layer",
-    "Layout",
-    "PackedWeights",
     "Problem",
     "Tactic",
     "Tile",
-    "best_tactic",
-    "call_constants",
     "can_load_four",
     "candidates",
     "convolve",
@@ -71,21 +29,16 @@ __all__ = [
     "fits",
     "hopper_serves",
     "hopper_variant",
-    "hopper_variants",
     "kernel_for",
     "layout_scalars",
     "memory_format",
     "pack_for_mma",
     "pack_for_plain",
     "pack_for_wgmma",
-    "pack_plain",
     "plain_scalars",
-    "plain_variants",
     "problem_of",
-    "producer_registers",
-    "shared_bytes",
+    "registers",
     "tensor_serves",
     "tensor_variant",
-    "tensor_variants",
     "tile_for",
 ]

@@ -1,8 +1,8 @@
 """The plain kernel of the modulated deformable convolution: float32 everywhere, and every type on sm_75.
 
 ``kernels/plain.cu`` computes the operator in one launch without tensor cores, for any channels, kernel, stride,
-padding, dilation, offset groups and strides in memory. Here stand its declaration, and what turns a layer and the
-layouts of its tensors into the arguments of a launch.
+padding, dilation, offset groups and strides in memory. This module contains its declaration, its tiles, and the scalar
+arguments of a launch.
 """
 
 from __future__ import annotations
@@ -10,24 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from convkit.cuda import Argument, Bound, Kernel, Launch, Variant, cdiv
+from convkit.cuda import Argument, ArrayView, Kernel, LaunchConfig, ResourceLimit, cdiv, itemsize
 from convkit.errors import KernelArgumentError
-from convkit_plugins.dcnv2.cuda._layers import Layer, Layout
+from convkit_plugins.dcnv2.cuda._layers import Layer, check_indices, pixel_strides
 
-__all__ = [
-    "PLAIN",
-    "Tile",
-    "can_load_four",
-    "pack_plain",
-    "plain_scalars",
-    "plain_variants",
-    "tile_for",
-]
+__all__ = ["CHUNK", "PLAIN", "TILES", "Tile", "can_load_four", "plain_scalars", "tile_for"]
 
 CHUNK = 16
-"""The channels that the kernel takes at once; a group of the packed weight is padded to a multiple."""
+"""Channels of a step of the kernel; each group of the packed weight is padded to a multiple of it."""
 
 _SCALARS = (
     *("batch", "channels", "height", "width", "filters", "out_height", "out_width", "kernel_height", "kernel_width"),
@@ -36,14 +26,14 @@ _SCALARS = (
     *("mask_image", "mask_channel", "mask_pixel", "out_image", "out_channel", "out_pixel"),
 )
 _ENOUGH_BLOCKS = 256
-_MOST = 2**31 - 1
-_MOST_SIDE = 2**23  # every whole coordinate, and one beside it, is a float32
+_MAX_SIDE = 2**23
+"""Up to here every whole coordinate, and the one beside it, is a float32."""
 
 
 class Tile(NamedTuple):
-    """The outputs of a block, pixels x filters, and the rows x columns of them that one thread holds.
+    """The outputs of a block, pixels x filters, and those of a thread, rows x columns.
 
-    The threads of a block form ``parts`` groups, which share the taps and channels among them.
+    The threads of a block form ``parts`` groups, which divide the sum over channels and taps.
     """
 
     pixels: int
@@ -66,10 +56,10 @@ TILES = (
     Tile(64, 32, 4, 4),
     Tile(32, 32, 4, 4, 4),
 )
-"""The tiles that are compiled in the tests."""
+"""The tiles that are tested; `tile_for` returns one of them."""
 
 
-def _geometry(
+def _launch_config(
     batch: Any,
     filters: Any,
     out_height: Any,
@@ -79,9 +69,9 @@ def _geometry(
     ROWS: int,  # noqa: N803
     COLUMNS: int,  # noqa: N803
     PARTS: int,  # noqa: N803
-) -> Launch:
+) -> LaunchConfig:
     blocks = cdiv(batch * out_height * out_width, PIXELS) * cdiv(filters, FILTERS)
-    return Launch(grid=(blocks, 1, 1), block=(Tile(PIXELS, FILTERS, ROWS, COLUMNS, PARTS).threads, 1, 1))
+    return LaunchConfig(grid=(blocks, 1, 1), block=(Tile(PIXELS, FILTERS, ROWS, COLUMNS, PARTS).threads, 1, 1))
 
 
 PLAIN = Kernel(
@@ -97,107 +87,73 @@ PLAIN = Kernel(
         *(Argument(name, "int32", pointer=False) for name in _SCALARS),
     ),
     sizes=("batch", "filters", "out_height", "out_width"),
-    geometry=_geometry,
+    launch_config=_launch_config,
     constants=("T", "SIGMOID", "RELU", "VECTOR", *(name.upper() for name in Tile._fields)),
-    bound=Bound(registers=168, shared=48 * 1024, spills=0),
+    limit=ResourceLimit(registers=168),
 )
-"""The kernel. Constants: T, the type of all tensors; SIGMOID, whether it is still to be applied to the mask; RELU;
-VECTOR, see `can_load_four`; and the fields of a `Tile`."""
+"""The kernel. Constants: T, the type of all tensors; SIGMOID, whether the mask is a logit; RELU, whether the result
+passes one; VECTOR, see `can_load_four`; and the fields of a `Tile`."""
 
 
-def pack_plain(weight: np.ndarray[Any, Any], groups: int, filters: int) -> np.ndarray[Any, Any]:
-    """Return a weight [O, C, kh, kw] as the kernel reads it, in the same dtype (bfloat16 as uint16).
-
-    Args:
-        weight: the filters.
-        groups: the offset groups of the layer.
-        filters: those of the tile.
-
-    Returns:
-        [tiles, groups, kh * kw, channels of a group padded to `CHUNK`, filters of a tile], zeros in the gaps.
-    """
-    count, channels, kh, kw = weight.shape
-    members, tiles = channels // groups, -(-count // filters)
-    padded = -(-members // CHUNK) * CHUNK
-    packed = np.zeros((tiles * filters, groups, kh * kw, padded), weight.dtype)
-    packed[:count, ..., :members] = weight.reshape(count, groups, members, kh * kw).swapaxes(2, 3)
-    return np.ascontiguousarray(packed.reshape(tiles, filters, groups, kh * kw, padded).transpose(0, 2, 3, 4, 1))
-
-
-def can_load_four(layer: Layer, x: Layout, address: int, itemsize: int) -> bool:
-    """Tell whether four channels of a pixel can be loaded at once: the constant VECTOR for an ``x`` at an address."""
+def can_load_four(layer: Layer, x: ArrayView) -> bool:
+    """Return whether four channels of a pixel of ``x`` can be loaded at once: the constant VECTOR."""
     image, channel, row, pixel = x.strides
     return (
         channel == 1
         and x.shape[1] // layer.groups % 4 == 0
         and all(stride % 4 == 0 for stride in (image, row, pixel))
-        and address % (4 * itemsize) == 0
+        and x.address % (4 * itemsize(x.dtype)) == 0
     )
 
 
-def plain_scalars(layer: Layer, x: Layout, offset: Layout, mask: Layout, out: Layout) -> tuple[int, ...]:
-    """Return the arguments of the kernel after its six pointers.
+def plain_scalars(layer: Layer, x: ArrayView, offset: ArrayView, mask: ArrayView, out: ArrayView) -> tuple[int, ...]:
+    """Return the scalar arguments of the kernel.
 
     ``offset`` [N, 2 G kh kw, oh, ow] and ``mask`` [N, G kh kw, oh, ow] may be parts of one tensor. The shapes must fit
-    each other as `deform_conv2d` has it, except that ``out`` [N, O, oh, ow] says how far the padding behind goes.
+    each other as `deform_conv2d` requires, except that ``out`` [N, O, oh, ow] determines the padding below and to the
+    right.
 
     Raises:
-        KernelArgumentError: something is too large for indices of 32 bits, or the rows of ``offset``, ``mask`` or
-            ``out`` do not follow each other like pixels.
+        KernelArgumentError: an index would exceed 32 bits, or there are gaps between the rows of ``offset``, ``mask``
+            or ``out``.
     """
     batch, channels, height, width = x.shape
     out_height, out_width = out.shape[2:]
-    views = []
-    for name, layout in (("offset", offset), ("mask", mask), ("out", out)):
-        image, channel, row, pixel = layout.strides
-        if out_height > 1 and row != out_width * pixel:
-            raise KernelArgumentError(
-                f"The rows of {name} are {row} elements apart, and not {out_width} pixels of {pixel}.",
-                hint="Give a contiguous or a channels-last tensor, or channels of one.",
-            )
-        views += [image, channel, pixel]
-    members = channels // layer.groups
-    rows = layer.groups * layer.kernel[0] * layer.kernel[1] * (members + CHUNK - 1)
-    for name, most in (
-        *((name, _last(layout)) for name, layout in (("x", x), ("offset", offset), ("mask", mask), ("out", out))),
-        ("the number of output pixels", batch * out_height * out_width + 1024),
-        ("the weight", rows * (layer.filters + 1024)),
-        ("the image", max(height, width) * (_MOST // _MOST_SIDE)),
-        ("the output", (max(out_height * layer.stride[0], out_width * layer.stride[1])) * (_MOST // _MOST_SIDE)),
+    views = {"offset": offset, "mask": mask, "out": out}
+    strides = [stride for name, view in views.items() for stride in pixel_strides(name, view)]
+    padded = layer.groups * layer.taps * (channels // layer.groups + CHUNK - 1)
+    check_indices(
+        {
+            **{name: _reach(view) for name, view in {"x": x, **views}.items()},
+            "the number of output pixels": batch * out_height * out_width + 1024,
+            "the weight": padded * (layer.filters + 1024),
+        }
+    )
+    for name, side in (
+        ("the image", max(height, width)),
+        ("the output", max(out_height * layer.stride[0], out_width * layer.stride[1])),
     ):
-        if most > _MOST:
+        if side > _MAX_SIDE:
             raise KernelArgumentError(
-                f"deform_conv2d: {name} is too large for indices of 32 bits.", hint="Split the batch."
+                f"deform_conv2d: {name} is too large: beyond {_MAX_SIDE} pixels, float32 coordinates are not exact.",
+                hint="Divide the image.",
             )
     settings = (*layer.kernel, *layer.stride, *layer.padding, *layer.dilation, layer.groups)
-    return (batch, channels, height, width, layer.filters, out_height, out_width, *settings, *x.strides, *views)
+    return (batch, channels, height, width, layer.filters, out_height, out_width, *settings, *x.strides, *strides)
 
 
-def _last(layout: Layout) -> int:
-    """Return the index of the last element and of a frame around it, which may be addressed but is never read."""
-    return sum((size + 1) * abs(stride) for size, stride in zip(layout.shape, layout.strides, strict=True))
+def _reach(view: ArrayView) -> int:
+    """Return the largest index that the kernel computes: of the last element of a frame of one pixel around it."""
+    return sum((size + 1) * abs(stride) for size, stride in zip(view.shape, view.strides, strict=True))
 
 
 def tile_for(pixels: int, filters: int) -> Tile:
     """Return a tile for so many output pixels (of the whole batch) and filters.
 
-    The largest that still gives every multiprocessor of a large GPU about two blocks; this follows from counting
-    blocks, not from measurements.
+    It is the largest with which every multiprocessor of a large GPU still has about two blocks. Blocks were counted,
+    not times measured.
     """
     for tile in TILES[:1] * (filters > 32) + TILES[4:5]:
         if -(-pixels // tile.pixels) * -(-filters // tile.filters) >= _ENOUGH_BLOCKS:
             return tile
     return TILES[5]
-
-
-def plain_variants() -> list[Variant]:
-    """Return variants that cover every constant, for tests that compile them."""
-    common = {"SIGMOID": True, "RELU": False}
-    tiles = [{key.upper(): value for key, value in tile._asdict().items()} for tile in TILES]
-    variants = [
-        PLAIN.variant(T=dtype, VECTOR=vector, **common, **tiles[0])
-        for dtype in ("float32", "float16", "bfloat16")
-        for vector in (False, True)
-    ]
-    variants += [PLAIN.variant(T="float32", VECTOR=True, **common, **tile) for tile in tiles[1:]]
-    return [*variants, PLAIN.variant(T="float16", VECTOR=True, SIGMOID=False, RELU=True, **tiles[1])]

@@ -1,33 +1,34 @@
-"""A short search on the device: which of a few tactics is the fastest for a layer and a batch, remembered on disk.
+"""Autotuning: find the fastest of a few tactics for a layer and a batch on the device, and keep the result on disk.
 
-The first call of a shape pays for it once (a second or two, mostly for compiling); later processes read the result.
-During the capture of a CUDA graph nothing is measured.
+The first call of a shape takes a second or two longer, mostly for compiling; later processes read the result. Nothing
+is measured while a CUDA graph is captured.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import statistics
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from convkit.cuda import cache_folder
-from convkit.errors import ConvkitError
+from convkit.errors import ConvkitError, KernelError
+from convkit.files import sha256, write_atomic
 from convkit_plugins.dcnv2.cuda._tactics import Problem, Tactic
 
 __all__ = ["best_tactic"]
 
-REPEATS = 7
-"""Timed calls of each tactic; the median counts."""
-AGREEMENT = 2e-3
-"""The relative L2 distance that two tactics may have: they sum in another order, and round once to 16 bits."""
+_REPEATS = 7
+"""Timed calls per tactic; the median counts."""
+_TOLERANCES = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+"""The largest relative L2 distance of a tactic's result from the reference. Both round samples and result to the type
+at most: each is within half of this of the exact result."""
 
 _known: dict[tuple[str, str], Tactic] = {}
 _lock = threading.Lock()
@@ -37,20 +38,24 @@ def best_tactic(
     problem: Problem,
     key: str,
     tactics: Sequence[Tactic],
-    prepare: Callable[[Tactic], Callable[[], torch.Tensor]],
+    prepare: Callable[[Tactic], Callable[[], Tensor]],
+    *,
+    reference: Callable[[], Tensor | None],
     compile_all: Callable[[], None],
 ) -> Tactic:
-    """Return the fastest tactic for a problem on the current device.
+    """Return the fastest tactic for a problem on the current device, of those that compute the right result.
 
     Args:
         problem: what the tactics are for.
-        key: everything else that the choice depends on, the text of the kernel among it.
+        key: everything else that the choice depends on, for example a hash of the kernel's source.
         tactics: what to try, the most promising first.
         prepare: returns what computes the result with a tactic.
+        reference: returns the result by another kernel, or None where these inputs allow no comparison. Then, or if
+            that result contains NaN, the first tactic is returned, and the next call searches again.
         compile_all: compiles what ``prepare`` will need for all of them; called before a search.
 
     Raises:
-        ConvkitError: no tactic can be compiled and launched.
+        ConvkitError: no tactic can be compiled and launched, or none computes what the reference does.
     """
     known = torch.cuda.get_device_name(), f"{key} {astuple(problem)}"
     if known not in _known:
@@ -59,41 +64,60 @@ def best_tactic(
         with _lock:
             if known not in _known:
                 file = _file(*known)
-                tactic = _remembered(file, tactics)
+                tactic = _read(file, tactics)
                 if tactic is None:
+                    expected = reference()
+                    if expected is None or expected.isnan().any():
+                        return tactics[0]
                     compile_all()
-                    tactic = _search(file, tactics, prepare)
+                    tactic = _search(file, tactics, prepare, expected)
                 _known[known] = tactic
     return _known[known]
 
 
-def _search(file: Path, tactics: Sequence[Tactic], prepare: Callable[[Tactic], Callable[[], torch.Tensor]]) -> Tactic:
-    """Time each tactic and remember the fastest. One that cannot run, or computes something else, is left out."""
+def _search(
+    file: Path, tactics: Sequence[Tactic], prepare: Callable[[Tactic], Callable[[], Tensor]], expected: Tensor
+) -> Tactic:
+    """Time the tactics whose results are right, write the times to a file, and return the fastest."""
     times: dict[Tactic, float] = {}
-    expected: torch.Tensor | None = None
-    failure: ConvkitError | None = None
+    failure: ConvkitError = KernelError(
+        f"The Hopper kernel computes a wrong result with each of {len(tactics)} tactics.",
+        hint="This is a fault of the kernel, the compiler or the GPU: please report it with the output of "
+        "`convkit doctor`, and check the GPU.",
+    )
     for tactic in tactics:
         try:
             call = prepare(tactic)
-            result = call().float().nan_to_num()
+            result = call()
         except ConvkitError as error:
             failure = error
             continue
-        if expected is None:
-            expected = result
-        if (result - expected).norm() <= AGREEMENT * expected.norm():
+        if _agree(result, expected):
             times[tactic] = _milliseconds(call)
     if not times:
-        raise failure or ConvkitError("There is no tactic to choose from.")
+        raise failure
     best = min(times, key=times.__getitem__)
-    _write(file, {"tactic": best._asdict(), "microseconds": {str(tuple(t)): 1000 * ms for t, ms in times.items()}})
+    measured = [{**tactic._asdict(), "microseconds": 1000 * time} for tactic, time in times.items()]
+    with suppress(OSError):  # where the folder cannot be written, the next process searches again
+        write_atomic(file, json.dumps({"tactic": best._asdict(), "measured": measured}))
     return best
+
+
+def _agree(result: Tensor, expected: Tensor) -> bool:
+    """Return whether two results are equal up to rounding; an overflow counts as the largest number of the type."""
+    limit = torch.finfo(expected.dtype).max
+    found, wanted = (
+        torch.nan_to_num(tensor, nan=torch.nan, posinf=limit, neginf=-limit).float() for tensor in (result, expected)
+    )
+    norm = torch.linalg.vector_norm
+    distance, size = norm(found - wanted, dtype=torch.float64), norm(wanted, dtype=torch.float64)
+    return bool(distance <= _TOLERANCES[expected.dtype] * size)
 
 
 def _milliseconds(call: Callable[[], object]) -> float:
     """Return the median time of a call on the GPU."""
     times: list[float] = []
-    for _ in range(REPEATS):
+    for _ in range(_REPEATS):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         call()
@@ -104,25 +128,13 @@ def _milliseconds(call: Callable[[], object]) -> float:
 
 
 def _file(device: str, key: str) -> Path:
-    return cache_folder() / "tactics" / f"{hashlib.sha256(f'{device} {key}'.encode()).hexdigest()}.json"
+    return cache_folder() / "tactics" / f"{sha256(f'{device} {key}')}.json"
 
 
-def _remembered(file: Path, tactics: Sequence[Tactic]) -> Tactic | None:
-    """Return what an earlier search found, if it is still among the tactics."""
+def _read(file: Path, tactics: Sequence[Tactic]) -> Tactic | None:
+    """Return the result of an earlier search if it is still among the tactics."""
     try:
         tactic = Tactic(**json.loads(file.read_text(encoding="utf-8"))["tactic"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return tactic if tactic in tactics else None
-
-
-def _write(file: Path, content: object) -> None:
-    """Write a JSON file in one step; where the folder cannot be written, the next process searches again."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(content, stream)
-        Path(name).replace(file)
-    except OSError:
-        return

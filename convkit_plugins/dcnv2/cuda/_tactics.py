@@ -1,7 +1,7 @@
-"""Tactics of the Hopper kernel: how a layer is divided among blocks and warps, and which division to try first.
+"""Tactics of the Hopper kernel: ways to divide a layer among blocks and warps, and which of them to try first.
 
-What is best depends on the layer and on the batch. ``tactics.json`` holds what was measured; for another layer the
-tactics of the most similar measured ones are tried on the device (see ``_search``).
+The best one depends on the layer and on the batch. ``tactics.json`` contains measurements; for another layer the
+tactics of the most similar measured ones are timed on the device (see ``_search``).
 """
 
 from __future__ import annotations
@@ -12,50 +12,53 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-__all__ = ["CHUNK", "PATCH", "Problem", "Tactic", "candidates", "fits", "producer_registers", "shared_bytes"]
+__all__ = [
+    *("CHUNK", "PATCH", "Problem", "Registers", "Tactic", "candidates", "fits", "registers"),
+    *("shared_bytes", "tactic_constants"),
+]
 
 CHUNK = 64
 """Channels of a tile of weights: 128 bytes of a 16-bit type."""
 PATCH = 64
-"""Output pixels that a block computes at a time."""
-_SHARED = 227 * 1024
-"""Bytes of shared memory that the blocks of a multiprocessor may have together, without 1 KiB for each."""
+"""Output pixels of a patch."""
+_BLOCK_SMEM, _SM_SMEM, _RESERVED_SMEM = 227 * 1024, 228 * 1024, 1024
+"""Shared memory of compute capability 9.0 in bytes: at most per block, per multiprocessor, and reserved per block."""
 _BARRIERS = 1024
 _BIAS = 1024
 
 
 class Tactic(NamedTuple):
-    """One division of the work; the names are those of the macros of ``hopper.cu``.
+    """One division of the work. Each field in upper case is a macro of ``hopper.cu``.
 
     tile_n: output channels of a block: 32, 64, 128 or 256.
-    patches: patches of a block at a time, which share what it copies of the weights.
+    patches: patches that a block computes per turn, with the same tiles of weights.
     producers: warpgroups that sample.
-    cm: blocks of a cluster that share what they copy of the weights.
-    ck: blocks of a cluster that divide the sum of a patch.
-    stages: tiles of weights in shared memory at a time.
-    ring: tiles of samples in shared memory at a time.
-    depth: samples of a thread that are loaded ahead: 1, 2 or 4.
-    blocks: blocks of a multiprocessor.
+    cluster_m: blocks of a cluster that share their copies of the weights.
+    cluster_k: blocks of a cluster that divide the sum over channels and taps.
+    weight_stages: tiles of weights in shared memory.
+    sample_stages: tiles of samples in shared memory.
+    prefetch: samples that a thread loads ahead: 1, 2 or 4.
+    blocks_per_sm: blocks that run on a multiprocessor at a time.
     """
 
     tile_n: int
     patches: int
     producers: int
-    cm: int
-    ck: int
-    stages: int
-    ring: int
-    depth: int
-    blocks: int
+    cluster_m: int
+    cluster_k: int
+    weight_stages: int
+    sample_stages: int
+    prefetch: int
+    blocks_per_sm: int
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What the choice depends on: channels, filters, taps of all offset groups, output pixels of the whole batch.
+    """What the choice of a tactic depends on: a layer and the number of its output pixels in the whole batch.
 
-    ``exact`` says that bilinear weights are float32 (else float16).
+    ``taps`` are those of one offset group. With ``blend_fp32`` samples are blended in float32, else in float16.
     """
 
     channels: int
@@ -63,46 +66,71 @@ class Problem:
     taps: int
     groups: int
     pixels: int
-    exact: bool
+    blend_fp32: bool
 
     @property
     def tiles(self) -> int:
-        """Tiles of weights along the sum."""
+        """Tiles of weights along the sum over channels and taps."""
         return -(-self.channels // CHUNK) * self.taps
 
 
-def shared_bytes(tactic: Tactic, problem: Problem) -> int:
-    """Return the dynamic shared memory of a block: barriers, bias, weights, samples, tables, sums of slices."""
-    weights, pitch = (16, 65) if problem.exact else (8, 66)
-    table = problem.groups * problem.taps * (pitch * weights + 68 * 4) * tactic.patches
-    tiles = tactic.stages * tactic.tile_n * CHUNK * 2 + tactic.ring * PATCH * CHUNK * 2
-    sums = tactic.patches * tactic.tile_n * PATCH * 4 if tactic.ck > 1 else 0
-    needed = _BARRIERS + _BIAS + tiles + table * (1 if tactic.ck > 1 else 2) + sums
-    return -(-needed // 1024) * 1024  # on the host the memory begins at a multiple of 1024 only if it ends at one
+class Registers(NamedTuple):
+    """Registers per thread of each role. Together they are at most what the warpgroups have at the launch."""
+
+    consumer: int
+    helper: int
+    producer: int
 
 
-def producer_registers(tactic: Tactic) -> int:
-    """Return how many registers a thread that samples has, once consumer and helpers have taken theirs."""
+def registers(tactic: Tactic) -> Registers:
+    """Return how the roles divide the registers. The producers get what the others leave, 240 at most."""
     warpgroups, sums = tactic.producers + 2, tactic.patches * tactic.tile_n // 2
-    launched = 65536 // (warpgroups * 128 * tactic.blocks) // 8 * 8
-    return (launched * warpgroups - sums - (40 if sums > 64 else 32) - 64) // tactic.producers // 8 * 8
+    launched = 65536 // (warpgroups * 128 * tactic.blocks_per_sm) // 8 * 8
+    consumer, helper = sums + (40 if sums > 64 else 32), 64
+    left = (launched * warpgroups - consumer - helper) // tactic.producers // 8 * 8
+    return Registers(consumer, helper, min(left, 240))
+
+
+def shared_bytes(tactic: Tactic, problem: Problem) -> int:
+    """Return the dynamic shared memory of a block in bytes; ``hopper_layout.cuh`` checks this number."""
+    weights, pitch = (16, 65) if problem.blend_fp32 else (8, 66)
+    table = problem.groups * problem.taps * (pitch * weights + 68 * 4) * tactic.patches
+    tiles = (tactic.weight_stages * tactic.tile_n + tactic.sample_stages * PATCH) * CHUNK * 2
+    sums = tactic.patches * tactic.tile_n * PATCH * 4 if tactic.cluster_k > 1 else 0
+    needed = _BARRIERS + _BIAS + tiles + table * (1 if tactic.cluster_k > 1 else 2) + sums
+    return -(-needed // 1024) * 1024
+
+
+def tactic_constants(tactic: Tactic, problem: Problem) -> dict[str, int]:
+    """Return the constants of ``hopper.cu`` that a tactic determines; the kernel asserts that they fit each other."""
+    roles = {f"{role.upper()}_REGISTERS": count for role, count in registers(tactic)._asdict().items()}
+    fields = {name.upper(): value for name, value in tactic._asdict().items()}
+    return {**fields, **roles, "SHARED": shared_bytes(tactic, problem)}
 
 
 def fits(tactic: Tactic, problem: Problem) -> bool:
-    """Tell whether the kernel can be compiled and launched so."""
-    tile_n, patches, producers, cm, ck, stages, ring, depth, blocks = tactic
-    if problem.tiles % ck or cm not in (1, 2, 4, 8) or cm * ck > 8 or depth not in (1, 2, 4):
+    """Return whether the kernel can be compiled and launched with a tactic.
+
+    These are the assertions of ``hopper_layout.cuh``, which the choice of a tactic needs before anything is compiled.
+    """
+    tile_n, patches, producers, cluster_m, cluster_k, weight_stages, sample_stages, prefetch, blocks = tactic
+    if tile_n not in (32, 64, 128, 256) or prefetch not in (1, 2, 4) or min(tactic) < 1:
         return False
-    part, share = problem.tiles // ck, tile_n // 2 // ck
-    if (tile_n // 2) % ck or (share not in (2, 4) and share % 8):
+    if cluster_m not in (1, 2, 4, 8) or cluster_m * cluster_k > 8 or problem.tiles % cluster_k:
         return False
-    if not 1 <= producers <= min(6, part * patches, ring) or (producers + 2) * 128 * blocks > 1024:
+    part, share = problem.tiles // cluster_k, tile_n // 2 // cluster_k
+    if (tile_n // 2) % cluster_k or (share not in (2, 4) and share % 8):
         return False
-    if patches * tile_n > 256 or producer_registers(tactic) < 64:
+    if producers > min(part * patches, sample_stages) or (producers + 2) * 128 * blocks > 1024:
         return False
-    if ring < 2 or not min(2, part) <= stages <= part or 8 * (2 * stages + 2 * ring + 4) > _BARRIERS:
+    if patches * tile_n > 256 or registers(tactic).producer < 64:
         return False
-    return shared_bytes(tactic, problem) + 1024 <= _SHARED // blocks
+    if sample_stages < 2 or not min(2, part) <= weight_stages <= part:
+        return False
+    if 8 * (2 * weight_stages + 2 * sample_stages + 4) > _BARRIERS:
+        return False
+    shared = shared_bytes(tactic, problem)
+    return shared <= _BLOCK_SMEM and blocks * (shared + _RESERVED_SMEM) <= _SM_SMEM
 
 
 def candidates(problem: Problem, count: int) -> list[Tactic]:
@@ -114,12 +142,12 @@ def candidates(problem: Problem, count: int) -> list[Tactic]:
 def _candidates(problem: Problem, count: int) -> tuple[Tactic, ...]:
     found: dict[Tactic, None] = {}
     for measured, tactics in sorted(_table(), key=lambda entry: _distance(entry[0], problem)):
-        if measured.exact != problem.exact:
+        if measured.blend_fp32 != problem.blend_fp32:
             continue
         for tactic in tactics:
-            part = problem.tiles // tactic.ck or 1
+            part = problem.tiles // tactic.cluster_k or 1
             adapted = tactic._replace(
-                stages=min(tactic.stages, part), producers=min(tactic.producers, part * tactic.patches)
+                weight_stages=min(tactic.weight_stages, part), producers=min(tactic.producers, part * tactic.patches)
             )
             if fits(adapted, problem) and tactic.tile_n <= max(32, 2 * problem.filters):
                 found.setdefault(adapted)
@@ -130,14 +158,17 @@ def _candidates(problem: Problem, count: int) -> tuple[Tactic, ...]:
 
 
 def _fallbacks(problem: Problem) -> Iterator[Tactic]:
-    """Yield tactics with little shared memory, for layers that are like no measured one."""
+    """Yield tactics with little shared memory, for layers unlike any measured one."""
     for tile_n in (64, 32):
-        for ring in (4, 2):
-            yield Tactic(tile_n, 1, min(ring, problem.tiles), 1, 1, min(4, problem.tiles), ring, 2, 1)
+        for sample_stages in (4, 2):
+            yield Tactic(
+                tile_n=tile_n, patches=1, producers=min(sample_stages, problem.tiles), cluster_m=1, cluster_k=1,
+                weight_stages=min(4, problem.tiles), sample_stages=sample_stages, prefetch=2, blocks_per_sm=1,
+            )  # fmt: skip
 
 
 def _distance(measured: Problem, problem: Problem) -> float:
-    """Return how unlike two problems are: the sum of the binary logarithms of their ratios, pixels counting half."""
+    """Return the distance of two problems: the sum of the |log2| of their ratios, that of pixels halved."""
     return (
         abs(math.log2(measured.channels * measured.taps / problem.channels / problem.taps))
         + abs(math.log2(measured.filters / problem.filters))
@@ -145,14 +176,19 @@ def _distance(measured: Problem, problem: Problem) -> float:
     )
 
 
+_Record = TypeVar("_Record", Problem, Tactic)
+
+
 @lru_cache(maxsize=1)
 def _table() -> list[tuple[Problem, list[Tactic]]]:
     """Return the measured problems, each with its best tactics, fastest first."""
     text = (Path(__file__).parent / "tactics.json").read_text(encoding="utf-8")
     return [
-        (
-            Problem(entry["channels"], entry["filters"], 9, 1, entry["pixels"], entry["exact"]),
-            [Tactic(*numbers) for numbers in entry["tactics"]],
-        )
+        (_fields(Problem, entry), [_fields(Tactic, tactic) for tactic in entry["tactics"]])
         for entry in json.loads(text)["measured"]
     ]
+
+
+def _fields(kind: type[_Record], values: dict[str, Any]) -> _Record:
+    """Return a record of those values that are its fields."""
+    return kind(**{name: values[name] for name in kind.__annotations__})

@@ -1,4 +1,4 @@
-"""Weights in the order in which the kernels of the deformable convolution read them."""
+"""Weights packed in the order in which the kernels read them, and their cache."""
 
 from __future__ import annotations
 
@@ -17,19 +17,12 @@ __all__ = ["PackedWeights", "pack_for_mma", "pack_for_plain", "pack_for_wgmma"]
 def pack_for_wgmma(weight: Tensor, columns: int) -> Tensor:
     """Return ``weight`` [O, C, kh, kw] (16-bit) as the tiles of ``hopper.cu``: flat, of the same dtype.
 
-    A tile holds 64 channels of one tap for ``columns`` output channels; taps follow each other before channels do.
-    Within a tile, rows are output channels and 16-byte pieces are swizzled for the matrix instruction. Thread q of
-    four shall have, in the result, 8 neighbouring output channels of every 32: rows are permuted so that these are the
-    ones the instruction gives it. Missing channels are zero.
+    A tile holds 64 channels of one tap for ``columns`` output channels; tiles are ordered by output channels, channels
+    and taps. Its rows are output channels, permuted within 32 (`_column_order`); the 16-byte pieces of a row are
+    swizzled as the matrix instruction reads them. Missing channels are zero.
     """
-    tiles = _tiles(weight, columns)  # [outputs, inputs, tap, row, channel]
-    order = torch.arange(32, device=weight.device)
-    # Position 8 j + 2 q + e of 32 output channels holds channel 8 q + 2 j + e.
-    rows = order % 8 // 2 * 8 + order // 8 * 2 + order % 2
-    shape = tiles.shape
-    outer, inner = shape[:3], shape[4]
-    tiles = tiles.view(*outer, columns // 32, 32, inner)[..., rows, :]
-    pieces = tiles.reshape(*outer, columns, 8, 8)
+    tiles = _permuted(_tiles(weight, columns))  # [outputs, inputs, tap, row, channel]
+    pieces = tiles.unflatten(4, (8, 8))
     row = torch.arange(columns, device=weight.device)[:, None]
     swizzled = torch.arange(8, device=weight.device)[None, :] ^ (row % 8)
     return pieces.gather(4, swizzled[None, None, None, :, :, None].expand_as(pieces)).flatten()
@@ -38,27 +31,38 @@ def pack_for_wgmma(weight: Tensor, columns: int) -> Tensor:
 def pack_for_mma(weight: Tensor, columns: int) -> Tensor:
     """Return ``weight`` [O, C, kh, kw] as the tiles of ``tensor.cu``: flat, of the same dtype (16 or 32 bits).
 
-    A tile holds 128 bytes of channels of one tap for ``columns`` output channels; taps follow each other before
-    channels do. Within a tile come, for every 8 output channels and every 64 bytes, the 16 bytes of each of 32
-    threads: thread 4 n + q has those from 16 q on of output channel n. Output channels are permuted within 32, so that
-    a thread's results are neighbours. Missing channels are zero. float32 is rounded to the 10 bits of TF32.
+    A tile holds 128 bytes of channels of one tap for ``columns`` output channels; tiles are ordered by output channels,
+    channels and taps. It contains, for every 8 output channels and every 64 bytes, 16 bytes for each of 32 threads:
+    thread 4 n + q has bytes 16 q to 16 q + 15 of output channel n. Output channels are permuted within 32
+    (`_column_order`). Missing channels are zero. float32 is rounded to the 10 bits of TF32.
     """
     if weight.dtype == torch.float32:
         rounded = ((weight.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
         weight = rounded.masked_fill(weight.isnan(), torch.nan)  # with all bits set, it would have become zero
-    tiles = _tiles(weight, columns)
-    order = torch.arange(32, device=weight.device)
-    rows = order % 8 // 2 * 8 + order // 8 * 2 + order % 2
-    shape = tiles.shape
-    tiles = tiles.view(*shape[:3], columns // 32, 32, shape[4])[..., rows, :]
+    tiles = _permuted(_tiles(weight, columns))
     piece = 16 // weight.element_size()
     # [outputs, inputs, tap, block of 8, n, half, q, piece] to [..., block, half, n, q, piece]
-    pieces = tiles.reshape(*shape[:3], columns // 8, 8, 2, 4, piece)
+    pieces = tiles.reshape(*tiles.shape[:3], columns // 8, 8, 2, 4, piece)
     return pieces.transpose(4, 5).flatten()
 
 
+def _column_order(device: torch.device) -> Tensor:
+    """Return which of 32 output channels each column of a matrix product computes.
+
+    Thread q of four has columns 2 q and 2 q + 1 of every 8. Column 8 j + 2 q + e computes channel 8 q + 2 j + e, so
+    that the four pairs of a thread are 8 neighbouring channels. ``epilogue.cuh`` inverts this order.
+    """
+    column = torch.arange(32, device=device)
+    return column % 8 // 2 * 8 + column // 8 * 2 + column % 2
+
+
+def _permuted(tiles: Tensor) -> Tensor:
+    """Return tiles [..., columns, channels] with their columns in the order of `_column_order`."""
+    return tiles.unflatten(-2, (-1, 32))[..., _column_order(tiles.device), :].flatten(-3, -2)
+
+
 def _tiles(weight: Tensor, columns: int) -> Tensor:
-    """Return [O / columns, C / chunk, kh * kw, columns, chunk], filled up with zeros; a chunk is 128 bytes."""
+    """Return [O / columns, C / chunk, kh * kw, columns, chunk], padded with zeros; a chunk is 128 bytes."""
     filters, channels, kh, kw = weight.shape
     chunk = 128 // weight.element_size()
     outputs, inputs = -(-filters // columns), -(-channels // chunk)
@@ -68,7 +72,11 @@ def _tiles(weight: Tensor, columns: int) -> Tensor:
 
 
 def pack_for_plain(weight: Tensor, groups: int, columns: int) -> Tensor:
-    """Return ``weight`` [O, C, kh, kw] as `pack_plain` lays it out for ``plain.cu``, on the weight's own device."""
+    """Return ``weight`` [O, C, kh, kw] as ``plain.cu`` reads it: flat, of the same dtype.
+
+    It is [tiles, groups, kh * kw, channels of a group, ``columns`` output channels]; the channels are padded to a
+    multiple of `CHUNK` and the output channels to whole tiles, with zeros.
+    """
     filters, channels, kh, kw = weight.shape
     members, tiles = channels // groups, -(-filters // columns)
     padded = -(-members // PLAIN_CHUNK) * PLAIN_CHUNK
@@ -78,19 +86,19 @@ def pack_for_plain(weight: Tensor, groups: int, columns: int) -> Tensor:
 
 
 class PackedWeights:
-    """Packed copies of weights, each made once and again, in the same memory, when the weight has changed in place.
+    """Packed copies of weights. A copy is made once, and made again in the same memory after an in-place change.
 
-    A CUDA graph reads the copy that its capture has found: its replays see a change once a call outside of it has come
-    to the weight. A copy made during a capture is not kept, because it holds nothing before the graph is replayed; the
-    graph then packs each time. Changes through ``weight.data.copy_`` and its like are not seen, as PyTorch does not
-    count them.
+    A captured CUDA graph reads the copy that existed at its capture. Its replays use a changed weight only after an
+    ordinary (uncaptured) call has packed it again. A copy made during a capture is not kept, since it is empty before
+    the graph is replayed: that graph packs at every replay. PyTorch does not count changes through
+    ``weight.data.copy_`` and the like, so these are not noticed.
     """
 
     def __init__(self) -> None:
         self._copies: Any = WeakTensorKeyDictionary()
 
     def get(self, weight: Tensor, key: Hashable, pack: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return ``pack(weight)``; ``key`` tells apart the ways to pack."""
+        """Return ``pack(weight)``, from the copy that was made with the same ``key`` where it is up to date."""
         state = (weight.data_ptr(), weight._version if not weight.is_inference() else 0)
         copies: dict[Hashable, tuple[object, Tensor]] | None = self._copies.get(weight)
         known, copy = copies.get(key, (None, None)) if copies else (None, None)

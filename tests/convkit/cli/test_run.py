@@ -1,4 +1,4 @@
-"""``convkit run``: images, folders and videos in, a line or a JSON object an image out."""
+"""``convkit run``: images, folders, videos and arrays in, a line or a JSON object an input out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from support.blobs import Resize, draw_blobs
+from support.embedding import EmbeddingNet, embedding_weights
+from support.pair import PairNet, pair_inputs, pair_weights
 
 
 @pytest.fixture
@@ -223,7 +226,7 @@ def test_an_image_of_an_unfit_size_is_named_and_no_other(cli, blob_artifact, fol
     cv2.imwrite(str(folder / "1.png"), np.zeros((160, 96, 3), np.uint8))
     said = cli("run", blob_artifact.path, "pictures", "--batch", batch)
     assert said.code == 1
-    assert "error: pictures/1.png: The image needs an input height of 160" in said.err
+    assert "error: pictures/1.png: This needs an input height of 160" in said.err
     (folder / "1.png").write_bytes(b"")
     said = cli("run", blob_artifact.path, "pictures", "--batch", batch)
     assert "error: pictures/1.png is empty" in said.err
@@ -263,3 +266,139 @@ def test_grey_and_transparent_pictures_are_read(cli, blob_artifact):
     rows = [json.loads(line) for line in cli("run", blob_artifact.path, "alpha.png", "grey.png", "--json").lines]
     assert len(rows[0]["detections"]) == len(draw_blobs(3)[1])
     assert rows[1]["detections"] == []
+
+
+def store(folder: str, raws: list[dict[str, np.ndarray]]) -> Path:
+    """Write a folder of ``.npz`` files, named by their number."""
+    Path(folder).mkdir()
+    for number, arrays in enumerate(raws):
+        np.savez(Path(folder) / f"{number}.npz", **arrays)
+    return Path(folder)
+
+
+def test_arrays_of_a_model_with_two_inputs_are_run_from_a_folder(cli, pair_artifact):
+    raws = pair_inputs(5, seed=3, lengths=(3, 9))
+    store("tokens", raws)
+    said = cli("run", pair_artifact.path, "tokens", "tokens/2.npz", "--json", "--batch", "2")
+    assert said.code == 0
+    rows = [json.loads(line) for line in said.lines]
+    assert [row["input"] for row in rows] == [*(f"tokens/{number}.npz" for number in range(5)), "tokens/2.npz"]
+    net = PairNet().eval()
+    net.load_state_dict(pair_weights())
+    for raw, row in zip([*raws, raws[2]], rows, strict=True):
+        ids, features = torch.from_numpy(raw["ids"])[None], torch.from_numpy(raw["features"])[None]
+        with torch.no_grad():
+            expected = net(ids, ids != 0, features)
+        np.testing.assert_allclose(row["scores"], expected["scores"][0].amax(1).numpy(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(row["mean"], expected["mean"][0].numpy(), rtol=1e-4, atol=1e-6)
+    text = cli("run", pair_artifact.path, "tokens/0.npz")
+    assert text.out.startswith(f"tokens/0.npz: {len(raws[0]['ids'])} tokens, best score ")
+
+
+def test_a_model_without_decode_prints_the_shapes_of_its_outputs_and_writes_them(cli, embedding_artifact):
+    rng = np.random.default_rng(2)
+    raws = [{"vectors": rng.normal(size=(6, 16)).astype(np.float32)} for _ in range(3)]
+    store("vectors", raws)
+    said = cli("run", embedding_artifact.path, "vectors")
+    assert said.code == 0
+    assert said.lines == [f"vectors/{number}.npz: embedding float32 [8]" for number in range(3)]
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["vectors"]
+
+    store("again", raws[:1])
+    said = cli("run", embedding_artifact.path, "vectors", "again", "--npz", "out/deep", "--batch", "2", "--json")
+    assert said.code == 0
+    rows = [json.loads(line) for line in said.lines]
+    assert rows[1] == {"input": "vectors/1.npz", "outputs": {"embedding": {"shape": [8], "dtype": "float32"}}}
+    assert "4 files in out/deep" in said.err
+    assert sorted(path.name for path in Path("out/deep").iterdir()) == ["0-2.npz", "0.npz", "1.npz", "2.npz"]
+    net = EmbeddingNet().eval()
+    net.load_state_dict(embedding_weights())
+    for name, raw in zip(("0", "1", "2", "0-2"), (*raws, raws[0]), strict=True):
+        with np.load(f"out/deep/{name}.npz") as written, torch.no_grad():
+            expected = net(torch.from_numpy(raw["vectors"])[None])[0].numpy()
+            np.testing.assert_allclose(written["embedding"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_outputs_of_a_detector_can_be_written_undecoded(cli, blob_artifact, folder):
+    said = cli("run", blob_artifact.path, "pictures", "--npz", "maps")
+    assert said.code == 0
+    assert said.lines[0] == "pictures/0.png: maps float32 [2, 64, 96]"
+    with np.load("maps/0.npz") as written:
+        red = written["maps"][0] > 0.5
+    _, boxes, classes = draw_blobs(0)
+    expected = np.zeros((64, 96), bool)
+    for (x1, y1, x2, y2), class_id in zip(boxes.astype(int), classes, strict=True):
+        expected[y1:y2, x1:x2] = class_id == 0
+    np.testing.assert_array_equal(red, expected)
+
+
+def test_what_cannot_be_drawn_is_said(cli, pair_artifact, embedding_artifact, blob_artifact, folder):
+    store("vectors", [{"vectors": np.ones((6, 16), np.float32)}])
+    store("tokens", pair_inputs(1))
+    for artifact, source, flags, message in (
+        (embedding_artifact, "vectors", (), "Outputs of the network cannot be drawn"),
+        (blob_artifact, "pictures", ("--npz", "maps"), "Outputs of the network cannot be drawn"),
+        (pair_artifact, "tokens", (), "A Marks cannot be drawn"),
+    ):
+        said = cli("run", artifact.path, source, "--draw", "drawings", *flags)
+        assert said.code != 0
+        assert message in said.err
+        assert "--draw" in said.err.splitlines()[-1]
+        assert not list(Path.cwd().glob("drawings/*"))
+
+
+def test_outputs_overwrite_no_input(cli, embedding_artifact):
+    store("vectors", [{"vectors": np.ones((6, 16), np.float32)}])
+    before = Path("vectors/0.npz").read_bytes()
+    said = cli("run", embedding_artifact.path, "vectors", "--npz", "vectors")
+    assert said.code == 1
+    assert "would overwrite" in said.err
+    assert Path("vectors/0.npz").read_bytes() == before
+
+
+UNFIT = {
+    "a length beyond the proved one": (pair_inputs(1, lengths=(13, 13))[0], "input n of 13; the model is for 2 to 12"),
+    "shapes that contradict each other": (
+        {"ids": np.ones(4, np.int64), "features": np.ones((4, 4))},
+        "features (4, 4)",
+    ),
+    "another name": ({"tokens": np.ones(4, np.int64)}, "no pair of ids and features"),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_arrays_that_the_model_does_not_take_are_refused_with_their_file(cli, pair_artifact, kind):
+    arrays, message = UNFIT[kind]
+    store("tokens", [pair_inputs(1, lengths=(5, 5))[0], arrays])
+    said = cli("run", pair_artifact.path, "tokens")
+    assert said.code == 1
+    assert len(said.lines) == 1
+    assert message in said.err
+    assert "tokens/1.npz" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"vectors": np.ones((6, 16))}, "float64"),
+        ({"vectors": np.ones((7, 16), np.float32)}, "(7, 16)"),
+        ({"vectors": np.ones((1, 6, 16), np.float32)}, "(1, 6, 16)"),
+        ({"others": np.ones((6, 16), np.float32)}, "others"),
+    ],
+)
+def test_arrays_are_checked_where_there_is_no_preprocess(cli, embedding_artifact, arrays, message):
+    """The user gave these arrays, so it is the user who has to change them: no plugin is at fault."""
+    store("vectors", [arrays])
+    said = cli("run", embedding_artifact.path, "vectors")
+    assert (said.code, said.out) == (1, "")
+    assert message in said.err
+    assert "vectors/0.npz" in said.err
+    assert "adapter" not in said.err
+    assert "preprocess" not in said.err
+
+
+def test_images_are_no_input_of_a_model_of_arrays(cli, pair_artifact, folder):
+    for words, message in ((["pictures"], "holds no array files"), (["pictures/0.png"], "not a readable .npz file")):
+        said = cli("run", pair_artifact.path, *words)
+        assert (said.code, said.out) == (1, "")
+        assert message in said.err

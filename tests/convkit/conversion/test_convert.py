@@ -20,7 +20,8 @@ from support.toy import ToyAdapter, ToyNet, ToyPlugin, toy_weights
 
 import convkit
 from convkit import Artifact, ModulePatch, Request, SourceModel, convert, exactly, hookimpl, load, validate
-from convkit.conversion import MODULE_KEY, check_graph, default_output, plan_conversion
+from convkit.conversion import check_graph, default_output, plan_conversion
+from convkit.graph import MODULE_KEY
 from convkit.errors import (
     AdapterNotFoundError,
     ConversionError,
@@ -36,6 +37,7 @@ from convkit.errors import (
     SettingError,
     ValidationError,
 )
+from convkit.graph import MODULE_KEY
 from convkit.processing import synthetic_scenes
 
 

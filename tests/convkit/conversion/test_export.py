@@ -13,8 +13,9 @@ from support.graphs import make_model, node, run_model
 from torch import nn
 
 from convkit import Dim, ModelSpec, TensorSpec
-from convkit.conversion import MODULE_KEY, check_graph, clean_names, export_onnx
+from convkit.conversion import check_graph, clean_names, export_onnx
 from convkit.errors import ExportError
+from convkit.graph import MODULE_KEY
 
 
 class Block(nn.Module):

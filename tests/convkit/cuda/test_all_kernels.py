@@ -1,48 +1,45 @@
-"""Every kernel of the project compiles for every architecture, with the signature and within the bound it declares."""
+"""Every kernel of the project compiles with the signature and within the limit that it declares."""
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import numpy as np
 import pytest
+from support.dcn_variants import hopper_variants, plain_variants, tensor_variants
+from support.decode_variants import decode_variants
 from support.sample_kernels import sample_variants
+from support.warp_variants import warp_variants
 
-from convkit.cuda import NUMBERS, Variant, check_bound, check_signature, compile_variant, evaluate
+from convkit.cuda import NUMBERS, Variant, check_limit, check_signature, compile_variant, evaluate
 
 pytest.importorskip("cupy")
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100)
-SOURCES: tuple[str, ...] = (
-    "convkit.processing.image_warp:warp_variants",
-    "convkit_models.centernet.tasks.ctdet._device_decode:decode_variants",
-    "convkit_plugins.dcnv2.cuda._hopper:hopper_variants",
-    "convkit_plugins.dcnv2.cuda._plain:plain_variants",
-    "convkit_plugins.dcnv2.cuda._tensor:tensor_variants",
-)
-"""``module:function`` of what returns the variants of a kernel that are compiled here."""
+VARIANTS = [
+    *(*sample_variants(), *warp_variants(), *decode_variants()),
+    *(*hopper_variants(), *plain_variants(), *tensor_variants()),
+]
 
 
-def variants() -> list[Variant]:
-    """Return the variants of all kernels."""
-    found = sample_variants()
-    for source in SOURCES:
-        module, _, function = source.partition(":")
-        found += getattr(import_module(module), function)()
+def cases() -> list[tuple[Variant, int]]:
+    """Return the first variant of each kernel with every capability, the others with the oldest and 90."""
+    found, seen = [], set()
+    for variant in VARIANTS:
+        possible = [capability for capability in CAPABILITIES if variant.kernel.runs_on(capability)]
+        if variant.kernel.name in seen:
+            possible = sorted({possible[0], 90} & set(possible))
+        seen.add(variant.kernel.name)
+        found += [(variant, capability) for capability in possible]
     return found
 
 
-VARIANTS = variants()
-CASES = [
-    (variant, capability) for variant in VARIANTS for capability in CAPABILITIES if variant.kernel.runs_on(capability)
-]
+CASES = cases()
 
 
 @pytest.mark.parametrize(("variant", "capability"), CASES, ids=lambda value: getattr(value, "label", str(value)))
 def test_compiles_as_declared(variant, capability):
     kernel = variant.kernel
     check_signature(compile_variant(variant, kernel.target(capability, "ptx"), "ptx"), variant)
-    check_bound(compile_variant(variant, kernel.target(capability, "cubin"), "cubin"), variant)
+    check_limit(compile_variant(variant, kernel.target(capability, "cubin"), "cubin"), variant)
 
 
 def truncated(first, second):
@@ -55,17 +52,27 @@ IN_C = {**NUMBERS, "//": truncated, "cdiv": lambda size, divisor: truncated(size
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.label)
-def test_geometry_is_the_same_in_c(variant):
+def test_launch_configurations_are_the_same_in_c(variant):
     traced, generator = variant.trace(), np.random.default_rng(2)
     for _ in range(50):
         sizes = {name: int(generator.integers(1, 10 ** generator.integers(1, 5))) for name in variant.kernel.sizes}
-        launch = variant.geometry(**sizes)
+        launch = variant.launch_config(**sizes)
         for kind in ("grid", "block"):
             found = tuple(evaluate(value, sizes, IN_C) for value in getattr(traced, kind))
             assert found == getattr(launch, kind), (kind, sizes)
-        assert evaluate(traced.shared, sizes, IN_C) == launch.shared
+        assert evaluate(traced.dynamic_smem_bytes, sizes, IN_C) == launch.dynamic_smem_bytes
 
 
 def test_names_differ():
     labels = [variant.label for variant in VARIANTS]
     assert sorted(set(labels)) == sorted(labels)
+
+
+def test_every_kernel_is_compiled_for_every_capability_and_every_variant_for_two():
+    compiled = {}
+    for variant, capability in CASES:
+        compiled.setdefault(variant.kernel.name, set()).add(capability)
+    for variant in VARIANTS:
+        assert compiled[variant.kernel.name] == {each for each in CAPABILITIES if variant.kernel.runs_on(each)}
+        count = sum(other is variant for other, _ in CASES)
+        assert count >= min(2, len(compiled[variant.kernel.name]))

@@ -22,43 +22,52 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_an_entry_comes_back(folder):
-    assert read_entry(KEY) is None
-    write_entry(KEY, {"log": "a\nb"}, b"code\n\0more")
-    assert read_entry(KEY) == ({"log": "a\nb"}, b"code\n\0more")
-    assert [path.name for path in folder.iterdir()] == [KEY]
-    write_entry(KEY, {"log": "c"}, b"other")
-    assert read_entry(KEY) == ({"log": "c"}, b"other")
+    assert read_entry(KEY, "cubin") is None
+    write_entry(KEY, "cubin", {"log": "a\nb"}, b"code\n\0more")
+    assert read_entry(KEY, "cubin") == ({"log": "a\nb"}, b"code\n\0more")
+    assert sorted(path.name for path in folder.iterdir()) == [f"{KEY}.cubin", f"{KEY}.json"]
+    write_entry(KEY, "cubin", {"log": "c"}, b"other")
+    assert read_entry(KEY, "cubin") == ({"log": "c"}, b"other")
+    assert read_entry(KEY, "ptx") is None
+
+
+def test_the_code_lies_there_as_it_is(folder):
+    write_entry(KEY, "cubin", {"log": "a"}, b"\x7fELF\0")
+    assert (folder / f"{KEY}.cubin").read_bytes() == b"\x7fELF\0"
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("suffix", "damage"),
     [
-        lambda data: data[:-1],
-        lambda data: data + b"x",
-        lambda data: b"",
-        lambda data: b"\n{}\n",
-        lambda data: b"old" + data[3:],
-        lambda data: data.replace(b"log", b"fog"),
+        ("cubin", lambda data: data[:-1]),
+        ("cubin", lambda data: data + b"x"),
+        ("cubin", lambda data: b""),
+        ("json", lambda data: data[:-1]),
+        ("json", lambda data: b""),
+        ("json", lambda data: b"[]"),
+        ("json", lambda data: b"{}"),
+        ("json", lambda data: b"\xff"),
     ],
 )
-def test_a_damaged_entry_is_none(folder, damage):
-    write_entry(KEY, {"log": ""}, b"code")
-    (folder / KEY).write_bytes(damage((folder / KEY).read_bytes()))
-    assert read_entry(KEY) is None
+def test_a_damaged_entry_is_none(folder, suffix, damage):
+    write_entry(KEY, "cubin", {"log": ""}, b"code")
+    file = folder / f"{KEY}.{suffix}"
+    file.write_bytes(damage(file.read_bytes()))
+    assert read_entry(KEY, "cubin") is None
 
 
 def test_a_folder_that_cannot_be_made_costs_nothing(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("CONVKIT_CACHE", str(tmp_path / "file" / "cache"))
-    write_entry(KEY, {}, b"code")
-    assert read_entry(KEY) is None
+    write_entry(KEY, "ptx", {}, b"code")
+    assert read_entry(KEY, "ptx") is None
 
 
 def test_an_entry_that_cannot_be_replaced_costs_nothing(folder):
-    (folder / KEY / "inside").mkdir(parents=True)
-    write_entry(KEY, {}, b"code")
-    assert read_entry(KEY) is None
-    assert [path.name for path in folder.iterdir()] == [KEY]
+    (folder / f"{KEY}.ptx" / "inside").mkdir(parents=True)
+    write_entry(KEY, "ptx", {}, b"code")
+    assert read_entry(KEY, "ptx") is None
+    assert [path.name for path in folder.iterdir()] == [f"{KEY}.ptx"]
 
 
 def test_keys_tell_everything_apart():
@@ -90,15 +99,13 @@ def test_folders(monkeypatch, tmp_path):
 WRITER = """
 from convkit.cuda._cache import read_entry, write_entry
 for turn in range(300):
-    write_entry("shared", {"turn": turn}, bytes([turn % 251]) * 50_000)
-    found = read_entry("shared")
-    assert found is not None, "an onlooker saw a part of an entry"
-    assert len(found[1]) == 50_000 and len(set(found[1])) == 1
+    write_entry("shared", "cubin", {"log": "same"}, b"same" * 50_000)
+    assert read_entry("shared", "cubin") == ({"log": "same"}, b"same" * 50_000), "a reader saw a part of an entry"
 """
 
 
-def test_processes_may_write_at_once(folder):
+def test_processes_may_write_the_same_entry_at_once(folder):
     root = Path(__file__).parents[3]
     processes = [subprocess.Popen([sys.executable, "-c", WRITER], cwd=root) for _ in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
-    assert [path.name for path in folder.iterdir()] == ["shared"]
+    assert sorted(path.name for path in folder.iterdir()) == ["shared.cubin", "shared.json"]

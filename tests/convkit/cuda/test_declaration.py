@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.sample_kernels import REVERSE, SCALE
 
-from convkit.cuda import Argument, Kernel, Launch, cdiv, itemsize
+from convkit.cuda import Argument, Kernel, LaunchConfig, cdiv, itemsize
 from convkit.errors import KernelArgumentError, KernelError
 
 
@@ -16,7 +16,7 @@ def kernel(**changes):
         "name": "test_kernel",
         "source": Path("kernel.cu"),
         "arguments": (Argument("x", "T"), Argument("n", "int32", pointer=False)),
-        "geometry": lambda n: Launch((cdiv(n, 32), 1, 1), (32, 1, 1)),
+        "launch_config": lambda n: LaunchConfig((cdiv(n, 32), 1, 1), (32, 1, 1)),
         "sizes": ("n",),
         "constants": ("T",),
     }
@@ -33,7 +33,7 @@ class TestKernels:
             ({"constants": ("T", "n")}, "the size or constant 'n' twice"),
             ({"arguments": (Argument("x", "T"), Argument("x", "T"))}, "the argument 'x' twice"),
             ({"arguments": (Argument("x", "U"),)}, "the dtype 'U' of 'x' is neither"),
-            ({"geometry": lambda m, n: Launch((m, n, 1), (1, 1, 1))}, "its geometry takes m, neither"),
+            ({"launch_config": lambda m, n: LaunchConfig((m, n, 1), (1, 1, 1))}, "launch_config takes m, neither"),
         ],
     )
     def test_contradictions(self, changes, text):
@@ -57,7 +57,7 @@ class TestKernels:
         assert SCALE.target(90, "cubin") == "sm_90"
         assert SCALE.runs_on(75)
         assert SCALE.runs_on(120)
-        hopper = kernel(least=90, specific=True)
+        hopper = kernel(min_compute_capability=90, arch_specific=True)
         assert hopper.target(90, "ptx") == "compute_90a"
         assert [hopper.runs_on(capability) for capability in (89, 90, 100)] == [False, True, False]
 
@@ -126,7 +126,7 @@ class TestVariants:
 
 class TestGeometry:
     def test_sizes_and_constants(self):
-        assert SCALE.variant(T="float16", THREADS=32).geometry(count=129) == Launch((2, 1, 1), (32, 1, 1), 0)
+        assert SCALE.variant(T="float16", THREADS=32).launch_config(count=129) == LaunchConfig((2, 1, 1), (32, 1, 1), 0)
 
     @pytest.mark.parametrize(
         ("sizes", "text"),
@@ -140,25 +140,25 @@ class TestGeometry:
     )
     def test_wrong_sizes(self, sizes, text):
         with pytest.raises(KernelArgumentError, match=text):
-            SCALE.variant(T="float16", THREADS=64).geometry(**sizes)
+            SCALE.variant(T="float16", THREADS=64).launch_config(**sizes)
 
     def test_a_branch_on_a_size_cannot_be_traced(self):
-        branching = kernel(geometry=lambda n: Launch((n if n > 3 else 1, 1, 1), (32, 1, 1)))
-        assert branching.variant(T="uint8").geometry(n=9).grid == (9, 1, 1)
+        branching = kernel(launch_config=lambda n: LaunchConfig((n if n > 3 else 1, 1, 1), (32, 1, 1)))
+        assert branching.variant(T="uint8").launch_config(n=9).grid == (9, 1, 1)
         with pytest.raises(KernelError, match=r"cannot be traced. The value of n is not known"):
             branching.variant(T="uint8").trace()
 
     @pytest.mark.parametrize(
         ("launch", "text"),
         [
-            (Launch((0, 1, 1), (1, 1, 1)), "grid .* is empty or above"),
-            (Launch((1, 65536, 1), (1, 1, 1)), "grid .* is empty or above"),
-            (Launch((2**31, 1, 1), (1, 1, 1)), "grid .* is empty or above"),
-            (Launch((1, 1, 1), (1, 1, 65)), "block .* is empty or above"),
-            (Launch((1, 1, 1), (32, 64, 1)), "more than 1024 threads"),
-            (Launch((1, 1, 1), (32, 1)), "must be three ints"),
-            (Launch((1.0, 1, 1), (32, 1, 1)), "must be three ints"),
-            (Launch((1, 1, 1), (32, 1, 1), -1), "shared memory must be a number of bytes"),
+            (LaunchConfig((0, 1, 1), (1, 1, 1)), "grid .* is empty or above"),
+            (LaunchConfig((1, 65536, 1), (1, 1, 1)), "grid .* is empty or above"),
+            (LaunchConfig((2**31, 1, 1), (1, 1, 1)), "grid .* is empty or above"),
+            (LaunchConfig((1, 1, 1), (1, 1, 65)), "block .* is empty or above"),
+            (LaunchConfig((1, 1, 1), (32, 64, 1)), "more than 1024 threads"),
+            (LaunchConfig((1, 1, 1), (32, 1)), "must be three ints"),
+            (LaunchConfig((1.0, 1, 1), (32, 1, 1)), "must be three ints"),
+            (LaunchConfig((1, 1, 1), (32, 1, 1), -1), "shared memory must be a number of bytes"),
         ],
     )
     def test_impossible_launches(self, launch, text):
@@ -166,5 +166,5 @@ class TestGeometry:
             launch.check()
 
     def test_possible_launches(self):
-        launch = Launch((2**31 - 1, 65535, 65535), (1024, 1, 1), 232448)
+        launch = LaunchConfig((2**31 - 1, 65535, 65535), (1024, 1, 1), 232448)
         assert launch.check() is launch

@@ -16,7 +16,7 @@ from support.sample_kernels import REVERSE, SCALE, sample_variants
 
 from convkit.cuda import (
     Kernel,
-    Launch,
+    LaunchConfig,
     cdiv,
     check_signature,
     compile_variant,
@@ -44,22 +44,24 @@ def test_description():
     assert described["launch"] == {
         "grid": ["((count + 256 - 1) / 256)", "1", "1"],
         "block": ["64", "1", "1"],
-        "shared": "0",
+        "dynamic_smem_bytes": "0",
     }
-    assert [image["target"] for image in described["images"]] == ["compute_75", "compute_90"]
+    assert [image["target"] for image in described["ptx"]] == ["compute_75", "compute_90"]
     cubin = compile_variant(HALF, "sm_90", "cubin")
-    assert described["images"][1]["resources"]["registers"] == cubin.resources.registers
+    assert described["ptx"][1]["resources"]["registers"] == cubin.resources.registers
     assert json.loads(json.dumps(described)) == described
 
 
-def test_resident_blocks_are_described_where_they_are_declared():
-    kernel = replace(SCALE, geometry=lambda count: Launch((count, 1, 1), (32, 1, 1), 1024, resident=3))
+def test_blocks_per_multiprocessor_are_described_where_they_are_declared():
+    kernel = replace(
+        SCALE, launch_config=lambda count: LaunchConfig((count, 1, 1), (32, 1, 1), 1024, min_blocks_per_sm=3)
+    )
     described = describe(kernel.variant(T="float16", THREADS=64), ("compute_75",))
     assert described["launch"] == {
         "grid": ["count", "1", "1"],
         "block": ["32", "1", "1"],
-        "shared": "1024",
-        "resident": 3,
+        "dynamic_smem_bytes": "1024",
+        "min_blocks_per_sm": 3,
     }
 
 
@@ -71,10 +73,10 @@ def test_files(tmp_path):
     assert document["note"] == ""
     assert len(document["kernels"]) == len(sample_variants())
     for described in document["kernels"]:
-        for entry in (described["source"], *described["images"]):
+        for entry in (described["source"], *described["ptx"]):
             data = (tmp_path / "kernels" / entry["file"]).read_bytes()
             assert hashlib.sha256(data).hexdigest() == entry["sha256"]
-        ptx = (tmp_path / "kernels" / described["images"][0]["file"]).read_text(encoding="utf-8")
+        ptx = (tmp_path / "kernels" / described["ptx"][0]["file"]).read_text(encoding="utf-8")
         found = parse_ptx(ptx)[described["entry"]]
         assert found.target == "sm_75"
         assert len(found.parameters) == len(described["arguments"])
@@ -82,7 +84,7 @@ def test_files(tmp_path):
 
 def test_sources_compile_alone(tmp_path):
     write_kernels(tmp_path, [REVERSE.variant()])
-    alone = Kernel("test_reverse", tmp_path / "test_reverse.cu", REVERSE.arguments, REVERSE.geometry, ("count",))
+    alone = Kernel("test_reverse", tmp_path / "test_reverse.cu", REVERSE.arguments, REVERSE.launch_config, ("count",))
     for header in (tmp_path / "test_reverse.cu").read_text(encoding="utf-8").splitlines():
         assert not header.startswith("#include")
     check_signature(compile_variant(alone.variant(), "compute_75", "ptx"), alone.variant())
@@ -98,7 +100,7 @@ def test_two_targets_are_two_files(tmp_path):
 
 def test_long_names_are_shortened_and_stay_apart(tmp_path):
     names = tuple(f"A_LONG_NAME_OF_A_CONSTANT_{index}" for index in range(6))
-    kernel = Kernel("test_reverse", REVERSE.source, REVERSE.arguments, REVERSE.geometry, ("count",), names)
+    kernel = Kernel("test_reverse", REVERSE.source, REVERSE.arguments, REVERSE.launch_config, ("count",), names)
     variants = [kernel.variant(**dict.fromkeys(names[:-1], 1), **{names[-1]: last}) for last in (1, 2)]
     write_kernels(tmp_path, variants)
     sources = sorted(path.name for path in tmp_path.glob("*.cu"))
@@ -108,20 +110,19 @@ def test_long_names_are_shortened_and_stay_apart(tmp_path):
 
 def test_targets_older_than_the_kernel(tmp_path):
     def images(**changes):
-        kernel = Kernel("test_reverse", REVERSE.source, REVERSE.arguments, REVERSE.geometry, ("count",), **changes)
+        kernel = Kernel("test_reverse", REVERSE.source, REVERSE.arguments, REVERSE.launch_config, ("count",), **changes)
         return [
-            image["target"]
-            for image in describe(kernel.variant(), ("compute_75", "compute_80", "compute_100"))["images"]
+            image["target"] for image in describe(kernel.variant(), ("compute_75", "compute_80", "compute_100"))["ptx"]
         ]
 
-    assert images(least=80) == ["compute_80", "compute_100"]
-    assert images(least=90, specific=True) == ["compute_90a"]
+    assert images(min_compute_capability=80) == ["compute_80", "compute_100"]
+    assert images(min_compute_capability=90, arch_specific=True) == ["compute_90a"]
 
 
 def test_what_breaks_its_declaration_is_not_written(tmp_path):
     parts = REVERSE.name, REVERSE.source
     with pytest.raises(KernelError, match="takes 3 arguments in the source and 2"):
-        write_kernels(tmp_path, [Kernel(*parts, REVERSE.arguments[:2], REVERSE.geometry, ("count",)).variant()])
+        write_kernels(tmp_path, [Kernel(*parts, REVERSE.arguments[:2], REVERSE.launch_config, ("count",)).variant()])
     with pytest.raises(KernelError, match="'sm_75' is no target for PTX"):
         write_kernels(tmp_path, [REVERSE.variant()], ("sm_75",))
 
@@ -133,15 +134,15 @@ def test_without_nvrtc_the_sources_are_written(tmp_path, monkeypatch):
     document = json.loads(files[1].read_text(encoding="utf-8"))
     assert document["compiler"] is None
     assert "NVRTC was missing" in document["note"]
-    assert document["kernels"][0]["images"] == []
+    assert document["kernels"][0]["ptx"] == []
     assert document["kernels"][0]["launch"]["block"] == ["64", "1", "1"]
     assert files[0].read_text(encoding="utf-8") == HALF.text()
 
 
 def rule(batch, height, width, TILE):
-    """A geometry with everything that a geometry may use."""
+    """A launch configuration with every operation that it may use."""
     rows = cdiv(height + 2 * 3 - (TILE - 1), 2)
-    return Launch(
+    return LaunchConfig(
         (cdiv(width, TILE) * maximum(1, rows // 4), minimum(height * width // 7, 65535), batch),
         (minimum(32 * cdiv(width, 32), 256), 1, 1),
         (TILE + 3) * TILE * 4 + minimum(width, 100) * 8,
@@ -149,7 +150,7 @@ def rule(batch, height, width, TILE):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-def test_geometry_in_cpp_is_geometry_in_python(tmp_path):
+def test_launch_configurations_in_cpp_are_those_in_python(tmp_path):
     """A program that knows kernels.json only evaluates the launch of random sizes as Python does."""
     kernel = Kernel(
         "test_reverse", REVERSE.source, REVERSE.arguments, rule, ("batch", "height", "width"), ("TILE",)
@@ -160,7 +161,7 @@ def test_geometry_in_cpp_is_geometry_in_python(tmp_path):
     functions = []
     for index, described in enumerate(document["kernels"]):
         launch = described["launch"]
-        values = [*launch["grid"], *launch["block"], launch["shared"]]
+        values = [*launch["grid"], *launch["block"], launch["dynamic_smem_bytes"]]
         names = "".join(f"const long long {name} = sizes[{k}];\n" for k, name in enumerate(described["sizes"]))
         body = "".join(f"launch[{k}] = {expression};\n" for k, expression in enumerate(values))
         functions.append(
@@ -179,8 +180,8 @@ def test_geometry_in_cpp_is_geometry_in_python(tmp_path):
             sizes = {name: int(generator.integers(40, 10 ** generator.integers(2, 7))) for name in variant.kernel.sizes}
             given, found = (ctypes.c_longlong * 3)(*sizes.values()), (ctypes.c_longlong * 7)()
             getattr(library, f"launch_{index}")(given, found)
-            launch = variant.geometry(**sizes)
-            assert [*found] == [*launch.grid, *launch.block, launch.shared], (variant.label, sizes)
+            launch = variant.launch_config(**sizes)
+            assert [*found] == [*launch.grid, *launch.block, launch.dynamic_smem_bytes], (variant.label, sizes)
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from support.sample_kernels import REVERSE, SCALE
 
-from convkit.cuda import Image, Launch, Launcher
+from convkit.cuda import ArrayView, CompiledKernel, LaunchConfig, Launcher
 from convkit.cuda import _launch as module
 from convkit.errors import EnvironmentProblem, KernelArgumentError, KernelError
 
 cupy = pytest.importorskip("cupy")
 HOST = -1
 """The device that torch reports for tensors of the host, taken for a GPU here."""
-LAUNCH = Launch((3, 2, 1), (64, 1, 1), 128)
+LAUNCH = LaunchConfig((3, 2, 1), (64, 1, 1), 128)
 
 
 class Driver:
@@ -81,7 +81,7 @@ def driver(monkeypatch):
 
 def launcher_of(kernel=SCALE, **constants):
     variant = kernel.variant(**constants)
-    return Launcher(variant, Image(b"code", "cubin", "sm_90", kernel.name), HOST)
+    return Launcher(variant, CompiledKernel(b"code", "cubin", "sm_90", kernel.name), HOST)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def scale(driver):
 
 def test_arguments_arrive_by_value(driver, scale):
     scale(LAUNCH, 0x1234, 2**47 + 16, -5, 0.375, 2**40, stream=99)
-    scale(Launch((1, 1, 1), (32, 1, 1)), 0, 16, np.int32(7), np.float64(2), np.uint8(3), stream=1)
+    scale(LaunchConfig((1, 1, 1), (32, 1, 1)), 0, 16, np.int32(7), np.float64(2), np.uint8(3), stream=1)
     assert driver.launches == [
         (77, 3, 2, 1, 64, 1, 1, 128, 99, 0, [0x1234, 2**47 + 16, -5, 0.375, 2**40]),
         (77, 1, 1, 1, 32, 1, 1, 0, 1, 0, [0, 16, 7, 2.0, 3]),
@@ -126,8 +126,8 @@ def test_the_frameworks_current_stream(driver, scale, monkeypatch):
 def test_memory_beside_the_resident_blocks_is_left_to_the_cache(driver, scale, monkeypatch):
     device = SimpleNamespace(attributes={"MaxSharedMemoryPerMultiprocessor": 100 * 1024})
     monkeypatch.setattr(cupy.cuda, "Device", lambda number: device)
-    for shared, resident in ((100, 0), (9 * 1024, 2), (9 * 1024, 2), (9 * 1024, 3), (40 * 1024, 9), (100, 0)):
-        scale(Launch((1, 1, 1), (32, 1, 1), shared, resident), 0, 0, 1, 1, 0, stream=1)
+    for shared, blocks in ((100, 0), (9 * 1024, 2), (9 * 1024, 2), (9 * 1024, 3), (40 * 1024, 9), (100, 0)):
+        scale(LaunchConfig((1, 1, 1), (32, 1, 1), shared, blocks), 0, 0, 1, 1, 0, stream=1)
     # Each block takes 1 KiB more than it asks for: 20, 30 and, at most, all of 100 KiB.
     assert driver.divisions == [(77, 20), (77, 30), (77, 100)]
     assert len(driver.launches) == 6
@@ -137,18 +137,18 @@ def test_shared_memory_beyond_the_default_is_asked_for_once(driver):
     driver.formats = "QQi"
     launcher = launcher_of(REVERSE)
     for shared in (48 * 1024, 48 * 1024 + 4, 100, 48 * 1024 + 4, 90_000, 60_000):
-        launcher(Launch((1, 1, 1), (32, 1, 1), shared), 0, 0, 1, stream=0)
+        launcher(LaunchConfig((1, 1, 1), (32, 1, 1), shared), 0, 0, 1, stream=0)
     assert len(driver.launches) == 6
     assert driver.limits == [48 * 1024, 48 * 1024 + 4, 90_000]
     with pytest.raises(KernelArgumentError, match=r"test_reverse needs 100004 bytes of dynamic shared memory"):
-        launcher(Launch((1, 1, 1), (32, 1, 1), 100_004), 0, 0, 1, stream=0)
+        launcher(LaunchConfig((1, 1, 1), (32, 1, 1), 100_004), 0, 0, 1, stream=0)
     assert len(driver.launches) == 6
 
 
-def test_geometry_is_checked(scale):
-    assert scale.geometry(count=1000) == Launch((4, 1, 1), (64, 1, 1))
+def test_the_launch_configuration_is_checked(scale):
+    assert scale.launch_config(count=1000) == LaunchConfig((4, 1, 1), (64, 1, 1))
     with pytest.raises(KernelArgumentError, match="is empty"):
-        scale.geometry(count=0)
+        scale.launch_config(count=0)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_wrong_arguments_are_refused_before_the_launch(driver, scale, changes, t
 def test_wrong_tensors_are_refused(driver, scale):
     torch = pytest.importorskip("torch")
     for wrong in (torch.zeros(8), torch.zeros(8, dtype=torch.int8)):
-        with pytest.raises(KernelArgumentError, match=r"'pixels' has dtype torch\.\w+, not uint8"):
+        with pytest.raises(KernelArgumentError, match=r"'pixels' has dtype \w+, not uint8"):
             scale(LAUNCH, wrong, 0, 1, 1, 0, stream=0)
     with pytest.raises(KernelArgumentError, match="'count' is a Tensor"):
         scale(LAUNCH, 0, 0, torch.tensor(3), 1, 0, stream=0)
@@ -195,27 +195,37 @@ def test_wrong_tensors_are_refused(driver, scale):
 def test_tensors_of_another_device_are_refused(driver):
     torch = pytest.importorskip("torch")
     variant = SCALE.variant(T="float32", THREADS=64)
-    launcher = Launcher(variant, Image(b"code", "cubin", "sm_90", "test_scale"), 0)
-    with pytest.raises(KernelArgumentError, match="'pixels' is on cpu, not on device 0"):
+    launcher = Launcher(variant, CompiledKernel(b"code", "cubin", "sm_90", "test_scale"), 0)
+    with pytest.raises(KernelArgumentError, match="'pixels' is in host memory, not on device 0"):
         launcher(LAUNCH, torch.zeros(8, dtype=torch.uint8), 0, 1, 1, 0, stream=0)
 
 
 def test_arrays_of_another_device_are_refused(driver, scale, monkeypatch):
     monkeypatch.setattr(cupy.cuda.runtime, "pointerGetAttributes", lambda _: SimpleNamespace(device=3))
-    with pytest.raises(KernelArgumentError, match="'pixels' is on device 3, not on device -1"):
+    with pytest.raises(KernelArgumentError, match="'pixels' is on device 3, not in host memory"):
         scale(LAUNCH, Array(np.zeros(64, np.uint8)), 0, 1, 1, 0, stream=0)
 
 
-def test_cupy_arrays_are_read_by_dtype_device_and_address(driver, scale):
-    def array(dtype, device):
-        return SimpleNamespace(dtype=np.dtype(dtype), data=SimpleNamespace(device_id=device, ptr=64))
+def test_cupy_arrays_are_read_by_dtype_device_and_address(driver, scale, monkeypatch):
+    class CupyArray:
+        def __init__(self, dtype, device):
+            self.dtype, self.data = np.dtype(dtype), SimpleNamespace(device_id=device, ptr=64)
 
-    read = scale._readers[0]._cupy_reader()
-    assert read(array("uint8", HOST)) == 64
+    monkeypatch.setattr(cupy, "ndarray", CupyArray)
+    scale(LAUNCH, CupyArray("uint8", HOST), 0, 1, 1, 0, stream=0)
+    assert driver.launches[0][-1][0] == 64
     with pytest.raises(KernelArgumentError, match="'pixels' has dtype int8, not uint8"):
-        read(array("int8", HOST))
-    with pytest.raises(KernelArgumentError, match="'pixels' is on device 1, not on device -1"):
-        read(array("uint8", 1))
+        scale(LAUNCH, CupyArray("int8", HOST), 0, 1, 1, 0, stream=0)
+    with pytest.raises(KernelArgumentError, match="'pixels' is on device 1, not in host memory"):
+        scale(LAUNCH, CupyArray("uint8", 1), 0, 1, 1, 0, stream=0)
+
+
+def test_views_arrive_by_address(driver, scale):
+    view = ArrayView((4,), (1,), "uint8", 48, HOST)
+    scale(LAUNCH, view, 0, 1, 1, 0, stream=0)
+    assert driver.launches[0][-1][0] == 48
+    with pytest.raises(KernelArgumentError, match="'output' has dtype uint8, not float32"):
+        scale(LAUNCH, 0, view, 1, 1, 0, stream=0)
 
 
 def test_bfloat16_arrays_may_be_uint16(driver):
@@ -234,7 +244,7 @@ def test_number_of_arguments(scale):
 
 
 def test_no_stream(scale):
-    with pytest.raises(KernelArgumentError, match="is no stream"):
+    with pytest.raises(KernelArgumentError, match="is not a stream"):
         scale(LAUNCH, 0, 0, 1, 1, 0, stream="main")
 
 
@@ -260,9 +270,9 @@ class TestChoiceOfCode:
     )
     def test_by_capability(self, device, capability, chosen):
         device(capability)
-        assert module._image(SCALE.variant(T="float32", THREADS=64), 0) == chosen
+        assert module._compiled(SCALE.variant(T="float32", THREADS=64), 0) == chosen
 
     def test_too_old(self, device):
         device(70)
         with pytest.raises(EnvironmentProblem, match="is for compute capability 75 or newer; device 0 has 70"):
-            module._image(SCALE.variant(T="float32", THREADS=64), 0)
+            module._compiled(SCALE.variant(T="float32", THREADS=64), 0)

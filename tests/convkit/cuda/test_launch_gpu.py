@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.sample_kernels import CONVERT, REVERSE, SCALE
 
-from convkit.cuda import Kernel, Launch, Launcher, compile_variant, load
+from convkit.cuda import Kernel, LaunchConfig, Launcher, compile_variant, load
 from convkit.errors import KernelArgumentError
 
 pytestmark = pytest.mark.gpu
@@ -38,7 +38,7 @@ def expected(pixels):
 
 def launcher_of(dtype="float16"):
     launcher = load(SCALE.variant(T=dtype, THREADS=64))
-    return launcher, launcher.geometry(count=COUNT)
+    return launcher, launcher.launch_config(count=COUNT)
 
 
 class Foreign:
@@ -221,14 +221,14 @@ class TestSharedMemory:
         if cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"] < 4 * count:
             pytest.skip("this GPU has less shared memory")
         source, output = cupy.arange(count, dtype="float32"), cupy.full(count, np.nan, "float32")
-        launcher(launcher.geometry(count=count), source, output, count)
+        launcher(launcher.launch_config(count=count), source, output, count)
         np.testing.assert_array_equal(output.get(), source.get()[::-1])
 
     def test_too_much(self, cupy):
         launcher = load(REVERSE.variant())
         array = cupy.zeros(1 << 20, "float32")
         with pytest.raises(KernelArgumentError, match="4194304 bytes of dynamic shared memory"):
-            launcher(launcher.geometry(count=1 << 20), array, array, 1 << 20)
+            launcher(launcher.launch_config(count=1 << 20), array, array, 1 << 20)
 
 
 @pytest.mark.parametrize("target", ["own", "compute_75"])
@@ -248,7 +248,7 @@ def test_conversions(cupy, torch, dtype, target):
     count = len(values)
     outputs = [cupy.zeros(count, kind) for kind in ("uint16", "float32")]
     pairs, unpacked = cupy.zeros((count + 1) // 2, "uint32"), cupy.zeros(count, "float32")
-    launcher(launcher.geometry(count=count), cupy.asarray(values), *outputs, pairs, unpacked, count)
+    launcher(launcher.launch_config(count=count), cupy.asarray(values), *outputs, pairs, unpacked, count)
 
     reference = torch.from_numpy(values).to(getattr(torch, dtype))
     wanted = reference.view(torch.int16).numpy().view(np.uint16).copy()
@@ -343,9 +343,9 @@ def test_load_is_cached(cupy):
 def test_kernels_without_arguments_launch(cupy, tmp_path):
     source = tmp_path / "empty.cu"
     source.write_text('extern "C" __global__ void test_empty() {}\n', encoding="utf-8")
-    kernel = Kernel("test_empty", source, (), lambda: Launch((1, 1, 1), (32, 1, 1)))
+    kernel = Kernel("test_empty", source, (), lambda: LaunchConfig((1, 1, 1), (32, 1, 1)))
     launcher = load(kernel.variant())
-    launcher(launcher.geometry())
+    launcher(launcher.launch_config())
     cupy.cuda.get_current_stream().synchronize()
 
 
@@ -354,4 +354,4 @@ def test_resources_are_the_drivers(cupy):
     attributes = cupy.cuda.driver
     registers = attributes.funcGetAttribute(attributes.CU_FUNC_ATTRIBUTE_NUM_REGS, launcher._function)
     shared = attributes.funcGetAttribute(attributes.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, launcher._function)
-    assert (launcher.image.resources.registers, launcher.image.resources.shared) == (registers, shared)
+    assert (launcher.compiled.resources.registers, launcher.compiled.resources.static_smem_bytes) == (registers, shared)

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from support.sample_kernels import SCALE
 
-from convkit.cuda import Argument, Image, check_signature, compile_variant, parse_ptx
+from convkit.cuda import Argument, CompiledKernel, check_signature, compile_variant, parse_ptx
 from convkit.errors import KernelError
 
 pytest.importorskip("cupy")
@@ -102,6 +102,6 @@ class TestSignature:
             check_signature(image, variant)
 
     def test_another_target(self, image):
-        other = Image(image.code, "ptx", "compute_80", image.entry)
+        other = CompiledKernel(image.code, "ptx", "compute_80", image.entry)
         with pytest.raises(KernelError, match="compiled for compute_80, but the PTX is for sm_75"):
             check_signature(other, SCALE.variant(T="float16", THREADS=64))

@@ -90,7 +90,7 @@ def test_other_symbols_through_evaluate():
     ],
 )
 def test_a_symbol_has_no_value(use):
-    with pytest.raises(TypeError, match=r"height \+ 1\) is not known when a geometry is traced"):
+    with pytest.raises(TypeError, match=r"height \+ 1\) is not known when a launch configuration is traced"):
         use(HEIGHT + 1)
 
 

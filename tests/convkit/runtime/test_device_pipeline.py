@@ -1,6 +1,6 @@
-"""The road without a GPU: its packing, buffers, padding and order, with a device and an engine made of NumPy.
+"""The device pipeline without a GPU: packing, buffers, padding and order, with a device and an engine made of NumPy.
 
-The preprocess and the decode are CenterNet's kernels themselves, compiled for the host.
+Preprocess and decode are CenterNet's kernels built for the host, and those of a model without images.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.device_pipeline import HostAffine, HostDecode, NumpyDevice
 from support.gpu import missing_gpu
-from support.road import HostAffine, HostDecode, NumpyDevice
 
 from convkit import Detections
 from convkit.backends import DeviceSession
-from convkit.errors import EnvironmentProblem
+from convkit.errors import AdapterError, ConversionError, EnvironmentProblem, KernelError
+from convkit.model import ModelSpec, TensorSpec
 from convkit.processing import synthetic_scenes
-from convkit.runtime import Cuda, Road
+from convkit.runtime import Cuda, DevicePipeline
 from convkit.runtime._device_pipeline import PLANS
 from convkit_models.centernet._preprocess import Affine
 from convkit_models.centernet.tasks.ctdet import CtdetDecode
@@ -75,15 +76,47 @@ def heads(images: np.ndarray) -> dict[str, np.ndarray]:
     return {"hm": cells[:, :2], "wh": np.abs(cells[:, 1:]) * 3, "reg": cells[:, ::2] * np.float32(0.2)}
 
 
-def make_road(
-    *, capturable: bool = True, least: int = 1, device_preprocess: bool = True, device_decode: bool = True
-) -> Road:
-    affine = Affine(PREPROCESS)
-    return Road(
-        NumpyDevice(), Pool(capturable=capturable), "images", prepare=affine, decode_on_host=CtdetDecode(DECODE),
-        preprocess=HostAffine(affine) if device_preprocess else None,
-        decode=HostDecode(DECODE) if device_decode else None, least=least,
-    )  # fmt: skip
+SPEC = ModelSpec(
+    variant="pool",
+    dims=(),
+    inputs=(TensorSpec("images", ("batch", 3, "height", "width")),),
+    outputs=tuple(TensorSpec(name, ("batch", 2, "height/4", "width/4")) for name in ("hm", "wh", "reg")),
+    preprocess={},
+    decode={},
+)
+
+
+class HostSide(Affine):
+    """CenterNet's preprocess with its kernel on the host as its device side, or without one."""
+
+    device = True
+
+    def on_device(self) -> HostAffine | None:  # type: ignore[override]
+        return HostAffine(self) if self.device else None
+
+
+class HostDecodeSide(CtdetDecode):
+    """CenterNet's decode with its kernel on the host as its device side, or without one."""
+
+    device = True
+
+    def on_device(self) -> HostDecode | None:  # type: ignore[override]
+        return HostDecode(DECODE) if self.device else None
+
+
+def make_pipeline(
+    *, capturable: bool = True, batch_min: int = 1, device_preprocess: bool = True, device_decode: bool = True
+) -> DevicePipeline:
+    preprocess, decode = HostSide(PREPROCESS), HostDecodeSide(DECODE)
+    preprocess.device, decode.device = device_preprocess, device_decode
+    return DevicePipeline(
+        NumpyDevice(),
+        Pool(capturable=capturable),
+        SPEC,
+        preprocess,
+        decode,
+        batch_min=batch_min,  # type: ignore[arg-type]
+    )
 
 
 def scenes() -> list[np.ndarray]:
@@ -92,14 +125,14 @@ def scenes() -> list[np.ndarray]:
 
 def on_host(image: np.ndarray) -> Detections:
     prepared = Affine(PREPROCESS)(image)
-    found = CtdetDecode(DECODE)(heads(prepared.tensor[None]), [prepared.meta])[0]
+    found = CtdetDecode(DECODE)(heads(prepared.tensors["images"][None]), [prepared.meta])[0]
     assert isinstance(found, Detections)
     return found
 
 
-def flow(road: Road, images: Sequence[np.ndarray], batch: int) -> list[Any]:
-    items = [road.item(image) for image in images]
-    return list(road.flow(items[start : start + batch] for start in range(0, len(items), batch)))
+def flow(pipeline: DevicePipeline, images: Sequence[np.ndarray], batch: int) -> list[Any]:
+    items = [pipeline.item(image) for image in images]
+    return list(pipeline.flow(items[start : start + batch] for start in range(0, len(items), batch)))
 
 
 def assert_equal(found: Sequence[Any], images: Sequence[np.ndarray]) -> None:
@@ -115,92 +148,198 @@ def assert_equal(found: Sequence[Any], images: Sequence[np.ndarray]) -> None:
 @pytest.mark.parametrize("batch", [1, 4])
 def test_results_are_those_of_the_host_bit_for_bit(ends, batch):
     images = scenes()
-    road = make_road(device_preprocess=ends[0], device_decode=ends[1])
+    pipeline = make_pipeline(device_preprocess=ends[0], device_decode=ends[1])
     for _ in range(2):
-        assert_equal(flow(road, images, batch), images)
-    road.close()
+        assert_equal(flow(pipeline, images, batch), images)
+    pipeline.close()
 
 
 def test_a_batch_is_one_copy_there_and_one_back():
-    road: Any = make_road()
+    pipeline: Any = make_pipeline()
     images = scenes()
-    flow(road, images, 3)
-    assert len(road.device.uploads) == road.device.downloads == 2
+    flow(pipeline, images, 3)
+    assert len(pipeline.device.uploads) == pipeline.device.downloads == 2
     pixels = sum(-(-image.nbytes // 16) * 16 for image in images)
-    sent = sum(size for size, _ in road.device.uploads)
+    sent = sum(size for size, _ in pipeline.device.uploads)
     assert pixels <= sent <= pixels + 2 * 512, "only pixels, records and matrices are copied"
-    assert sorted(road.device.waited) == [0, 1], "results are read once they are there"
-    assert [beside for _, beside in road.device.uploads] == [False, True], "the second goes beside the first"
+    assert sorted(pipeline.device.waited) == [0, 1], "results are read once they are there"
+    assert [concurrent for _, concurrent in pipeline.device.uploads] == [False, True], (
+        "the second copy does not wait for the first batch"
+    )
 
 
 def test_the_third_run_of_a_shape_is_captured_and_later_ones_replay_it():
-    road: Any = make_road()
+    pipeline: Any = make_pipeline()
     images = scenes()[:2]
     for _ in range(6):
-        assert_equal(flow(road, images, 2), images)
-    assert road.engine.captures == 2, "one graph for each of the two slots"
-    assert road.engine.replays == 4
+        assert_equal(flow(pipeline, images, 2), images)
+    assert pipeline.engine.captures == 2, "one graph for each of the two slots"
+    assert pipeline.engine.replays == 4
 
 
 def test_an_engine_that_cannot_be_captured_is_asked_once_and_runs_on():
-    road: Any = make_road(capturable=False)
+    pipeline: Any = make_pipeline(capturable=False)
     asked = []
-    capture = road.engine.capture
-    road.engine.capture = lambda body: asked.append(1) or capture(body)
+    capture = pipeline.engine.capture
+    pipeline.engine.capture = lambda body: asked.append(1) or capture(body)
     images = scenes()[:2]
     for _ in range(6):
-        assert_equal(flow(road, images, 2), images)
+        assert_equal(flow(pipeline, images, 2), images)
     assert len(asked) == 1
 
 
-def test_a_capture_that_fails_is_no_failure():
-    road: Any = make_road()
+CAPTURING = "CUDA error: operation not permitted when stream is capturing"
+
+
+def torch_like(first: Exception, second: str = "CUDA error: operation failed due to a previous error during capture"):
+    """Return a capture that fails as torch's do: ending it after an error raises another one."""
+
+    def capture(body: object) -> None:
+        try:
+            raise first
+        except type(first):
+            raise RuntimeError(second)  # noqa: B904 - torch does not chain them either
+
+    return capture
+
+
+@pytest.mark.parametrize("outer", [False, True])
+@pytest.mark.parametrize("error", [RuntimeError(CAPTURING), KernelError(CAPTURING)])
+def test_work_that_cannot_be_captured_runs_in_plain_launches(error, outer):
+    pipeline: Any = make_pipeline()
+    asked = []
 
     def fail(body: object) -> None:
-        raise RuntimeError("operation not permitted when stream is capturing")
+        asked.append(1)
+        torch_like(error)(body)
 
-    road.engine.capture = fail
+    pipeline.engine.capture = fail
+    try:
+        if outer:
+            raise RuntimeError("CUDA error: out of memory")
+        check_runs(pipeline)
+    except RuntimeError:
+        check_runs(pipeline)
+    assert len(asked) == 1
+
+
+def check_runs(pipeline: DevicePipeline) -> None:
     for _ in range(4):
-        assert_equal(flow(road, scenes()[:1], 1), scenes()[:1])
+        assert_equal(flow(pipeline, scenes()[:1], 1), scenes()[:1])
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB during graph capture"),
+            "not enough memory for a",
+        ),
+        (MemoryError("out of memory"), "not enough memory for a batch of 1"),
+        (
+            RuntimeError("CUDA error: an illegal memory access was encountered"),
+            "failed on a batch of 1: CUDA error: an",
+        ),
+    ],
+)
+def test_other_failures_of_a_capture_surface(error, text):
+    pipeline: Any = make_pipeline()
+    pipeline.engine.capture = torch_like(error)
+    for _ in range(2):
+        flow(pipeline, scenes()[:1], 1)
+    with pytest.raises(EnvironmentProblem, match=text):
+        flow(pipeline, scenes()[:1], 1)
+
+
+@pytest.mark.parametrize("place", ["run", "fetch"])
+def test_failures_of_plain_launches_are_errors_for_people(place, monkeypatch):
+    pipeline: Any = make_pipeline(device_decode=False)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation")
+
+    monkeypatch.setattr(pipeline.engine, place, fail)
+    with pytest.raises(
+        EnvironmentProblem, match=r"batch of 1: CUDA out of memory. Tried to allocate 2.00 GiB.\n"
+    ) as caught:
+        flow(pipeline, scenes()[:1], 1)
+    assert caught.value.hint == "Use a smaller batch."
 
 
 def test_small_batches_are_filled_up_with_the_last_image():
-    road: Any = make_road(least=4)
+    pipeline: Any = make_pipeline(batch_min=4)
     images = scenes()[:3]
-    assert_equal(flow(road, images, 3), images)
-    assert road.engine.batches == [4]
-    assert road.device.uploads[0][0] < sum(image.nbytes for image in images) + 1024, "the copies share its pixels"
+    assert_equal(flow(pipeline, images, 3), images)
+    assert pipeline.engine.batches == [4]
+    assert pipeline.device.uploads[0][0] < sum(image.nbytes for image in images) + 1024, "the copies share its pixels"
 
 
 def test_larger_images_make_the_buffers_grow_and_nothing_else_changes():
-    road = make_road()
+    pipeline = make_pipeline()
     small, large = scenes()[0], synthetic_scenes(1, seed=9, height=700, width=900)[0]
     images = [small, large, small, small, large]
     for _ in range(3):
-        assert_equal(flow(road, images, 1), images)
+        assert_equal(flow(pipeline, images, 1), images)
 
 
 def test_a_stream_that_is_left_early_leaves_nothing_behind():
-    road: Any = make_road()
+    pipeline: Any = make_pipeline()
     images = scenes()
     for start in range(3):
-        stream = road.flow([[road.item(image)] for image in images[start:]])
+        stream = pipeline.flow([[pipeline.item(image)] for image in images[start:]])
         next(stream)
-        abandoned = road.device.marks - 1
-        assert abandoned not in road.device.waited
+        abandoned = pipeline.device.events - 1
+        assert abandoned not in pipeline.device.waited
         stream.close()
-        assert_equal(flow(road, images, 2), images)
-        assert abandoned in road.device.waited, "its buffers were written to while it was under way"
+        assert_equal(flow(pipeline, images, 2), images)
+        assert abandoned in pipeline.device.waited, "its buffers were written to while it was under way"
 
 
 def test_buffers_are_kept_for_so_many_shapes_only():
-    road: Any = make_road(device_preprocess=False)
-    affines = [Affine({**PREPROCESS, "height": 32, "width": 32 * n}) for n in range(1, PLANS + 5)]
+    pipeline: Any = make_pipeline(device_preprocess=False)
+    buffers: dict[tuple[int, ...], int] = {}
+    buffer = pipeline.engine.buffer
+
+    def counted(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        buffers[shape] = buffers.get(shape, 0) + 1
+        return buffer(name, shape)
+
+    pipeline.engine.buffer = counted
     image = scenes()[0]
-    for affine in affines:
-        road._prepare = affine
-        list(road.flow([[road.item(image)]] * 2))
-    assert all(len(slot.plans) <= PLANS for slot in road._slots)
+    for _ in range(2):
+        for n in range(1, PLANS + 2):
+            pipeline._host_preprocess = Affine({**PREPROCESS, "height": 32, "width": 32 * n})
+            list(pipeline.flow([[pipeline.item(image)]] * 2))
+    assert set(buffers.values()) == {4}, "in each of two slots, the buffers of the least recently used shape were freed"
+
+
+def test_outputs_without_decode():
+    pipeline = make_pipeline(batch_min=4)
+    images = scenes()[:3]
+    prepared = np.stack([Affine(PREPROCESS)(image).tensors["images"] for image in images])
+    outputs = pipeline.outputs([pipeline.item(image) for image in images])
+    assert outputs.keys() == {"hm", "wh", "reg"}
+    for name, value in heads(prepared).items():
+        np.testing.assert_array_equal(outputs[name], value)
+
+
+def test_a_model_without_decode_has_outputs_only():
+    pipeline = DevicePipeline(NumpyDevice(), Pool(capturable=True), SPEC, HostSide(PREPROCESS), None, batch_min=1)
+    items = [pipeline.item(image) for image in scenes()[:2]]
+    assert len(pipeline.outputs(items)["hm"]) == 2
+    with pytest.raises(ConversionError, match="has no decode"):
+        list(pipeline.flow([items]))
+
+
+@pytest.mark.parametrize("device", [True, False])
+def test_a_decode_that_loses_results_is_refused(device, monkeypatch):
+    pipeline: Any = make_pipeline(device_decode=device)
+    if device:
+        monkeypatch.setattr(pipeline._decode, "read", lambda results, metas: [])
+    else:
+        monkeypatch.setattr(pipeline, "_host_decode", lambda outputs, metas: [])
+    with pytest.raises(AdapterError, match="returned 0 results for 1 inputs"):
+        flow(pipeline, scenes()[:1], 1)
 
 
 @pytest.mark.skipif(not missing_gpu(), reason="there is a GPU")

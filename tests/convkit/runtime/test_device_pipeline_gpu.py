@@ -1,4 +1,4 @@
-"""The whole road on a GPU against the road on the host: same boxes, whatever the batch, the sizes and the run."""
+"""The device pipeline on a GPU against the host: the same boxes, whatever the batch, the sizes and the run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from convkit import Artifact, Detections, convert, load, validate
+from convkit.errors import EnvironmentProblem
 from convkit.processing import read_image, synthetic_scenes
 from convkit.runtime import GpuPredictor
 
@@ -18,10 +19,10 @@ WEIGHTS = Path("examples/digits/digits_resdcn18.pth")
 SIZES = [(480, 640), (64, 64), (720, 1280), (513, 211), (2, 3), (1080, 1920)]
 
 
-@pytest.fixture(scope="module", params=["heads", "tutorial", "detections"])
+@pytest.fixture(scope="module", params=["heads", "tensorrt-pro", "detections"])
 def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The digits detector in one of its forms, proved on the torch backend."""
-    target = tmp_path_factory.mktemp("road") / request.param
+    target = tmp_path_factory.mktemp("pipeline") / request.param
     return convert("centernet", weights=WEIGHTS, output=target, form=request.param, backend="torch", samples=2)
 
 
@@ -33,7 +34,7 @@ def images() -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def expected(artifact: Artifact, images: list[np.ndarray]) -> list[Detections]:
-    """What the road on the host gives."""
+    """The results of the host."""
     with load(artifact.path, backend="torch") as host:
         return host(images)
 
@@ -42,14 +43,14 @@ def expected(artifact: Artifact, images: list[np.ndarray]) -> list[Detections]:
 def gpu(artifact: Artifact) -> Iterator[GpuPredictor]:
     with load(artifact.path, backend="torch", device="cuda") as predictor:
         assert isinstance(predictor, GpuPredictor)
-        assert predictor.road is not None
+        assert predictor.pipeline is not None
         yield predictor
 
 
 def assert_matched(
     found: Sequence[Detections], expected: Sequence[Detections], *, score: float, pixels: float, least: float
 ) -> None:
-    """Every box above ``least`` has a partner of its class whose corners and score are as near as told."""
+    """Every box above ``least`` has a partner of its class with corners and score within the limits."""
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
         for a, b in ((ours, theirs), (theirs, ours)):
@@ -77,7 +78,7 @@ def test_single_images_of_many_sizes_replay_one_graph_and_give_the_same_bits(gpu
     first = [gpu(image) for image in images]
     for _ in range(3):
         assert same_bits([gpu(image) for image in images], first)
-    plans = [plan for slot in gpu.road._slots for plan in slot.plans.values()]
+    plans = [plan for slot in gpu.pipeline._slots for plan in slot.plans.values()]
     assert plans
     assert all(plan.replay is not None for plan in plans)
 
@@ -90,7 +91,7 @@ def test_any_batch_gives_the_boxes_of_single_images(gpu, images):
 
 
 def test_a_stream_of_changing_images_never_mixes_them_up(gpu, images):
-    """Two batches are under way at a time; what is packed for the next must not touch the one that runs."""
+    """Two batches are in flight at a time; packing the next one must not touch the one that runs."""
     order = np.random.default_rng(0).integers(0, len(images), 60)
     single = [gpu(image) for image in images]
     found = list(gpu.stream((images[index] for index in order), batch=4))
@@ -123,7 +124,7 @@ def test_an_end_without_a_device_side_runs_on_the_host(artifact, images, expecte
     from convkit_models.centernet._preprocess import Affine
     from convkit_models.centernet.tasks.ctdet import CtdetDecode
 
-    monkeypatch.delattr({"preprocess": Affine, "decode": CtdetDecode}[end], "on_device")
+    monkeypatch.setattr({"preprocess": Affine, "decode": CtdetDecode}[end], "on_device", lambda _: None)
     with load(artifact.path, backend="torch", device="cuda") as gpu:
         for _ in range(4):
             assert_matched(list(gpu.stream(images, batch=3)), expected, score=1e-3, pixels=0.1, least=0.05)
@@ -133,10 +134,49 @@ def test_the_proof_passes_on_the_gpu(artifact):
     assert validate(artifact.path, backend="torch", device="cuda").passed
 
 
-def test_onnx_runtime_takes_the_same_road(artifact, images, expected):
+def test_onnx_runtime_runs_in_the_same_pipeline(artifact, images, expected):
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has no CUDA provider")
     with load(artifact.path, device="cuda") as gpu:
         for _ in range(3):
             assert_matched(list(gpu.stream(images, batch=4)), expected, score=1e-2, pixels=1.0, least=0.3)
+
+
+def test_out_of_memory_in_a_capture_is_no_reason_for_plain_launches(gpu, images, monkeypatch):
+    import torch
+
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80.00 GiB")
+
+    for _ in range(4):
+        gpu(images[0])
+    pipeline = gpu.pipeline
+    small = [pipeline.item(image) for image in images[:3]]
+    for _ in range(2):
+        list(pipeline.flow([small]))
+    decode = pipeline._decode.launch
+    monkeypatch.setattr(pipeline._decode, "launch", exhausted)
+    with pytest.raises(EnvironmentProblem, match="not enough memory for a batch of 3"):
+        list(pipeline.flow([small]))
+    monkeypatch.setattr(pipeline._decode, "launch", decode)
+    assert len(list(pipeline.flow([small] * 4))) == 12
+
+
+def test_work_that_waits_for_the_gpu_runs_in_plain_launches(gpu, images, monkeypatch):
+    import torch
+
+    pipeline, launch = gpu.pipeline, gpu.pipeline._decode.launch
+
+    def waits(outputs: object, *rest: object) -> None:
+        launch(outputs, *rest)
+        torch.cuda.current_stream().synchronize()  # not permitted while the stream is captured
+
+    before = [gpu(image) for image in images[:2]]
+    pipeline._runs.clear()
+    for slot in pipeline._slots:
+        slot.plans.clear()
+    monkeypatch.setattr(pipeline._decode, "launch", waits)
+    for _ in range(4):
+        assert same_bits([gpu(image) for image in images[:2]], before)
+    assert pipeline._uncaptured

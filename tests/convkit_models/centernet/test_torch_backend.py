@@ -1,4 +1,4 @@
-"""Every form of a CenterNet in the torch backend: proved, box for box what ONNX Runtime finds, and on the road."""
+"""Every form of a CenterNet in the torch backend: proved, box for box what ONNX Runtime finds, and on the pipeline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.checkpoints import make_checkpoint
-from support.road import HostAffine, HostDecode, NumpyDevice
+from support.device_pipeline import HostAffine, HostDecode, NumpyDevice
 
 from convkit import Artifact, Detections, convert, load, validate
 from convkit.backends.torch._session import TorchOnDevice, TorchSession
@@ -21,7 +21,7 @@ from convkit_models.centernet.tasks.ctdet import CtdetDecode
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=["heads", "tutorial", "detections"])
+@pytest.fixture(scope="module", params=["heads", "tensorrt-pro", "detections"])
 def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A small network whose batch, height and width vary, so that shapes within the graph depend on the input."""
     folder = tmp_path_factory.mktemp("network")
@@ -70,10 +70,10 @@ def test_the_predictor_of_the_gpu_gives_the_same_bits_with_a_cpu_in_its_place(
         synthetic_scenes(1, seed=n, height=h, width=w)[0] for n, (h, w) in enumerate([(90, 120), (64, 64), (200, 31)])
     ]
     host, gpu = Predictor(artifact, session()), GpuPredictor(artifact, session())
-    assert gpu.road is not None
-    road: Any = gpu.road
-    assert road._preprocess is not None
-    assert road._decode is not None
+    assert gpu.pipeline is not None
+    pipeline: Any = gpu.pipeline
+    assert pipeline._preprocess is not None
+    assert pipeline._decode is not None
     for _ in range(4):
         for image in images:
             ours, theirs = gpu(image), host(image)
@@ -82,5 +82,5 @@ def test_the_predictor_of_the_gpu_gives_the_same_bits_with_a_cpu_in_its_place(
             np.testing.assert_array_equal(ours.boxes, theirs.boxes)
             np.testing.assert_array_equal(ours.scores, theirs.scores)
             np.testing.assert_array_equal(ours.class_ids, theirs.class_ids)
-    assert all(plan.replay for slot in road._slots for plan in slot.plans.values())
+    assert all(plan.replay for slot in pipeline._slots for plan in slot.plans.values())
     gpu.close()

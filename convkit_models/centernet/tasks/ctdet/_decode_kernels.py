@@ -1,46 +1,45 @@
-"""The kernels of the decoding: their declarations, and the variants that are made of them."""
+"""The kernels of the decode: their declarations and variants."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from convkit.cuda import Argument, Bound, Kernel, Launch, Variant, cdiv, itemsize
+from convkit.cuda import Argument, Kernel, LaunchConfig, ResourceLimit, Variant, cdiv
 from convkit_models.centernet.tasks.ctdet._decode_pro import MOST_CELLS
 
 __all__ = [
     *("DTYPES", "FEW", "LAYOUTS", "MOST_ROWS", "PEAKS", "PRO", "ROWS", "TUNINGS", "Tuning"),
-    *("decode_variants", "peaks_variant", "pro_variant"),
+    *("peaks_variant", "pro_variant"),
 ]
 
 MOST_ROWS = 2048
-"""The largest K: the keys of so many peaks fit into the shared memory that every GPU gives a block."""
+"""The largest K: the keys of so many peaks fit into the static shared memory of a block."""
 DTYPES = ("float32", "float16", "bfloat16")
-"""What outputs may hold."""
-LAYOUTS = {"planes": 0, "cells": 1, "tutorial": 2}
-"""The constant LAYOUT: [C, H, W], [H, W, C], or the rows of the tutorial's tensor."""
+"""The dtypes of outputs that the GPU decodes."""
+LAYOUTS = {"planes": 0, "cells": 1, "packed": 2}
+"""The constant LAYOUT: [C, H, W], [H, W, C], or packed rows of reg, wh, logits and pooled logits."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What decides how the work is shared out; no result depends on it.
+    """How the work is divided; results do not depend on it.
 
-    ``threads`` of a block, of which a multiprocessor is to hold ``resident`` at least; a thread has ``rounds`` tiles of
-    ``unroll`` vectors. A map is divided into at least ``groups`` times K groups of cells, as far as a group has one
-    lane or more.
+    Blocks have ``threads`` threads, at least ``min_blocks_per_sm`` of them per multiprocessor; a thread scans
+    ``rounds`` tiles of ``unroll`` vectors. A map has at least ``groups`` times K groups, if it has as many tiles.
     """
 
     threads: int = 256
     unroll: int = 4
     groups: int = 8
     rounds: int = 1
-    resident: int = 1
+    min_blocks_per_sm: int = 1
 
 
-TUNINGS = (Tuning(threads=512), Tuning(threads=512, unroll=8, resident=2))
-"""For few vectors, where the blocks that decide take most of the time, and for many, where scanning does."""
+TUNINGS = (Tuning(threads=512), Tuning(threads=512, unroll=8, min_blocks_per_sm=2))
+"""For few vectors, where selecting takes most of the time, and for many, where scanning does."""
 FEW = 2**19
-"""How many vectors of a batch are few."""
+"""The largest number of vectors of a batch that counts as few."""
 
 _KERNELS = Path(__file__).parent / "kernels"
 
@@ -48,8 +47,8 @@ _POINTERS_AND_SIZES = (
     Argument("hm", "T"),
     Argument("wh", "T"),
     Argument("reg", "T"),
-    Argument("back", "float64"),
-    Argument("results", "float32", output=True),
+    Argument("output_to_image", "float64"),
+    Argument("rows", "float32", output=True),
     Argument("counts", "int32", output=True),
     Argument("scratch", "uint64", output=True, alignment=16),
     *(Argument(name, "int32", pointer=False) for name in ("classes", "height", "width")),
@@ -74,12 +73,12 @@ PEAKS = Kernel(
     source=_KERNELS / "ctdet.cu",
     arguments=(*_POINTERS_AND_SIZES, Argument("lanes_log", "int32", pointer=False), *_STRIDES),
     sizes=("batch", "vectors"),
-    geometry=lambda batch, vectors, THREADS, UNROLL, ROUNDS: Launch(  # noqa: N803 - named as constants
+    launch_config=lambda batch, vectors, THREADS, UNROLL, ROUNDS: LaunchConfig(  # noqa: N803 - named as constants
         grid=(cdiv(vectors, THREADS * UNROLL * ROUNDS), batch, 1), block=(THREADS, 1, 1)
     ),
-    constants=("T", "LAYOUT", "VECTOR", "UNROLL", "ROUNDS", "THREADS", "RESIDENT", "CAPACITY"),
+    constants=("T", "LAYOUT", "VECTOR", "UNROLL", "ROUNDS", "THREADS", "MIN_BLOCKS", "CAPACITY"),
     options=("-default-device",),
-    bound=Bound(registers=96, shared=48 * 1024, spills=0),
+    limit=ResourceLimit(registers=96, static_smem_bytes=48 * 1024, spill_bytes=0),
 )
 """Peaks of a heat map to boxes."""
 
@@ -88,26 +87,26 @@ PRO = Kernel(
     source=_KERNELS / "pro.cu",
     arguments=(
         *_POINTERS_AND_SIZES,
-        *(Argument(name, "float32", pointer=False) for name in ("least", "overlap")),
+        *(Argument(name, "float32", pointer=False) for name in ("threshold", "overlap")),
         *_STRIDES,
     ),
     sizes=("batch", "threads"),
-    geometry=lambda batch, threads, THREADS: Launch(  # noqa: N803
+    launch_config=lambda batch, threads, THREADS: LaunchConfig(  # noqa: N803
         grid=(cdiv(threads, THREADS), batch, 1), block=(THREADS, 1, 1)
     ),
     constants=("T", "LAYOUT", "VECTOR", "THREADS", "CAPACITY"),
     options=("-default-device",),
-    bound=Bound(registers=72, shared=48 * 1024, spills=0),
+    limit=ResourceLimit(registers=72, static_smem_bytes=48 * 1024, spill_bytes=0),
 )
-"""Heads or the tutorial's tensor to boxes in the image, as tensorRT_Pro chooses them."""
+"""Heads or packed rows to boxes in the image, as tensorRT_Pro selects them."""
 
 ROWS = Kernel(
     name="convkit_ctdet_rows",
     source=_KERNELS / "rows.cu",
     arguments=(
         Argument("detections", "T"),
-        Argument("back", "float64"),
-        Argument("results", "float32", output=True),
+        Argument("output_to_image", "float64"),
+        Argument("rows", "float32", output=True),
         Argument("counts", "int32", output=True),
         Argument("topk", "int32", pointer=False),
         Argument("stride", "float32", pointer=False),
@@ -115,30 +114,15 @@ ROWS = Kernel(
         *(Argument(name, "int32", pointer=False) for name in ("row_step", "column_step")),
     ),
     sizes=("batch",),
-    geometry=lambda batch, THREADS: Launch(grid=(batch, 1, 1), block=(THREADS, 1, 1)),  # noqa: N803
+    launch_config=lambda batch, THREADS: LaunchConfig(grid=(batch, 1, 1), block=(THREADS, 1, 1)),  # noqa: N803
     constants=("T", "THREADS"),
-    bound=Bound(registers=64, shared=1024, spills=0),
+    limit=ResourceLimit(registers=64, static_smem_bytes=1024, spill_bytes=0),
 )
 """Decoded rows to boxes in the image."""
 
 
-def decode_variants() -> list[Variant]:
-    """Return variants that between them hold every path of the kernels: dtypes, layouts, vectors and sizes of lists."""
-    few, many = TUNINGS
-    found = [
-        peaks_variant(dtype, layout, 16 // itemsize(dtype), tuning, 100)
-        for dtype in DTYPES
-        for layout in LAYOUTS.values()
-        for tuning in (few, many)
-    ]
-    found += [peaks_variant(dtype, layout, 1, few, 100) for dtype in DTYPES for layout in LAYOUTS.values()]
-    found += [peaks_variant("float16", layout, 4, many, 1000) for layout in LAYOUTS.values()]
-    found += [pro_variant(dtype, layout, 256) for dtype in DTYPES for layout in LAYOUTS.values()]
-    return [*found, *(ROWS.variant(T=dtype, THREADS=128) for dtype in DTYPES)]
-
-
 def peaks_variant(dtype: str, layout: int, vector: int, tuning: Tuning, topk: int) -> Variant:
-    """Return the variant for K peaks of maps of a dtype and layout, read by vectors of so many values."""
+    """Return the variant for K peaks of maps of a dtype and layout, read in vectors of ``vector`` values."""
     return PEAKS.variant(
         T=dtype,
         LAYOUT=layout,
@@ -146,7 +130,7 @@ def peaks_variant(dtype: str, layout: int, vector: int, tuning: Tuning, topk: in
         UNROLL=tuning.unroll,
         ROUNDS=tuning.rounds,
         THREADS=tuning.threads,
-        RESIDENT=tuning.resident,
+        MIN_BLOCKS=tuning.min_blocks_per_sm,
         CAPACITY=1024 if topk <= 512 else MOST_ROWS,
     )
 

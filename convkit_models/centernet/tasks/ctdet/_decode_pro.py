@@ -1,18 +1,18 @@
-"""The decoding of tensorRT_Pro as a mode: one box a cell above a confidence, and suppression within a class.
+"""The decode mode of tensorRT_Pro: one box per cell above a confidence, and suppression within a class.
 
-It follows the kernels of that project's CenterNet application, for those who compare with it. CenterNet itself needs no
-suppression and lets a cell give several classes. What differs from the original on purpose:
+It follows the kernels of that project's CenterNet application, for comparisons with it. CenterNet itself needs no
+suppression, and a cell may have boxes of several classes. Intended differences from the original:
 
-* The order is fixed (higher logit, lower class, further up and left). There it is that of atomic counters, so that
-  which boxes remain of more than 1024 differs from run to run; here it is the best 1024 cells.
-* Of boxes with equal scores that overlap, the earlier one in that order stays. There it is the one with the higher
-  index of the moment.
+* The order is fixed (higher logit, lower class, further up and left). The original uses atomic counters, so which
+  boxes remain of more than 1024 differs from run to run; here the best 1024 cells remain.
+* Of overlapping boxes with equal scores, the earlier one in that order remains. In the original it is the one with the
+  higher index in that run.
 * Boxes are mapped into the image in float64, and scores come from logits in float64; both are rounded to float32.
-* No more than ``topk`` boxes are returned, after suppression.
-* NaN is no peak and no score. A network that has no ``reg`` puts centres into the middle of cells.
+* At most ``topk`` boxes are returned, after suppression.
+* NaN is no peak and no score. Without the head ``reg``, centres are in the middle of cells.
 
-One oddity is kept: a cell that is an object by a peak of any class is reported as class 0, with the logit of class 0,
-where that is at least as high, be it a peak or not.
+As in the original, a cell with a peak of any class is reported as class 0 with the logit of class 0 where that logit is
+at least as high, whether it is a peak or not.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ __all__ = ["MODE", "MOST_CELLS", "ProDecode", "least_logit", "overlaps"]
 
 MODE = "tensorrt-pro"
 MOST_CELLS = 1024
-"""How many cells take part in the suppression."""
+"""The number of cells that take part in the suppression."""
 
 
 class ProDecode(CtdetDecode):
-    """Decode ``heads`` or ``tutorial`` as tensorRT_Pro does.
+    """Decode ``heads`` or ``tensorrt-pro`` as tensorRT_Pro does.
 
     The specification has ``confidence``, the lowest score, and ``nms``, the largest intersection over union that two
     boxes of a class may have.
@@ -50,7 +50,8 @@ class ProDecode(CtdetDecode):
     def __init__(self, spec: Mapping[str, Any]) -> None:
         if spec["form"] == "detections":
             raise SettingError(
-                f"The form 'detections' cannot be decoded in the mode {MODE!r}.", hint="Use --form heads or tutorial."
+                f"The form 'detections' cannot be decoded in the mode {MODE!r}.",
+                hint="Use --form heads or tensorrt-pro.",
             )
         for name in ("confidence", "nms"):
             if not 0 < spec[name] < 1:
@@ -77,7 +78,7 @@ class ProDecode(CtdetDecode):
         offsets = maps["reg"].reshape(2, -1)[:, cells].T if "reg" in maps else np.full_like(sizes, 0.5)
         return self._suppressed(self._boxes(labels, cells, width, logits, offsets, sizes, meta))
 
-    def _tutorial(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
+    def _packed(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
         rows = maps["output"]
         classes, width = (rows.shape[1] - 4) // 2, meta["input"][1] // self.stride
         logits = rows[:, 4 : 4 + classes]

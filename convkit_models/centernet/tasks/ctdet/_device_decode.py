@@ -1,15 +1,19 @@
-"""The decoding on a GPU: heads, tutorial tensor or detections to boxes in the image, in one launch."""
+"""The decode on a GPU: heads, packed rows or detections to boxes in the image, in one launch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from convkit import Detections
-from convkit.cuda import Variant, itemsize, load
+from convkit import Detections, Result
+from convkit.cuda import ArrayView, Launcher, Variant, itemsize, load
 from convkit.errors import KernelArgumentError
+from convkit.processing import ArraySpec
 from convkit_models.centernet._geometry import affine
 from convkit_models.centernet.tasks.ctdet._decode_kernels import (
     DTYPES,
@@ -17,22 +21,26 @@ from convkit_models.centernet.tasks.ctdet._decode_kernels import (
     MOST_ROWS,
     ROWS,
     TUNINGS,
-    decode_variants,
     peaks_variant,
     pro_variant,
 )
-from convkit_models.centernet.tasks.ctdet._decode_plan import Call, Tensor, Tuning
+from convkit_models.centernet.tasks.ctdet._decode_plan import PACKED_FORM, DecodeLaunch, Tuning
 from convkit_models.centernet.tasks.ctdet._decode_pro import MODE
 
-__all__ = ["Call", "CudaDecode", "Tensor", "Tuning", "decode_variants"]
+__all__ = ["CudaDecode", "DecodeLaunch", "Tuning"]
 
 
 class CudaDecode:
-    """`CtdetDecode` on a GPU, with the same results to the bit for the same float32 heads.
+    """`CtdetDecode` on a GPU, with results that are equal to the bit for equal float32 heads.
 
-    16-bit outputs are widened to float32 first. There may be up to `MOST_ROWS` detections an image. An object serves
-    one stream at a time, because its scratch memory belongs to the launch that is running.
+    16-bit outputs are widened to float32 first. There may be up to `MOST_ROWS` detections per image. An object may be
+    used on several streams; each has its own scratch memory.
+
+    Raises:
+        KernelArgumentError: the specification asks for more detections.
     """
+
+    inputs = (ArraySpec("output_to_image", (8,), "float64"),)
 
     def __init__(self, spec: Mapping[str, Any], tuning: Tuning | None = None) -> None:
         if spec["topk"] > MOST_ROWS:
@@ -40,78 +48,112 @@ class CudaDecode:
                 f"On a GPU there are at most {MOST_ROWS} detections an image, not {spec['topk']}.",
                 hint="Decode on the host, or ask for fewer.",
             )
-        self.rows: int = spec["topk"]
+        self.results = (ArraySpec("rows", (spec["topk"], 6), "float32"), ArraySpec("counts", (), "int32"))
         self._spec = spec
         self._tuning = tuning
-        self._calls: dict[Any, tuple[Call, Any, Any]] = {}
+        self._launches: dict[Any, tuple[DecodeLaunch, Launcher]] = {}
+        self._scratch: dict[Any, _Scratch] = {}
+        self._lock = threading.Lock()
+        self._matrix = lru_cache(maxsize=256)(self._new_matrix)
 
     def kernels(self) -> Sequence[Variant]:
         """Return variants for each dtype that the outputs may have, for contiguous maps of whole vectors."""
         if self._spec["form"] == "detections":
             return [ROWS.variant(T=dtype, THREADS=128) for dtype in DTYPES]
-        layout = LAYOUTS["tutorial" if self._spec["form"] == "tutorial" else "planes"]
+        layout = LAYOUTS["packed" if self._spec["form"] == PACKED_FORM else "planes"]
         if self._spec.get("mode") == MODE:
             return [pro_variant(dtype, layout, 256) for dtype in DTYPES]
         classes = len(self._spec["classes"])
         found = []
         for dtype in DTYPES:
             vector = 16 // itemsize(dtype)
-            while layout == LAYOUTS["tutorial"] and any(number % vector for number in (4, classes, 4 + 2 * classes)):
+            while layout == LAYOUTS["packed"] and any(number % vector for number in (4, classes, 4 + 2 * classes)):
                 vector //= 2
             tunings = [self._tuning] if self._tuning else TUNINGS
-            found += [peaks_variant(dtype, layout, vector, tuning, self.rows) for tuning in tunings]
+            found += [peaks_variant(dtype, layout, vector, tuning, self._spec["topk"]) for tuning in tunings]
         return found
 
-    def back(self, meta: Mapping[str, Any]) -> np.ndarray:
-        """Return float64 [8]: the 2 x 3 matrix from output map to image, the width of the map, and 0."""
-        height, width = meta["input"]
-        size = (width // self._spec["stride"], height // self._spec["stride"])
-        matrix = affine(meta["center"], meta["scale"], size, inverse=True)
-        return np.array([*matrix.reshape(6), size[0], 0])
+    def values(self, meta: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        """Return ``output_to_image``: the 2 x 3 matrix from output map to image, the width of the map, and 0."""
+        return {"output_to_image": self._matrix(*meta["center"], meta["scale"], *meta["input"])}
 
-    def launch(self, outputs: Mapping[str, Any], back: Any, results: Any, counts: Any, stream: int) -> None:
-        """Write ``results`` float32 [B, rows, 6] (x1, y1, x2, y2, score, class) and ``counts`` int32 [B].
+    def launch(
+        self, outputs: Mapping[str, Any], inputs: Mapping[str, Any], results: Mapping[str, Any], stream: int
+    ) -> None:
+        """Write ``rows`` (x1, y1, x2, y2, score, class) and ``counts`` of ``results`` on the stream.
 
-        Rows beyond the count are 0. ``outputs`` are torch tensors or cupy arrays of float32, float16 or bfloat16,
-        contiguous or channels-last; ``back`` is float64 [B, 8]; results, counts and back are contiguous. The first
-        launch for a batch and size compiles, allocates and waits; those after it may be captured in a CUDA graph.
+        Rows beyond the count are 0. ``outputs`` are float32, float16 or bfloat16, contiguous or channels-last. The
+        first launch for a batch and size on a stream compiles and allocates; later ones may be captured in a CUDA
+        graph.
 
         Raises:
-            KernelArgumentError: an argument has the wrong dtype, device, shape or layout, or is too large.
+            KernelArgumentError: an array has the wrong dtype, device, shape or layout, or is too large.
         """
-        tensors = {name: Tensor.of(name, value) for name, value in outputs.items()}
-        # all that a plan depends on: of the addresses only how far they are aligned
-        key = tuple((name, t.shape, t.strides, t.dtype, t.device, t.address % 16) for name, t in tensors.items())
-        if key not in self._calls:
-            call = Call.plan(self._spec, tensors, self._tuning)
-            self._calls[key] = call, load(call.variant), _zeros(call.scratch)
-        call, launcher, scratch = self._calls[key]
-        for name, value, shape in (
-            ("back", back, (call.batch, 8)),
-            ("results", results, (call.batch, self.rows, 6)),
-            ("counts", counts, (call.batch,)),
-        ):
-            Tensor.of(name, value).check_contiguous(name, shape)
-        arrays = [0 if name is None else outputs[name] for name in call.inputs]
-        memory = () if scratch is None else (scratch,)
-        launcher(call.launch, *arrays, back, results, counts, *memory, *call.scalars, stream=stream)
+        views = {name: ArrayView.of(name, value) for name, value in outputs.items()}
+        # all that a launch depends on: of addresses only their alignment
+        key = tuple((name, v.shape, v.strides, v.dtype, v.device, v.address % 16) for name, v in views.items())
+        planned, launcher = self._launches.get(key) or self._plan(key, views)
+        arrays = [ArrayView.of(each.name, inputs[each.name]) for each in self.inputs]
+        arrays += [ArrayView.of(each.name, results[each.name]) for each in self.results]
+        for spec, view in zip((*self.inputs, *self.results), arrays, strict=True):
+            view.check_contiguous(spec.name, (planned.batch, *spec.shape))
+        maps = [0 if name is None else views[name] for name in planned.inputs]
+        if not planned.scratch:
+            launcher(planned.config, *maps, *arrays, *planned.scalars, stream=stream)
+            return
+        scratch = self._scratch.get((key, stream)) or self._new_scratch(key, stream, planned)
+        with scratch.prepared(stream):
+            launcher(planned.config, *maps, *arrays, scratch.memory, *planned.scalars, stream=stream)
 
-    def results(self, rows: np.ndarray, counts: np.ndarray) -> list[Detections]:
+    def read(self, results: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> list[Result]:
         """Return the detections of each image from the host's copies of what ``launch`` wrote."""
         classes = tuple(self._spec["classes"])
         return [
             Detections(row[:count, :4].copy(), row[:count, 4].copy(), row[:count, 5].astype(np.int64), classes)
-            for row, count in zip(rows, counts, strict=True)
+            for row, count, _ in zip(results["rows"], results["counts"], metas, strict=True)
         ]
 
+    def _plan(self, key: Any, views: Mapping[str, ArrayView]) -> tuple[DecodeLaunch, Launcher]:
+        planned = DecodeLaunch.plan(self._spec, views, self._tuning)
+        with self._lock:
+            return self._launches.setdefault(key, (planned, load(planned.variant)))
 
-def _zeros(count: int) -> Any:
-    """Return that many uint64 zeros on the current device, once they are there; None for none."""
-    if not count:
-        return None
+    def _new_scratch(self, key: Any, stream: int, planned: DecodeLaunch) -> _Scratch:
+        with self._lock:
+            return self._scratch.setdefault((key, stream), _Scratch(_allocate(planned.scratch), planned.tickets))
+
+    def _new_matrix(self, x: float, y: float, scale: float, height: int, width: int) -> np.ndarray:
+        size = (width // self._spec["stride"], height // self._spec["stride"])
+        matrix = affine((x, y), scale, size, inverse=True)
+        return np.array([*matrix.reshape(6), size[0], 0])
+
+
+class _Scratch:
+    """Scratch memory of the launches on one stream, whose tickets are 0 unless a launch was aborted."""
+
+    def __init__(self, memory: Any, tickets: int) -> None:
+        self.memory = memory
+        self._tickets, self._clean = tickets, False
+
+    @contextmanager
+    def prepared(self, stream: int) -> Iterator[None]:
+        """Launch within: the tickets are cleared before if the memory is new or the launch before it failed."""
+        done = self._clean or _clear(self.memory, self._tickets, stream)
+        self._clean = False
+        yield
+        self._clean = done
+
+
+def _allocate(count: int) -> Any:
+    """Return so many uint64 on the current device, uninitialised."""
     import cupy
 
-    with cupy.cuda.Stream(non_blocking=True) as stream:
-        array = cupy.zeros(count, cupy.uint64)
-        stream.synchronize()
-    return array
+    return cupy.empty(count, cupy.uint64)
+
+
+def _clear(memory: Any, count: int, stream: int) -> bool:
+    """Set the first values of an array to 0 on the stream; return False if that is only captured in a graph."""
+    from cupy.cuda import runtime
+
+    runtime.memsetAsync(memory.data.ptr, 0, 8 * count, stream)
+    return not runtime.streamIsCapturing(stream)

@@ -61,7 +61,7 @@ CONVKIT_INLINE void publish_barriers() { asm volatile("fence.mbarrier_init.relea
 
 // Let the tensor cores see what has been written to shared memory. Who has loads on their way would wait for them, so
 // this is for the warps that start the products.
-CONVKIT_INLINE void see_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+CONVKIT_INLINE void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Wait until the barrier's phase of this parity is over. The default scope is the block. A wider one would empty the L1
 // cache of the samples each time.
@@ -130,7 +130,7 @@ CONVKIT_INLINE void init_barrier(Shared barrier, int arrivals) {
     *(Barrier*)barrier = arrivals << 16 | arrivals;
 }
 CONVKIT_INLINE void publish_barriers() {}
-CONVKIT_INLINE void see_shared() {}
+CONVKIT_INLINE void fence_async_proxy() {}
 CONVKIT_INLINE bool is_over(const void* barrier, unsigned parity) {
     return (*(const Barrier*)barrier >> 32 & 1) != parity;
 }

@@ -2,48 +2,50 @@
 //
 // x is channels-last and dense, its channels a multiple of 16 bytes. A warp computes 16 pixels times TILE_N output
 // channels; the pixels of a block are a patch TILE_W wide. Samples go from global memory to registers and are blended
-// there; the weights are copied ahead into shared memory, in tiles of 128 bytes of channels (`pack_for_mma` in
-// _weights.py) that lie in the order of their use: taps innermost. At most 48 KiB of shared memory are needed.
+// there. The weights are copied ahead into shared memory, in tiles of 128 bytes of channels (`pack_for_mma` in
+// _weights.py) in the order of their use: taps innermost. At most 48 KiB of shared memory are needed.
 //
-// Further macros: TF32 and BF16, the type; N (output channels), TILE_N (a multiple of 32), TILE_W, WM (warps with pixels
-// of their own), WK (warps that divide the sum of the same pixels), STAGES (groups of WK tiles of weights in shared
-// memory), RELU, OUT_PLANES (NCHW).
+// Further macros: TF32 and BF16, the type; N (output channels); the fields of a division (`Division` in _tensor.py);
+// TILE_W; RELU; OUT_PLANES (NCHW); SHARED, the dynamic shared memory of the launch in bytes.
+#include "epilogue.cuh"
 #include "gather.cuh"
 #include "mma.cuh"
 
-constexpr int ROWS = 16 * WM;  // pixels of a block
+constexpr int ROWS = 16 * WARPS_M;  // pixels of a block
 constexpr int TILE_H = ROWS / TILE_W;
 constexpr int CHUNKS = (C + CHUNK - 1) / CHUNK * TAPS;
-constexpr int TURNS = (CHUNKS + WK - 1) / WK;
+constexpr int TURNS = (CHUNKS + WARPS_K - 1) / WARPS_K;
 constexpr int TILE = TILE_N * 8;  // 16-byte pieces of a tile of weights
-constexpr int THREADS = WM * WK * 32;
+constexpr int THREADS = WARPS_M * WARPS_K * 32;
 constexpr int SAMPLES = G * TAPS * ROWS;
 constexpr int COLUMNS = TILE_N / 8;  // products of a warp side by side
 
-static_assert(ROWS % TILE_W == 0 && TILE_N % 32 == 0 && STAGES >= 2, "no such tile");
 
-// Add the bias and write 8 neighbouring channels of a pixel.
-CONVKIT_INLINE void store(T* pixel, int channel, long long plane, const float* sums, const T* bias) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        if (N % 8 != 0 && channel + i >= N) break;
-        float value = sums[i] + to_float(bias[channel + i]);
-        if (RELU) value = value < 0.f ? 0.f : value;  // keeps what is not a number
-        pixel[(OUT_PLANES ? plane : 1ll) * (channel + i)] = from_float<T>(value);
-    }
-}
+struct SharedStorage {
+    uint4 weight_tiles[STAGES][WARPS_K][TILE];
+    Weights weights[G * TAPS][ROWS];  // bilinear weights
+    unsigned corners[G * TAPS][ROWS];
+};
+// The sums of one of the warps that share pixels, in the memory of the above: [WARPS_M][COLUMNS * 4][32].
+constexpr int SUM_BYTES = WARPS_K > 1 ? WARPS_M * COLUMNS * 4 * 32 * int(sizeof(float)) : 0;
+
+static_assert(ROWS % TILE_W == 0 && TILE_N % 32 == 0 && STAGES >= 2, "no such tile");
+static_assert(SHARED == (int(sizeof(SharedStorage)) > SUM_BYTES ? int(sizeof(SharedStorage)) : SUM_BYTES),
+              "SHARED is not what the block lays out");
+static_assert(SHARED <= 48 * 1024, "too much shared memory");
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     convkit_dcnv2_tensor(const T* x, const T* offset, const T* mask, const T* weight, const T* bias, T* out, int batch,
                          int height, int width, int out_height, int out_width, int offset_image, int offset_channel,
                          int offset_pixel, int mask_image, int mask_channel, int mask_pixel) {
     extern __shared__ uint4 memory[];
-    uint4* tiles = memory;                                             // [STAGES][WK][TILE]
-    Weights* weights = (Weights*)(tiles + STAGES * WK * TILE);         // [G * TAPS][ROWS]
-    unsigned* corners = (unsigned*)(weights + SAMPLES);                // [G * TAPS][ROWS]
+    SharedStorage& shared = *(SharedStorage*)memory;
+    uint4* const tiles = &shared.weight_tiles[0][0][0];
+    Weights* const weights = &shared.weights[0][0];
+    unsigned* const corners = &shared.corners[0][0];
 
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    const int wm = warp % WM, wk = warp / WM, piece = lane % 8;
+    const int wm = warp % WARPS_M, wk = warp / WARPS_M, piece = lane % 8;
     const int tiles_x = (out_width + TILE_W - 1) / TILE_W, tiles_y = (out_height + TILE_H - 1) / TILE_H;
     const int image = blockIdx.x / (tiles_x * tiles_y), place_in = blockIdx.x % (tiles_x * tiles_y);
     const int first_x = place_in % tiles_x * TILE_W, first_y = place_in / tiles_x * TILE_H;
@@ -53,10 +55,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const uint4* source = (const uint4*)weight + (long long)blockIdx.y * CHUNKS * TILE;
     auto copy = [&](int turn) {
         if (turn < TURNS) {
-            uint4* to = tiles + turn % STAGES * (WK * TILE);
-            for (int i = thread; i < WK * TILE; i += THREADS)
-                if (CHUNKS % WK == 0 || turn * WK + i / TILE < CHUNKS)
-                    copy16(to + i, source + (long long)turn * WK * TILE + i);
+            uint4* to = tiles + turn % STAGES * (WARPS_K * TILE);
+            for (int i = thread; i < WARPS_K * TILE; i += THREADS)
+                if (CHUNKS % WARPS_K == 0 || turn * WARPS_K + i / TILE < CHUNKS)
+                    copy16(to + i, source + (long long)turn * WARPS_K * TILE + i);
         }
         commit_copies();
     };
@@ -72,8 +74,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if (y < out_height && px < out_width)
             raw = read(offset, {offset_image, offset_channel, offset_pixel}, mask,
                        {mask_image, mask_channel, mask_pixel}, image, t, y * out_width + px);
-        const Sample sample = sample_of(raw, image, t % TAPS, y, px, sizes);
-        corners[t * ROWS + r] = sample.corner;
+        const Sample sample = sample_of(raw, t % TAPS, y, px, sizes);
+        corners[t * ROWS + r] = corner_of(sample, image, sizes);
         weights[t * ROWS + r] = weights_of(sample);
     }
     __syncthreads();
@@ -105,11 +107,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 
     for (int turn = 0; turn < TURNS; ++turn) {
-        const int chunk = turn * WK + wk;
+        const int chunk = turn * WARPS_K + wk;
         wait_copies<STAGES - 2>();
         __syncthreads();  // the tiles of this turn have come, and those of the last one are no longer read
         copy(turn + STAGES - 1);
-        if (CHUNKS % WK == 0 || chunk < CHUNKS) {
+        if (CHUNKS % WARPS_K == 0 || chunk < CHUNKS) {
             unsigned a[2][2][4];
 #pragma unroll
             for (int eight = 0; eight < 2; ++eight) {
@@ -117,10 +119,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                 unsigned first[4], second[4];
                 blend(first, v[eight][0], weights[k]);
                 blend(second, v[eight][1], weights[k + 1]);
-                if (chunk + WK < CHUNKS) load(chunk + WK, eight);
+                if (chunk + WARPS_K < CHUNKS) load(chunk + WARPS_K, eight);
                 exchange(a, eight, first, second, piece >= 4);
             }
-            const uint4* tile = tiles + (turn % STAGES * WK + wk) * TILE;
+            const uint4* tile = tiles + (turn % STAGES * WARPS_K + wk) * TILE;
 #pragma unroll
             for (int n = 0; n < COLUMNS; ++n)
 #pragma unroll
@@ -133,10 +135,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 
     // The sums of warps that share pixels meet in shared memory, one after another.
-    if (WK > 1) {
-        float* sums = (float*)memory;  // [WM][COLUMNS * 4][32]
+    if (WARPS_K > 1) {
+        float* sums = (float*)memory;  // [WARPS_M][COLUMNS * 4][32]
 #pragma unroll
-        for (int from = 1; from < WK; ++from) {
+        for (int from = 1; from < WARPS_K; ++from) {
             __syncthreads();
             if (wk == from)
 #pragma unroll
@@ -152,17 +154,21 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const long long plane = (long long)out_height * out_width;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const int r = wm * 16 + half * 8 + lane / 4, y = first_y + r / TILE_W, px = first_x + r % TILE_W;
+        const int r = row_of(thread, half * 8), y = first_y + r / TILE_W, px = first_x + r % TILE_W;
         if (y >= out_height || px >= out_width) continue;
         const long long pixel = (long long)y * out_width + px;
         T* to = OUT_PLANES ? out + (long long)image * N * plane + pixel : out + (image * plane + pixel) * N;
 #pragma unroll
         for (int block = 0; block < TILE_N / 32; ++block) {
-            const int channel = blockIdx.y * TILE_N + block * 32 + lane % 4 * 8;
-            float values[8];
+            const int o = block * 16 + half * 8, channel = blockIdx.y * TILE_N + column_of(lane, o);
+            if (channel >= N) continue;
+            float values[8], added[8];
 #pragma unroll
-            for (int i = 0; i < 8; ++i) values[i] = acc[block * 4 + i / 2][half * 2 + i % 2];
-            if (channel < N) store(to, channel, plane, values, bias);
+            for (int i = 0; i < 8; ++i) {
+                values[i] = acc[sum_of(o + i) / 4][sum_of(o + i) % 4];
+                added[i] = N % 8 == 0 || channel + i < N ? to_float(bias[channel + i]) : 0.f;
+            }
+            store<8, false>(to, channel, plane, values, added);
         }
     }
 }

@@ -12,20 +12,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.warp_variants import warp_variants
 
-from convkit import DevicePreprocess, Placement
+from convkit import DevicePreprocess
 from convkit.cuda import Variant
 from convkit.errors import KernelArgumentError, KernelError
 from convkit.processing.image_warp import (
+    FRAMED_RECORD,
     IMAGE_RECORD,
     ImageWarp,
     fit_levels,
-    image_row,
-    image_table,
     line_values,
     rounded,
     warp,
-    warp_variants,
 )
 from convkit.testing.cuda_host import run_on_host
 from convkit_models.centernet._preprocess import Affine
@@ -40,23 +39,26 @@ def noise(rows: int, columns: int, channels: int = 3, seed: int = 0) -> np.ndarr
     return np.random.default_rng(seed).integers(0, 256, (rows, columns, channels), dtype=np.uint8)
 
 
-def placed(matrix: Any, channels: int = 3) -> Placement:
-    return Placement((channels, 0, 0), np.asarray(matrix, np.float32))
-
-
-def pack(images: Sequence[np.ndarray], matrices: Sequence[Any], gap: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return the table of images and the shortest buffer that holds them, ``gap`` bytes apart."""
-    channels, offsets, buffer = images[0].shape[2], [], bytearray()
+def pack(
+    images: Sequence[np.ndarray],
+    matrices: Sequence[Any],
+    gap: int = 0,
+    settings: ImageWarp | None = None,
+    rectangles: Sequence[Sequence[int]] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the table of images and the shortest buffer that contains them, ``gap`` bytes apart."""
+    settings = settings or ImageWarp(RAMP[:1], channels=images[0].shape[2], border=(0,) * images[0].shape[2])
+    offsets, buffer = [], bytearray()
     for image in images:
         buffer += bytes(gap)
         offsets.append(len(buffer))
         buffer += image.tobytes()
     buffer += bytes(-len(buffer) % 4)
-    sizes = [(image.shape[0], image.shape[1]) for image in images]
-    placements = [placed(matrix) for matrix in matrices]
-    return image_table(placements, offsets, sizes, channels=channels, capacity=len(buffer)), np.frombuffer(
-        bytes(buffer), np.uint8
-    ).copy()
+    sources = [
+        settings.image(*image.shape[:2], matrix, rectangle=rectangles[index] if rectangles else None)
+        for index, (image, matrix) in enumerate(zip(images, matrices, strict=True))
+    ]
+    return settings.table(sources, offsets, len(buffer)), np.frombuffer(bytes(buffer), np.uint8).copy()
 
 
 def on_host(
@@ -69,7 +71,7 @@ def on_host(
     stored = np.dtype("uint16" if dtype == "bfloat16" else dtype)
     output = np.full(shape, 0x7FFF if dtype == "bfloat16" else np.nan, stored)
     values = [table.view(np.uint8), pixels, settings.values(dtype), output, settings.border, height, width]
-    run_on_host(variant, variant.geometry(batch=batch, height=height, width=width), values, **how)
+    run_on_host(variant, variant.launch_config(batch=batch, height=height, width=width), values, **how)
     if dtype == "bfloat16":
         output = (output.astype(np.uint32) << 16).view(np.float32)
     return np.moveaxis(output, -1, 1).astype(np.float32) if constants["LAST"] else output.astype(np.float32)
@@ -158,6 +160,69 @@ def test_letterbox_by_its_definition(rows: int, columns: int, half_pixel: bool, 
         assert np.abs(found - exact).max() <= 0.51
 
 
+def opencv_letterbox(
+    image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], rectangle: Sequence[int], border: Sequence[int]
+) -> np.ndarray:
+    """OpenCV's warp with a replicated edge within the rectangle, the border outside of it."""
+    height, width = size
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    inside = cv2.warpAffine(image, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    left, top, right, bottom = rectangle
+    result = np.empty_like(inside)
+    result[:] = border
+    result[top:bottom, left:right] = inside[top:bottom, left:right]
+    return result
+
+
+@settings(max_examples=60)
+@given(
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.tuples(st.integers(1, 70), st.integers(1, 150)),
+    st.integers(0, 99),
+)
+def test_a_replicated_edge_is_that_of_opencv(image_size: tuple[int, int], size: tuple[int, int], seed: int) -> None:
+    (rows, columns), (height, width) = image_size, size
+    image, border = noise(rows, columns, seed=seed), (114, 3, 250)
+    matrix = letterbox(rows, columns, height, width, half_pixel=True)
+    scale = min(height / rows, width / columns)
+    left, top = round((width - scale * columns) / 2), round((height - scale * rows) / 2)
+    rectangle = (left, top, max(width - left, left), max(height - top, top))
+    expected = opencv_letterbox(image, matrix, size, rectangle, border)
+    warp_of = ImageWarp(RAMP, border=border, edge="replicate")
+    table, pixels = pack([image], [matrix], seed % 4, warp_of, [rectangle])
+    found = on_host(warp_of, warp_of.variant("float32"), table, pixels, size)[0].transpose(1, 2, 0)
+    difference = np.abs(found - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).sum() <= 3  # OpenCV's last columns have no fused multiply-add
+    np.testing.assert_array_equal(found.transpose(2, 0, 1), warp(warp_of, table, pixels, height, width)[0])
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_an_enlarged_image_is_that_of_opencvs_resize_up_to_its_edge(scale: int) -> None:
+    """cv2.resize, as the YOLO family does it, has fixed-point weights: one level of difference is its own rounding."""
+    image = noise(9, 13)
+    height, width = 9 * scale + 10, 13 * scale + 6
+    rectangle = (3, 5, 3 + 13 * scale, 5 + 9 * scale)
+    matrix = np.array([[1 / scale, 0, (0.5 - 3) / scale - 0.5], [0, 1 / scale, (0.5 - 5) / scale - 0.5]])
+    expected = np.full((height, width, 3), 114, np.uint8)
+    expected[5 : 5 + 9 * scale, 3 : 3 + 13 * scale] = cv2.resize(image, None, fx=scale, fy=scale)
+    warp_of = ImageWarp(RAMP, border=(114,) * 3, edge="replicate")
+    table, pixels = pack([image], [matrix], 0, warp_of, [rectangle])
+    found = on_host(warp_of, warp_of.variant("float32", last=True), table, pixels, (height, width), guard="end")
+    assert np.abs(found[0].transpose(1, 2, 0) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "matrix", [[[1e6, 0, 0], [0, 1e6, 0]], [[-3, 5, -8e6], [8e6, -8e6, 8e6]], [[0, 0, -8e6], [0, 0, 8e6]]]
+)
+def test_extreme_maps_with_a_replicated_edge_read_nothing_outside(matrix: Any) -> None:
+    warp_of = ImageWarp(RAMP, border=(5, 6, 7), edge="replicate")
+    table, pixels = pack([noise(6, 6)], [matrix], 0, warp_of, [(0, 0, 40, 20)])
+    found = on_host(warp_of, warp_of.variant("float32"), table, pixels, (20, 40), guard="end")
+    levels = set(pixels.tolist())
+    assert set(found.astype(int).ravel().tolist()) <= levels
+
+
 def test_ties_go_where_the_rounding_says() -> None:
     """Half-way between levels 10 and 11, and between 11 and 12."""
     image = np.array([[10, 11, 12]], np.uint8)[..., None].repeat(3, 2)
@@ -182,16 +247,20 @@ def test_every_variant_is_its_reference(variant: Variant) -> None:
     slopes = np.array([[0.0173], [0.0181], [0.0166]])
     levels = (np.sqrt(RAMP) if constants["LINES"] == 0 else RAMP.astype(np.float64) * slopes - 2.1).astype(np.float32)
     kept = min(3, channels)
+    edge: Any = ("border", "replicate")[int(constants["EDGE"])]
     settings = ImageWarp(
         levels[:kept],
         channels=channels,
         border=(7, 100, 201, 50)[:channels],
         swap=bool(constants["SWAP"]),
         rounding=("none", "even", "up")[int(constants["ROUND"])],
+        edge=edge,
     )
     assert settings.variant(str(constants["T"]), slots=slots, last=bool(constants["LAST"])) == variant
     images = [noise(*size, channels, seed) for seed, size in enumerate(MIXED)]
-    table, pixels = pack(images, [letterbox(*size, 19, 150, True) for size in MIXED], gap=5)
+    framed = [(3 * index, index, 150 - index, 19 - index) for index in range(len(MIXED))]
+    matrices = [letterbox(*size, 19, 150, True) for size in MIXED]
+    table, pixels = pack(images, matrices, 5, settings, None if edge == "border" else framed)
     expected = rounded(warp(settings, table, pixels, 19, 150), str(constants["T"]))
     found = on_host(settings, variant, table, pixels, (19, 150))
     np.testing.assert_array_equal(found[:, :kept], expected)
@@ -250,7 +319,7 @@ def test_rows_may_lie_apart(matrix: Any) -> None:
     whole = noise(40, 50)
     window = np.ascontiguousarray(whole[5:16, 7:20])
     settings = ImageWarp(RAMP, border=(1, 2, 3))
-    inside = image_table([placed(matrix)], [5 * 150 + 21], [(11, 13)], pitches=[150], capacity=6000)
+    inside = settings.table([settings.image(11, 13, matrix, pitch=150)], [5 * 150 + 21], 6000)
     found = on_host(settings, settings.variant("float32"), inside, whole.reshape(-1), (24, 24))
     np.testing.assert_array_equal(
         found, on_host(settings, settings.variant("float32"), *pack([window], [matrix]), (24, 24))
@@ -265,15 +334,17 @@ def test_centernet_is_the_host_bit_for_bit(resize: str, rows: int, columns: int)
     device = host.on_device()
     assert isinstance(device, DevicePreprocess)
     image = noise(rows, columns)
-    expected, placement = host(image), device.place(rows, columns)
-    assert placement.shape == expected.tensor.shape
+    expected, placement = host(image), device.place(image)
+    tensor = expected.tensors["images"]
+    assert placement.shapes == {"images": tensor.shape}
     assert placement.meta == expected.meta
-    table = np.array([device.row(placement, rows, columns, 0)], device.record)
+    assert placement.payload is image
+    table = np.array([device.row(placement, 0)], device.record)
     pixels = np.concatenate([image.reshape(-1), np.zeros(-image.size % 4, np.uint8)])
     settings = ImageWarp(host.table)
     for dtype in ("float32", "float16"):
-        found = on_host(settings, settings.variant(dtype), table, pixels, placement.shape[1:])[0]
-        np.testing.assert_array_equal(found, rounded(expected.tensor, dtype))
+        found = on_host(settings, settings.variant(dtype), table, pixels, tensor.shape[1:])[0]
+        np.testing.assert_array_equal(found, rounded(tensor, dtype))
     assert settings.variant("float16") in device.kernels()
 
 
@@ -292,7 +363,7 @@ def test_lines_give_usual_normalisations_exactly(mean: tuple[float, ...], std: t
 
 def test_levels_on_no_line_are_looked_up() -> None:
     assert dict(ImageWarp(np.sqrt(RAMP)).variant("float16").constants)["LINES"] == 0
-    with pytest.raises(KernelArgumentError, match="on no line"):
+    with pytest.raises(KernelArgumentError, match="not on a line"):
         ImageWarp(np.sqrt(RAMP), rounding="none")
 
 
@@ -305,45 +376,64 @@ def test_rounding_is_that_of_torch() -> None:
 
 def test_the_record_is_what_the_kernel_reads() -> None:
     """Field by field, as a C++ program would write it."""
-    table = image_table([placed([[1, 2, 3], [4, 5, 6]])], [2**40], [(7, 8)], pitches=[99])
-    raw = table.tobytes()
+    settings = ImageWarp(RAMP)
+    raw = settings.table([settings.image(7, 8, [[1, 2, 3], [4, 5, 6]], pitch=99)], [2**40]).tobytes()
     assert len(raw) == IMAGE_RECORD.itemsize == 48
     assert np.frombuffer(raw[:8], "<i8")[0] == 2**40
     assert np.frombuffer(raw[8:24], "<i4").tolist() == [7, 8, 99, 0]
     assert np.frombuffer(raw[24:], "<f4").tolist() == [1, 2, 3, 4, 5, 6]
-
-
-GOOD = placed([[1, 0, 0], [0, 1, 0]])
+    framed = ImageWarp(RAMP, edge="replicate")
+    image = framed.image(7, 8, [[1, 2, 3], [4, 5, 6]], pitch=99, rectangle=(-1, 2, 30, 4))
+    longer = framed.table([image], [2**40]).tobytes()
+    assert len(longer) == FRAMED_RECORD.itemsize == 64
+    assert longer[:48] == raw
+    assert np.frombuffer(longer[48:], "<i4").tolist() == [-1, 2, 30, 4]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"placements": [], "offsets": [], "sizes": []}, "one placement"),
-        ({"offsets": [0, 4]}, "one placement"),
-        ({"pitches": [24, 24]}, "one placement"),
-        ({"capacity": 190}, "Round its length"),
-        ({"capacity": 188}, "within its pixel buffer"),
-        ({"offsets": [-4]}, "within its pixel buffer"),
-        ({"pitches": [23]}, "within its pixel buffer"),
-        ({"sizes": [(0, 8)]}, "empty or too large"),
-        ({"sizes": [(8, 0)]}, "empty or too large"),
-        ({"sizes": [(30000, 30000)]}, "too large for 32-bit"),
-        ({"placements": [placed([[1, 0, np.nan], [0, 1, 0]])]}, "no usable matrix"),
-        ({"placements": [placed([[1, 0, 1e9], [0, 1, 0]])]}, "no usable matrix"),
-        ({"placements": [placed(np.eye(3))]}, "no usable matrix"),
+        ({"pitch": 23}, "rows of 24 bytes, but a pitch of 23"),
+        ({"height": 0}, "empty or too large"),
+        ({"width": 0}, "empty or too large"),
+        ({"height": 30000, "width": 30000}, "too large for 32-bit"),
+        ({"matrix": [[1, 0, np.nan], [0, 1, 0]]}, "no usable matrix"),
+        ({"matrix": [[1, 0, 1e9], [0, 1, 0]]}, "no usable matrix"),
+        ({"matrix": np.eye(3)}, "no usable matrix"),
+        ({"rectangle": (0, 0, 8, 8)}, "the edge is 'border'"),
     ],
 )
-def test_records_that_no_kernel_can_use_are_refused(change: dict[str, Any], message: str) -> None:
-    arguments = {"placements": [GOOD], "offsets": [0], "sizes": [(8, 8)], "capacity": 192}
-    assert len(image_table(**arguments)) == 1
+def test_images_that_no_kernel_can_use_are_refused(change: dict[str, Any], message: str) -> None:
+    settings, arguments = ImageWarp(RAMP), {"height": 8, "width": 8, "matrix": [[1, 0, 0], [0, 1, 0]]}
+    settings.image(**arguments)
     with pytest.raises(KernelArgumentError, match=message):
-        image_table(**{**arguments, **change})
+        settings.image(**{**arguments, **change})
 
 
-def test_a_row_is_one_record() -> None:
-    row = image_row(GOOD, 12, 8, 9, 27)
-    assert np.array([row], IMAGE_RECORD) == image_table([GOOD], [12], [(8, 9)])
+@pytest.mark.parametrize("rectangle", [None, (1, 2, 3)])
+def test_a_replicated_edge_needs_a_rectangle(rectangle: Any) -> None:
+    with pytest.raises(KernelArgumentError, match="the edge is 'replicate'"):
+        ImageWarp(RAMP, edge="replicate").image(8, 8, [[1, 0, 0], [0, 1, 0]], rectangle=rectangle)
+
+
+@pytest.mark.parametrize(
+    ("count", "offsets", "capacity", "message"),
+    [
+        (0, [], None, "an offset for each"),
+        (1, [0, 4], None, "an offset for each"),
+        (1, [0], 190, "Round its length"),
+        (1, [0], 188, "not within its pixel buffer"),
+        (1, [-4], 192, "not within its pixel buffer"),
+    ],
+)
+def test_tables_that_lead_outside_the_buffer_are_refused(
+    count: int, offsets: list[int], capacity: int | None, message: str
+) -> None:
+    settings = ImageWarp(RAMP)
+    image = settings.image(8, 8, [[1, 0, 0], [0, 1, 0]])
+    assert len(settings.table([image], [0], 192)) == 1
+    with pytest.raises(KernelArgumentError, match=message):
+        settings.table([image] * count, offsets, capacity)
 
 
 @pytest.mark.parametrize(
@@ -358,6 +448,7 @@ def test_a_row_is_one_record() -> None:
         ({"border": (0, 0)}, "not a pixel"),
         ({"border": (0, 0, 256)}, "not a pixel"),
         ({"rounding": "down"}, "no rounding"),
+        ({"edge": "wrap"}, "no edge"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -365,9 +456,19 @@ def test_settings_that_make_no_sense_are_refused(arguments: dict[str, Any], mess
         ImageWarp(**{"levels": RAMP, **arguments})
 
 
-def array(shape: tuple[int, ...], typestr: str = "<f2", strides: tuple[int, ...] | None = None) -> Any:
-    interface = {"shape": shape, "typestr": typestr, "strides": strides, "data": (1 << 20, False), "version": 3}
-    return SimpleNamespace(shape=shape, __cuda_array_interface__=interface)
+class OnGpu:
+    """An array that says that it is on a GPU."""
+
+    def __init__(self, **interface: Any) -> None:
+        self.interface, self.device = interface, SimpleNamespace(id=0)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return self.interface
+
+
+def array(shape: tuple[int, ...], typestr: str = "<f2", strides: tuple[int, ...] | None = None) -> OnGpu:
+    return OnGpu(shape=shape, typestr=typestr, strides=strides, data=(1 << 20, False), version=3)
 
 
 @pytest.mark.parametrize(
@@ -379,11 +480,12 @@ def array(shape: tuple[int, ...], typestr: str = "<f2", strides: tuple[int, ...]
         (array((3, 8, 8)), array((2, 48), "|u1"), r"must be \[B, C, H, W\]"),
         (array((2, 3, 0, 8)), array((2, 48), "|u1"), r"must be \[B, C, H, W\]"),
         (array((2, 3, 8, 8), strides=(384, 128, 2, 16)), array((2, 48), "|u1"), "contiguous or channels-last"),
-        (array((2, 3, 8, 8)), array((3, 48), "|u1"), "2 images need"),
-        (array((2, 3, 8, 8)), array((96,), "|u1"), "2 images need"),
+        (array((2, 3, 8, 8)), array((2, 64), "|u1"), r"expected \[2, 48\]"),
+        (array((2, 3, 8, 8)), array((3, 48), "|u1"), r"'table' has the shape .* expected \[2, 48\]"),
+        (array((2, 3, 8, 8)), array((96,), "|u1"), r"'table' has the shape .* expected \[2, 48\]"),
         (array((1, 3, 32768, 32768)), array((1, 48), "|u1"), "too large for 32-bit"),
         (array((70000, 3, 8, 8)), array((70000, 48), "|u1"), "above the limit"),
-        ("tensor", array((1, 48), "|u1"), "no array on a GPU"),
+        ("tensor", array((1, 48), "|u1"), "'output' is a str: no cupy array"),
     ],
 )
 def test_launches_that_cannot_work_are_refused_without_a_gpu(output: Any, table: Any, message: str) -> None:

@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from convkit import Placement
 from convkit.cuda import load
 from convkit.errors import KernelArgumentError
-from convkit.processing.image_warp import ImageWarp, image_table, warp
+from convkit.processing.image_warp import ImageWarp, SourceImage, warp
 from convkit_models.centernet._preprocess import Affine
 
 pytestmark = pytest.mark.gpu
@@ -28,7 +27,7 @@ def noise(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (rows, columns, 3), dtype=np.uint8)
 
 
-def upload(images: Sequence[np.ndarray], placements: Sequence[Placement]) -> tuple[Any, Any]:
+def upload(settings: ImageWarp, images: Sequence[np.ndarray], sources: Sequence[SourceImage]) -> tuple[Any, Any]:
     """Return the table and the pixels on the GPU; images begin at odd offsets."""
     offsets, buffer = [], bytearray()
     for image in images:
@@ -36,7 +35,7 @@ def upload(images: Sequence[np.ndarray], placements: Sequence[Placement]) -> tup
         offsets.append(len(buffer))
         buffer += image.tobytes()
     buffer += bytes(-len(buffer) % 4)
-    table = image_table(placements, offsets, [image.shape[:2] for image in images], capacity=len(buffer))
+    table = settings.table(sources, offsets, len(buffer))
     return on_gpu(table.view(np.uint8).reshape(len(table), -1)), on_gpu(np.frombuffer(bytes(buffer), np.uint8))
 
 
@@ -54,8 +53,8 @@ def batch() -> tuple[Any, Any, Any, Any]:
     """The preprocess, the table, the pixels, and what the host makes of the mixed images."""
     host = Affine(CENTERNET)
     device, images = host.on_device(), [noise(*size, seed) for seed, size in enumerate(MIXED)]
-    table, pixels = upload(images, [device.place(*size) for size in MIXED])
-    return device, table, pixels, torch.from_numpy(np.stack([host(image).tensor for image in images]))
+    table, pixels = upload(device._warp, images, [device.place(image).detail for image in images])
+    return device, table, pixels, torch.from_numpy(np.stack([host(image).tensors["images"] for image in images]))
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -64,7 +63,7 @@ def test_mixed_batch_is_the_host(batch: Any, dtype: Any, last: bool) -> None:
     """At most a few values are one level off: OpenCV's last columns depend on the processor."""
     device, table, pixels, host = batch
     output = poisoned(host.shape, dtype, last)
-    device.launch(table, pixels, output, torch.cuda.current_stream().cuda_stream)
+    device.launch(table, pixels, {"images": output}, torch.cuda.current_stream().cuda_stream)
     found = output.cpu().float()
     wrong = found != host.to(dtype).float()
     assert wrong.sum() <= 10
@@ -75,9 +74,9 @@ def test_mixed_batch_is_the_host(batch: Any, dtype: Any, last: bool) -> None:
 def test_padded_channels_are_zero(batch: Any, slots: int) -> None:
     device, table, pixels, host = batch
     output = poisoned((len(host), slots, 512, 512), torch.float16, last=True)
-    device.launch(table, pixels, output, torch.cuda.current_stream().cuda_stream)
+    device.launch(table, pixels, {"images": output}, torch.cuda.current_stream().cuda_stream)
     plain = poisoned(host.shape, torch.float16)
-    device.launch(table, pixels, plain, torch.cuda.current_stream().cuda_stream)
+    device.launch(table, pixels, {"images": plain}, torch.cuda.current_stream().cuda_stream)
     assert torch.equal(output[:, :3], plain)
     assert not output[:, 3:].any()
 
@@ -95,7 +94,8 @@ def test_yolo_letterbox_of_any_size(size: tuple[int, int]) -> None:
         )
         matrices.append(cv2.invertAffineTransform(forward).astype(np.float32))
     settings = ImageWarp(RAMP, border=(114,) * 3, swap=True)
-    table, pixels = upload(images, [Placement((3, height, width), matrix) for matrix in matrices])
+    sources = [settings.image(*image.shape[:2], matrix) for image, matrix in zip(images, matrices, strict=True)]
+    table, pixels = upload(settings, images, sources)
     output = poisoned((len(images), 3, height, width))
     settings.launch(table, pixels, output)
     for image, matrix, found in zip(images, matrices, output.cpu().numpy(), strict=True):
@@ -106,19 +106,48 @@ def test_yolo_letterbox_of_any_size(size: tuple[int, int]) -> None:
         assert np.count_nonzero(difference) <= 10
 
 
+@pytest.mark.parametrize("size", [(544, 960), (2000, 1300), (100, 33), (1, 1)])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_replicated_edge_is_that_of_opencv(size: tuple[int, int], last: bool) -> None:
+    height, width = size
+    images, sources, expected = [noise(*each, 5) for each in MIXED[:7]], [], []
+    settings = ImageWarp(RAMP, border=(114, 3, 250), edge="replicate")
+    for image in images:
+        rows, columns = image.shape[:2]
+        scale = min(height / rows, width / columns)
+        left, top = int((width - scale * columns) / 2), int((height - scale * rows) / 2)
+        matrix = np.array([[1 / scale, 0, (0.5 - left) / scale - 0.5], [0, 1 / scale, (0.5 - top) / scale - 0.5]])
+        rectangle = (left, top, max(width - left, left), max(height - top, top))
+        sources.append(settings.image(rows, columns, matrix, rectangle=rectangle))
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        inside = cv2.warpAffine(
+            image, matrix.astype(np.float32), (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        )
+        expected.append(np.empty_like(inside))
+        expected[-1][:] = settings.border_pixel
+        shown = slice(rectangle[1], rectangle[3]), slice(rectangle[0], rectangle[2])
+        expected[-1][shown] = inside[shown]
+    table, pixels = upload(settings, images, sources)
+    output = poisoned((len(images), 3, height, width), last=last)
+    settings.launch(table, pixels, output)
+    for found, wanted in zip(output.cpu().numpy(), expected, strict=True):
+        difference = np.abs(found.transpose(1, 2, 0) - wanted)
+        assert difference.max() <= 1
+        assert np.count_nonzero(difference) <= 10
+
+
 @pytest.mark.parametrize("rounding", ["none", "even", "up"])
 def test_any_affine_map_is_the_reference(rounding: Any) -> None:
     rng = np.random.default_rng(3)
     images = [noise(*size, 9) for size in MIXED[2:6]]
-    placements = [
-        Placement((3, 0, 0), (rng.normal(size=(2, 3)) * [1, 1, 100]).astype(np.float32)) for _ in range(len(images))
-    ]
+    matrices = [rng.normal(size=(2, 3)) * [1, 1, 100] for _ in images]
     levels = np.sqrt(RAMP) if rounding == "up" else RAMP
     settings = ImageWarp(levels, border=(1, 2, 3), rounding=rounding)
-    table, pixels = upload(images, placements)
+    sources = [settings.image(*image.shape[:2], matrix) for image, matrix in zip(images, matrices, strict=True)]
+    table, pixels = upload(settings, images, sources)
     output = poisoned((len(images), 3, 201, 303))
     settings.launch(table, pixels, output)
-    records = table.cpu().numpy().view(np.dtype(image_table(placements[:1], [0], [(1, 1)]).dtype)).reshape(-1)
+    records = table.cpu().numpy().view(settings.record).reshape(-1)
     expected = warp(settings, records, pixels.cpu().numpy(), 201, 303)
     np.testing.assert_allclose(output.cpu().numpy(), expected, atol=1e-3 if rounding == "none" else 0)
 
@@ -131,13 +160,13 @@ def test_a_captured_launch_follows_its_inputs(batch: Any) -> None:
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph, stream=stream):
-        device.launch(fixed_table, fixed_pixels, output, torch.cuda.current_stream().cuda_stream)
+        device.launch(fixed_table, fixed_pixels, {"images": output}, torch.cuda.current_stream().cuda_stream)
     fixed_table.copy_(table.flip(0))
     fixed_pixels.copy_(pixels)
     graph.replay()
     torch.cuda.synchronize()
     direct = poisoned(host.shape)
-    device.launch(table, pixels, direct, torch.cuda.current_stream().cuda_stream)
+    device.launch(table, pixels, {"images": direct}, torch.cuda.current_stream().cuda_stream)
     assert torch.equal(output, direct.flip(0))
 
 
@@ -155,9 +184,9 @@ def test_pointers_and_cupy_arrays_do_as_well(batch: Any) -> None:
     cupy = pytest.importorskip("cupy")
     device, table, pixels, host = batch
     output = cupy.full(tuple(host.shape), np.nan, np.float16)
-    device.launch(table.data_ptr(), pixels.data_ptr(), output, cupy.cuda.get_current_stream().ptr)
+    device.launch(table.data_ptr(), pixels.data_ptr(), {"images": output}, cupy.cuda.get_current_stream().ptr)
     plain = poisoned(host.shape, torch.float16)
-    device.launch(cupy.from_dlpack(table), cupy.from_dlpack(pixels), plain, 0)
+    device.launch(cupy.from_dlpack(table), cupy.from_dlpack(pixels), {"images": plain}, 0)
     torch.cuda.synchronize()
     np.testing.assert_array_equal(output.get(), plain.cpu().numpy())
 
@@ -168,14 +197,14 @@ def test_what_a_launch_cannot_take_is_refused(batch: Any) -> None:
     for bad, message in (
         ((table, pixels[1:], output), "multiple of 4"),
         ((table, pixels.int(), output), "dtype"),
-        ((table, pixels.cpu(), output), "device"),
-        ((table[1:], pixels, output), "images need"),
+        ((table, pixels.cpu(), output), "in host memory"),
+        ((table[1:], pixels, output), "'table' has the shape"),
         ((table, pixels, output.double()), "cannot be float64"),
         ((table, pixels, output[..., ::2]), "contiguous or channels-last"),
-        ((table, pixels, output.cpu()), "device"),
+        ((table, pixels, output.cpu()), "in host memory"),
     ):
         with pytest.raises(KernelArgumentError, match=message):
-            device.launch(*bad, 0)
+            device.launch(*bad[:2], {"images": bad[2]}, 0)
 
 
 def test_every_variant_of_the_adapter_loads(batch: Any) -> None:

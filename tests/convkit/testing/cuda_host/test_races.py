@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convkit.cuda import Argument, Kernel, Launch
+from convkit.cuda import Argument, Kernel, LaunchConfig
 from convkit.errors import KernelError
 from convkit.testing.cuda_host import run_on_host
 from convkit_plugins.dcnv2.cuda import HOPPER
@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> Run:
             f"const int t = threadIdx.x; __shared__ int v[256];\n{body}\n}}"
         )
         arguments = (Argument("x", "int32"), Argument("y", "int32", output=True))
-        launch = Launch((blocks, 1, 1), (threads, 1, 1), 4096)
+        launch = LaunchConfig((blocks, 1, 1), (threads, 1, 1), 4096)
         kernel = Kernel("probe", source, arguments, lambda: launch)
         x, y = np.arange(1024, dtype=np.int32), np.zeros(1024, np.int32)
         run_on_host(kernel.variant(), launch, (x, y), races=True, **options)

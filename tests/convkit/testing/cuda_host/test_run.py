@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from convkit.cuda import Argument, Kernel, Launch, Variant
+from convkit.cuda import Argument, Kernel, LaunchConfig, Variant
 from convkit.errors import EnvironmentProblem, KernelArgumentError, KernelError
 from convkit.testing.cuda_host import run_on_host
 
@@ -27,14 +27,16 @@ def build(tmp_path: Path) -> Build:
         source.write_text(
             f'#include "convkit.cuh"\n{before}\nextern "C" __global__ void probe({parameters}) {{\n{body}\n}}'
         )
-        kernel = Kernel("probe", source, arguments, lambda: Launch((1, 1, 1), (1, 1, 1)), constants=tuple(constants))
+        kernel = Kernel(
+            "probe", source, arguments, lambda: LaunchConfig((1, 1, 1), (1, 1, 1)), constants=tuple(constants)
+        )
         return kernel.variant(**constants)
 
     return make
 
 
-def one_block(threads: int, shared: int = 0) -> Launch:
-    return Launch((1, 1, 1), (threads, 1, 1), shared)
+def one_block(threads: int, shared: int = 0) -> LaunchConfig:
+    return LaunchConfig((1, 1, 1), (threads, 1, 1), shared)
 
 
 SUM = """
@@ -68,7 +70,7 @@ def test_sums_through_shared_memory_and_shuffles(build: Build, order: Any, guard
     )
     x = np.random.default_rng(0).integers(-99, 99, 1000).astype(np.float32)
     y = np.full((4, 2), np.nan, np.float32)
-    run_on_host(variant, Launch((4, 1, 1), (256, 1, 1), 32), (x, y, 1000), order=order, guard=guard)
+    run_on_host(variant, LaunchConfig((4, 1, 1), (256, 1, 1), 32), (x, y, 1000), order=order, guard=guard)
     expected = np.pad(x, (0, 24)).reshape(4, 256).sum(1)
     np.testing.assert_array_equal(y, np.stack((expected, expected), 1))
 
@@ -83,7 +85,7 @@ def test_every_block_and_thread_runs_once(build: Build) -> None:
     )
     for order in ("forward", "reverse", 5):
         y = np.zeros((24, 105), np.int32)
-        run_on_host(variant, Launch((2, 3, 4), (7, 5, 3)), (y,), order=order)
+        run_on_host(variant, LaunchConfig((2, 3, 4), (7, 5, 3)), (y,), order=order)
         np.testing.assert_array_equal(y, np.arange(24)[:, None] * 1000 + np.arange(105))
 
 
@@ -161,7 +163,7 @@ def test_atomics(build: Build) -> None:
     x = np.random.default_rng(1).permutation(500).astype(np.int32) + 7
     counts, best, total = np.zeros(13, np.int32), np.zeros(1, np.uint64), np.zeros(1, np.float32)
     counts[10] = 10**6
-    run_on_host(variant, Launch((8, 1, 1), (64, 1, 1)), (x, counts, best, total, 500), order=4)
+    run_on_host(variant, LaunchConfig((8, 1, 1), (64, 1, 1)), (x, counts, best, total, 500), order=4)
     np.testing.assert_array_equal(counts[:10], np.bincount(x % 10))
     assert counts[10] == x.min()
     assert 0 < counts[11] == counts[12]
@@ -179,7 +181,7 @@ def test_every_half_becomes_the_float_that_numpy_reads(build: Build) -> None:
     )
     x = np.arange(65536, dtype=np.uint16).view(np.float16)
     y, z = np.empty(65536, np.float32), np.empty(65536, np.float16)
-    run_on_host(variant, Launch((64, 1, 1), (1024, 1, 1)), (x, y, z))
+    run_on_host(variant, LaunchConfig((64, 1, 1), (1024, 1, 1)), (x, y, z))
     np.testing.assert_array_equal(y, x.astype(np.float32))
     number = ~np.isnan(x)
     np.testing.assert_array_equal(z.view(np.uint16)[number], x.view(np.uint16)[number])
@@ -206,7 +208,7 @@ def test_floats_are_rounded_to_the_nearest_half_and_bfloat16(build: Build) -> No
     )
     x = np.concatenate((x, -x))
     y, z = np.empty(x.size, np.float16), np.empty(x.size, np.uint16)
-    run_on_host(variant, Launch((-(-x.size // 1024), 1, 1), (1024, 1, 1)), (x, y, z, x.size))
+    run_on_host(variant, LaunchConfig((-(-x.size // 1024), 1, 1), (1024, 1, 1)), (x, y, z, x.size))
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(y.view(np.uint16), x.astype(np.float16).view(np.uint16))
     np.testing.assert_array_equal(z, torch.from_numpy(x).bfloat16().view(torch.uint16).numpy())
@@ -296,7 +298,7 @@ def test_threads_wait_for_a_place_in_memory(build: Build, order: Any) -> None:
     variant = build("unsigned* y", body, Argument("y", "uint32", output=True), before=WATCH)
     for guard in (False, True):
         y = np.zeros((3, 100), np.uint32)
-        run_on_host(variant, Launch((3, 1, 1), (100, 1, 1)), (y,), order=order, guard=guard)
+        run_on_host(variant, LaunchConfig((3, 1, 1), (100, 1, 1)), (y,), order=order, guard=guard)
         np.testing.assert_array_equal(y, [np.arange(100)[::-1]] * 3)
 
 
@@ -344,19 +346,19 @@ def test_a_wait_that_is_missing_shows_in_the_order(build: Build) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("WAIT_FOR(flag, 1);", r"64 at a place in memory, \S*probe\.cu:\d+\.$"),
-        ("if (t < 40) WAIT_FOR(flag, t + 1);", r"40 at a place in memory, .*:\d+; 24 have returned\.$"),
+        ("WAIT_FOR(flag, 1);", r"64 at a memory location, \S*probe\.cu:\d+\.$"),
+        ("if (t < 40) WAIT_FOR(flag, t + 1);", r"40 at a memory location, .*:\d+; 24 have returned\.$"),
         (
             "if (t < 16) WAIT_FOR(flag, 1);\nelse if (t == 20) WAIT_FOR(flag, 2);",
-            r"16 at a place in memory, .*:\d+; 1 at a place in memory, .*:\d+; 47 have returned",
+            r"16 at a memory location, .*:\d+; 1 at a memory location, .*:\d+; 47 have returned",
         ),
         (
             "if (t == 0) WAIT_FOR(flag, 1);\n__syncthreads();\nflag = 1;",
-            "1 at a place in memory.*; 63 at a block barrier",
+            "1 at a memory location.*; 63 at a block barrier",
         ),
         (
             "if (t == 0) WAIT_FOR(flag, 1);\n__syncwarp();\nif (t == 1) flag = 1;",
-            r"1 at a place in memory, [^(]*; 31 at __syncwarp, .* \(mask 0xffffffff\); 32 have returned",
+            r"1 at a memory location, [^(]*; 31 at __syncwarp, .* \(mask 0xffffffff\); 32 have returned",
         ),
     ],
 )
@@ -366,7 +368,7 @@ def test_waiting_for_what_never_comes_is_an_error(build: Build, body: str, messa
     output = Argument("y", "uint32", output=True)
     variant, y = build("unsigned* y", start + body, output, before=WATCH), np.zeros(1, np.uint32)
     for guard in (False, True):
-        with pytest.raises(KernelError, match=rf"block \(0, 0, 0\) wait for others that never arrive: {message}"):
+        with pytest.raises(KernelError, match=rf"block \(0, 0, 0\) wait for threads that never arrive: {message}"):
             run_on_host(variant, one_block(64), (y,), order=order, guard=guard)
     clean = build(
         "unsigned* y", start + "if (t == 9) flag = 3;\nWAIT_FOR(flag, 3);\ny[0] = flag;", output, before=WATCH
@@ -423,7 +425,7 @@ def test_shared_memory_is_poisoned_before_each_block(build: Build) -> None:
         Argument("y", "float32", output=True),
     )
     y = np.zeros(6, np.float32)
-    run_on_host(variant, Launch((3, 1, 1), (1, 1, 1), 4), (y,))
+    run_on_host(variant, LaunchConfig((3, 1, 1), (1, 1, 1), 4), (y,))
     assert np.isnan(y).all()
 
 

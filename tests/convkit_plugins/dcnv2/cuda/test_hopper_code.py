@@ -6,18 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.dcn_variants import hopper_variants
 from support.sass import HGMMA, Instruction, Role, hazards, instructions, nvdisasm, parsed, roles, stalls
 
-from convkit.cuda import Image, Variant, check_bound, compile_variant, flatten
-from convkit_plugins.dcnv2.cuda import HOPPER, Layer, Tactic, hopper_variant, hopper_variants
+from convkit.cuda import CompiledKernel, Variant, check_limit, compile_variant, flatten
+from convkit_plugins.dcnv2.cuda import HOPPER, Layer, Tactic, hopper_variant
 
 needs_compiler = pytest.mark.skipif(nvdisasm() is None, reason="nvidia-cuda-nvdisasm is not installed")
 SQUARE = Layer(64, (3, 3), (1, 1), (1, 1))
 
 
-def variant_of(tactic: Tactic, filters: int = 64, *, exact: bool = False) -> Variant:
+def variant_of(tactic: Tactic, filters: int = 64, *, blend_fp32: bool = False) -> Variant:
     layer = replace(SQUARE, filters=filters)
-    return hopper_variant(layer, "float16", 128, tactic, sigmoid=True, exact=exact)
+    return hopper_variant(layer, "float16", 128, tactic, sigmoid=True, blend_fp32=blend_fp32)
 
 
 VARIANTS = [
@@ -26,18 +27,18 @@ VARIANTS = [
     variant_of(Tactic(256, 1, 3, 1, 1, 2, 3, 1, 1), 256),  # products of 128 columns
     variant_of(Tactic(64, 1, 6, 1, 1, 18, 6, 2, 1)),  # 64 registers for all
     variant_of(Tactic(64, 1, 2, 1, 1, 2, 3, 2, 2)),  # two blocks
-    variant_of(Tactic(128, 2, 3, 2, 2, 4, 5, 2, 1), 128, exact=True),  # a cluster
+    variant_of(Tactic(128, 2, 3, 2, 2, 4, 5, 2, 1), 128, blend_fp32=True),  # a cluster
 ]
 
 
-def disassembled(variant: Variant, folder: Path) -> tuple[Image, list[Instruction]]:
+def disassembled(variant: Variant, folder: Path) -> tuple[CompiledKernel, list[Instruction]]:
     pytest.importorskip("cupy")
     image = compile_variant(variant, "sm_90a", "cubin")
     (folder / "kernel.cubin").write_bytes(image.code)
     return image, instructions(folder / "kernel.cubin")
 
 
-def disagreements(variant: Variant, image: Image, code: list[Instruction]) -> list[str]:
+def disagreements(variant: Variant, image: CompiledKernel, code: list[Instruction]) -> list[str]:
     """What is wrong with the registers of the roles: they are too many together, or too few for the code of one."""
     constants = dict(variant.constants)
     producers, blocks = constants["PRODUCERS"], constants["BLOCKS"]
@@ -64,7 +65,7 @@ def test_nothing_comes_too_early_for_running_products(variant: Variant, tmp_path
     assert hazards(code) == []
     assert stalls(code) == []
     assert "serialized" not in image.log  # the compiler's word for products that it makes wait for each other
-    check_bound(image, variant)
+    check_limit(image, variant)
 
 
 @needs_compiler

@@ -1,12 +1,12 @@
-// Scores and boxes, in the very operations of the host's reference, so that the results are the same to the bit.
+// Scores and boxes, in the same operations as the host's decode, so that results are equal to the bit.
 //
-// No multiplication is fused with an addition: the host does not.
+// Multiplications and additions are not fused, because the host does not fuse them.
 #ifndef CENTERNET_BOXES_CUH
 #define CENTERNET_BOXES_CUH
 
 #include "convkit.cuh"
 
-constexpr int BACK = 8;  // numbers of an image: a 2 x 3 matrix from output map to image, the map's width, and 0
+constexpr int MATRIX = 8;  // numbers per image: a 2 x 3 matrix from the output map to the image, the map's width, and 0
 
 CONVKIT_INLINE double times(double a, double b) {
 #if CONVKIT_DEVICE
@@ -60,9 +60,10 @@ CONVKIT_INLINE float to_image(const double* row, float x, float y) {
 }
 
 // Two corners (x, y), (z, w), in cells, as pixels of the image.
-CONVKIT_INLINE float4 to_image(const double* back, float4 corners) {
-    return make_float4(to_image(back, corners.x, corners.y), to_image(back + 3, corners.x, corners.y),
-                       to_image(back, corners.z, corners.w), to_image(back + 3, corners.z, corners.w));
+CONVKIT_INLINE float4 to_image(const double* output_to_image, float4 corners) {
+    const double *first = output_to_image, *second = output_to_image + 3;
+    return make_float4(to_image(first, corners.x, corners.y), to_image(second, corners.x, corners.y),
+                       to_image(first, corners.z, corners.w), to_image(second, corners.z, corners.w));
 }
 
 // Write one row: a box in the image with its score and class.
@@ -75,7 +76,7 @@ CONVKIT_INLINE void write_row(float* row, float4 box, float score, float label) 
     row[5] = label;
 }
 
-// Write a row that stands for nothing.
+// Write a row without a box.
 CONVKIT_INLINE void clear_row(float* row) {
 #pragma unroll
     for (int column = 0; column < 6; ++column) row[column] = 0.0f;

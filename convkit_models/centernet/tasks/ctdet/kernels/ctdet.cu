@@ -1,21 +1,24 @@
-// CenterNet's heads or the tutorial's tensor to boxes in the image: peaks, the best K of them, their boxes; one launch.
+// CenterNet's heads or packed rows to boxes in the image in one launch: peaks, the best K of them, their boxes.
 //
-// Every block scans a part of one image's heat map. A thread reads tiles of UNROLL vectors of VECTOR values and notes
-// the highest one; a group of 1 to 32 threads notes its highest value, and whether it is a peak. The block that ends
-// last for an image decides; its steps wait for each other, so they are few and read little:
+// Every block scans a part of one image's heat map. A thread reads tiles of UNROLL vectors of VECTOR values and stores
+// the highest value of each tile; a group of 1 to 32 threads stores its highest value and whether that is a peak. The
+// last block of an image to finish selects the boxes. Its steps depend on each other, so they are few and read little:
 //
-//   1. Those peaks of the groups have a K-th largest. At least K peaks reach it: it is a lower bound of the K best.
-//   2. Only groups whose highest value reaches the bound, and of these only such tiles, can hold one of the K best;
-//      usually there are few more than K. They are read again, and cells that reach the bound are compared with their
-//      neighbours.
-//   3. The peaks that are left become boxes, each in the row that the number of better ones tells.
+//   1. The peaks among the groups' values have a K-th largest. At least K peaks reach it: it is a lower bound of the
+//      K best.
+//   2. Only tiles whose highest value reaches the bound can contain one of the K best; usually there are few more than
+//      K. They are read again, and cells that reach the bound are compared with their neighbours.
+//   3. The remaining peaks become boxes. The row of a box is the number of better peaks.
 //
-// Where more peaks reach the bound than shared memory holds, as in a map of one value, a higher bound is found with
-// histograms over them. Values, ranks and the order of results do not depend on which block is the last.
+// Where more peaks reach the bound than fit into shared memory, as in a map of one value, histograms over them give a
+// higher bound. Values, ranks and the order of results do not depend on which block is the last.
 //
-// Constants: T; LAYOUT 0 for planes [C, H, W], 1 for cells [H, W, C], 2 for the tutorial's rows of reg, wh, C logits
-// and C pooled logits; VECTOR, the values of one load; UNROLL; ROUNDS, the tiles of a thread; THREADS; RESIDENT, how
-// many blocks a multiprocessor must hold; CAPACITY >= K, 1024 or 2048. A benchmark may define STOP, the step to end at.
+// The first words of `scratch`, one per image, are tickets: they are 0 before and after a launch. A launch that was
+// aborted may leave other values; the host clears them.
+//
+// Constants: T; LAYOUT 0 for planes [C, H, W], 1 for cells [H, W, C], 2 for packed rows of reg, wh, C logits and C
+// pooled logits; VECTOR, the values of one load; UNROLL; ROUNDS, the tiles of a thread; THREADS; MIN_BLOCKS per
+// multiprocessor; CAPACITY >= K, 1024 or 2048. A benchmark may define STOP, the step to end at.
 #include "convkit.cuh"
 
 #include "bound.cuh"
@@ -27,17 +30,17 @@ typedef Code<T> Codes;
 typedef Codes::Bits Bits;
 
 constexpr int CHUNK = 32 * UNROLL;  // vectors of a warp
-constexpr int TURNS = THREADS >= 512 ? 1 : THREADS >= 256 ? 2 : 4;  // loads of a thread of the last block, on the way
-constexpr int HELD = THREADS >= 2048 ? 1 : 2048 / THREADS < 8 ? 2048 / THREADS : 8;  // keys that a thread keeps
-constexpr int ROOM = 2 * CAPACITY;  // tiles that shared memory lists
-constexpr int COUNTED = 512;        // peaks from which on sorting is faster than counting those that are better
+constexpr int IN_FLIGHT = THREADS >= 512 ? 1 : THREADS >= 256 ? 2 : 4;  // loads of a thread of the last block in flight
+constexpr int HELD_KEYS = THREADS >= 2048 ? 1 : 2048 / THREADS < 8 ? 2048 / THREADS : 8;  // keys per thread
+constexpr int LIST_SIZE = 2 * CAPACITY;  // tiles in the list in shared memory
+constexpr int COUNTED = 512;        // peaks from which on sorting is faster than counting better ones
 constexpr int PACK = 16 / sizeof(Bits), PACK_LOG = sizeof(Bits) == 2 ? 3 : 2;
 constexpr int HALF = THREADS / 2;
 
 static_assert(THREADS % 32 == 0 && BINS % THREADS == 0, "whole warps, and every thread the same number of bins");
-static_assert(TURNS * VECTOR <= 32 && TURNS * PACK <= 32, "one bit for each value");
+static_assert(IN_FLIGHT * VECTOR <= 32 && IN_FLIGHT * PACK <= 32, "one bit for each value");
 static_assert((UNROLL & (UNROLL - 1)) == 0, "UNROLL must be a power of two");
-static_assert(HALF <= ROOM, "room for the scores of half a block");
+static_assert(HALF <= LIST_SIZE, "room for the scores of half a block");
 
 #ifdef STOP
 #define STEP(number, result)                                                     \
@@ -49,9 +52,9 @@ static_assert(HALF <= ROOM, "room for the scores of half a block");
 #define STEP(number, result)
 #endif
 
-// What the blocks of an image tell the last of them: the codes of the tiles' highest values, and keys of the groups: the
-// highest value's upper half, and the lower half of its key or, if it is no peak, 0.
-struct Notes {
+// What the blocks of an image store for the last one: the codes of the tiles' highest values, and a key per group. Its
+// upper half is the group's highest value, its lower half that of the value's key, or 0 if the value is no peak.
+struct Summaries {
     Key* keys;
     Bits* codes;
     int groups, tiles, lanes_log;
@@ -64,9 +67,9 @@ struct Notes {
     }
 };
 
-// Scan a tile of the map for each thread and note what it holds.
-CONVKIT_INLINE void scan(const Map& map, const Notes& notes, int tile) {
-    const int lane = threadIdx.x & 31, begin = Notes::unit(tile, 0);
+// Scan a tile of the map per thread and store its summary.
+CONVKIT_INLINE void scan(const Map& map, const Summaries& summaries, int tile) {
+    const int lane = threadIdx.x & 31, begin = Summaries::unit(tile, 0);
     Piece pieces[UNROLL];
 #pragma unroll
     for (int row = 0; row < UNROLL; ++row)
@@ -82,9 +85,9 @@ CONVKIT_INLINE void scan(const Map& map, const Notes& notes, int tile) {
             unit = begin + 32 * row;
         }
     }
-    notes.codes[tile] = static_cast<Bits>(begin < map.units ? Codes::of(best) : 0);
+    summaries.codes[tile] = static_cast<Bits>(begin < map.units ? Codes::of(best) : 0);
 
-    const int lanes = 1 << notes.lanes_log;
+    const int lanes = 1 << summaries.lanes_log;
     const unsigned own = begin < map.units ? ascending(best) : 0;
     unsigned high = own;
     if (lanes == 32) {
@@ -100,7 +103,7 @@ CONVKIT_INLINE void scan(const Map& map, const Notes& notes, int tile) {
         const float value = value_of(high);
         const Piece piece = map.load(unit);
         int found = VECTOR;
-        if (LAYOUT == TUTORIAL) {
+        if (LAYOUT == PACKED) {
             const T* values = map.first + map.unit_offset(unit);
             for (found = 0; found < VECTOR; ++found)
                 if (to_float(values[found]) == value && to_float(values[found + map.classes]) == value) break;
@@ -115,10 +118,10 @@ CONVKIT_INLINE void scan(const Map& map, const Notes& notes, int tile) {
             if (map.is_peak(value, label, rank - label * map.cells())) key |= 0xffffffffu - rank;
         }
     }
-    notes.keys[tile >> notes.lanes_log] = key;
+    summaries.keys[tile >> summaries.lanes_log] = key;
 }
 
-// Count this block in. Once the former count is known to be the last but one, all that other blocks wrote can be read.
+// Increment the ticket and return its former value. The last block may then read what the others wrote.
 CONVKIT_INLINE unsigned long long arrive(unsigned long long* ticket) {
 #if CONVKIT_DEVICE
     unsigned long long before;
@@ -129,59 +132,59 @@ CONVKIT_INLINE unsigned long long arrive(unsigned long long* ticket) {
 #endif
 }
 
-// Numbers of tiles: the first ROOM of them in shared memory, the others in the scratch memory, which has room for all.
+// Numbers of tiles: the first LIST_SIZE of them in shared memory, the others in the scratch memory.
 struct List {
     int *near, *far;
 
     CONVKIT_INLINE int get(int index) const {
-        if (index < ROOM) return near[index];
+        if (index < LIST_SIZE) return near[index];
         return far[index];
     }
 
     CONVKIT_INLINE void set(int index, int tile) const {
-        if (index < ROOM)
+        if (index < LIST_SIZE)
             near[index] = tile;
         else
             far[index] = tile;
     }
 };
 
-// List the tiles that can hold a key from the bound up; group_of(entry) is one of the groups to look at.
+// List the tiles that can contain a key that reaches the bound; group_of(entry) is one of the candidate groups.
 template <typename GroupOf>
-CONVKIT_INLINE void list_tiles(const Map& map, const Notes& notes, int entries, Key bound, const List& list,
+CONVKIT_INLINE void list_tiles(const Map& map, const Summaries& summaries, int entries, Key bound, const List& list,
                                unsigned* count, GroupOf group_of) {
     const unsigned code = bound == 0 ? 0 : Codes::of(value_of(static_cast<unsigned>(bound >> 32)));
     const unsigned least = code > 1 ? code - 1 : 1;  // one less, because `of` may round up
-    const uint4* packs = reinterpret_cast<const uint4*>(notes.codes);
-    const int split_log = max(0, notes.lanes_log - PACK_LOG), tasks = entries << split_log;
-    const unsigned members = (1u << min(PACK, 1 << notes.lanes_log)) - 1;
+    const uint4* packs = reinterpret_cast<const uint4*>(summaries.codes);
+    const int split_log = max(0, summaries.lanes_log - PACK_LOG), tasks = entries << split_log;
+    const unsigned members = (1u << min(PACK, 1 << summaries.lanes_log)) - 1;
 #pragma unroll 1
-    for (int start = threadIdx.x; start < tasks; start += TURNS * THREADS) {
+    for (int start = threadIdx.x; start < tasks; start += IN_FLIGHT * THREADS) {
         union {
             uint4 pack;
             Bits codes[PACK];
-        } packed[TURNS];
-        unsigned tiles[TURNS];
+        } packed[IN_FLIGHT];
+        unsigned tiles[IN_FLIGHT];
 #pragma unroll
-        for (int turn = 0; turn < TURNS; ++turn) {
-            const int task = start + turn * THREADS, entry = task >> split_log;
+        for (int load = 0; load < IN_FLIGHT; ++load) {
+            const int task = start + load * THREADS, entry = task >> split_log;
             if (task < tasks) {
-                tiles[turn] = (group_of(entry) << notes.lanes_log) + ((task - (entry << split_log)) << PACK_LOG);
-                packed[turn].pack = packs[tiles[turn] / PACK];
+                tiles[load] = (group_of(entry) << summaries.lanes_log) + ((task - (entry << split_log)) << PACK_LOG);
+                packed[load].pack = packs[tiles[load] / PACK];
             }
         }
 #pragma unroll
-        for (int turn = 0; turn < TURNS; ++turn) {
-            if (start + turn * THREADS >= tasks) break;
+        for (int load = 0; load < IN_FLIGHT; ++load) {
+            if (start + load * THREADS >= tasks) break;
             unsigned hits = 0;
 #pragma unroll
             for (int bit = 0; bit < PACK; ++bit)
-                if (packed[turn].codes[bit] >= least) hits |= 1u << bit;
-            hits &= members << tiles[turn] % PACK;
+                if (packed[load].codes[bit] >= least) hits |= 1u << bit;
+            hits &= members << tiles[load] % PACK;
 #pragma unroll 1
             for (; hits != 0; hits &= hits - 1) {
-                const int tile = tiles[turn] / PACK * PACK + __ffs(hits) - 1;
-                if (static_cast<unsigned>(bound) != 0 && notes.limit(map, tile) < bound) continue;
+                const int tile = tiles[load] / PACK * PACK + __ffs(hits) - 1;
+                if (static_cast<unsigned>(bound) != 0 && summaries.limit(map, tile) < bound) continue;
                 list.set(atomicAdd(count, 1u), tile);
             }
         }
@@ -189,11 +192,11 @@ CONVKIT_INLINE void list_tiles(const Map& map, const Notes& notes, int entries, 
 }
 
 // List the tiles of all groups.
-COLD void list_all_tiles(Map map, Notes notes, Key bound, List list, unsigned* count) {
-    list_tiles(map, notes, notes.groups, bound, list, count, [](int entry) { return entry; });
+COLD void list_all_tiles(Map map, Summaries summaries, Key bound, List list, unsigned* count) {
+    list_tiles(map, summaries, summaries.groups, bound, list, count, [](int entry) { return entry; });
 }
 
-// Call take(key) for the peaks of the listed tiles that reach the bound; by all threads. It says whether to go on.
+// Call take(key) for the peaks of the listed tiles that reach the bound, by all threads, until it returns false.
 template <typename Take>
 CONVKIT_INLINE void visit(const Map& map, const List& list, int count, Key bound, Take take) {
     const unsigned code = static_cast<unsigned>(bound >> 32);
@@ -202,32 +205,32 @@ CONVKIT_INLINE void visit(const Map& map, const List& list, int count, Key bound
     const int tasks = count * UNROLL;
     bool going = true;
 #pragma unroll 1
-    for (int start = threadIdx.x; start < tasks && going; start += TURNS * THREADS) {
-        Piece pieces[TURNS];
-        int units[TURNS];
+    for (int start = threadIdx.x; start < tasks && going; start += IN_FLIGHT * THREADS) {
+        Piece pieces[IN_FLIGHT];
+        int units[IN_FLIGHT];
 #pragma unroll
-        for (int turn = 0; turn < TURNS; ++turn) {
-            const int task = start + turn * THREADS;
-            units[turn] = task < tasks ? Notes::unit(list.get(task / UNROLL), task % UNROLL) : map.units;
-            if (units[turn] < map.units) pieces[turn] = map.load(units[turn]);
+        for (int load = 0; load < IN_FLIGHT; ++load) {
+            const int task = start + load * THREADS;
+            units[load] = task < tasks ? Summaries::unit(list.get(task / UNROLL), task % UNROLL) : map.units;
+            if (units[load] < map.units) pieces[load] = map.load(units[load]);
         }
 #pragma unroll
-        for (int turn = 0; turn < TURNS; ++turn) {
+        for (int load = 0; load < IN_FLIGHT; ++load) {
             unsigned hits = 0;
 #pragma unroll
             for (int index = 0; index < VECTOR; ++index) {
-                const float here = to_float(pieces[turn].values[index]);
+                const float here = to_float(pieces[load].values[index]);
                 bool hit = here >= least;
-                if (index > 0) hit = hit && (!aligned || here >= to_float(pieces[turn].values[index - 1]));
-                if (index + 1 < VECTOR) hit = hit && (!aligned || here >= to_float(pieces[turn].values[index + 1]));
+                if (index > 0) hit = hit && (!aligned || here >= to_float(pieces[load].values[index - 1]));
+                if (index + 1 < VECTOR) hit = hit && (!aligned || here >= to_float(pieces[load].values[index + 1]));
                 if (hit) hits |= 1u << index;
             }
-            if (units[turn] >= map.units) hits = 0;
+            if (units[load] >= map.units) hits = 0;
 #pragma unroll 1
             for (; hits != 0 && going; hits &= hits - 1) {
                 const int index = __ffs(hits) - 1;
-                const float value = to_float(map.first[map.unit_offset(units[turn]) + index]);
-                const unsigned rank = map.rank(units[turn]) + index * map.rank_step();
+                const float value = to_float(map.first[map.unit_offset(units[load]) + index]);
+                const unsigned rank = map.rank(units[load]) + index * map.rank_step();
                 const Key key = make_key(value, rank);
                 if (key < bound) continue;
                 const int label = map.by_cells.of(rank);
@@ -237,7 +240,7 @@ CONVKIT_INLINE void visit(const Map& map, const List& list, int count, Key bound
     }
 }
 
-// The bound of the groups' keys where one histogram is not enough.
+// The bound of the groups' keys where one histogram does not suffice.
 COLD Key exact_bound(Histogram& shared, unsigned count, unsigned enough, const Key* keys, int groups) {
     return lower_bound(shared, count, enough, [&](auto take) {
         for (int group = threadIdx.x; group < groups; group += THREADS)
@@ -245,7 +248,7 @@ COLD Key exact_bound(Histogram& shared, unsigned count, unsigned enough, const K
     });
 }
 
-// The keys that reach a bound which lets no more than CAPACITY pass, and how many they are; ends with a barrier.
+// Store the keys that reach a bound which at most CAPACITY keys reach, and their number; ends with a barrier.
 COLD void crowded(Histogram& shared, Map map, List list, int listed, Key bound, unsigned count, Key* keys,
                   unsigned* found) {
     __syncthreads();
@@ -265,7 +268,7 @@ COLD void crowded(Histogram& shared, Map map, List list, int listed, Key bound, 
     __syncthreads();
 }
 
-// How many of the keys are higher.
+// The number of higher keys.
 CONVKIT_INLINE int higher(const Key* keys, int count, Key own) {
     int place = 0;
 #pragma unroll 4
@@ -277,9 +280,9 @@ CONVKIT_INLINE int higher(const Key* keys, int count, Key own) {
     return place + (count % 2 != 0 && keys[count - 1] > own);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __restrict__ reg,
-              const double* __restrict__ back, float* __restrict__ results, int* __restrict__ counts,
+              const double* __restrict__ output_to_image, float* __restrict__ rows, int* __restrict__ counts,
               unsigned long long* scratch, int classes, int height, int width, unsigned cells_magic, int cells_shift,
               unsigned width_magic, int width_shift, unsigned vectors_magic, int vectors_shift, int topk, int lanes_log,
               long long hm_image, int hm_cell, long long wh_image, int wh_axis, int wh_cell, int wh_class,
@@ -290,40 +293,31 @@ convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __res
     } shared;
     __shared__ __align__(16) Key keys[CAPACITY];
     __shared__ union {
-        int tiles[ROOM];
+        int tiles[LIST_SIZE];
         float scores[HALF];
     } lists;
-    __shared__ double matrix[BACK];
+    __shared__ double matrix[MATRIX];
     __shared__ unsigned marks[4];
 
     const int image = blockIdx.y;
-    Map map;
-    map.first = hm + image * hm_image + (LAYOUT == TUTORIAL ? 4 : 0);
-    map.classes = classes;
-    map.height = height;
-    map.width = width;
-    map.pitch = hm_cell;
-    map.per_cell = classes / VECTOR;
-    map.units = classes * (height * width) / VECTOR;
-    map.by_cells = {cells_magic, cells_shift};
-    map.by_width = {width_magic, width_shift};
-    map.by_vectors = {vectors_magic, vectors_shift};
-    Notes notes;
-    notes.lanes_log = lanes_log;
-    notes.tiles = gridDim.x * (ROUNDS * THREADS);
-    notes.groups = notes.tiles >> lanes_log;
+    const Map map = map_of(hm + image * hm_image, classes, height, width, hm_cell, {cells_magic, cells_shift},
+                           {width_magic, width_shift}, {vectors_magic, vectors_shift});
+    Summaries summaries;
+    summaries.lanes_log = lanes_log;
+    summaries.tiles = gridDim.x * (ROUNDS * THREADS);
+    summaries.groups = summaries.tiles >> lanes_log;
     unsigned long long* tickets = scratch;
-    const size_t words = (gridDim.y + static_cast<size_t>(gridDim.y) * notes.groups + 1) & ~static_cast<size_t>(1);
-    const size_t first_tile = static_cast<size_t>(image) * notes.tiles;
+    const size_t words = (gridDim.y + static_cast<size_t>(gridDim.y) * summaries.groups + 1) & ~static_cast<size_t>(1);
+    const size_t first_tile = static_cast<size_t>(image) * summaries.tiles;
     Bits* codes = reinterpret_cast<Bits*>(scratch + words);
-    notes.keys = scratch + gridDim.y + static_cast<size_t>(image) * notes.groups;
-    notes.codes = codes + first_tile;
-    const List list = {lists.tiles, reinterpret_cast<int*>(codes + static_cast<size_t>(gridDim.y) * notes.tiles) +
+    summaries.keys = scratch + gridDim.y + static_cast<size_t>(image) * summaries.groups;
+    summaries.codes = codes + first_tile;
+    const List list = {lists.tiles, reinterpret_cast<int*>(codes + static_cast<size_t>(gridDim.y) * summaries.tiles) +
                                         first_tile};
 
 #pragma unroll 1
     for (int round = 0; round < ROUNDS; ++round)
-        scan(map, notes, (blockIdx.x * ROUNDS + round) * THREADS + threadIdx.x);
+        scan(map, summaries, (blockIdx.x * ROUNDS + round) * THREADS + threadIdx.x);
     STEP(1, 0)
 
     __syncthreads();
@@ -335,59 +329,61 @@ convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __res
     __syncthreads();
     if (!marks[0]) return;
     if (threadIdx.x == 0) tickets[image] = 0;
-    STEP(2, notes.groups)
+    STEP(2, summaries.groups)
 
-    const double entry = threadIdx.x < BACK ? back[BACK * image + threadIdx.x] : 0.0;  // needed at the end
+    // needed at the end
+    const double entry = threadIdx.x < MATRIX ? output_to_image[MATRIX * image + threadIdx.x] : 0.0;
 
-    // The bound, from keys that are read once if there are no more of them than the threads hold.
-    Key held[HELD];
+    // The bound, from keys that are read once where they fit into the registers of the threads.
+    Key held[HELD_KEYS];
 #pragma unroll
-    for (int slot = 0; slot < HELD; ++slot) {
+    for (int slot = 0; slot < HELD_KEYS; ++slot) {
         const int group = slot * THREADS + threadIdx.x;
-        held[slot] = group < notes.groups ? notes.keys[group] : 0;
+        held[slot] = group < summaries.groups ? summaries.keys[group] : 0;
     }
     const auto stream = [&](auto take) {
 #pragma unroll
-        for (int slot = 0; slot < HELD; ++slot) take(held[slot]);
+        for (int slot = 0; slot < HELD_KEYS; ++slot) take(held[slot]);
 #pragma unroll 1
-        for (int group = HELD * THREADS + threadIdx.x; group < notes.groups; group += THREADS) take(notes.keys[group]);
+        for (int group = HELD_KEYS * THREADS + threadIdx.x; group < summaries.groups; group += THREADS)
+            take(summaries.keys[group]);
     };
     const unsigned count = topk, enough = count + count / 8 + 8;
     Key bound;
     if (!quick_bound(shared.histogram, count, enough, stream, bound))
-        bound = exact_bound(shared.histogram, count, enough, notes.keys, notes.groups);
+        bound = exact_bound(shared.histogram, count, enough, summaries.keys, summaries.groups);
     STEP(3, bound >> 32)
 
-    // The groups that reach it; they are listed where the bins were, which nobody reads any more.
+    // The groups that reach it, in the memory of the bins, which are not used any more.
     const int lane = threadIdx.x & 31;
-    unsigned hits[HELD], place = 0;
+    unsigned hits[HELD_KEYS], place = 0;
 #pragma unroll
-    for (int slot = 0; slot < HELD; ++slot) {
+    for (int slot = 0; slot < HELD_KEYS; ++slot) {
         hits[slot] = __ballot_sync(ALL_LANES, held[slot] != 0 && held[slot] >> 32 >= bound >> 32);
         place += __popc(hits[slot]);
     }
     if (lane == 0) place = atomicAdd(&marks[1], place);
     place = __shfl_sync(ALL_LANES, place, 0);
 #pragma unroll
-    for (int slot = 0; slot < HELD; ++slot) {
+    for (int slot = 0; slot < HELD_KEYS; ++slot) {
         const unsigned own = place + __popc(hits[slot] & ((1u << lane) - 1));
         if (hits[slot] >> lane & 1u && own < BINS) shared.groups[own] = slot * THREADS + threadIdx.x;
         place += __popc(hits[slot]);
     }
 #pragma unroll 1
-    for (int group = HELD * THREADS + threadIdx.x; group < notes.groups; group += THREADS) {
-        const Key key = notes.keys[group];
+    for (int group = HELD_KEYS * THREADS + threadIdx.x; group < summaries.groups; group += THREADS) {
+        const Key key = summaries.keys[group];
         if (key == 0 || key >> 32 < bound >> 32) continue;
         const unsigned own = atomicAdd(&marks[1], 1u);
         if (own < BINS) shared.groups[own] = group;
     }
-    if (threadIdx.x < BACK) matrix[threadIdx.x] = entry;
+    if (threadIdx.x < MATRIX) matrix[threadIdx.x] = entry;
     __syncthreads();
     STEP(4, marks[1])
     if (marks[1] <= BINS)
-        list_tiles(map, notes, marks[1], bound, list, &marks[2], [&](int entry) { return shared.groups[entry]; });
+        list_tiles(map, summaries, marks[1], bound, list, &marks[2], [&](int entry) { return shared.groups[entry]; });
     else
-        list_all_tiles(map, notes, bound, list, &marks[2]);
+        list_all_tiles(map, summaries, bound, list, &marks[2]);
     __syncthreads();
     STEP(5, marks[2])
     visit(map, list, marks[2], bound, [&](Key key) {
@@ -401,11 +397,11 @@ convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __res
 
     const int found = min(marks[3], static_cast<unsigned>(CAPACITY));
     if (found > COUNTED) sort(keys, found);
-    const Heads heads = {wh + image * wh_image + (LAYOUT == TUTORIAL ? 2 : 0), reg ? reg + image * reg_image : nullptr,
-                         LAYOUT == TUTORIAL ? static_cast<int>(matrix[6]) : width, map.by_width,
+    const Heads heads = {wh + image * wh_image + (LAYOUT == PACKED ? 2 : 0), reg ? reg + image * reg_image : nullptr,
+                         LAYOUT == PACKED ? static_cast<int>(matrix[6]) : width, map.by_width,
                          wh_axis, wh_cell, wh_class, reg_axis, reg_cell};
-    float* rows = results + static_cast<size_t>(image) * topk * 6;
-    // One half of the block computes scores while the other one waits for what the heads hold and looks for the places.
+    float* own_rows = rows + static_cast<size_t>(image) * topk * 6;
+    // One half of the block computes scores while the other half reads the heads and finds the rows of the boxes.
     const int own = threadIdx.x % HALF;
     int boxes = 0;
 #pragma unroll 1
@@ -425,12 +421,13 @@ convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __res
         const float score = lists.scores[own];
         const bool scored = place < topk && score > 0.0f;
         if (scored)
-            write_row(rows + place * 6, to_image(matrix, heads.corners(read, cell)), score, static_cast<float>(label));
+            write_row(own_rows + place * 6, to_image(matrix, heads.corners(read, cell)), score,
+                      static_cast<float>(label));
         else if (place < topk)
-            clear_row(rows + place * 6);
+            clear_row(own_rows + place * 6);
         boxes += __syncthreads_count(scored);
     }
 #pragma unroll 1
-    for (int place = found + threadIdx.x; place < topk; place += THREADS) clear_row(rows + place * 6);
+    for (int place = found + threadIdx.x; place < topk; place += THREADS) clear_row(own_rows + place * 6);
     if (threadIdx.x == 0) counts[image] = boxes;
 }

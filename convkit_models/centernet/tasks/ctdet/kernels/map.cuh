@@ -7,7 +7,7 @@
 
 #include "bound.cuh"
 
-constexpr int PLANES = 0, TUTORIAL = 2;
+constexpr int PLANES = 0, PACKED = 2;
 #define LOWEST __int_as_float(0xff800000)  // -inf
 
 template <int BYTES> struct Raw;
@@ -23,7 +23,7 @@ union Piece {
     T values[VECTOR];
 };
 
-// Division of numbers below 2^31 by one that the host knows: a multiplication and a shift.
+// Division of numbers below 2^31 by a constant of the launch: a multiplication and a shift.
 struct Divider {
     unsigned magic;
     int shift;
@@ -75,9 +75,9 @@ struct Map {
 
     CONVKIT_INLINE float value(int label, int cell) const { return to_float(first[offset(label, cell)]); }
 
-    // Whether a value is as high as all its neighbours; NaN, and a neighbour that is NaN, make it none.
+    // Whether a value is as high as all its neighbours; NaN is no peak, nor is a neighbour of NaN.
     CONVKIT_INLINE bool is_peak(float value_here, int label, int cell) const {
-        if (LAYOUT == TUTORIAL) return value_here == to_float(first[offset(label, cell) + classes]);
+        if (LAYOUT == PACKED) return value_here == to_float(first[offset(label, cell) + classes]);
         const int y = by_width.of(cell), x = cell - y * width;
         const int up = y > 0 ? -width : 0, down = y + 1 < height ? width : 0;
         const int left = x > 0 ? -1 : 0, right = x + 1 < width ? 1 : 0;
@@ -92,6 +92,23 @@ struct Map {
     }
 };
 
+// The map of an image whose first value of the tensor is `hm`.
+CONVKIT_INLINE Map map_of(const T* hm, int classes, int height, int width, int pitch, Divider by_cells,
+                          Divider by_width, Divider by_vectors) {
+    Map map;
+    map.first = hm + (LAYOUT == PACKED ? 4 : 0);
+    map.classes = classes;
+    map.height = height;
+    map.width = width;
+    map.pitch = pitch;
+    map.per_cell = classes / VECTOR;
+    map.units = classes * (height * width) / VECTOR;
+    map.by_cells = by_cells;
+    map.by_width = by_width;
+    map.by_vectors = by_vectors;
+    return map;
+}
+
 #if CONVKIT_DEVICE && CONVKIT_ARCH >= 800
 CONVKIT_INLINE unsigned max2(unsigned a, unsigned b, half_t) {
     unsigned result;
@@ -105,7 +122,7 @@ CONVKIT_INLINE unsigned max2(unsigned a, unsigned b, bfloat16_t) {
     return result;
 }
 
-// The highest of the 16-bit values in a load; NaN is passed over.
+// The highest of the 16-bit values in a load; NaN is skipped.
 template <typename Stored>
 CONVKIT_INLINE float highest_of(uint4 load, Stored type) {
     const unsigned both = max2(max2(load.x, load.y, type), max2(load.z, load.w, type), type);
@@ -140,9 +157,9 @@ struct Highest<true, Stored> {
 };
 #endif
 
-// The highest value of a vector, or -inf; in the tutorial's tensor, of those that are their own pooled value.
+// The highest value of a vector, or -inf; in packed rows, of those that are equal to their pooled value.
 CONVKIT_INLINE float highest(const Map& map, const Piece& piece, int unit) {
-    if (LAYOUT == TUTORIAL) {
+    if (LAYOUT == PACKED) {
         Piece pooled;
         pooled.load = __ldg(reinterpret_cast<const Load*>(map.first + map.unit_offset(unit) + map.classes));
         float result = LOWEST;
@@ -156,7 +173,7 @@ CONVKIT_INLINE float highest(const Map& map, const Piece& piece, int unit) {
     return Highest<PACKED_MAXIMUM != 0 && sizeof(T) == 2 && VECTOR >= 4, T>::of(piece);
 }
 
-// Bits that ascend with a value that a `Stored` holds, as short as that; 0 is below all of them. There is none of NaN.
+// Bits that ascend with a value of type `Stored`, as wide as that; 0 is below all of them. NaN has no code.
 template <typename Stored>
 struct Code {
     typedef unsigned short Bits;
@@ -187,7 +204,7 @@ struct Heads {
     Divider by_width;
     int size_axis, size_cell, size_class, offset_axis, offset_cell;
 
-    // What the heads hold of one box.
+    // The values of one box.
     struct Read {
         T width, height, right, down;
     };
@@ -206,7 +223,7 @@ struct Heads {
     CONVKIT_INLINE float4 corners(const Read& read, int cell) const {
         const float half_width = __fmul_rn(to_float(read.width), 0.5f);
         const float half_height = __fmul_rn(to_float(read.height), 0.5f);
-        const int row = LAYOUT == TUTORIAL ? cell / width : by_width.of(cell);
+        const int row = LAYOUT == PACKED ? cell / width : by_width.of(cell);
         const float x = __fadd_rn(static_cast<float>(cell - row * width), to_float(read.right));
         const float y = __fadd_rn(static_cast<float>(row), to_float(read.down));
         return make_float4(__fadd_rn(x, -half_width), __fadd_rn(y, -half_height), __fadd_rn(x, half_width),

@@ -1,10 +1,10 @@
-// The decoding of tensorRT_Pro for CenterNet's heads or the tutorial's tensor, with a fixed order; one launch.
+// The decoding of tensorRT_Pro for CenterNet's heads or packed rows, with a fixed order, in one launch.
 //
-// A cell is an object if the logit of any class is a peak and reaches `least`. Its class is the one with the highest
-// such peak, but class 0 with its own logit where that is no lower, peak or not. Of boxes of one class that overlap by
-// more than `overlap` (intersection over union, of boxes in the image) all but the first are dropped, also where what
-// overlaps them was dropped itself. The order is that of convkit_ctdet; no more than CAPACITY cells take part, the
-// best.
+// A cell is an object if the logit of any class is a peak and reaches `threshold`. Its class is the one with the
+// highest such peak, but class 0 with its own logit where that is no lower, peak or not. Of boxes of one class that
+// overlap by more than `overlap` (intersection over union, of boxes in the image) all but the first are dropped, even
+// if the box that overlaps them is dropped itself. The order is that of convkit_ctdet; at most the CAPACITY best cells
+// take part. `scratch` starts with two tickets per image, which are 0 before and after a launch.
 //
 // Constants: T; LAYOUT as in ctdet.cu; VECTOR, which is 1; THREADS; CAPACITY.
 #include "convkit.cuh"
@@ -14,28 +14,29 @@
 #include "map.cuh"
 #include "order.cuh"
 
-constexpr int LANES = LAYOUT == PLANES ? 1 : 32;  // threads that share a cell: neighbours read adjacent values
-constexpr int BATCH = 8;                          // loads that a thread has on the way
+constexpr int LANES = LAYOUT == PLANES ? 1 : 32;  // threads per cell: neighbours read adjacent values
+constexpr int BATCH = 8;                          // loads of a thread in flight
 
 static_assert(CAPACITY % 32 == 0, "whole words of flags");
 
-// The highest peak of a cell that reaches `least` as value and ~class; 0 if there is none. Lanes of a cell agree on it.
-CONVKIT_INLINE Key best_peak(const Map& map, int cell, float least) {
+// The highest peak of a cell that reaches the threshold, as value and ~class; 0 if there is none. Equal in all lanes
+// of a cell.
+CONVKIT_INLINE Key best_peak(const Map& map, int cell, float threshold) {
     Key best = 0;
     if (cell < map.cells()) {
         for (int start = threadIdx.x % LANES; start < map.classes; start += BATCH * LANES) {
             float values[BATCH];
 #pragma unroll
-            for (int turn = 0; turn < BATCH; ++turn) {
-                const int label = start + turn * LANES;
-                values[turn] = label < map.classes ? map.value(label, cell) : LOWEST;
+            for (int load = 0; load < BATCH; ++load) {
+                const int label = start + load * LANES;
+                values[load] = label < map.classes ? map.value(label, cell) : LOWEST;
             }
 #pragma unroll 1
-            for (int turn = 0; turn < BATCH; ++turn) {
-                const int label = start + turn * LANES;
-                const Key key = make_key(values[turn], label);
-                if (label >= map.classes || !(values[turn] >= least) || key <= best) continue;
-                if (map.is_peak(values[turn], label, cell)) best = key;
+            for (int load = 0; load < BATCH; ++load) {
+                const int label = start + load * LANES;
+                const Key key = make_key(values[load], label);
+                if (label >= map.classes || !(values[load] >= threshold) || key <= best) continue;
+                if (map.is_peak(values[load], label, cell)) best = key;
             }
         }
     }
@@ -55,10 +56,10 @@ CONVKIT_INLINE float overlap_of(float4 a, float4 b) {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 convkit_ctdet_pro(const T* __restrict__ hm, const T* __restrict__ wh, const T* __restrict__ reg,
-                  const double* __restrict__ back, float* __restrict__ results, int* __restrict__ counts,
+                  const double* __restrict__ output_to_image, float* __restrict__ rows, int* __restrict__ counts,
                   unsigned long long* scratch, int classes, int height, int width, unsigned cells_magic,
                   int cells_shift, unsigned width_magic, int width_shift, unsigned vectors_magic, int vectors_shift,
-                  int topk, float least, float overlap, long long hm_image, int hm_cell, long long wh_image,
+                  int topk, float threshold, float overlap, long long hm_image, int hm_cell, long long wh_image,
                   int wh_axis, int wh_cell, int wh_class, long long reg_image, int reg_axis, int reg_cell) {
     __shared__ Histogram histogram;
     __shared__ Key keys[CAPACITY], spare[CAPACITY];
@@ -68,22 +69,13 @@ convkit_ctdet_pro(const T* __restrict__ hm, const T* __restrict__ wh, const T* _
     __shared__ int totals[WARPS];
 
     const int image = blockIdx.y, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    Map map;
-    map.first = hm + image * hm_image + (LAYOUT == TUTORIAL ? 4 : 0);
-    map.classes = classes;
-    map.height = height;
-    map.width = width;
-    map.pitch = hm_cell;
-    map.per_cell = classes;
-    map.units = classes * map.cells();
-    map.by_cells = {cells_magic, cells_shift};
-    map.by_width = {width_magic, width_shift};
-    map.by_vectors = {vectors_magic, vectors_shift};
+    const Map map = map_of(hm + image * hm_image, classes, height, width, hm_cell, {cells_magic, cells_shift},
+                           {width_magic, width_shift}, {vectors_magic, vectors_shift});
     unsigned long long* tickets = scratch + 2 * image;  // blocks that ended, and cells that were found
     Key* found = scratch + 2 * gridDim.y + static_cast<size_t>(image) * map.cells();
 
     const int own = (blockIdx.x * THREADS + threadIdx.x) / LANES;
-    const Key peak = best_peak(map, own, least);
+    const Key peak = best_peak(map, own, threshold);
     if (peak != 0 && threadIdx.x % LANES == 0) {
         float value = value_of(static_cast<unsigned>(peak >> 32));
         unsigned label = 0xffffffffu - static_cast<unsigned>(peak);
@@ -117,9 +109,9 @@ convkit_ctdet_pro(const T* __restrict__ hm, const T* __restrict__ wh, const T* _
 
     const int count = marks[1];
     const Key* best = sorted_keys(keys, spare, count);
-    const double* matrix = back + BACK * image;
-    const Heads heads = {wh + image * wh_image + (LAYOUT == TUTORIAL ? 2 : 0), reg ? reg + image * reg_image : nullptr,
-                         LAYOUT == TUTORIAL ? static_cast<int>(matrix[6]) : width, map.by_width,
+    const double* matrix = output_to_image + MATRIX * image;
+    const Heads heads = {wh + image * wh_image + (LAYOUT == PACKED ? 2 : 0), reg ? reg + image * reg_image : nullptr,
+                         LAYOUT == PACKED ? static_cast<int>(matrix[6]) : width, map.by_width,
                          wh_axis, wh_cell, wh_class, reg_axis, reg_cell};
     for (int index = threadIdx.x; index < count; index += THREADS) {
         const unsigned rank = 0xffffffffu - static_cast<unsigned>(best[index]);
@@ -129,7 +121,7 @@ convkit_ctdet_pro(const T* __restrict__ hm, const T* __restrict__ wh, const T* _
     }
     __syncthreads();
 
-    float* rows = results + static_cast<size_t>(image) * topk * 6;
+    float* own_rows = rows + static_cast<size_t>(image) * topk * 6;
     int written = 0;
     for (int start = 0; start < count; start += THREADS) {
         const int index = start + threadIdx.x;
@@ -146,9 +138,9 @@ convkit_ctdet_pro(const T* __restrict__ hm, const T* __restrict__ wh, const T* _
         }
         __syncthreads();
         if (kept && place < topk)
-            write_row(rows + place * 6, boxes[index], sigmoid(value_of(static_cast<unsigned>(best[index] >> 32))),
+            write_row(own_rows + place * 6, boxes[index], sigmoid(value_of(static_cast<unsigned>(best[index] >> 32))),
                       static_cast<float>(labels[index]));
     }
-    for (int index = written + threadIdx.x; index < topk; index += THREADS) clear_row(rows + index * 6);
+    for (int index = written + threadIdx.x; index < topk; index += THREADS) clear_row(own_rows + index * 6);
     if (threadIdx.x == 0) counts[image] = min(written, topk);
 }

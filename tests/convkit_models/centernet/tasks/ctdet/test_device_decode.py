@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,17 +12,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.decoding import DTYPES, SMALL, OnHost, assert_equal, described, heads, metas_for, tutorial
+from support.decoding import DTYPES, SMALL, OnHost, assert_equal, described, heads, metas_for, packed
 from torch.nn import functional as F
 
-from convkit import Detections
-from convkit.errors import KernelArgumentError
+from convkit import Detections, DeviceDecode
+from convkit.cuda import ArrayView
+from convkit.errors import KernelArgumentError, KernelError
 from convkit.testing.cuda_host import run_on_host
-from convkit_models.centernet.tasks.ctdet import CtdetDecode, CudaDecode, sigmoid
-from convkit_models.centernet.tasks.ctdet import _device_decode as _decode_cuda
+from convkit_models.centernet.tasks.ctdet import CtdetDecode, CudaDecode, DecodeLaunch, Tuning, sigmoid
+from convkit_models.centernet.tasks.ctdet import _device_decode as module
 from convkit_models.centernet.tasks.ctdet._decode_kernels import TUNINGS
 from convkit_models.centernet.tasks.ctdet._decode_plan import _dividers
-from convkit_models.centernet.tasks.ctdet._device_decode import Call, Tensor, Tuning
 
 
 def spec(form: str = "heads", classes: int = 3, topk: int = 20, sizes_per_class: bool = False) -> dict[str, Any]:
@@ -43,13 +45,13 @@ def check(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["planes", "cells"])
-@pytest.mark.parametrize("form", ["heads", "tutorial"])
+@pytest.mark.parametrize("form", ["heads", "tensorrt-pro"])
 @pytest.mark.parametrize("classes", [1, 3, 8])
 def test_forms_layouts_and_dtypes(form: str, layout: str, dtype: str, classes: int) -> None:
     maps = {name: value.to(DTYPES[dtype]) for name, value in heads(2, classes).items()}
     if layout == "cells":
         maps = {name: value.to(memory_format=torch.channels_last) for name, value in maps.items()}
-    check(spec(form, classes), maps if form == "heads" else tutorial(maps), guard=True)
+    check(spec(form, classes), maps if form == "heads" else packed(maps), guard=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -62,7 +64,7 @@ def test_detections(dtype: str) -> None:
     assert 0 < len(found[0]) < 45
 
 
-@pytest.mark.parametrize("form", ["heads", "tutorial"])
+@pytest.mark.parametrize("form", ["heads", "tensorrt-pro"])
 @pytest.mark.parametrize("kind", ["flat", "steps", "ramp", "descending", "low", "infinite", "nan", "some nan", "zeros"])
 @pytest.mark.parametrize("topk", [1, 20, 700])
 def test_awkward_maps(form: str, kind: str, topk: int) -> None:
@@ -92,14 +94,14 @@ def test_awkward_maps(form: str, kind: str, topk: int) -> None:
         hm[:] = torch.from_numpy(rng.choice([-0.0, 0.0], hm.shape).astype(np.float32))
     metas = metas_for(1, 32, 48)
     settings = spec(form, 4, topk)
-    outputs = maps if form == "heads" else tutorial(maps)
+    outputs = maps if form == "heads" else packed(maps)
     expected = CtdetDecode(settings)({name: value.numpy() for name, value in outputs.items()}, metas)
     for tuning in (SMALL, Tuning(threads=32, unroll=1, groups=1)):
         assert_equal(OnHost(settings, outputs, tuning)(metas), expected)
 
 
 @pytest.mark.parametrize("kind", ["noise", "smooth", "crowded", "flat", "nan"])
-@pytest.mark.parametrize("layout", ["planes", "cells", "tutorial"])
+@pytest.mark.parametrize("layout", ["planes", "cells", "tensorrt-pro"])
 def test_full_size_with_the_tunings_that_a_gpu_gets(layout: str, kind: str) -> None:
     maps = heads(1, 80, 128, 128, seed=4)
     hm = maps["hm"]
@@ -115,8 +117,8 @@ def test_full_size_with_the_tunings_that_a_gpu_gets(layout: str, kind: str) -> N
     maps = {name: value.half() for name, value in maps.items()}
     if layout == "cells":
         maps = {name: value.to(memory_format=torch.channels_last) for name, value in maps.items()}
-    settings, metas = spec("tutorial" if layout == "tutorial" else "heads", 80, 100), metas_for(1, 128, 128)
-    outputs = tutorial(maps) if layout == "tutorial" else maps
+    settings, metas = spec("tensorrt-pro" if layout == "tensorrt-pro" else "heads", 80, 100), metas_for(1, 128, 128)
+    outputs = packed(maps) if layout == "tensorrt-pro" else maps
     expected = CtdetDecode(settings)({name: value.float().numpy() for name, value in outputs.items()}, metas)
     assert len(expected[0]) == 100
     for tuning in TUNINGS:
@@ -127,16 +129,18 @@ def test_the_tuning_depends_on_how_much_there_is_to_scan() -> None:
     few, many = TUNINGS
     for dtype, batch, tuning in (("float16", 1, few), ("float32", 1, few), ("float16", 4, many), ("float32", 32, many)):
         maps = {
-            name: Tensor((batch, channels, 128, 128), (channels * 128 * 128, 128 * 128, 128, 1), dtype, 0)
+            name: ArrayView((batch, channels, 128, 128), (channels * 128 * 128, 128 * 128, 128, 1), dtype)
             for name, channels in (("hm", 80), ("wh", 2))
         }
-        assert Call.plan(spec(classes=80, topk=100), maps, None) == Call.plan(spec(classes=80, topk=100), maps, tuning)
+        assert DecodeLaunch.plan(spec(classes=80, topk=100), maps, None) == DecodeLaunch.plan(
+            spec(classes=80, topk=100), maps, tuning
+        )
 
 
-@pytest.mark.parametrize("form", ["heads", "tutorial"])
+@pytest.mark.parametrize("form", ["heads", "tensorrt-pro"])
 def test_threads_that_scan_several_tiles(form: str) -> None:
     maps = heads(2, 5, 40, 36)
-    outputs = maps if form == "heads" else tutorial(maps)
+    outputs = maps if form == "heads" else packed(maps)
     settings, metas = spec(form, 5, 6), metas_for(2, 40, 36)
     expected = CtdetDecode(settings)({name: value.numpy() for name, value in outputs.items()}, metas)
     for rounds in (2, 3, 64):
@@ -172,21 +176,21 @@ def test_more_tiles_than_the_list_in_shared_memory_holds(kind: str) -> None:
     if kind == "checks":
         maps["hm"][..., ::2, ::2] = 0.5
     launch = OnHost(spec(classes=5, topk=700), maps, Tuning(threads=32, unroll=1, groups=1))
-    assert launch.call.launch.grid[0] * 32 > 2 * 2048
+    assert launch.call.config.grid[0] * 32 > 2 * 2048
     metas = metas_for(1, 33, 47)
     expected = CtdetDecode(spec(classes=5, topk=700))({name: value.numpy() for name, value in maps.items()}, metas)
     for order in ("forward", "reverse"):
         assert_equal(launch(metas, order=order, guard=True), expected)
 
 
-@pytest.mark.parametrize("form", ["heads", "tutorial"])
+@pytest.mark.parametrize("form", ["heads", "tensorrt-pro"])
 def test_the_order_of_threads_and_blocks_does_not_matter(form: str) -> None:
     maps = heads(2, 4, 32, 48, seed=5)
     maps["hm"] = maps["hm"].round()
-    outputs = maps if form == "heads" else tutorial(maps)
+    outputs = maps if form == "heads" else packed(maps)
     settings, metas = spec(form, 4, 60), metas_for(2, 32, 48)
     launch = OnHost(settings, outputs)
-    assert launch.call.launch.grid[0] > 3
+    assert launch.call.config.grid[0] > 3
     first = launch(metas)
     for order in ("reverse", 1, 2):
         assert_equal(launch(metas, order=order), first)
@@ -276,71 +280,164 @@ class Array:
     """An array of the host that says it is one of a GPU."""
 
     def __init__(self, array: np.ndarray) -> None:
-        self.array = array
+        self.array, self.device = array, SimpleNamespace(id=0)
 
     @property
     def __cuda_array_interface__(self) -> Any:
         return self.array.__array_interface__
 
 
+def in_memory(view: ArrayView) -> np.ndarray:
+    """Return the array that a view describes."""
+    dtype = np.dtype(view.dtype)
+    size = (view.extent() + 1) * dtype.itemsize
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(view.address)).view(dtype)
+
+
+class Launchers:
+    """Stands for the launchers of a GPU: runs kernels on the host, and can abort a launch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loaded: list[Any] = []
+        self.streams: list[int] = []
+        self.cleared: list[tuple[int, int]] = []
+        self.scratch: list[np.ndarray] = []
+        self.abort = self.capturing = False
+        monkeypatch.setattr(module, "load", self.load)
+        monkeypatch.setattr(module, "_allocate", self.allocate)
+        monkeypatch.setattr(module, "_clear", self.clear)
+
+    def load(self, variant: Any) -> Any:
+        self.loaded.append(variant)
+
+        def launcher(launch: Any, *arguments: Any, stream: int) -> None:
+            self.streams.append(stream)
+            if self.abort:
+                self.scratch[-1][:] = 3  # as if some blocks had counted themselves and the rest had never run
+                raise KernelError("an illegal memory access was encountered")
+            if self.capturing:
+                return
+            plain = [
+                in_memory(value) if isinstance(value, ArrayView) else getattr(value, "array", value)
+                for value in arguments
+            ]
+            run_on_host(variant, launch, plain)
+
+        return launcher
+
+    def allocate(self, count: int) -> Array:
+        self.scratch.append(np.full(count, 5, np.uint64))
+        return Array(self.scratch[-1])
+
+    def clear(self, memory: Array, count: int, stream: int) -> bool:
+        self.cleared.append((count, stream))
+        if not self.capturing:
+            memory.array[:count] = 0
+        return not self.capturing
+
+
+class Buffers:
+    """The arrays of a launch, and what it decoded."""
+
+    def __init__(self, decode: CudaDecode, metas: Any) -> None:
+        self.decode, self.metas = decode, metas
+        self.matrices = np.stack([decode.values(meta)["output_to_image"] for meta in metas])
+        self.rows = np.full((len(metas), *decode.results[0].shape), np.nan, np.float32)
+        self.counts = np.zeros(len(metas), np.int32)
+
+    def launch(self, outputs: Mapping[str, np.ndarray], stream: int = 77, **changed: np.ndarray) -> None:
+        inputs = {"output_to_image": Array(changed.get("output_to_image", self.matrices))}
+        results = {name: Array(changed.get(name, getattr(self, name))) for name in ("rows", "counts")}
+        self.decode.launch({name: Array(value) for name, value in outputs.items()}, inputs, results, stream)
+
+    def check(self, outputs: Mapping[str, np.ndarray]) -> None:
+        found = self.decode.read({"rows": self.rows, "counts": self.counts}, self.metas)
+        assert_equal(found, CtdetDecode(self.decode._spec)(outputs, self.metas))  # type: ignore[arg-type]
+
+
+def arrays(batch: int = 1, form: str = "heads", seed: int = 0) -> dict[str, np.ndarray]:
+    maps = heads(batch, seed=seed)
+    return {name: value.numpy() for name, value in (packed(maps) if form == "tensorrt-pro" else maps).items()}
+
+
 class TestLaunch:
-    """`CudaDecode.launch` with a launcher that runs the kernel on the host."""
+    """`CudaDecode.launch` with launchers that run the kernel on the host."""
 
     @pytest.fixture
-    def loads(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-        loaded: list[Any] = []
+    def launchers(self, monkeypatch: pytest.MonkeyPatch) -> Launchers:
+        return Launchers(monkeypatch)
 
-        def load(variant: Any) -> Any:
-            def launcher(launch: Any, *arguments: Any, stream: Any) -> None:
-                assert stream == 77
-                plain = [value.array if isinstance(value, Array) else value for value in arguments]
-                run_on_host(variant, launch, plain)
-
-            loaded.append(variant)
-            return launcher
-
-        monkeypatch.setattr(_decode_cuda, "load", load)
-        monkeypatch.setattr(_decode_cuda, "_zeros", lambda count: Array(np.zeros(count, np.uint64)))
-        return loaded
-
-    @staticmethod
-    def buffers(decode: CudaDecode, metas: Any) -> tuple[Array, Array, Array]:
-        back = np.stack([decode.back(meta) for meta in metas])
-        rows = np.full((len(metas), decode.rows, 6), np.nan, np.float32)
-        return Array(back), Array(rows), Array(np.zeros(len(metas), np.int32))
-
-    @pytest.mark.parametrize("form", ["heads", "tutorial"])
-    def test_gives_what_the_host_gives(self, loads: list[Any], form: str) -> None:
+    @pytest.mark.parametrize("form", ["heads", "tensorrt-pro"])
+    def test_gives_what_the_host_gives(self, launchers: Launchers, form: str) -> None:
         decode = CudaDecode(spec(form), SMALL)
         for seed, batch in ((0, 2), (1, 2), (2, 3)):
-            maps = heads(batch, seed=seed)
-            outputs = {name: value.numpy() for name, value in (tutorial(maps) if form == "tutorial" else maps).items()}
-            metas = metas_for(batch)
-            back, rows, counts = self.buffers(decode, metas)
-            given = {name: Array(value) for name, value in outputs.items()}
-            decode.launch(given, back, rows, counts, 77)
-            assert_equal(decode.results(rows.array, counts.array), CtdetDecode(decode._spec)(outputs, metas))
-        assert len(loads) == 2
+            outputs = arrays(batch, form, seed)
+            buffers = Buffers(decode, metas_for(batch))
+            buffers.launch(outputs)
+            buffers.check(outputs)
+        assert len(launchers.loaded) == 2
+        assert launchers.cleared == [(2, 77), (3, 77)], "once for each batch and size"
 
-    def test_reads_strides(self) -> None:
-        cells = np.zeros((2, 12, 16, 3), np.float16).transpose(0, 3, 1, 2)
-        tensor = Tensor.of("hm", Array(cells))
-        assert (tensor.shape, tensor.strides, tensor.dtype) == ((2, 3, 12, 16), (576, 1, 48, 3), "float16")
-
-    def test_refuses_wrong_buffers_before_the_launch(self, loads: list[Any]) -> None:
-        decode, metas = CudaDecode(spec(), SMALL), metas_for(1)
-        given = {name: Array(value.numpy()) for name, value in heads().items()}
-        back, rows, counts = self.buffers(decode, metas)
-        wrong = [
-            ((Array(np.zeros((1, 6))), rows, counts), r"'back' has the shape \[1, 6\]"),
-            ((back, Array(np.zeros((1, 19, 6), np.float32)), counts), "'results' has the shape"),
-            ((back, Array(np.zeros((1, 6, 20), np.float32).transpose(0, 2, 1)), counts), "'results' .* strides"),
-            ((back, rows, Array(np.zeros((1, 1), np.int32))), "'counts' has the shape"),
+    def test_its_results_are_declared(self, launchers: Launchers) -> None:
+        decode: Any = CudaDecode(spec(topk=7))
+        assert isinstance(decode, DeviceDecode)
+        assert [(each.name, each.shape, each.dtype) for each in (*decode.inputs, *decode.results)] == [
+            ("output_to_image", (8,), "float64"),
+            ("rows", (7, 6), "float32"),
+            ("counts", (), "int32"),
         ]
-        for buffers, message in wrong:
+
+    @pytest.mark.parametrize("mode", [{}, {"mode": "tensorrt-pro", "confidence": 0.3, "nms": 0.5}])
+    def test_after_an_aborted_launch_the_tickets_are_cleared(self, launchers: Launchers, mode: dict[str, Any]) -> None:
+        settings = {**spec(), **mode}
+        decode, outputs = CudaDecode(settings, SMALL), arrays()
+        expected = Buffers(decode, metas_for(1))
+        expected.launch(outputs)
+        launchers.abort = True
+        with pytest.raises(KernelError):
+            Buffers(decode, metas_for(1)).launch(outputs)
+        launchers.abort = False
+        for _ in range(2):
+            buffers = Buffers(decode, metas_for(1))
+            buffers.launch(outputs)
+            np.testing.assert_array_equal(buffers.rows, expected.rows)
+            np.testing.assert_array_equal(buffers.counts, expected.counts)
+        assert len(launchers.cleared) == 2
+        assert len(launchers.scratch) == 1, "graphs that were captured before still use the memory"
+
+    def test_streams_do_not_share_scratch_memory(self, launchers: Launchers) -> None:
+        decode, outputs = CudaDecode(spec(), SMALL), arrays()
+        for stream in (1, 2, 1, 2):
+            buffers = Buffers(decode, metas_for(1))
+            buffers.launch(outputs, stream)
+            buffers.check(outputs)
+        assert launchers.streams == [1, 2, 1, 2]
+        assert launchers.cleared == [(1, 1), (1, 2)]
+        assert len(launchers.scratch) == 2
+        assert len(launchers.loaded) == 1
+
+    def test_clearing_that_is_only_captured_is_done_again(self, launchers: Launchers) -> None:
+        decode, outputs = CudaDecode(spec(), SMALL), arrays()
+        launchers.capturing = True
+        Buffers(decode, metas_for(1)).launch(outputs)
+        launchers.capturing = False
+        buffers = Buffers(decode, metas_for(1))
+        buffers.launch(outputs)
+        buffers.check(outputs)
+
+    def test_refuses_wrong_buffers_before_the_launch(self, launchers: Launchers) -> None:
+        outputs = arrays()
+        buffers = Buffers(CudaDecode(spec(), SMALL), metas_for(1))
+        wrong: list[tuple[dict[str, np.ndarray], str]] = [
+            ({"output_to_image": np.zeros((1, 6))}, r"'output_to_image' has the shape \[1, 6\]"),
+            ({"rows": np.zeros((1, 19, 6), np.float32)}, "'rows' has the shape"),
+            ({"rows": np.zeros((1, 6, 20), np.float32).transpose(0, 2, 1)}, "'rows' .* strides"),
+            ({"counts": np.zeros((1, 1), np.int32)}, "'counts' has the shape"),
+        ]
+        for changed, message in wrong:
             with pytest.raises(KernelArgumentError, match=message):
-                decode.launch(given, *buffers, 77)
-        assert np.isnan(rows.array).all()
+                buffers.launch(outputs, **changed)
+        assert launchers.streams == []
 
 
 class TestBadInput:
@@ -348,33 +445,35 @@ class TestBadInput:
         ("change", "message"),
         [
             ({"hm": None}, "'hm' is missing"),
-            ({"hm": Tensor((1, 2, 12, 16), (384, 192, 16, 1), "float32", 0)}, r"expected \[1, 3, 12, 16\]"),
-            ({"wh": Tensor((1, 6, 12, 16), (1152, 192, 16, 1), "float32", 0)}, r"expected \[1, 2, 12, 16\]"),
-            ({"reg": Tensor((1, 2, 12, 17), (408, 204, 17, 1), "float32", 0)}, r"expected \[1, 2, 12, 16\]"),
-            ({"hm": Tensor((1, 3, 12, 16), (576, 192, 16, 1), "float64", 0)}, "is float64"),
-            ({"wh": Tensor((1, 2, 12, 16), (384, 192, 16, 1), "float16", 0)}, "is float16 on device 0"),
-            ({"wh": Tensor((1, 2, 12, 16), (384, 192, 16, 1), "float32", 0, 1)}, "on device 1"),
-            ({"hm": Tensor((1, 3, 12, 16), (576, 192, 32, 2), "float32", 0)}, "strides"),
-            ({"hm": Tensor((1, 3, 12, 16), (576, 192, 1, 12), "float32", 0)}, "strides"),
-            ({"hm": Tensor((1, 3, 12, 16), (576, 200, 16, 1), "float32", 0)}, "strides"),
-            ({"hm": Tensor((3, 12, 16), (192, 16, 1), "float32", 0)}, "needs 4 axes"),
-            ({"hm": Tensor((0, 3, 12, 16), (576, 192, 16, 1), "float32", 0)}, "none empty"),
-            ({"hm": Tensor((70000, 3, 12, 16), (576, 192, 16, 1), "float32", 0)}, "too large"),
-            ({"hm": Tensor((1, 3, 2**15, 2**15), (3 * 2**30, 2**30, 2**15, 1), "float32", 0)}, "too large"),
+            ({"hm": ArrayView((1, 2, 12, 16), (384, 192, 16, 1), "float32")}, r"expected \[1, 3, 12, 16\]"),
+            ({"wh": ArrayView((1, 6, 12, 16), (1152, 192, 16, 1), "float32")}, r"expected \[1, 2, 12, 16\]"),
+            ({"reg": ArrayView((1, 2, 12, 17), (408, 204, 17, 1), "float32")}, r"expected \[1, 2, 12, 16\]"),
+            ({"hm": ArrayView((1, 3, 12, 16), (576, 192, 16, 1), "float64")}, "is float64"),
+            ({"wh": ArrayView((1, 2, 12, 16), (384, 192, 16, 1), "float16")}, "is float16 on device 0"),
+            ({"wh": ArrayView((1, 2, 12, 16), (384, 192, 16, 1), "float32", 0, 1)}, "on device 1"),
+            ({"hm": ArrayView((1, 3, 12, 16), (576, 192, 32, 2), "float32")}, "strides"),
+            ({"hm": ArrayView((1, 3, 12, 16), (576, 192, 1, 12), "float32")}, "strides"),
+            ({"hm": ArrayView((1, 3, 12, 16), (576, 200, 16, 1), "float32")}, "strides"),
+            ({"hm": ArrayView((3, 12, 16), (192, 16, 1), "float32")}, "needs 4 axes"),
+            ({"hm": ArrayView((0, 3, 12, 16), (576, 192, 16, 1), "float32")}, "none empty"),
+            ({"hm": ArrayView((70000, 3, 12, 16), (576, 192, 16, 1), "float32")}, "too large"),
+            ({"hm": ArrayView((1, 3, 2**15, 2**15), (3 * 2**30, 2**30, 2**15, 1), "float32")}, "too large"),
         ],
     )
-    def test_heads(self, change: Mapping[str, Tensor | None], message: str) -> None:
+    def test_heads(self, change: Mapping[str, ArrayView | None], message: str) -> None:
         outputs = {name: value for name, value in {**described(heads()), **change}.items() if value is not None}
         with pytest.raises(KernelArgumentError, match=message):
-            Call.plan(spec(), outputs, SMALL)
+            DecodeLaunch.plan(spec(), outputs, SMALL)
 
     def test_rows(self) -> None:
         with pytest.raises(KernelArgumentError, match=r"expected \[1, 20, 6\]"):
-            Call.plan(spec("detections"), {"detections": Tensor((1, 9, 6), (54, 6, 1), "float32", 0)}, SMALL)
+            DecodeLaunch.plan(spec("detections"), {"detections": ArrayView((1, 9, 6), (54, 6, 1), "float32")}, SMALL)
         with pytest.raises(KernelArgumentError, match=r"expected \[1, 192, 10\]"):
-            Call.plan(spec("tutorial"), {"output": Tensor((1, 192, 7), (1344, 7, 1), "float32", 0)}, SMALL)
+            DecodeLaunch.plan(spec("tensorrt-pro"), {"output": ArrayView((1, 192, 7), (1344, 7, 1), "float32")}, SMALL)
         with pytest.raises(KernelArgumentError, match="strides"):
-            Call.plan(spec("tutorial"), {"output": Tensor((1, 192, 10), (1920, 1, 192), "float32", 0)}, SMALL)
+            DecodeLaunch.plan(
+                spec("tensorrt-pro"), {"output": ArrayView((1, 192, 10), (1920, 1, 192), "float32")}, SMALL
+            )
 
     def test_too_many_detections(self) -> None:
         with pytest.raises(KernelArgumentError, match="at most 2048"):
@@ -382,6 +481,6 @@ class TestBadInput:
 
     def test_arrays_that_are_on_no_gpu(self) -> None:
         decode = CtdetDecode(spec()).on_device()
-        for value, message in ((torch.zeros(1, 3, 12, 16), "is on cpu"), (np.zeros((1, 3, 12, 16)), "is a ndarray")):
+        for value, message in ((torch.zeros(1, 3, 12, 16), "in host memory"), (np.zeros((1, 3, 12)), "is a ndarray")):
             with pytest.raises(KernelArgumentError, match=message):
-                decode.launch({"hm": value}, 0, 0, 0, 0)
+                decode.launch({"hm": value}, {}, {}, 0)

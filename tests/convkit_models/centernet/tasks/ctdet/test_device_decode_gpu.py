@@ -11,8 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from convkit import Detections
-from convkit_models.centernet.tasks.ctdet import MODE, CtdetDecode, CudaDecode, ProDecode
-from convkit_models.centernet.tasks.ctdet._device_decode import Tuning
+from convkit_models.centernet.tasks.ctdet import MODE, CtdetDecode, CudaDecode, ProDecode, Tuning
 
 pytestmark = pytest.mark.gpu
 
@@ -57,13 +56,17 @@ def in_form(form: str, maps: Mapping[str, torch.Tensor], topk: int) -> dict[str,
         return dict(maps)
     if form == "cells":
         return {name: value.to(memory_format=torch.channels_last) for name, value in maps.items()}
-    if form == "tutorial":
+    if form == "tensorrt-pro":
         pooled = F.max_pool2d(maps["hm"], 3, stride=1, padding=1)
         joined = torch.cat([maps["reg"], maps["wh"], maps["hm"], pooled], dim=1)
         return {"output": joined.flatten(2).transpose(1, 2).contiguous()}
     rows = torch.rand(len(maps["hm"]), topk, 6, device="cuda") * 300
     rows[..., 4] = (rows[..., 4] / 200 - 0.5).round(decimals=1)
     return {"detections": rows.to(maps["hm"].dtype)}
+
+
+def read(decode: CudaDecode, rows: np.ndarray, counts: np.ndarray, metas: Any) -> list[Any]:
+    return list(decode.read({"rows": rows, "counts": counts}, metas))
 
 
 class OnGpu:
@@ -76,8 +79,9 @@ class OnGpu:
             {"center": [960.0 + 3 * index, 540.0], "scale": 1920.0 - index, "input": self._input(settings)}
             for index in range(self.batch)
         ]
-        self.back = torch.from_numpy(np.stack([self.decode.back(meta) for meta in self.metas])).cuda()
-        self.rows = torch.empty(self.batch, self.decode.rows, 6, device="cuda")
+        matrices = np.stack([self.decode.values(meta)["output_to_image"] for meta in self.metas])
+        self.matrices = torch.from_numpy(matrices).cuda()
+        self.rows = torch.empty(self.batch, *self.decode.results[0].shape, device="cuda")
         self.counts = torch.empty(self.batch, dtype=torch.int32, device="cuda")
 
     def _input(self, settings: Mapping[str, Any]) -> list[int]:
@@ -88,14 +92,15 @@ class OnGpu:
 
     def launch(self) -> None:
         stream = torch.cuda.current_stream().cuda_stream
-        self.decode.launch(self.outputs, self.back, self.rows, self.counts, stream)
+        results = {"rows": self.rows, "counts": self.counts}
+        self.decode.launch(self.outputs, {"output_to_image": self.matrices}, results, stream)
 
     def poison(self) -> None:
         self.rows.fill_(torch.nan)
         self.counts.fill_(-1)
 
     def results(self) -> list[Detections]:
-        return self.decode.results(self.rows.cpu().numpy(), self.counts.cpu().numpy())
+        return read(self.decode, self.rows.cpu().numpy(), self.counts.cpu().numpy(), self.metas)
 
     def __call__(self) -> list[Detections]:
         self.poison()
@@ -117,7 +122,7 @@ def on_host(settings: Mapping[str, Any], device: OnGpu) -> Any:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", ["heads", "cells", "tutorial", "detections"])
+@pytest.mark.parametrize("form", ["heads", "cells", "tensorrt-pro", "detections"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_full_size(form: str, dtype: str, kind: str) -> None:
     maps = {name: value.to(DTYPES[dtype]) for name, value in heads(kind, 2, 80, 128, 128).items()}
@@ -147,7 +152,7 @@ def test_other_sizes(
     kind: str, batch: int, classes: int, height: int, width: int, topk: int, tuning: Tuning | None
 ) -> None:
     settings = {**spec("heads", classes, topk), "input": [4 * height, 4 * width]}
-    for form in ("heads", "cells", "tutorial"):
+    for form in ("heads", "cells", "tensorrt-pro"):
         settings["form"] = "heads" if form == "cells" else form
         maps = {name: value.half() for name, value in heads(kind, batch, classes, height, width).items()}
         device = OnGpu(settings, in_form(form, maps, topk), tuning)
@@ -155,7 +160,7 @@ def test_other_sizes(
 
 
 @pytest.mark.parametrize("kind", ["noise", "rounded", "flat", "crowded"])
-@pytest.mark.parametrize("form", ["heads", "cells", "tutorial"])
+@pytest.mark.parametrize("form", ["heads", "cells", "tensorrt-pro"])
 def test_the_mode_of_tensorrt_pro(form: str, kind: str) -> None:
     settings = {**spec("heads" if form == "cells" else form, 80, 100), "mode": MODE, "confidence": 0.3, "nms": 0.5}
     maps = {name: value.half() for name, value in heads(kind, 2, 80, 128, 128).items()}
@@ -199,9 +204,48 @@ def test_cupy_arrays_on_a_stream_of_their_own() -> None:
     torch.cuda.synchronize()
     stream = cupy.cuda.Stream(non_blocking=True)
     rows, counts = cupy.full((1, 100, 6), cupy.nan, cupy.float32), cupy.zeros(1, cupy.int32)
-    back = cupy.asarray(device.back.cpu().numpy())
+    matrices = cupy.asarray(device.matrices.cpu().numpy())
     arrays = {name: cupy.from_dlpack(value) for name, value in maps.items()}
     cupy.cuda.Device().synchronize()
-    device.decode.launch(arrays, back, rows, counts, stream.ptr)
+    device.decode.launch(arrays, {"output_to_image": matrices}, {"rows": rows, "counts": counts}, stream.ptr)
     stream.synchronize()
-    assert_equal(device.decode.results(rows.get(), counts.get()), expected)
+    assert_equal(read(device.decode, rows.get(), counts.get(), device.metas), expected)
+
+
+def test_one_object_serves_several_streams_at_once() -> None:
+    settings = spec("heads", 80, 100)
+    maps = {name: value.half() for name, value in heads("noise", 8, 80, 128, 128).items()}
+    first = OnGpu(settings, maps)
+    expected = on_host(settings, first)
+    others = [OnGpu(settings, maps) for _ in range(3)]
+    for other in others:
+        other.decode = first.decode
+    streams = [torch.cuda.Stream() for _ in others]
+    torch.cuda.synchronize()
+    for _ in range(200):
+        for other, stream in zip(others, streams, strict=True):
+            with torch.cuda.stream(stream):
+                other.poison()
+                other.launch()
+    torch.cuda.synchronize()
+    for other in others:
+        assert_equal(other.results(), expected)
+
+
+def test_a_failed_launch_leaves_no_stale_tickets() -> None:
+    """The scratch memory is dirty after a launch that was aborted; the next one clears it."""
+    settings = spec("heads", 80, 100)
+    device = OnGpu(settings, heads("noise", 2, 80, 128, 128))
+    expected = on_host(settings, device)
+    assert_equal(device(), expected)
+    (scratch,) = device.decode._scratch.values()
+
+    def abort() -> None:
+        with scratch.prepared(torch.cuda.current_stream().cuda_stream):
+            scratch.memory[:2] = 7
+            raise RuntimeError("aborted")
+
+    with pytest.raises(RuntimeError, match="aborted"):
+        abort()
+    for _ in range(2):
+        assert_equal(device(), expected)

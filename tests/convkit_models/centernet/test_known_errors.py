@@ -4,16 +4,15 @@ import pytest
 import torch
 from support.checkpoints import make_network
 
-from convkit.doctor import diagnose
-from convkit_models.centernet import convkit_remedies
+from convkit.doctor import search
+from convkit_models.centernet import convkit_known_errors
 
 
 def cause(text: str) -> str:
-    found = diagnose(text, convkit_remedies())
-    assert len(found) == 1, [remedy.pattern for remedy, _ in found]
-    remedy = found[0][0]
-    assert remedy.cure
-    return remedy.cause
+    found = search(text, convkit_known_errors())
+    assert len(found) == 1, [error.pattern for error, _ in found]
+    assert found[0][0].cure
+    return found[0][0].cause
 
 
 @pytest.mark.parametrize(
@@ -22,6 +21,7 @@ def cause(text: str) -> str:
         ("Skip loading parameter hm.2.weight, required shapetorch.Size([80, 64, 1, 1])", "random values"),
         ("No param deconv_layers.0.weight.", "random values"),
         ("RuntimeError: shape '[-1, 164, 16384]' is invalid for input of size 1049600", "80 classes"),
+        ("ModuleNotFoundError: No module named 'external.nms'", "suppressing overlapping boxes"),
         ("TypeError: export() got an unexpected keyword argument 'enable_onnx_checker'", "PyTorch 1.x"),
     ],
 )
@@ -43,4 +43,4 @@ def test_what_torch_says_of_the_tutorials_reshape() -> None:
 
 
 def test_unrelated_text_is_left_alone() -> None:
-    assert diagnose("RuntimeError: CUDA out of memory", convkit_remedies()) == []
+    assert search("RuntimeError: CUDA out of memory", convkit_known_errors()) == []

@@ -1,4 +1,4 @@
-"""A GPU made of NumPy for tests of the road, and CenterNet's ends as their kernels compiled for the host."""
+"""A GPU made of NumPy for tests of the device pipeline, and CenterNet's device sides on kernels built for the host."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from convkit.cuda import ArrayView
 from convkit.testing.cuda_host import run_on_host
 from convkit_models.centernet._preprocess import AffineOnDevice
-from convkit_models.centernet.tasks.ctdet import CudaDecode
-from convkit_models.centernet.tasks.ctdet._device_decode import Call, Tensor, Tuning
+from convkit_models.centernet.tasks.ctdet import CudaDecode, DecodeLaunch, Tuning
 
 
 class NumpyDevice:
-    """Runs at once what a GPU would run later; each copy is noted."""
+    """Runs at once what a GPU would run later, and records copies and events."""
 
     stream = 7
 
     def __init__(self) -> None:
         self.uploads: list[tuple[int, bool]] = []
-        self.downloads = self.marks = 0
+        self.downloads = self.events = 0
         self.waited: list[int] = []
 
     @contextmanager
@@ -38,8 +38,8 @@ class NumpyDevice:
         end = offset + int(np.prod(shape)) * np.dtype(dtype).itemsize
         return memory[offset:end].view(dtype).reshape(tuple(shape))
 
-    def upload(self, memory: np.ndarray, pinned: np.ndarray, size: int, *, beside: bool) -> None:
-        self.uploads.append((size, beside))
+    def upload(self, memory: np.ndarray, pinned: np.ndarray, size: int, *, concurrent: bool) -> None:
+        self.uploads.append((size, concurrent))
         memory[:size] = pinned[:size]
         memory[size:] = 0xEE
 
@@ -47,17 +47,17 @@ class NumpyDevice:
         self.downloads += 1
         pinned[:] = memory
 
-    def mark(self) -> Callable[[], None]:
-        number = self.marks
-        self.marks += 1
+    def record(self) -> Callable[[], None]:
+        number = self.events
+        self.events += 1
         return lambda: self.waited.append(number)
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         return
 
 
 def layout(array: Any) -> tuple[np.ndarray, str, bool]:
-    """Return the memory of a NumPy array or torch tensor in its order, its dtype, and whether that is channels-last."""
+    """Return the memory of a NumPy array or torch tensor, its dtype, and whether it is channels-last."""
     if isinstance(array, np.ndarray):
         return np.ascontiguousarray(array), array.dtype.name, False
     if array.is_contiguous():
@@ -70,27 +70,31 @@ def layout(array: Any) -> tuple[np.ndarray, str, bool]:
 class HostAffine(AffineOnDevice):
     """The warp kernel on the host."""
 
-    def launch(self, table: Any, pixels: Any, output: Any, stream: Any) -> None:
+    def launch(self, records: Any, payloads: Any, tensors: Mapping[str, Any], stream: int) -> None:
         assert stream == NumpyDevice.stream
+        (output,) = tensors.values()
         warp, (batch, _, height, width) = self._warp, output.shape
         memory, dtype, last = layout(output)
         variant = warp.variant(dtype, last=last)
-        launch = variant.geometry(batch=batch, height=height, width=width)
-        run_on_host(variant, launch, (table, pixels, warp.values(dtype), memory, warp.border, height, width))
+        launch = variant.launch_config(batch=batch, height=height, width=width)
+        run_on_host(variant, launch, (records, payloads, warp.values(dtype), memory, warp.border, height, width))
 
 
 class HostDecode(CudaDecode):
     """The decode kernel on the host."""
 
-    def launch(self, outputs: Mapping[str, Any], back: Any, results: Any, counts: Any, stream: int) -> None:
+    def launch(
+        self, outputs: Mapping[str, Any], inputs: Mapping[str, Any], results: Mapping[str, Any], stream: int
+    ) -> None:
         assert stream == NumpyDevice.stream
         known, memory = {}, {}
         for name, value in outputs.items():
             memory[name], dtype, _ = layout(value)
             numpy = isinstance(value, np.ndarray)
             strides = tuple(n // value.itemsize for n in memory[name].strides) if numpy else tuple(value.stride())
-            known[name] = Tensor(tuple(value.shape), strides, dtype, 0)
-        call = Call.plan(self._spec, known, Tuning(threads=64, unroll=2, groups=2))
+            known[name] = ArrayView(tuple(value.shape), strides, dtype)
+        call = DecodeLaunch.plan(self._spec, known, Tuning(threads=64, unroll=2, groups=2))
         scratch = [np.zeros(call.scratch, np.uint64)] if call.scratch else []
-        inputs = [None if name is None else memory[name] for name in call.inputs]
-        run_on_host(call.variant, call.launch, [*inputs, back, results, counts, *scratch, *call.scalars])
+        maps = [None if name is None else memory[name] for name in call.inputs]
+        arrays = [*maps, inputs["output_to_image"], results["rows"], results["counts"], *scratch]
+        run_on_host(call.variant, call.config, [*arrays, *call.scalars])
