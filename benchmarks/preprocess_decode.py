@@ -84,7 +84,7 @@ def decode(rounds: int) -> list[tuple[str, float, str]]:
         joined = np.concatenate([reg[0], wh[0], hm, pooled]).reshape(164, -1).T
         outputs = {
             "heads": {"hm": hm[None], "wh": wh, "reg": reg},
-            "tutorial": {"output": np.ascontiguousarray(joined)[None]},
+            "tensorrt-pro": {"output": np.ascontiguousarray(joined)[None]},
         }
         for form, tensors in outputs.items():
             functions[f"decode {form}, 80 classes at 128x128, {name}"] = _decoder({**spec, "form": form}, tensors, meta)

@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: the toy adapter, its checkpoint and one artifact of it."""
+"""Fixtures that many tests share: the toy adapters, their checkpoints and one artifact of each."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from support.plugins import registered
 
 if TYPE_CHECKING:
     from support.blobs import BlobPlugin
+    from support.embedding import EmbeddingPlugin
+    from support.pair import PairPlugin
     from support.toy import ToyPlugin
 
     from convkit import Artifact
@@ -107,29 +109,65 @@ def blob_artifact(blob_weights_file: Path, tmp_path_factory: pytest.TempPathFact
         ).artifact
 
 
+@pytest.fixture
+def pair() -> Iterator[PairPlugin]:
+    """The pair of inputs, installed for one test."""
+    from support.pair import PairPlugin
+
+    with registered(PairPlugin(), "pair") as plugin:
+        yield plugin
+
+
 @pytest.fixture(scope="session")
-def pair_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """A proved artifact with two inputs of different dtypes and a length of 2 to 12; it takes no images."""
+def pair_weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the pair of inputs."""
     import torch
-    from support.pair import PairPlugin, pair_weights
+    from support.pair import pair_weights
+
+    path = tmp_path_factory.mktemp("weights") / "pair.pth"
+    torch.save(pair_weights(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pair_artifact(pair_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A proved artifact of the pair of inputs: batch 1 to 3, 2 to 12 tokens."""
+    from support.pair import PairPlugin
 
     from convkit import convert
 
-    folder = tmp_path_factory.mktemp("pair")
-    torch.save(pair_weights(), folder / "pair.pth")
+    output = tmp_path_factory.mktemp("artifacts") / "pair"
     with registered(PairPlugin(), "pair"):
-        return convert("pair", weights=folder / "pair.pth", output=folder / "artifact", samples=3).artifact
+        return convert("pair", weights=pair_weights_file, output=output, samples=4).artifact
+
+
+@pytest.fixture
+def embedding() -> Iterator[EmbeddingPlugin]:
+    """The model without processing, installed for one test."""
+    from support.embedding import EmbeddingPlugin
+
+    with registered(EmbeddingPlugin(), "embedding") as plugin:
+        yield plugin
 
 
 @pytest.fixture(scope="session")
-def embedding_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """A proved artifact without preprocess and decode: input arrays in, output arrays out."""
+def embedding_weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the model without processing."""
     import torch
-    from support.embedding import EmbeddingPlugin, embedding_weights
+    from support.embedding import embedding_weights
+
+    path = tmp_path_factory.mktemp("weights") / "embedding.pth"
+    torch.save(embedding_weights(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def embedding_artifact(embedding_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A proved artifact of the model without preprocess and decode: batch 1 to 4."""
+    from support.embedding import EmbeddingPlugin
 
     from convkit import convert
 
-    folder = tmp_path_factory.mktemp("embedding")
-    torch.save(embedding_weights(), folder / "embedding.pth")
+    output = tmp_path_factory.mktemp("artifacts") / "embedding"
     with registered(EmbeddingPlugin(), "embedding"):
-        return convert("embedding", weights=folder / "embedding.pth", output=folder / "artifact", samples=3).artifact
+        return convert("embedding", weights=embedding_weights_file, output=output, samples=4).artifact

@@ -156,7 +156,7 @@ def remove_stale(path: Path) -> None:
     """Remove what killed conversions to ``path`` left behind, and put back what one was about to replace."""
     for folder in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         match = re.fullmatch(re.escape(f".{path.name}.") + r"(\d+)\..+\.partial", folder.name)
-        if match and not _alive(int(match.group(1))):
+        if match and not is_alive(int(match.group(1))):
             if (folder / REPLACED).exists() and not path.exists():
                 (folder / REPLACED).rename(path)
             shutil.rmtree(folder, ignore_errors=True)
@@ -243,7 +243,8 @@ def _flush(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Return whether a process of that number runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -254,6 +255,7 @@ def _alive(pid: int) -> bool:
 
 
 def output_error(path: Path, error: OSError) -> ConvkitError:
+    """Return what a failed write to ``path`` means to people."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return EnvironmentProblem(
             f"No room to write {path}: {error.strerror}.", hint="Free some space or give an --output elsewhere."

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convkit.artifact._directory import Artifact, output_error
+from convkit.artifact._directory import Artifact, is_alive, output_error
 from convkit.errors import IntegrityError
 from convkit.files import sha256
 
@@ -30,6 +30,10 @@ class StoredEngine:
     folder: Path
     description: Mapping[str, Any] = field(repr=False)
     ladder: Mapping[str, Any] = field(repr=False)
+
+    def summary(self) -> dict[str, Any]:
+        """Return backend, version, targets and files: the description without options, layers and rewrites."""
+        return {key: self.description[key] for key in ("backend", "version", "targets", "files")}
 
     def verify(self, artifact: Artifact) -> None:
         """Compare every file with its hash, and the graph that the engine was built from with the artifact's.
@@ -95,6 +99,7 @@ def engine_staging(artifact: Path, name: str) -> Iterator[StagedEngine]:
     folder = None
     try:
         target.parent.mkdir(exist_ok=True)
+        _remove_stale(target)
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}.{os.getpid()}.", suffix=".partial"))
         folder.chmod(0o755)
         yield StagedEngine(folder, target)
@@ -105,3 +110,11 @@ def engine_staging(artifact: Path, name: str) -> Iterator[StagedEngine]:
             shutil.rmtree(folder, ignore_errors=True)
         if target.parent.is_dir() and not any(target.parent.iterdir()):
             target.parent.rmdir()
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove what killed builds of an engine left behind."""
+    for folder in target.parent.glob(f".{target.name}.*.partial*"):
+        process = folder.name.removeprefix(f".{target.name}.").partition(".")[0]
+        if process.isdigit() and not is_alive(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)

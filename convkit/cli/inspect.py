@@ -14,7 +14,7 @@ from convkit.cli._options import JsonOption
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from convkit.artifact import Artifact
+    from convkit.artifact import Artifact, StoredEngine
     from convkit.backends import TensorRTPlugin
     from convkit.inspection import GraphStats
 
@@ -56,6 +56,7 @@ def inspect(
     show(
         stdout(),
         *(_artifact_part(source.artifact) if source.artifact else _file_part(source.file)),
+        *_engine_parts(source.artifact),
         *_graph_part(stats, uses),
         *_cost_part(stats, nodes),
     )
@@ -67,6 +68,7 @@ def _document(label: str, artifact: Artifact | None, stats: GraphStats, uses: Se
         "manifest": dict(artifact.manifest) if artifact else None,
         "graph": stats.to_json(),
         "tensorrt_plugins": [asdict(use) for use in uses],
+        "engines": {name: {**engine.summary(), "ladder": engine.ladder} for name, engine in _engines(artifact).items()},
     }
 
 
@@ -98,6 +100,23 @@ def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:
         ]
     )
     yield ""
+
+
+def _engines(artifact: Artifact | None) -> dict[str, StoredEngine]:
+    from convkit.artifact import stored_engines
+
+    return stored_engines(artifact) if artifact else {}
+
+
+def _engine_parts(artifact: Artifact | None) -> Iterator[RenderableType]:
+    from convkit.backends import Ladder
+    from convkit.cli._ladder import ladder_rows
+    from convkit.cli._layout import styled
+
+    for name, engine in _engines(artifact).items():
+        yield styled(f"engine {name} for {', '.join(engine.summary()['targets'])}", style="bold")
+        yield ladder_rows(Ladder.from_json(engine.ladder))
+        yield ""
 
 
 def _file_part(file: Path) -> Iterator[RenderableType]:

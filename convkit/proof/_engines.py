@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from polygraphy.backend.base import BaseRunner
 from polygraphy.common import TensorMetadata
-from polygraphy.comparator import Comparator, CompareFunc
+from polygraphy.comparator import Comparator, SimpleCompareFunc
 from polygraphy.logger import G_LOGGER
 
 from convkit.errors import EnvironmentProblem, OutputError
@@ -71,9 +71,7 @@ def compare_engines(
         compared = Comparator.compare_accuracy(
             results,
             compare_func=[
-                CompareFunc.simple(
-                    rtol=0.0, atol={**allowed, "": float("inf")}, check_error_stat="max", fail_fast=False
-                )
+                SimpleCompareFunc(rtol=0.0, atol={**allowed, "": float("inf")}, check_error_stat="max", fail_fast=False)
             ],
             comparisons=[(0, index) for index in range(1, len(runners))],
         )

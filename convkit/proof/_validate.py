@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convkit.artifact import Artifact, spec_from_manifest
+from convkit.artifact import Artifact, spec_from_manifest, stored_engines
 from convkit.backends import Session, open_session
 from convkit.processing import find_decode
 from convkit.progress import Progress, silent
@@ -40,6 +40,8 @@ def validate(
     artifact = Artifact.open(path)
     progress("checking hashes")
     artifact.verify()
+    for engine in stored_engines(artifact).values():
+        engine.verify(artifact)
     recorded = Verdict.from_json(artifact.verdict)
     spec = spec_from_manifest(artifact.manifest)
     golden = GoldenSamples.load(artifact.path, spec)

@@ -123,7 +123,7 @@ class Predictor:
         value = self.reader.accept(raw)
         with _naming(raw):
             prepared = prepare(self.spec, self._preprocess, value)
-            item_sizes(self.spec, self._preprocess, {name: tensor.shape for name, tensor in prepared.tensors.items()})
+            item_sizes(self.spec, self._preprocess, {n: tensor.shape for n, tensor in prepared.tensors.items()})
         return prepared
 
     def run(self, prepared: Sequence[Prepared]) -> list[Result]:

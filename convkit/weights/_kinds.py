@@ -42,9 +42,9 @@ def identify(path: Path) -> str:
     Raises:
         CheckpointError: it cannot be read, or is anything else; the message says what.
     """
-    if path.is_dir():
-        return FOLDER
     head, size = _head(path)
+    if head is None:
+        return FOLDER
     if size == 0:
         raise CheckpointError(f"{path} is empty.", hint=_DOWNLOAD_AGAIN)
     # First, as the length of the header, which may be any number, can look like the magic of another format.
@@ -86,9 +86,11 @@ def resave(where: str) -> str:
     return f"{where} and save the weights alone: torch.save(model.state_dict(), NEW_FILE)."
 
 
-def _head(path: Path) -> tuple[bytes, int]:
-    """Return the first bytes of a regular file and its size."""
+def _head(path: Path) -> tuple[bytes | None, int]:
+    """Return the first bytes of a regular file and its size; None for a folder."""
     try:
+        if path.is_dir():
+            return None, 0
         if not path.exists():
             close = sorted(p.name for p in path.parent.glob("*.pth"))[:5] if path.parent.is_dir() else []
             raise CheckpointError(

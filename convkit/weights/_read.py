@@ -70,7 +70,7 @@ def _safe_objects() -> list[Any]:
     """Return what unpickles NumPy scalars, such as the best score, under their old and new name, and options."""
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    dtypes = [np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefd")]
+    dtypes = [np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefdgFDSU")]
     return [*((scalar, name) for name in names), *dtypes, (_Namespace, "argparse.Namespace")]
 
 
@@ -90,13 +90,19 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_folder(folder: Path) -> dict[str, torch.Tensor]:
-    indices = sorted(folder.glob(_INDEX), key=lambda path: "safetensors" not in path.name)
+    try:
+        content = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be read: {error.strerror or error}.", hint="Check its permissions."
+        ) from error
+    indices = sorted((path for path in content if path.match(_INDEX)), key=lambda path: "safetensors" not in path.name)
     if indices:
         return _read_shards(folder, indices[0])
-    files = sorted(folder.glob(_SINGLE))
+    files = [path for path in content if path.match(_SINGLE)]
     if len(files) == 1:
         return _read_safetensors(files[0])
-    weights = files or sorted(path for path in folder.iterdir() if path.suffix in (".pth", ".pt", ".bin", ".ckpt"))
+    weights = files or [path for path in content if path.suffix in (".pth", ".pt", ".bin", ".ckpt")]
     raise CheckpointError(
         f"{folder} is a folder with {'several' if files else 'no'} safetensors files and no index.",
         hint=f"Give one file of it: {listing(path.name for path in weights)}."

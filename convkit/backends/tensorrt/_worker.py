@@ -18,6 +18,7 @@ from typing import Any
 __all__ = ["main"]
 
 Emit = Callable[[dict[str, Any]], None]
+ROOM = "Make room on the disk, or set TMPDIR to a folder on another one."
 
 
 def main(folder: Path) -> None:
@@ -37,7 +38,7 @@ def main(folder: Path) -> None:
             log.write(f"[{severity}] {message}\n")
             log.flush()
 
-    from convkit.errors import ConvkitError
+    from convkit.errors import ConvkitError, EnvironmentProblem
 
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     try:
@@ -55,6 +56,9 @@ def main(folder: Path) -> None:
                 _do(bindings, task, folder / str(index), emit, result)
             except ConvkitError as error:
                 result["problem"] = _pack(error)
+            except OSError as error:
+                place = f"{error.strerror or error}: {error.filename or folder}"
+                result["problem"] = _pack(EnvironmentProblem(f"The results cannot be written: {place}.", hint=ROOM))
             emit({"event": "result", "task": index, "version": bindings.version, **result})
     except ConvkitError as error:
         emit({"event": "problem", **_pack(error)})

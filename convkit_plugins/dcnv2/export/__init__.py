@@ -1,4 +1,4 @@
-"""From the PyTorch operator to ONNX: patches, translation, rewrites, and back for the torch backend."""
+"""From the PyTorch operator to ONNX and back: patches, translation, rewrites, and the operator of the torch backend."""
 
 from convkit_plugins.dcnv2.export._decompose_gather import DecomposeGather
 from convkit_plugins.dcnv2.export._decompose_grid_sample import DecomposeGridSample

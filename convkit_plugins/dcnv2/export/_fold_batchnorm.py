@@ -1,4 +1,4 @@
-"""The rewrite ``dcnv2.fold-batchnorm``: a BatchNormalization goes into the DeformConv before it."""
+"""The rewrite ``dcnv2.fold-batchnorm``: fold a BatchNormalization into the DeformConv before it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FoldBatchNorm(NodeRewrite):
     op_types = ("BatchNormalization",)
 
     def match(self, graph: gs.Graph, node: gs.Node) -> _Fold | NoMatch | None:
-        """Match a BatchNormalization whose input is the result of a DeformConv and nothing else's business."""
+        """Match a BatchNormalization whose input comes from a DeformConv and has no other consumer."""
         import onnx_graphsurgeon as gs
 
         convolved = node.inputs[0]
@@ -94,7 +94,7 @@ def _optional_input(node: gs.Node, position: int) -> Any:
 
 
 def _unused(graph: gs.Graph, name: str) -> str:
-    """Return ``name``, numbered if the graph has such a tensor already (a weight that two nodes share)."""
+    """Return ``name``, with a number if the graph has a tensor of that name (two nodes may share a weight)."""
     taken = graph.tensors()
     candidate, number = name, 2
     while candidate in taken:

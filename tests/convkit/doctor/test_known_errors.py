@@ -293,6 +293,20 @@ QUOTED = [
         "No usable NVIDIA GPU",
     ),
     ("RuntimeError: Found no NVIDIA driver on your system. Please check that you have", "No usable NVIDIA GPU"),
+    ("nvcc fatal   : Unsupported gpu architecture 'compute_86'", "older than the GPU"),
+    (
+        "The detected CUDA version (10.2) mismatches the version that was used to compile PyTorch (11.3).",
+        "another CUDA toolkit",
+    ),
+    (
+        "OSError: CUDA_HOME environment variable is not set. Please set it to your CUDA install root.",
+        "no CUDA toolkit was found",
+    ),
+    (
+        "host_config.h:138:2: error: #error -- unsupported GNU version! gcc versions later than 8 are not supported!",
+        "newer than this CUDA toolkit",
+    ),
+    ("RuntimeError: Error compiling objects for extension", "could not build an extension"),
     ("Failed to initialize NVML: Driver/library version mismatch", "driver was updated"),
     (
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total",

@@ -94,6 +94,17 @@ class TestNamespace:
         refusal(path)
 
 
+@pytest.mark.parametrize(
+    "value", [np.float64(0.5), np.bool_(True), np.str_("größe"), np.bytes_(b"x"), np.complex64(1j)]
+)
+@pytest.mark.parametrize("modern", [True, False], ids=["zip", "legacy"])
+def test_numpy_scalars_of_every_kind(tmp_path: Path, value: Any, modern: bool) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"best": value}, path, _use_new_zipfile_serialization=modern)
+    found = read_weights(path)["best"]
+    assert (type(found), found) == (type(value), value)
+
+
 def test_arrays_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save({"losses": np.arange(3.0)}, path)
@@ -154,6 +165,7 @@ class TestFolder:
     def test_one_safetensors_file_is_read(self, tmp_path: Path) -> None:
         save_file({"a": STATE["count"]}, tmp_path / "model.safetensors")
         (tmp_path / "config.json").write_text("{}")
+        (tmp_path / "._model.safetensors").write_bytes(b"hidden file of macOS")
         assert_same(read_weights(tmp_path), {"a": STATE["count"]})
 
     def test_shards_are_read_whole(self, tmp_path: Path) -> None:
@@ -198,6 +210,16 @@ class TestFolder:
     def test_an_index_that_is_none(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "model.safetensors.index.json").write_text(text)
         assert "damaged or cut off" in refusal(tmp_path)
+
+    def test_one_that_cannot_be_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(path: Path) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(Path, "iterdir", refuse)
+        assert "cannot be read: Permission denied" in refusal(tmp_path)
+
+    def test_a_path_that_no_system_takes(self, tmp_path: Path) -> None:
+        assert "cannot be read" in refusal(tmp_path / ("x" * 5000))
 
     def test_others_name_the_files_that_could_be_given(self, tmp_path: Path) -> None:
         assert "is a folder with no safetensors files" in refusal(tmp_path)

@@ -51,7 +51,7 @@ sys.exit(f"imported {heavy}" if heavy else 0)
 
 def test_the_declaration() -> None:
     (adapter,) = convkit_adapters()
-    assert adapter.forms == ("heads", "tutorial", "detections")
+    assert adapter.forms == ("heads", "tensorrt-pro", "detections")
     assert {dim.name: (dim.min, dim.opt, dim.max, dim.multiple_of) for dim in adapter.dims} == {
         "batch": (1, 1, 8, 1),
         "height": (512, 512, 512, 32),
@@ -90,7 +90,7 @@ class TestSpecification:
     @pytest.mark.parametrize(
         ("form", "name", "shape", "compare"),
         [
-            ("tutorial", "output", ("batch", "height/4*width/4", 10), "values"),
+            ("tensorrt-pro", "output", ("batch", "height/4*width/4", 10), "values"),
             ("detections", "detections", ("batch", 100, 6), "results"),
         ],
     )
@@ -163,10 +163,10 @@ class TestRefusals:
         with pytest.raises(SettingError, match=said):
             load(weights, options=options)
 
-    def test_the_tutorial_form_has_no_room_for_sizes_per_class(self, tmp_path: Path) -> None:
+    def test_the_packed_form_has_no_room_for_sizes_per_class(self, tmp_path: Path) -> None:
         path = make_checkpoint(tmp_path / "w.pth", "res_18", width=0.05, heads={"hm": 4, "wh": 8, "reg": 2})
         with pytest.raises(SettingError, match="no room"):
-            load(path, "tutorial")
+            load(path, "tensorrt-pro")
         assert load(path, "detections").spec.decode["sizes_per_class"] is True
 
     def test_a_checkpoint_that_does_not_fit(self, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ class TestRefusals:
 
 
 class TestModel:
-    @pytest.mark.parametrize("form", ["heads", "tutorial", "detections"])
+    @pytest.mark.parametrize("form", ["heads", "tensorrt-pro", "detections"])
     @pytest.mark.parametrize("dims", [DIMS, RANGES])
     def test_the_patched_module_returns_what_the_reference_defines(
         self, weights: Path, form: str, dims: tuple[Dim, ...]

@@ -70,6 +70,14 @@ def test_public_names_are_loaded_on_demand() -> None:
         ('dcn_v2_cuda.cu(126): error: identifier "THCudaBlas_SgemmBatched" is undefined', "PyTorch has removed"),
         ("error: ‘THFloatBlas_gemv’ was not declared in this scope", "PyTorch has removed"),
         ('dcn_v2_cuda.cu(107): error: identifier "AT_CHECK" is undefined', "PyTorch has removed"),
+        ("dcn_v2_cuda.cu:6:10: fatal error: THC/THCAtomics.cuh: No such file or directory", "PyTorch has removed"),
+        ("dcn_v2_cuda.cu:9: error: 'THCState_getCurrentStream' was not declared in this scope", "PyTorch has removed"),
+        (
+            'no suitable conversion function from "const at::DeprecatedTypeProperties" to "at::ScalarType" exists',
+            "PyTorch has removed",
+        ),
+        ("NotImplementedError: Cuda is not availabel", "built only on a machine with a GPU"),
+        ("RuntimeError: Backward is not reentrant, i.e., running backward", "gradient check"),
         ("vision.cpp:12: error: 'AT_ERROR' was not declared in this scope", "PyTorch has removed"),
         ("error in modulated_deformable_im2col_cuda: invalid device function", "another GPU architecture"),
         (

@@ -25,7 +25,10 @@ __all__ = [
 Replay = Callable[["LayerCall"], "torch.Tensor | Sequence[torch.Tensor]"]
 
 REPLAYS: dict[str, Replay] = {}
-"""The replay of each layer type; loops and conditionals, which are more than one layer, are not among them."""
+"""The replay of each layer type; those of fills and plugins have the operation or the plugin's name behind it.
+
+Loops and conditionals, which are more than one layer, are not among them.
+"""
 
 _STORAGE = {
     "FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "INT8": torch.int8, "UINT8": torch.uint8,

@@ -20,11 +20,9 @@ def constant(call: LayerCall) -> torch.Tensor:
     return torch.empty(shape, dtype=call.dtype) if values is None else values.reshape(shape)
 
 
-@replays("FILL")
+@replays("FILL LINSPACE")
 def fill(call: LayerCall) -> torch.Tensor:
-    """LINSPACE: alpha + the sum over the axes of beta times the index. Random numbers have no replay."""
-    if call.attribute("operation") != "LINSPACE":
-        raise call.no_replay("random numbers")
+    """alpha + the sum over the axes of beta times the index."""
     shape = call.integers(0, "shape")
     alpha, beta = call.optional(1), call.optional(2)
     start = call.attribute("alpha") if alpha is None else alpha

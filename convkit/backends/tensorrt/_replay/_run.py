@@ -26,16 +26,19 @@ def missing_replays(network: ParsedNetwork) -> dict[str, list[str]]:
     """Return the layer types of a network that have no replay, each with the names of its layers."""
     missing: dict[str, list[str]] = {}
     for layer in network.layers:
-        kind = layer.type
-        if kind == "PLUGIN_V3":
-            kind = f"PLUGIN_V3 {layer.attributes.get('plugin_name', '')}".strip()
-        elif kind == "FILL" and layer.attributes["operation"] != "LINSPACE":
-            kind = f"FILL {layer.attributes['operation']}"
-        elif kind in REPLAYS or kind in _CONTROL:
-            continue
-        if kind not in REPLAYS:
+        kind = replay_key(layer)
+        if kind not in REPLAYS and kind not in _CONTROL:
             missing.setdefault(kind, []).append(layer.name)
-    return {kind: names for kind, names in missing.items() if kind != "FILL LINSPACE"}
+    return missing
+
+
+def replay_key(layer: ParsedLayer) -> str:
+    """Return the key of a layer in the table of replays: its type, with the plugin or the operation that it runs."""
+    if layer.type == "PLUGIN_V3":
+        return f"PLUGIN_V3 {layer.attributes.get('plugin_name', '')}".strip()
+    if layer.type == "FILL":
+        return f"FILL {layer.attributes['operation']}"
+    return layer.type
 
 
 def replay(
@@ -193,8 +196,9 @@ class _Run:
             (branch,) = self._needs(layer)
             self._set(layer, [self.values[branch]])
             return
-        if layer.type not in REPLAYS:
-            raise NotReplayed(f"{layer.type} (layer {layer.name!r})")
+        key = replay_key(layer)
+        if key not in REPLAYS:
+            raise NotReplayed(f"{key} (layer {layer.name!r})")
         tensors = self.network.tensors
         given = []
         for index in layer.inputs:
@@ -207,7 +211,7 @@ class _Run:
             [None if index is None else tensors[index] for index in layer.inputs], self.wide,
         )  # fmt: skip
         try:
-            result = REPLAYS[layer.type](call)
+            result = REPLAYS[key](call)
         except NotReplayed as reason:
             raise NotReplayed(f"{layer.type}: {reason} (layer {layer.name!r})") from reason
         except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AssertionError) as error:

@@ -41,7 +41,7 @@ class CtdetDecode(Decode):
         self.topk: int = spec["topk"]
         self.sizes_per_class: bool = spec["sizes_per_class"]
         self.classes: Sequence[str] = tuple(spec["classes"])
-        self._decode = {"heads": self._heads, "tutorial": self._tutorial, "detections": self._rows}[spec["form"]]
+        self._decode = {"heads": self._heads, "tensorrt-pro": self._packed, "detections": self._rows}[spec["form"]]
 
     def on_device(self) -> CudaDecode:
         """Return the same decoding on the GPU.
@@ -72,7 +72,7 @@ class CtdetDecode(Decode):
         offsets = maps["reg"].reshape(2, -1)[:, cells].T if "reg" in maps else np.full_like(sizes, 0.5)
         return self._boxes(labels, cells, width, logits[peaks], offsets, sizes, meta)
 
-    def _tutorial(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
+    def _packed(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
         rows = maps["output"]
         classes, width = (rows.shape[1] - 4) // 2, meta["input"][1] // self.stride
         logits, pooled = rows[:, 4 : 4 + classes], rows[:, 4 + classes :]

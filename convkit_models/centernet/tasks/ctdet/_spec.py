@@ -105,14 +105,14 @@ def _check(form: str, dims: Mapping[str, Dim], options: Mapping[str, Any], sizes
         if form == "detections":
             raise SettingError(
                 f"The form 'detections' holds boxes that the official decoding chose; {options['decode']} cannot.",
-                hint="Use --form heads or --form tutorial.",
+                hint="Use --form heads or --form tensorrt-pro.",
             )
         for name in _THRESHOLDS:
             if not 0 < options[name] < 1:
                 raise SettingError(f"Option {name!r} cannot be {options[name]}.", hint="Give a number between 0 and 1.")
-    if form == "tutorial" and sizes_per_class:
+    if form == "tensorrt-pro" and sizes_per_class:
         raise SettingError(
-            "This network predicts a size for each class (--cat_spec_wh), for which the form 'tutorial' has no room.",
+            "This network predicts a size for each class (--cat_spec_wh), for which the form 'tensorrt-pro' has no room.",
             hint="Use --form heads or --form detections.",
         )
     cells = dims["height"].min // STRIDE * (dims["width"].min // STRIDE)
@@ -127,7 +127,7 @@ def _outputs(form: str, layout: Layout, topk: int) -> tuple[TensorSpec, ...]:
     channels = layout.channels
     if form == "detections":
         return (TensorSpec("detections", ("batch", topk, 6), compare="results", tolerance=_PIXELS),)
-    if form == "tutorial":
+    if form == "tensorrt-pro":
         columns = 4 + 2 * channels["hm"]
         return (TensorSpec("output", ("batch", "height/4*width/4", columns), tolerance=_CELLS),)
     return tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from support.disks import small_disk
 from support.graphs import make_model, node
 
 from convkit.backends.tensorrt import Build, Task, find_flavour, run_tasks
@@ -266,3 +268,14 @@ def test_the_end_of_the_caller(tmp_path, private_temp, number, moment):
     assert list(private_temp.iterdir()) == []
     assert ended < 1.0
     assert time.monotonic() - struck < 2.0
+
+
+def test_no_room_for_the_results(tmp_path, monkeypatch):
+    path = convolution(tmp_path, channels=256, layers=2)
+    with small_disk(tmp_path / "disk", 2000) as disk:
+        monkeypatch.setattr("tempfile.tempdir", str(disk))
+        outcome = one(path, read=True)
+        assert isinstance(outcome.problem, EnvironmentProblem)
+        assert re.search("No space left|File too large", outcome.problem.message)
+        assert "TMPDIR" in outcome.problem.hint
+        assert list(disk.iterdir()) == []

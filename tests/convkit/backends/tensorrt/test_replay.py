@@ -329,7 +329,7 @@ class TestLayersThatTheParserSeldomMakes:
 
     def test_random_numbers_are_not_replayed(self):
         attributes = {"operation": "RANDOM_NORMAL", "shape": [3], "alpha": 0.0, "beta": 1.0, "to_type": "FLOAT"}
-        with pytest.raises(NotReplayed, match="random"):
+        with pytest.raises(NotReplayed, match="FILL RANDOM_NORMAL"):
             single("FILL", [], [("FLOAT", (3,))], attributes)()
 
 
