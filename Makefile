@@ -23,13 +23,14 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not timing"
 	$(BIN)/python -m pytest -m timing
 
 bench: $(STAMP)
-	failed=0; for script in cli_startup convert_full_size preprocess_decode dcn_cpu; do \
+	failed=0; for script in cli_startup convert_full_size preprocess_decode dcn_cpu tensorrt_generated; do \
 		$(BIN)/python benchmarks/$$script.py || failed=1; done; exit $$failed
 
 clean:

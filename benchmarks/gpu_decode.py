@@ -77,8 +77,8 @@ def make_maps(kind: str, batch: int, dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: value.to(dtype) for name, value in (("hm", hm), ("wh", wh * 20), ("reg", reg))}
 
 
-def tutorial(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tutorial's tensor of these heads."""
+def packed(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the packed tensor of these heads."""
     pooled = F.max_pool2d(maps["hm"], 3, stride=1, padding=1)
     joined = torch.cat([maps["reg"], maps["wh"], maps["hm"], pooled], dim=1)
     return {"output": joined.flatten(2).transpose(1, 2).contiguous()}
@@ -288,16 +288,16 @@ def main() -> None:
     print("| maps | layout | batch 1, warm | batch 1 | batch 8 | batch 32 |")
     print("|---|---|---|---|---|---|")
     for kind in ("noise", "smooth", "flat"):
-        for layout in ("planes", "cells", "tutorial"):
+        for layout in ("planes", "cells", "tensorrt-pro"):
             times = []
             for batch, warm in ((1, True), (1, False), (8, False), (32, False)):
                 maps = make_maps(kind, batch, torch.float16)
                 if layout == "cells":
                     maps = {key: value.to(memory_format=torch.channels_last) for key, value in maps.items()}
                 sets: Sequence[Mapping[str, Tensor]] = copies(maps, warm)
-                if layout == "tutorial":
-                    sets = [tutorial(maps) for maps in sets]
-                times.append(ours("tutorial" if layout == "tutorial" else "heads", sets, options.repeats))
+                if layout == "tensorrt-pro":
+                    sets = [packed(maps) for maps in sets]
+                times.append(ours("tensorrt-pro" if layout == "tensorrt-pro" else "heads", sets, options.repeats))
             print(f"| {kind} | {layout} | {' | '.join(f'{time:.1f}' for time in times)} |", flush=True)
 
 

@@ -195,7 +195,7 @@ def half_model(source: Path, target: Path) -> Path:
 def onnxruntime_rows(model: Path, inputs: Sequence[Tensor], right: Tensor) -> Iterator[Row]:
     """Yield ONNX Runtime's CUDA provider with I/O binding, plain and with its own CUDA graph."""
     try:
-        import onnxruntime
+        from convkit._onnxruntime import onnxruntime
     except ImportError:
         yield "ONNX Runtime CUDA", ["not available"] * len(inputs), ""
         return

@@ -52,7 +52,7 @@ def preprocess(rounds: int) -> list[tuple[str, float, str]]:
         warped = cv2.warpAffine(image, matrix, SIZE, flags=cv2.INTER_LINEAR)
         return np.ascontiguousarray(((warped / 255.0 - mean) / std).astype(np.float32).transpose(2, 0, 1))
 
-    assert np.array_equal(prepare(image).tensor, by_formula())
+    assert np.array_equal(prepare(image).tensors["images"], by_formula())
     found = medians(
         {
             "bare": lambda: cv2.warpAffine(image, matrix, SIZE, flags=cv2.INTER_LINEAR),
@@ -84,7 +84,7 @@ def decode(rounds: int) -> list[tuple[str, float, str]]:
         joined = np.concatenate([reg[0], wh[0], hm, pooled]).reshape(164, -1).T
         outputs = {
             "heads": {"hm": hm[None], "wh": wh, "reg": reg},
-            "tutorial": {"output": np.ascontiguousarray(joined)[None]},
+            "tensorrt-pro": {"output": np.ascontiguousarray(joined)[None]},
         }
         for form, tensors in outputs.items():
             functions[f"decode {form}, 80 classes at 128x128, {name}"] = _decoder({**spec, "form": form}, tensors, meta)

@@ -13,12 +13,12 @@ from convkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from convkit.artifact import Artifact
-    from convkit.backends import Backend, DeviceSession, Session, TensorRTPlugin
+    from convkit.backends import Backend, DeviceSession, Engine, Session, TensorRTPlugin
     from convkit.backends.torch._node import TorchNode
-    from convkit.conversion import AttributePatch, ModulePatch, convert
-    from convkit.doctor import Remedy
-    from convkit.errors import CheckpointError, ConvkitError
-    from convkit.graph import Miss, NodeRewrite, Rewrite
+    from convkit.conversion import AttributePatch, Conversion, ModulePatch, convert
+    from convkit.doctor import KnownError
+    from convkit.errors import CheckpointError, ConvkitError, InputError
+    from convkit.graph import NodeRewrite, NoMatch, Rewrite
     from convkit.model import (
         Adapter,
         Dim,
@@ -34,9 +34,22 @@ if TYPE_CHECKING:
         exactly,
         optional,
     )
-    from convkit.processing import Decode, DeviceDecode, DevicePreprocess, Placement, Prepared, Preprocess
+    from convkit.processing import (
+        ArrayReader,
+        ArraySpec,
+        Decode,
+        DeviceDecode,
+        DevicePreprocess,
+        ImageReader,
+        JsonReader,
+        Placement,
+        Prepared,
+        Preprocess,
+        Reader,
+        synthetic_scenes,
+    )
     from convkit.proof import Verdict, validate
-    from convkit.results import Classification, Detections, Result
+    from convkit.results import Classification, Detections, Difference, Result
     from convkit.runtime import Predictor, load
     from convkit.weights import read_weights
 
@@ -44,19 +57,22 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "convkit.artifact": ("Artifact",),
-    "convkit.backends": ("Backend", "DeviceSession", "Session", "TensorRTPlugin"),
+    "convkit.backends": ("Backend", "DeviceSession", "Engine", "Session", "TensorRTPlugin"),
     "convkit.backends.torch._node": ("TorchNode",),
-    "convkit.conversion": ("AttributePatch", "ModulePatch", "convert"),
-    "convkit.doctor": ("Remedy",),
-    "convkit.errors": ("CheckpointError", "ConvkitError"),
-    "convkit.graph": ("Miss", "NodeRewrite", "Rewrite"),
+    "convkit.conversion": ("AttributePatch", "Conversion", "ModulePatch", "convert"),
+    "convkit.doctor": ("KnownError",),
+    "convkit.errors": ("CheckpointError", "ConvkitError", "InputError"),
+    "convkit.graph": ("NoMatch", "NodeRewrite", "Rewrite"),
     "convkit.model": (
         "Adapter", "Dim", "Expect", "ModelSpec", "Option", "Request", "SourceModel", "Target", "TensorSpec",
         "Tolerance", "at_least", "exactly", "optional",
     ),
-    "convkit.processing": ("Decode", "DeviceDecode", "DevicePreprocess", "Placement", "Prepared", "Preprocess"),
+    "convkit.processing": (
+        "ArrayReader", "ArraySpec", "Decode", "DeviceDecode", "DevicePreprocess", "ImageReader", "JsonReader",
+        "Placement", "Prepared", "Preprocess", "Reader", "synthetic_scenes",
+    ),
     "convkit.proof": ("Verdict", "validate"),
-    "convkit.results": ("Classification", "Detections", "Result"),
+    "convkit.results": ("Classification", "Detections", "Difference", "Result"),
     "convkit.runtime": ("Predictor", "load"),
     "convkit.weights": ("read_weights",),
 }  # fmt: skip
@@ -64,29 +80,38 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Adapter",
+    "ArrayReader",
+    "ArraySpec",
     "Artifact",
     "AttributePatch",
     "Backend",
     "CheckpointError",
     "Classification",
+    "Conversion",
     "ConvkitError",
     "Decode",
     "Detections",
     "DeviceDecode",
     "DevicePreprocess",
     "DeviceSession",
+    "Difference",
     "Dim",
+    "Engine",
     "Expect",
-    "Miss",
+    "ImageReader",
+    "InputError",
+    "JsonReader",
+    "KnownError",
     "ModelSpec",
     "ModulePatch",
+    "NoMatch",
     "NodeRewrite",
     "Option",
     "Placement",
     "Predictor",
     "Prepared",
     "Preprocess",
-    "Remedy",
+    "Reader",
     "Request",
     "Result",
     "Rewrite",
@@ -105,6 +130,7 @@ __all__ = [
     "load",
     "optional",
     "read_weights",
+    "synthetic_scenes",
     "validate",
 ]
 

@@ -6,7 +6,8 @@ Exit codes: 1 user error, 2 usage, 3 conversion failed, 4 validation failed, 5 e
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ __all__ = [
     "RewriteError",
     "SettingError",
     "ValidationError",
+    "blamed_on",
+    "listing",
     "suggest",
 ]
 
@@ -139,7 +142,34 @@ class PluginError(EnvironmentProblem):
     """A plugin breaks the contract of the hooks."""
 
 
+@contextmanager
+def blamed_on(what: str) -> Iterator[None]:
+    """Turn what code of a plugin raises into an error for people; errors that are meant for people pass.
+
+    ``what`` names the code, such as ``the preprocess`` or ``rewrite 'mine.fuse'``.
+
+    Raises:
+        AdapterError: the block raised anything that is no `ConvkitError`.
+    """
+    try:
+        yield
+    except ConvkitError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        raise AdapterError(
+            f"{what[0].upper()}{what[1:]} raised {type(error).__name__}: {lines[0] if lines else 'no message'}",
+            hint="That is a mistake in the plugin that it belongs to; CONVKIT_DEBUG=1 shows where.",
+        ) from error
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return ``"Did you mean X?"`` for the closest known word, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else ""
+
+
+def listing(names: Iterable[str], most: int = 6) -> str:
+    """Return names for a message, separated by commas: ``most`` of them, long ones shortened, and how many are left."""
+    shown = [name if len(name) <= 100 else f"{name[:99]}…" for name in names]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")

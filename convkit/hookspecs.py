@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from convkit.backends import Backend, TensorRTPlugin
     from convkit.conversion import Patch
-    from convkit.doctor import Remedy
+    from convkit.doctor import KnownError
     from convkit.graph import Rewrite
-    from convkit.model import Adapter, SourceModel, Target
+    from convkit.model import Adapter, Option, SourceModel, Target
     from convkit.processing import Decode, Preprocess
 
 hookspec = pluggy.HookspecMarker("convkit")
@@ -29,6 +29,11 @@ hookimpl = pluggy.HookimplMarker("convkit")
 @hookspec
 def convkit_adapters() -> Iterable[Adapter]:
     """Return the adapters of this distribution."""
+
+
+@hookspec
+def convkit_options() -> Iterable[Option]:
+    """Return settings of the plugin itself, given as ``--set NAME=VALUE``; hooks find them in ``target.options``."""
 
 
 @hookspec
@@ -43,16 +48,16 @@ def convkit_onnx_translations(target: Target) -> Mapping[Callable[..., Any], Cal
 
 @hookspec
 def convkit_graph_rewrites(adapter: str, target: Target) -> Iterable[Rewrite]:
-    """Return rewrites of the exported ONNX graph, in the order in which they must run."""
+    """Return rewrites of the exported ONNX graph; each runs in its phase, within it in the order given here."""
 
 
 @hookspec(firstresult=True)
-def convkit_preprocess(adapter: str, spec: Mapping[str, Any]) -> Preprocess | None:
-    """Return what turns images into input tensors by this specification, or None if it is not yours."""
+def convkit_preprocess(spec: Mapping[str, Any]) -> Preprocess | None:
+    """Return what turns raw inputs into input tensors by this specification, or None if it is not yours."""
 
 
 @hookspec(firstresult=True)
-def convkit_decode(adapter: str, spec: Mapping[str, Any]) -> Decode | None:
+def convkit_decode(spec: Mapping[str, Any]) -> Decode | None:
     """Return what turns output tensors into results by this specification, or None if it is not yours."""
 
 
@@ -77,5 +82,5 @@ def convkit_commands(app: typer.Typer) -> None:
 
 
 @hookspec
-def convkit_remedies() -> Iterable[Remedy]:
-    """Return known error texts with their causes and cures, for ``convkit doctor``."""
+def convkit_known_errors() -> Iterable[KnownError]:
+    """Return error texts of other tools with their causes and cures, for ``convkit doctor``."""

@@ -1,11 +1,13 @@
-"""The plugin manager: discovery by entry point, blocking, tracing, and whose plugin is whose."""
+"""The plugin manager: plugins found by entry point, their hooks checked and called, their errors named."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -18,11 +20,16 @@ from convkit.errors import AdapterNotFoundError, ConvkitError, PluginError, sugg
 if TYPE_CHECKING:
     from convkit.model import Adapter
 
-__all__ = ["BrokenPlugin", "PluginInfo", "PluginManager", "manager"]
+__all__ = ["BrokenPlugin", "PluginInfo", "PluginManager", "PluginWarning", "block", "hook_names", "manager"]
 
 GROUP = "convkit"
+PREFIX = "convkit_"
 LOAD_VARIABLE = "CONVKIT_LOAD_PLUGINS"
 TRACE_VARIABLE = "CONVKIT_TRACE_PLUGINS"
+
+
+class PluginWarning(UserWarning):
+    """A plugin works, but not as its author will expect."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +43,28 @@ class BrokenPlugin:
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """A loaded plugin: its entry-point name, where it comes from, and the hooks it implements."""
+    """A loaded plugin: its entry-point name, its distribution, and the hooks that it implements.
+
+    ``unmarked`` are its functions that are named like hooks but lack ``@hookimpl``, so that nothing calls them.
+    """
 
     name: str
     distribution: str
     version: str
     hooks: tuple[str, ...] = ()
+    unmarked: tuple[str, ...] = ()
+
+    def warnings(self) -> list[str]:
+        """Return a sentence for each unmarked function."""
+        return [f"{name} of plugin {self.name!r} is never called: {_why_not_called(name)}" for name in self.unmarked]
 
 
 @dataclass
 class PluginManager:
     """The plugins of one process, on top of a `pluggy.PluginManager`.
 
-    ``blocked`` names plugins that are left out. The environment variable CONVKIT_LOAD_PLUGINS, a
-    comma-separated list of names, restricts loading to these (empty: none).
+    ``blocked`` names plugins that are left out; ``broken`` are those that failed to load. The environment variable
+    CONVKIT_LOAD_PLUGINS, a comma-separated list of names, restricts loading to these (empty: none).
     CONVKIT_TRACE_PLUGINS=1 prints every hook call to stderr.
     """
 
@@ -59,20 +74,16 @@ class PluginManager:
     def __post_init__(self) -> None:
         self.pluggy = pluggy.PluginManager("convkit")
         self.pluggy.add_hookspecs(hookspecs)
-        self._origins: dict[str, tuple[str, str]] = {}
-        if os.environ.get(TRACE_VARIABLE, "0") not in ("", "0"):
-            self.pluggy.add_hookcall_monitoring(_trace_call, _trace_result)
-
-    @property
-    def hook(self) -> Any:
-        """The hook callers, ``manager.hook.convkit_adapters()`` and so on."""
-        return self.pluggy.hook
+        self._infos: dict[str, PluginInfo] = {}
+        self._traced = os.environ.get(TRACE_VARIABLE, "0") not in ("", "0")
 
     def discover(self) -> None:
-        """Load every plugin named by an entry point in the group ``convkit``.
+        """Load every plugin that an entry point of the group ``convkit`` names.
 
-        A plugin that fails to import, or implements a hook that does not exist, is taken out again
-        and reported in ``broken``; the others work on.
+        A plugin that fails to import, or does not fit the hooks, is left out and listed in ``broken``.
+
+        Raises:
+            PluginError: a plugin that is to be left out or loaded does not exist.
         """
         chosen = os.environ.get(LOAD_VARIABLE)
         only = None if chosen is None else {name.strip() for name in chosen.split(",") if name.strip()}
@@ -87,28 +98,28 @@ class PluginManager:
         for point in points:
             if point.name in self.blocked or (only is not None and point.name not in only):
                 continue
-            distribution = point.dist.name if point.dist else "?"
-            version = point.dist.version if point.dist else "?"
+            distribution, version = (point.dist.name, point.dist.version) if point.dist else ("?", "?")
             try:
                 self.register(point.load(), point.name, distribution, version)
+            except ConvkitError as error:
+                self.broken.append(BrokenPlugin(point.name, distribution, f"{error.message} {error.hint}"))
             except (Exception, SystemExit) as error:
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                self.broken.append(BrokenPlugin(point.name, distribution, reason))
+                self.broken.append(BrokenPlugin(point.name, distribution, _first_line(error)))
 
     def register(self, plugin: Any, name: str, distribution: str = "", version: str = "") -> None:
         """Register a plugin object and check its hooks against the specification.
 
         Raises:
-            PluginError: it implements a hook that does not exist, or asks for an argument that a hook lacks.
+            PluginError: it implements a hook that does not exist, asks for an argument that a hook lacks, or wraps one.
         """
         try:
             self.pluggy.register(plugin, name)
             self.pluggy.check_pending()
         except pluggy.PluginValidationError as error:
-            if self.pluggy.has_plugin(name):
-                self.pluggy.unregister(name=name)
-            known = [hook for hook in dir(hookspecs) if hook.startswith("convkit_")]
-            unknown = [hook for hook in dir(plugin) if hook.startswith("convkit_") and hook not in known]
+            self._forget(name)
+            known = hook_names()
+            marked = [hook for hook in dir(plugin) if self.pluggy.parse_hookimpl_opts(plugin, hook) is not None]
+            unknown = [hook for hook in marked if hook not in known]
             if unknown:
                 raise PluginError(
                     f"Plugin {name!r} implements an unknown hook: {', '.join(unknown)}.",
@@ -117,48 +128,55 @@ class PluginManager:
             raise PluginError(
                 f"Plugin {name!r} does not fit a hook: {' '.join(str(error).split())}.", hint="See docs/hooks.md."
             ) from error
-        self._origins[name] = (distribution, version)
+        callers = self.pluggy.get_hookcallers(plugin) or []
+        implementations = [each for caller in callers for each in caller.get_hookimpls() if each.plugin is plugin]
+        if any(each.hookwrapper or each.wrapper for each in implementations):
+            self._forget(name)
+            raise PluginError(f"Plugin {name!r} wraps a hook, which convkit does not support.", hint="Implement it.")
+        hooks = tuple(sorted(caller.name for caller in callers))
+        called = {each.function.__name__ for each in implementations}
+        unmarked = tuple(each for each in _functions_named_like_hooks(plugin) if each not in called)
+        self._infos[name] = PluginInfo(name, distribution, version, hooks, unmarked)
 
     def unregister(self, name: str) -> None:
         """Take a plugin out again."""
         self.pluggy.unregister(name=name)
-        self._origins.pop(name, None)
+        self._infos.pop(name, None)
 
     def infos(self) -> list[PluginInfo]:
         """Return the loaded plugins by name."""
-        return [
-            PluginInfo(
-                name,
-                *self._origins[name],
-                hooks=tuple(sorted(caller.name for caller in self.pluggy.get_hookcallers(plugin) or ())),
-            )
-            for name, plugin in sorted(self.pluggy.list_name_plugin())
-            if plugin is not None and name in self._origins
-        ]
+        return [self._infos[name] for name in sorted(self._infos)]
 
     def adapters(self) -> dict[str, Adapter]:
-        """Return every adapter by name, the first plugin winning a name that two offer."""
-        table: dict[str, Adapter] = {}
-        for adapters in self.gather("convkit_adapters").values():
-            for adapter in adapters:
-                table.setdefault(adapter.name, adapter)
-        return dict(sorted(table.items()))
+        """Return every adapter by name; of a name that several plugins offer, the one of the first plugin called."""
+        return {name: offers[0][1] for name, offers in self._offers().items()}
 
     def adapter(self, name: str) -> Adapter:
-        """Return one adapter.
+        """Return one adapter, with a `PluginWarning` if several plugins offer that name.
 
         Raises:
             AdapterNotFoundError: no plugin offers it.
         """
-        table = self.adapters()
-        if name not in table:
-            broken = f" These plugins failed to load: {', '.join(b.name for b in self.broken)}." if self.broken else ""
-            raise AdapterNotFoundError(
-                f"There is no adapter {name!r}.",
-                hint=f"{suggest(name, table)} Installed: {', '.join(table) or 'none'}.{broken}"
-                f" `convkit new adapter NAME` writes a new one.".strip(),
-            )
-        return table[name]
+        table = self._offers()
+        self._check_offered(name, table)
+        for text in _clash(name, [plugin for plugin, _ in table[name]]):
+            warnings.warn(text, PluginWarning, stacklevel=2)
+        return table[name][0][1]
+
+    def owner(self, adapter: str) -> PluginInfo:
+        """Return the plugin whose adapter of this name is used.
+
+        Raises:
+            AdapterNotFoundError: no plugin offers it.
+        """
+        table = self._offers()
+        self._check_offered(adapter, table)
+        return self._infos[table[adapter][0][0]]
+
+    def clashes(self) -> list[str]:
+        """Return a sentence for each adapter name that several plugins offer."""
+        offers = self._offers().items()
+        return [text for name, pairs in offers for text in _clash(name, [plugin for plugin, _ in pairs])]
 
     def gather(self, hook: str, **arguments: Any) -> dict[str, list[Any]]:
         """Call a hook that returns many things; return what each plugin gave, in call order.
@@ -169,21 +187,67 @@ class PluginManager:
             PluginError: a plugin's hook raised something that is not meant for people.
         """
         results: dict[str, list[Any]] = {}
-        plugins = {plugin for _, plugin in self.pluggy.list_name_plugin() if plugin is not None}
-        for implementation in reversed(getattr(self.hook, hook).get_hookimpls()):
-            others = plugins - {implementation.plugin}
-            name = implementation.plugin_name
-            try:
-                for value in self.pluggy.subset_hook_caller(hook, others)(**arguments):
-                    results.setdefault(name, []).extend(value.items() if isinstance(value, Mapping) else value)
-            except ConvkitError:
-                raise
-            except Exception as error:
-                raise PluginError(
-                    f"Plugin {name!r} failed in {hook}: {type(error).__name__}: {error}".splitlines()[0],
-                    hint=f"Update it, or leave it out with --no-plugin {name}.",
-                ) from error
+        for plugin, values in self._call(hook, arguments):
+            results.setdefault(plugin, []).extend(values)
         return results
+
+    def first(self, hook: str, **arguments: Any) -> Any:
+        """Call a hook of which one answer counts; return the first that is not None, or None.
+
+        Raises:
+            PluginError: a plugin's hook raised something that is not meant for people.
+        """
+        return next((value for _, value in self._call(hook, arguments)), None)
+
+    def _call(self, hook: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Yield the name of each plugin that implements the hook with its answer: a list where all answers count."""
+        caller: pluggy.HookCaller = getattr(self.pluggy.hook, hook)
+        single = caller.spec is not None and caller.spec.opts["firstresult"]
+        shown = ", ".join(f"{name}={_short(value)}" for name, value in arguments.items())
+        for implementation in reversed(caller.get_hookimpls()):
+            plugin = implementation.plugin_name
+            taken = [arguments[name] for name in implementation.argnames]
+            self._trace(f"{hook}({shown}) -> {plugin}")
+            try:
+                value: Any = implementation.function(*taken)
+                if value is not None and not single:
+                    value = list(value.items() if isinstance(value, Mapping) else value)
+            except Exception as error:
+                self._trace(f"{hook} = {_short(error)}")
+                if isinstance(error, ConvkitError):
+                    raise
+                raise PluginError(
+                    f"Plugin {plugin!r} failed in {hook}: {_first_line(error)}",
+                    hint=f"Update it, or leave it out with --no-plugin {plugin}; CONVKIT_DEBUG=1 shows where it fails.",
+                ) from error
+            self._trace(f"{hook} = {_short(value)}")
+            if value is not None:
+                yield plugin, value
+
+    def _trace(self, text: str) -> None:
+        if self._traced:
+            sys.stderr.write(f"[hook] {text}\n")
+
+    def _offers(self) -> dict[str, list[tuple[str, Adapter]]]:
+        """Return the adapters of each name in call order, each with its plugin."""
+        table: dict[str, list[tuple[str, Adapter]]] = {}
+        for plugin, adapters in self.gather("convkit_adapters").items():
+            for adapter in adapters:
+                table.setdefault(adapter.name, []).append((plugin, adapter))
+        return dict(sorted(table.items()))
+
+    def _check_offered(self, name: str, table: Collection[str]) -> None:
+        if name not in table:
+            broken = f" These plugins failed to load: {', '.join(b.name for b in self.broken)}." if self.broken else ""
+            raise AdapterNotFoundError(
+                f"There is no adapter {name!r}.",
+                hint=f"{suggest(name, table)} Installed: {', '.join(table) or 'none'}.{broken}"
+                f" `convkit new adapter NAME` writes a new one.".strip(),
+            )
+
+    def _forget(self, name: str) -> None:
+        if self.pluggy.has_plugin(name):
+            self.pluggy.unregister(name=name)
 
 
 @lru_cache(maxsize=1)
@@ -208,16 +272,35 @@ def block(names: Iterable[str]) -> None:
     _default.cache_clear()
 
 
-def _trace_call(hook_name: str, hook_impls: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    names = ", ".join(implementation.plugin_name for implementation in reversed(hook_impls)) or "nobody"
-    arguments = ", ".join(f"{key}={_short(value)}" for key, value in kwargs.items())
-    sys.stderr.write(f"[hook] {hook_name}({arguments}) -> {names}\n")
+def hook_names() -> list[str]:
+    """Return the names of all hooks."""
+    return [name for name in dir(hookspecs) if name.startswith(PREFIX)]
 
 
-def _trace_result(outcome: Any, hook_name: str, hook_impls: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    del hook_impls, kwargs
-    problem = outcome.exception
-    sys.stderr.write(f"[hook] {hook_name} = {_short(problem if problem else outcome.get_result())}\n")
+def _clash(adapter: str, plugins: Sequence[str]) -> Iterator[str]:
+    if len(plugins) > 1:
+        used, *others = plugins
+        yield (
+            f"plugins {', '.join(map(repr, plugins))} all offer the adapter {adapter!r}; that of {used!r} is used."
+            f" Leave out what you do not want: {' '.join(f'--no-plugin {name}' for name in others)}"
+        )
+
+
+def _functions_named_like_hooks(plugin: Any) -> Iterator[str]:
+    for name in dir(plugin):
+        if name.startswith(PREFIX) and inspect.isroutine(getattr(plugin, name)):
+            yield name
+
+
+def _why_not_called(name: str) -> str:
+    known = hook_names()
+    if name in known:
+        return "it lacks @convkit.hookimpl."
+    return f"it lacks @convkit.hookimpl, and there is no hook of that name. {suggest(name, known)}".strip()
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _short(value: Any) -> str:

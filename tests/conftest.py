@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: the toy adapter, its checkpoint and one artifact of it."""
+"""Fixtures that many tests share: the toy adapters, their checkpoints and one artifact of each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # read by torch and OpenCV at their import; subprocesses inherit it
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import onnxruntime themselves
+
 os.environ["CONVKIT_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "convkit-kernels")
 
 import pytest
@@ -18,6 +20,8 @@ from support.plugins import registered
 
 if TYPE_CHECKING:
     from support.blobs import BlobPlugin
+    from support.embedding import EmbeddingPlugin
+    from support.pair import PairPlugin
     from support.toy import ToyPlugin
 
     from convkit import Artifact
@@ -69,7 +73,7 @@ def toy_artifact(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactor
     from convkit import convert
 
     with registered(ToyPlugin()):
-        return convert("toy", weights=toy_weights_file, output=tmp_path_factory.mktemp("artifacts") / "toy")
+        return convert("toy", weights=toy_weights_file, output=tmp_path_factory.mktemp("artifacts") / "toy").artifact
 
 
 @pytest.fixture
@@ -100,4 +104,70 @@ def blob_artifact(blob_weights_file: Path, tmp_path_factory: pytest.TempPathFact
     from convkit import convert
 
     with registered(BlobPlugin(), "blobs"):
-        return convert("blobs", weights=blob_weights_file, output=tmp_path_factory.mktemp("artifacts") / "blobs")
+        return convert(
+            "blobs", weights=blob_weights_file, output=tmp_path_factory.mktemp("artifacts") / "blobs"
+        ).artifact
+
+
+@pytest.fixture
+def pair() -> Iterator[PairPlugin]:
+    """The pair of inputs, installed for one test."""
+    from support.pair import PairPlugin
+
+    with registered(PairPlugin(), "pair") as plugin:
+        yield plugin
+
+
+@pytest.fixture(scope="session")
+def pair_weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the pair of inputs."""
+    import torch
+    from support.pair import pair_weights
+
+    path = tmp_path_factory.mktemp("weights") / "pair.pth"
+    torch.save(pair_weights(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pair_artifact(pair_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A proved artifact of the pair of inputs: batch 1 to 3, 2 to 12 tokens."""
+    from support.pair import PairPlugin
+
+    from convkit import convert
+
+    output = tmp_path_factory.mktemp("artifacts") / "pair"
+    with registered(PairPlugin(), "pair"):
+        return convert("pair", weights=pair_weights_file, output=output, samples=4).artifact
+
+
+@pytest.fixture
+def embedding() -> Iterator[EmbeddingPlugin]:
+    """The model without processing, installed for one test."""
+    from support.embedding import EmbeddingPlugin
+
+    with registered(EmbeddingPlugin(), "embedding") as plugin:
+        yield plugin
+
+
+@pytest.fixture(scope="session")
+def embedding_weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the model without processing."""
+    import torch
+    from support.embedding import embedding_weights
+
+    path = tmp_path_factory.mktemp("weights") / "embedding.pth"
+    torch.save(embedding_weights(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def embedding_artifact(embedding_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A proved artifact of the model without preprocess and decode: batch 1 to 4."""
+    from support.embedding import EmbeddingPlugin
+
+    from convkit import convert
+
+    output = tmp_path_factory.mktemp("artifacts") / "embedding"
+    with registered(EmbeddingPlugin(), "embedding"):
+        return convert("embedding", weights=embedding_weights_file, output=output, samples=4).artifact

@@ -1,4 +1,4 @@
-"""The artifact: a directory with a proved graph, its manifest, its proof and its report."""
+"""The artifact: a directory with a proved graph, its manifest, its proof, its report and its engines."""
 
 from convkit.artifact._directory import (
     EXPORTED,
@@ -9,12 +9,13 @@ from convkit.artifact._directory import (
     SCHEMA_VERSION,
     VERDICT,
     Artifact,
+    anchored,
     check_destination,
     publish,
-    sha256,
     staging,
 )
-from convkit.artifact._manifest import make_manifest, spec_from_manifest, spec_to_json
+from convkit.artifact._engines import StagedEngine, StoredEngine, engine_staging, stored_engines
+from convkit.artifact._manifest import environment, spec_from_manifest, spec_to_json
 from convkit.artifact._report import render_report
 
 __all__ = [
@@ -26,12 +27,16 @@ __all__ = [
     "SCHEMA_VERSION",
     "VERDICT",
     "Artifact",
+    "StagedEngine",
+    "StoredEngine",
+    "anchored",
     "check_destination",
-    "make_manifest",
+    "engine_staging",
+    "environment",
     "publish",
     "render_report",
-    "sha256",
     "spec_from_manifest",
     "spec_to_json",
     "staging",
+    "stored_engines",
 ]

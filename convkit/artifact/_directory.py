@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
-import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from convkit.errors import ArtifactError, ConvkitError, EnvironmentProblem, IntegrityError, OutputError
+from convkit.files import sha256
 
-__all__ = ["SCHEMA_VERSION", "Artifact", "check_destination", "sha256", "staging"]
+__all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "check_destination", "staging"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: named inputs, golden samples of any kind."""
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 EXPORTED = "exported.onnx"
@@ -74,7 +76,7 @@ class Artifact:
         if manifest.get("schema_version") != SCHEMA_VERSION:
             raise ArtifactError(
                 f"{path} has manifest schema {manifest.get('schema_version')}; this convkit reads {SCHEMA_VERSION}.",
-                hint="Use the convkit version that made it, or convert again.",
+                hint=f"Use the convkit version that made it, or convert again: {_command(manifest)}",
             )
         return cls(path, manifest)
 
@@ -108,15 +110,6 @@ class Artifact:
         return str(self.path)
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def check_destination(path: Path, *, overwrite: bool) -> None:
     """Refuse early what could not be written later.
 
@@ -137,7 +130,7 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _temporary_beside(path).rmdir()
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
 
 
 @contextlib.contextmanager
@@ -148,14 +141,14 @@ def staging(path: Path) -> Iterator[Path]:
         OutputError, EnvironmentProblem: the disk refuses.
     """
     try:
-        folder = _temporary_beside(path)
+        folder = _temporary_beside(anchored(path))
         folder.chmod(0o755)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     try:
         yield folder
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -164,7 +157,7 @@ def remove_stale(path: Path) -> None:
     """Remove what killed conversions to ``path`` left behind, and put back what one was about to replace."""
     for folder in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         match = re.fullmatch(re.escape(f".{path.name}.") + r"(\d+)\..+\.partial", folder.name)
-        if match and not _alive(int(match.group(1))):
+        if match and not is_alive(int(match.group(1))):
             if (folder / REPLACED).exists() and not path.exists():
                 (folder / REPLACED).rename(path)
             shutil.rmtree(folder, ignore_errors=True)
@@ -187,8 +180,10 @@ def _is_artifact(path: Path) -> bool:
 def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite: bool) -> Artifact:
     """Seal ``folder`` with its manifest and rename it to ``path``, in one step for any onlooker.
 
-    The manifest is written last, after every other file has reached the disk.
+    The manifest is written last, after every other file has reached the disk. The artifact that is replaced may be
+    the working directory: a relative ``path`` means what it meant before, and the result then has an absolute one.
     """
+    folder, path, given = anchored(folder), anchored(path), path
     files = {
         str(file.relative_to(folder).as_posix()): {"sha256": sha256(file), "bytes": file.stat().st_size}
         for file in sorted(folder.rglob("*"))
@@ -215,17 +210,47 @@ def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite:
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise OutputError(
-                    f"{path} appeared while the conversion ran.", hint="Give another --output or --overwrite."
+                    f"{given} appeared while the conversion ran.", hint="Give another --output or --overwrite."
                 ) from error
             raise
-    return Artifact(path, document)
+    return Artifact(given if given.exists() else path, document)
+
+
+def _command(manifest: Mapping[str, Any]) -> str:
+    """Return the command that makes an artifact of any schema anew, with the settings that were asked for."""
+    adapter, weights = (manifest.get(key) for key in ("adapter", "weights"))
+    name = adapter.get("name", "ADAPTER") if isinstance(adapter, dict) else "ADAPTER"
+    file = weights.get("file", "FILE") if isinstance(weights, dict) else "FILE"
+    words = ["convkit", "convert", str(name), "--weights", str(file)]
+    for setting in manifest.get("settings", ()):
+        if setting["origin"] in ("adapter", "built-in"):
+            continue
+        flag, _, option = setting["name"].partition(".")
+        value = setting["value"]
+        if option:
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words += [f"--{flag}", f"{option}={text}"]
+        elif isinstance(value, bool):
+            words += [f"--{flag.replace('_', '-')}"] * value
+        else:
+            for item in value if isinstance(value, list) else [value]:
+                words += [f"--{flag.replace('_', '-')}", str(item)]
+    return shlex.join(words)
+
+
+def anchored(path: Path) -> Path:
+    """Return an absolute path without ``..`` that stays right when the working directory is moved.
+
+    The last part may be a link and stays one.
+    """
+    return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
     """Return the SHA-256 over the canonical JSON of everything but the seal itself."""
     body = {key: value for key, value in manifest.items() if key != "seal"}
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(text)
 
 
 def _flush(path: Path) -> None:
@@ -233,7 +258,8 @@ def _flush(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Return whether a process of that number runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -243,7 +269,8 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _output_error(path: Path, error: OSError) -> ConvkitError:
+def output_error(path: Path, error: OSError) -> ConvkitError:
+    """Return what a failed write to ``path`` means to people."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return EnvironmentProblem(
             f"No room to write {path}: {error.strerror}.", hint="Free some space or give an --output elsewhere."

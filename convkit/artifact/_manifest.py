@@ -6,43 +6,16 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from convkit import __version__
-from convkit.artifact._directory import sha256
-from convkit.model import Adapter, Dim, ModelSpec, TensorSpec, Tolerance
-from convkit.plugins import manager
+from convkit.model import Dim, ModelSpec, TensorSpec, Tolerance
 
-if TYPE_CHECKING:
-    from convkit.conversion import Builder, Settings
-
-__all__ = ["make_manifest", "spec_from_manifest", "spec_to_json"]
+__all__ = ["environment", "spec_from_manifest", "spec_to_json"]
 
 PACKAGES = (
     "convkit", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxscript", "opencv-python-headless",
     "polygraphy", "torch",
 )  # fmt: skip
-
-
-def make_manifest(
-    adapter: Adapter, weights: Path, settings: Settings, builder: Builder, verdict: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the manifest of a finished build, but for the hashes of its files."""
-    target = builder.target
-    return {
-        "convkit": __version__,
-        "adapter": {"name": adapter.name, **_origin(adapter.name)},
-        "weights": {"file": weights.name, "bytes": weights.stat().st_size, "sha256": sha256(weights)},
-        "model": spec_to_json(builder.source.spec),
-        "graph": {**asdict(target), "ir_version": builder.ir_version},
-        "settings": settings.to_json(),
-        "patches": {plugin: [asdict(record) for record in group] for plugin, group in builder.patches.items()},
-        "translations": builder.translations,
-        "rewrites": [{"plugin": plugin, **asdict(record)} for plugin, record in builder.rewrites],
-        "environment": _environment({"backend": builder.backend, "device": builder.device}),
-        "verdict": {"passed": verdict["passed"], "headline": verdict["headline"]},
-    }
 
 
 def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
@@ -55,7 +28,7 @@ def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
         "preprocess": dict(spec.preprocess),
         "decode": dict(spec.decode),
         "classes": list(spec.classes),
-        "facts": dict(spec.facts),
+        "info": dict(spec.info),
     }
 
 
@@ -70,20 +43,12 @@ def spec_from_manifest(manifest: Mapping[str, Any]) -> ModelSpec:
         preprocess=model["preprocess"],
         decode=model["decode"],
         classes=tuple(model["classes"]),
-        facts=model["facts"],
+        info=model["info"],
     )
 
 
-def _origin(adapter: str) -> dict[str, str]:
-    """Return the plugin that offers an adapter and its distribution."""
-    offers = manager().gather("convkit_adapters")
-    plugin = next(name for name, items in offers.items() if adapter in {item.name for item in items})
-    info = next(info for info in manager().infos() if info.name == plugin)
-    return {"plugin": plugin, "distribution": info.distribution, "version": info.version}
-
-
-def _environment(engine: Mapping[str, str]) -> dict[str, Any]:
-    """Return versions of Python, the packages and the engine on which the proof ran."""
+def environment(backend: str, device: str) -> dict[str, Any]:
+    """Return versions of Python and the packages, and the engine on which the proof ran."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -94,7 +59,7 @@ def _environment(engine: Mapping[str, str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": versions,
-        "engine": dict(engine),
+        "engine": {"backend": backend, "device": device},
     }
 
 

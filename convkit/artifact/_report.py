@@ -66,7 +66,7 @@ def render_report(
             ],
         ),
         "<h2>Model</h2>",
-        _table(("", ""), [(str(key), _plain(value)) for key, value in model["facts"].items()]),
+        _table(("", ""), [(str(key), _plain(value)) for key, value in model["info"].items()]),
         _table(
             ("tensor", "shape", "dtype"),
             [(t["name"], str(t["shape"]), t["dtype"]) for t in (*model["inputs"], *model["outputs"])],

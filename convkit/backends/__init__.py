@@ -1,13 +1,32 @@
-"""Inference engines: what a backend is, and how to get one by name."""
+"""Backends: what builds engines and runs them, how to get one by name, and the ladder of an engine's proof."""
 
-from convkit.backends._backend import Backend, DeviceSession, Session, find_backend, open_session
+from convkit.backends._backend import (
+    Backend,
+    BuildRequest,
+    DeviceSession,
+    Engine,
+    Session,
+    find_backend,
+    find_builder,
+    open_session,
+)
+from convkit.backends._ladder import FAILED, NOT_REPLAYED, PASSED, PENDING, Ladder, Rung
 from convkit.backends._tensorrt_plugin import TensorRTPlugin
 
 __all__ = [
+    "FAILED",
+    "NOT_REPLAYED",
+    "PASSED",
+    "PENDING",
     "Backend",
+    "BuildRequest",
     "DeviceSession",
+    "Engine",
+    "Ladder",
+    "Rung",
     "Session",
     "TensorRTPlugin",
     "find_backend",
+    "find_builder",
     "open_session",
 ]

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from convkit.errors import EnvironmentProblem, suggest
+from convkit.backends._ladder import Ladder
+from convkit.errors import EnvironmentProblem, SettingError, suggest
+from convkit.plugins import manager
+from convkit.progress import Progress, silent
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Backend", "DeviceSession", "Session", "find_backend", "open_session"]
+__all__ = [
+    "Backend",
+    "BuildRequest",
+    "DeviceSession",
+    "Engine",
+    "Session",
+    "find_backend",
+    "find_builder",
+    "open_session",
+]
 
 
 class DeviceSession(ABC):
@@ -69,23 +82,74 @@ class Session(ABC):
         return
 
 
-class Backend(ABC):
-    """An inference engine.
+@dataclass(frozen=True)
+class Engine:
+    """What a backend runs: a file, which is the ONNX graph itself for backends that build nothing.
 
-    ``name`` is what ``--backend`` takes, ``files`` the artifact files it can run, best first.
+    ``targets`` are what it was built for, ``details`` a JSON object with versions, settings and layers of the build,
+    ``ladder`` what was proved of it while it was built.
+    """
+
+    backend: str
+    file: Path
+    targets: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    ladder: Ladder = field(default_factory=lambda: Ladder(()))
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What an engine is built for.
+
+    ``targets`` name kinds of hardware, as the backend knows them; empty means its default. ``ranges`` are the lowest,
+    best and highest shape of each input that varies; ``feeds`` are inputs on which the backend may compare what it
+    understood with the graph.
+    """
+
+    targets: tuple[str, ...] = ()
+    ranges: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    feeds: Sequence[Mapping[str, np.ndarray]] = ()
+
+
+class Backend(ABC):
+    """Something that runs models: it builds an `Engine` of an ONNX graph, and opens engines as sessions.
+
+    ``name`` is what ``--backend`` takes.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    files: ClassVar[tuple[str, ...]] = ("model.onnx",)
+    builds: ClassVar[bool] = False
+    """Whether it makes engine files of its own, so that ``--to`` takes its name."""
 
     @abstractmethod
     def problem(self, device: str = "cpu") -> str:
         """Return why this backend cannot run on ``device`` here, or an empty string if it can."""
 
+    def targets(self) -> tuple[str, ...]:
+        """Return what engines can be built for here; empty, the default, for backends that run ONNX graphs."""
+        return ()
+
+    def build(self, graph: Path, folder: Path, request: BuildRequest, progress: Progress = silent) -> Engine:
+        """Build an engine of an ONNX file below ``folder``; the default has nothing to build and runs the graph.
+
+        A graph that the backend does not accept, or understands differently, is an `Engine` whose ladder says so.
+
+        Raises:
+            SettingError: the backend builds for no such target.
+            EnvironmentProblem: it cannot build here.
+        """
+        del folder, progress
+        if request.targets:
+            raise SettingError(
+                f"Backend {self.name!r} builds no engines for {', '.join(request.targets)}.",
+                hint="Leave --target out.",
+            )
+        return Engine(self.name, graph)
+
     @abstractmethod
-    def open(self, model: Path, *, device: str = "cpu") -> Session:
-        """Load the model file on a device (``cpu``, ``cuda:0`` …)."""
+    def open(self, engine: Engine, *, device: str = "cpu") -> Session:
+        """Load an engine on a device (``cpu``, ``cuda:0`` …)."""
 
     def describe(self) -> dict[str, str]:
         """Return what ``convkit doctor`` shows: versions, execution providers, devices."""
@@ -98,8 +162,6 @@ def find_backend(name: str, device: str = "cpu") -> Backend:
     Raises:
         EnvironmentProblem: there is no such backend, or it cannot run here.
     """
-    from convkit.plugins import manager
-
     table = {backend.name: backend for found in manager().gather("convkit_backends").values() for backend in found}
     if name not in table:
         raise EnvironmentProblem(
@@ -112,10 +174,26 @@ def find_backend(name: str, device: str = "cpu") -> Backend:
     return backend
 
 
-def open_session(name: str, model: Path, *, device: str = "cpu") -> Session:
-    """Load ``model`` with the backend of that name.
+def find_builder(name: str) -> Backend:
+    """Return the backend of that name, which builds engines.
+
+    Raises:
+        SettingError: there is no such backend, or it runs ONNX graphs and builds nothing.
+    """
+    found = manager().gather("convkit_backends").values()
+    table: dict[str, Backend] = {backend.name: backend for group in found for backend in group if backend.builds}
+    if name not in table:
+        raise SettingError(
+            f"This convkit cannot convert to {name!r}.",
+            hint=f"{suggest(name, ('onnx', *table))} Use --to onnx{''.join(f', {other}' for other in table)}.".strip(),
+        )
+    return table[name]
+
+
+def open_session(name: str, graph: Path, *, device: str = "cpu") -> Session:
+    """Return a session of an ONNX file by the backend of that name.
 
     Raises:
         EnvironmentProblem: there is no such backend, or it cannot run here.
     """
-    return find_backend(name, device).open(model, device=device)
+    return find_backend(name, device).open(Engine(name, graph), device=device)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from convkit.backends._backend import Backend, DeviceSession, Session
+from convkit.backends._backend import Backend, DeviceSession, Engine, Session
 from convkit.errors import ConversionError, EnvironmentProblem
 from convkit.hookspecs import hookimpl
 
@@ -29,7 +29,7 @@ class OnnxRuntime(Backend):
             return "the package onnxruntime is not installed."
         if device == "cpu":
             return ""
-        import onnxruntime
+        from convkit._onnxruntime import onnxruntime
 
         try:
             _provider(device, onnxruntime.get_available_providers())
@@ -37,13 +37,13 @@ class OnnxRuntime(Backend):
             return f"{error.message} {error.hint}"
         return ""
 
-    def open(self, model: Path, *, device: str = "cpu") -> Session:
-        """Make an inference session with the execution provider of the device."""
-        return _OnnxRuntimeSession(model, device)
+    def open(self, engine: Engine, *, device: str = "cpu") -> Session:
+        """Return an inference session with the execution provider of the device."""
+        return _OnnxRuntimeSession(engine.file, device)
 
     def describe(self) -> dict[str, str]:
         """Return the version and the execution providers."""
-        import onnxruntime
+        from convkit._onnxruntime import onnxruntime
 
         return {
             "version": onnxruntime.__version__,
@@ -148,7 +148,7 @@ def _open(model: Path, device: str) -> Any:
     Raises:
         EnvironmentProblem: this ONNX Runtime cannot run on the device, or cannot load the model.
     """
-    import onnxruntime
+    from convkit._onnxruntime import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 __all__ = ["main"]
@@ -17,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     # PyTorch's threads wait for each other by spinning; on cores that are busy otherwise that costs up to tenfold.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name may not fit the encoding of a pipe
     words = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(execute(words))
 
@@ -29,8 +33,9 @@ def execute(words: list[str]) -> int:
     from convkit.errors import ConvkitError
 
     try:
-        blocked, words = take_blocked(words)
-        return _run(words, blocked)
+        with _shown_plugin_warnings():
+            blocked, words = take_blocked(words)
+            return _run(words, blocked)
     except ConvkitError as error:
         if os.environ.get("CONVKIT_DEBUG", "0") not in ("", "0"):
             raise
@@ -46,30 +51,47 @@ def execute(words: list[str]) -> int:
         return 0
 
 
+@contextmanager
+def _shown_plugin_warnings() -> Iterator[None]:
+    """Write what `convkit.plugins` warns of in the block as one line to stderr, each time."""
+    import warnings
+
+    from convkit.plugins import PluginWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PluginWarning)
+        show = warnings.showwarning
+
+        def showwarning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, PluginWarning):
+                sys.stderr.write(f"warning: {message}\n")
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = showwarning
+        yield
+
+
 def take_blocked(words: list[str]) -> tuple[list[str], list[str]]:
-    """Take every ``--no-plugin NAME`` out of the words: plugins add commands, so this comes first."""
+    """Take every ``--no-plugin NAME`` out of the words: plugins add commands, so this comes before all else.
+
+    Raises:
+        SettingError: the name is missing.
+    """
+    if not any(word.startswith("--no-plugin") for word in words):
+        return [], words
+    import argparse
+
     from convkit.errors import SettingError
 
-    blocked: list[str] = []
-    rest: list[str] = []
-    position = 0
-    while position < len(words):
-        word = words[position]
-        if word == "--":
-            rest.extend(words[position:])
-            break
-        if word == "--no-plugin":
-            if position + 1 == len(words):
-                raise SettingError("--no-plugin needs a name.", hint="`convkit plugins` lists them.")
-            blocked.append(words[position + 1])
-            position += 2
-            continue
-        if word.startswith("--no-plugin="):
-            blocked.append(word.partition("=")[2])
-        else:
-            rest.append(word)
-        position += 1
-    return blocked, rest
+    end = words.index("--") if "--" in words else len(words)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--no-plugin", action="append", default=[], dest="blocked")
+    try:
+        known, rest = parser.parse_known_args(words[:end])
+    except argparse.ArgumentError as error:
+        raise SettingError("--no-plugin needs a name.", hint="`convkit plugins` lists them.") from error
+    return known.blocked, [*rest, *words[end:]]
 
 
 def _run(words: list[str], blocked: list[str]) -> int:

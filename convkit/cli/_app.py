@@ -14,11 +14,25 @@ __all__ = ["build_app"]
 
 def build_app(manager: PluginManager) -> typer.Typer:
     """Return the application with every command."""
-    from convkit.cli import adapters, convert, diff, doctor, evaluate, inspect, new, plugins, run, validate
+    from convkit.cli import (
+        adapters,
+        build,
+        check,
+        convert,
+        diff,
+        doctor,
+        evaluate,
+        inspect,
+        new,
+        plugins,
+        run,
+        validate,
+    )
 
     app = typer.Typer(
         name="convkit",
         help="Take a research checkpoint to a deployable engine, with the proof that both compute the same thing.",
+        epilog="--no-plugin NAME, anywhere and as often as needed, leaves out a plugin.",
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
@@ -28,9 +42,11 @@ def build_app(manager: PluginManager) -> typer.Typer:
     app.callback()(_root)
     for name, function, summary in (
         ("convert", convert.convert, "Take a checkpoint to a proved artifact."),
+        ("build", build.build, "Build an engine of an artifact."),
         ("validate", validate.validate, "Prove an artifact again, on this machine."),
         ("run", run.run, "Run images, folders or videos through an artifact."),
         ("evaluate", evaluate.evaluate, "Measure average precision on COCO annotations."),
+        ("check", check.check, "Ask TensorRT's own parser and builder about an ONNX file."),
         ("inspect", inspect.inspect, "Look inside an artifact or an ONNX file."),
         ("diff", diff.diff, "Compare two graphs, grouped by rewrite."),
         ("adapters", adapters.adapters, "List the model families, or show one."),
@@ -40,8 +56,9 @@ def build_app(manager: PluginManager) -> typer.Typer:
         app.command(name, short_help=summary)(function)
     app.add_typer(new.app, name="new")
     manager.gather("convkit_commands", app=app)
-    for broken in manager.broken:
-        sys.stderr.write(f"warning: plugin {broken.name!r} of {broken.distribution} is left out: {broken.reason}\n")
+    troubles = [f"plugin {each.name!r} of {each.distribution} is left out: {each.reason}" for each in manager.broken]
+    troubles += [text for info in manager.infos() for text in info.warnings()]
+    sys.stderr.writelines(f"warning: {text}\n" for text in troubles)
     return app
 
 
@@ -57,9 +74,5 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
-    no_plugin: Annotated[
-        list[str] | None,
-        typer.Option("--no-plugin", help="Leave out a plugin; may stand anywhere, more than once.", metavar="NAME"),
-    ] = None,
 ) -> None:
-    del version, no_plugin
+    del version

@@ -1,8 +1,9 @@
-"""Where the command line writes: results to stdout, talk to stderr, colour only on a terminal."""
+"""Where the command line writes: results to stdout, progress and notes to stderr, colour only on a terminal."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -15,61 +16,72 @@ if TYPE_CHECKING:
 
     from convkit.errors import ConvkitError
 
-__all__ = ["Talk", "emit", "emit_json", "error_text", "stderr", "stdout", "talk"]
-
+__all__ = ["emit", "emit_json", "error_text", "printable", "set_verbosity", "stderr", "stdout", "steps"]
 
 LINE_SECONDS = 10.0
-PIPE_WIDTH = 200
-"""Columns of an output that is no terminal: wide enough that no table row breaks."""
+UNBROKEN = 10_000
+"""Columns of an output that is no terminal, so that no row of a table is ever broken there."""
+
+_verbosity = 0
+"""How much this process writes to stderr: -1 errors only, 0 progress, 1 the time of each step too."""
 
 
-class Talk:
-    """How much is said on stderr: -1 quiet, 0 normal, 1 verbose. One instance a process."""
-
-    level = 0
+def set_verbosity(*, quiet: bool = False, verbose: bool = False) -> None:
+    """Set how much is written to stderr."""
+    global _verbosity
+    _verbosity = -1 if quiet else int(verbose)
 
 
 def stdout() -> Console:
-    """Return a console for results (tables); plain text when it is no terminal."""
-    from rich.console import Console
-
-    return _wide_on_a_pipe(Console(highlight=False))
+    """Return a console for results; plain, unbroken lines if it is no terminal."""
+    return _console()
 
 
 def stderr() -> Console:
-    """Return a console for talk."""
+    """Return a console for progress and notes, which writes nothing in quiet mode."""
+    return _console(stderr=True, quiet=_verbosity < 0)
+
+
+def _console(**options: Any) -> Console:
     from rich.console import Console
 
-    return _wide_on_a_pipe(Console(stderr=True, highlight=False, quiet=Talk.level < 0))
-
-
-def _wide_on_a_pipe(console: Console) -> Console:
+    console = Console(highlight=False, **options)
     if not console.is_terminal:
-        console.width, console.soft_wrap = PIPE_WIDTH, True
+        console.width, console.soft_wrap = UNBROKEN, True
     return console
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters as escapes, so that a name from a file cannot steer the terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match.group()):02x}", text)
 
 
 def emit(text: str) -> None:
     """Write one line of result to stdout."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text) + "\n")
     sys.stdout.flush()
 
 
 def emit_json(value: Any, *, indent: int | None = 2) -> None:
-    """Write a value to stdout as JSON; ``indent`` None puts it on one line."""
-    emit(json.dumps(value, indent=indent, ensure_ascii=False))
+    """Write a value to stdout as JSON, with escapes where stdout cannot encode it; ``indent`` None: on one line."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=indent)
+    emit(text)
 
 
 def error_text(error: ConvkitError) -> str:
     """Return an error as it is shown to people: the fact, then the remedy."""
-    return f"error: {error.message}" + (f"\n  hint: {error.hint}" if error.hint else "")
+    return printable(f"error: {error.message}" + (f"\n  hint: {error.hint}" if error.hint else ""))
 
 
 class _Steps:
     """Shows the current step and how long the work takes.
 
-    On a terminal a bar that goes away when the work is done; elsewhere a line a step, and for
-    steps that count something no more than a line every ten seconds.
+    On a terminal it is a bar that disappears when the work is done; elsewhere a line for each step, and for a step
+    that counts something at most one line every ten seconds.
     """
 
     def __init__(self, title: str) -> None:
@@ -77,7 +89,7 @@ class _Steps:
         self.title = title
         self.started = self.step_started = self.line_written = time.perf_counter()
         self.current = ""
-        self.bar = self._bar() if self.console.is_terminal and Talk.level >= 0 else None
+        self.bar = self._bar() if self.console.is_terminal and _verbosity >= 0 else None
         self.task = self.bar.add_task(title, total=None) if self.bar else None
 
     def _bar(self) -> Progress:
@@ -98,11 +110,11 @@ class _Steps:
 
     def _line(self, text: str) -> None:
         if not self.bar:
-            self.console.print(f"{self.title}: {text}", markup=False)
+            self.console.print(printable(f"{self.title}: {text}"), markup=False)
             self.line_written = time.perf_counter()
 
     def _finish(self) -> None:
-        if self.current and Talk.level > 0:
+        if self.current and _verbosity > 0:
             self.console.print(f"  {self.current}: {time.perf_counter() - self.step_started:.2f} s", markup=False)
         self.current = ""
 
@@ -123,7 +135,7 @@ class _Steps:
 
 
 @contextmanager
-def talk(title: str) -> Iterator[_Steps]:
-    """Show the steps of a long work on stderr: ``with talk("convert") as step: step("exporting")``."""
-    with _Steps(title) as steps:
-        yield steps
+def steps(title: str) -> Iterator[_Steps]:
+    """Show the steps of a long work on stderr: ``with steps("convert") as step: step("exporting")``."""
+    with _Steps(title) as shown:
+        yield shown

@@ -1,4 +1,4 @@
-"""Tables and figures as the commands that describe things print them."""
+"""The tables of the command line: one style, one way to print them, and figures as people read them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,51 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["add_row", "bytes_text", "count_text", "field_grid", "flops_text", "plural", "shape_text", "show", "table"]
+__all__ = [
+    "add_row",
+    "aligned",
+    "bytes_text",
+    "count_text",
+    "field_grid",
+    "flops_text",
+    "grid",
+    "plural",
+    "shape_text",
+    "show",
+    "styled",
+    "table",
+]
 
-_WIDE = 10_000
-"""Columns of an output that is no terminal: lines never break there."""
+
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return rows as lines with aligned columns, without rich: for what must answer at once."""
+    rows = list(rows)
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    return ["".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def show(console: Console, *renderables: RenderableType) -> None:
-    """Print things below each other: fitted to a terminal, else one unbroken line a row, without padding."""
-    if console.is_terminal:
+    """Print things below each other: fitted to a terminal, else each row as one line without padding."""
+    if console.is_terminal or console.quiet:
         console.print(*renderables, sep="\n", soft_wrap=False, markup=False)
         return
-    console.width = _WIDE
     with console.capture() as captured:
         console.print(*renderables, sep="\n", markup=False)
-    text = "\n".join(line.rstrip() for line in captured.get().splitlines())
-    console.file.write(text + "\n")
+    console.file.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
     console.file.flush()
 
 
+def styled(text: str, style: str = "") -> Text:
+    """Return a text in a style, every character as it is: names may contain ``[b]``, ``:car:`` or escape sequences."""
+    from rich.text import Text
+
+    from convkit.cli._console import printable
+
+    return Text(printable(text), style=style)
+
+
 def table(*columns: str, numbers: Sequence[int] = ()) -> Table:
-    """Return an empty table without lines; the columns at ``numbers`` are aligned right and never broken."""
+    """Return an empty table with a header; the columns at ``numbers`` are aligned right and never broken."""
     from rich.table import Table
 
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
@@ -42,24 +66,28 @@ def table(*columns: str, numbers: Sequence[int] = ()) -> Table:
     return result
 
 
-def add_row(grid: Table, *cells: str | Text, style: str = "") -> None:
-    """Add a row, taking every character as it is: names may hold ``[b]`` or ``:car:``, which rich would interpret."""
-    from rich.text import Text
-
-    grid.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), style=style)
+def grid(columns: int, *, unbroken: int = 1) -> Table:
+    """Return an empty table without a header, whose first ``unbroken`` columns are never broken."""
+    result = table(*[""] * columns)
+    result.show_header = False
+    for column in result.columns[:unbroken]:
+        column.no_wrap = True
+    return result
 
 
 def field_grid(rows: Iterable[tuple[str, str | Text]]) -> Table:
-    """Return names with what they stand for, one below the other; empty values are left out."""
-    from rich.table import Table
-
-    result = Table.grid(padding=(0, 2, 0, 0))
-    result.add_column(style="dim", no_wrap=True, min_width=10)
-    result.add_column(overflow="fold")
+    """Return names with their values, one pair a row; empty values are left out."""
+    result = grid(2)
+    result.columns[0].style, result.columns[0].min_width = "dim", 10
     for name, value in rows:
         if value:
             add_row(result, name, value)
     return result
+
+
+def add_row(rows: Table, *cells: str | Text, style: str = "") -> None:
+    """Add a row; a cell that is a string is shown as `styled` does."""
+    rows.add_row(*(styled(cell) if isinstance(cell, str) else cell for cell in cells), style=style)
 
 
 def count_text(value: int) -> str:

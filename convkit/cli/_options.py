@@ -14,19 +14,11 @@ __all__ = [
     "JsonOption",
     "QuietOption",
     "VerboseOption",
-    "set_talk",
 ]
 
 ArtifactArgument = Annotated[Path, typer.Argument(help="An artifact directory.", metavar="ARTIFACT")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say how long each step takes, and more.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but results and errors.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print how long each step takes, and more.")]
 BackendOption = Annotated[str, typer.Option("--backend", help="Inference engine.", metavar="NAME")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda:0 …", metavar="DEVICE")]
-
-
-def set_talk(*, quiet: bool = False, verbose: bool = False) -> None:
-    """Set how much is said on stderr."""
-    from convkit.cli._console import Talk
-
-    Talk.level = -1 if quiet else int(verbose)

@@ -14,15 +14,17 @@ def adapters(
     json: JsonOption = False,
 ) -> None:
     """List the adapters, or show one."""
+    import sys
+
     from convkit.cli._console import emit, emit_json
+    from convkit.cli._layout import aligned
     from convkit.plugins import manager
 
     plugins = manager()
     table = {name: plugins.adapter(name)} if name else plugins.adapters()
-    infos = {info.name: info for info in plugins.infos()}
-    offers = plugins.gather("convkit_adapters")
-    # The first plugin that offers a name wins, so it is entered last.
-    owners = {item.name: infos[plugin] for plugin, items in reversed(offers.items()) for item in items}
+    owners = {known: plugins.owner(known) for known in table}
+    if not name:
+        sys.stderr.writelines(f"warning: {text}\n" for text in plugins.clashes())
     if json:
         emit_json(
             [
@@ -43,10 +45,10 @@ def adapters(
             ]
         )
         return
-    width = max((len(item.name) for item in table.values()), default=0)
-    for item in table.values():
-        owner = owners[item.name]
-        emit(f"{item.name:<{width}}  {item.summary}  ({owner.distribution} {owner.version})")
+    origins = {name: f"({owner.distribution} {owner.version})" for name, owner in owners.items()}
+    lines = aligned((item.name, f"{item.summary}  {origins[item.name]}") for item in table.values())
+    for item, line in zip(table.values(), lines, strict=True):
+        emit(line)
         if name:
             emit(f"  forms   {', '.join(item.forms)}")
             emit(f"  shapes  {', '.join(str(dim) for dim in item.dims)}")

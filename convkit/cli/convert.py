@@ -8,20 +8,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convkit.cli._options import JsonOption, QuietOption, VerboseOption, set_talk
+from convkit.cli._console import set_verbosity
+from convkit.cli._options import JsonOption, QuietOption, VerboseOption
 
 if TYPE_CHECKING:
-    from convkit.artifact import Artifact
-    from convkit.conversion import Conversion
+    from convkit.conversion import Conversion, ConversionPlan
 
 
 def convert(
     adapter: Annotated[str, typer.Argument(help="Which model family; `convkit adapters` lists them.")],
-    weights: Annotated[Path, typer.Option("--weights", "-w", help="The checkpoint.", metavar="FILE")],
+    weights: Annotated[
+        Path,
+        typer.Option(
+            "--weights", "-w", help="The checkpoint: a file, or a folder where the adapter reads one.", metavar="PATH"
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory to make; default ./ADAPTER-VARIANT-SIZE.")
     ] = None,
-    to: Annotated[str | None, typer.Option("--to", "--format", help="Target format: onnx.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", "--format", help="onnx, or an engine besides: tensorrt-rtx.", metavar="NAME")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="Compute capabilities to build for: sm86,sm89 …", metavar="SM[,SM…]"),
+    ] = None,
     form: Annotated[str | None, typer.Option("--form", help="Output form, one of the adapter's.")] = None,
     shape: Annotated[
         list[str] | None,
@@ -30,14 +41,16 @@ def convert(
     opset: Annotated[int | None, typer.Option("--opset", help="ONNX opset.")] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="fp32.")] = None,
     inputs: Annotated[
-        Path | None, typer.Option("--inputs", help="Folder of real images to prove with.", metavar="DIR")
+        Path | None, typer.Option("--inputs", help="Real inputs to prove with: a folder or file.", metavar="PATH")
     ] = None,
-    names: Annotated[Path | None, typer.Option("--names", help="Class names, one a line.", metavar="FILE")] = None,
+    names: Annotated[
+        Path | None, typer.Option("--names", help="Class names, one on each line.", metavar="FILE")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option("--set", help="An option of the adapter.", metavar="NAME=VALUE")
     ] = None,
-    samples: Annotated[int | None, typer.Option("--samples", help="Images to prove with.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the synthetic images.")] = None,
+    samples: Annotated[int | None, typer.Option("--samples", help="How many inputs to prove with.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the adapter's samples.")] = None,
     backend: Annotated[str | None, typer.Option("--backend", help="Engine to prove.", metavar="NAME")] = None,
     device: Annotated[str | None, typer.Option("--device", help="Device of the engine.", metavar="DEVICE")] = None,
     config: Annotated[
@@ -55,17 +68,18 @@ def convert(
     quiet: QuietOption = False,
 ) -> int:
     """Convert a checkpoint to a proved artifact."""
-    set_talk(quiet=quiet, verbose=verbose)
-    from convkit.conversion import Conversion
+    set_verbosity(quiet=quiet, verbose=verbose)
+    from convkit.conversion import plan_conversion, run_plan
     from convkit.errors import ProofFailedError
 
-    conversion = Conversion.plan(
+    asked = plan_conversion(
         adapter,
         weights=weights,
         output=output,
         config=config,
         settings={
             "to": to,
+            "target": target,
             "form": form,
             "shape": shape,
             "opset": opset,
@@ -81,15 +95,15 @@ def convert(
         },
     )
     if plan:
-        _show_plan(conversion, json=json)
+        _show_plan(asked, json=json)
         return 0
-    from convkit.cli._console import emit, emit_json, error_text, stderr, talk
+    from convkit.cli._console import emit, emit_json, error_text, stderr, steps
+    from convkit.cli._ladder import print_ladder
     from convkit.cli._verdict import print_verdict
-    from convkit.proof import Verdict
 
     try:
-        with talk(f"convert {adapter}") as step:
-            artifact = conversion.run(overwrite=overwrite, progress=step)
+        with steps(f"convert {adapter}") as step:
+            done = run_plan(asked, overwrite=overwrite, progress=step)
     except ProofFailedError as error:
         if error.verdict is not None:
             print_verdict(error.verdict, stderr(), verbose=True)
@@ -97,66 +111,63 @@ def convert(
             emit_json({"proved": False, "error": error.message, "hint": error.hint})
         sys.stderr.write(error_text(error) + "\n")
         return error.exit_code
-    verdict = Verdict.from_json(artifact.verdict)
-    print_verdict(verdict, stderr(), verbose=verbose)
+    print_verdict(done.verdict, stderr(), verbose=verbose)
+    if done.engine:
+        print_ladder(done.engine.ladder, stderr())
     if json:
-        emit_json(_summary(artifact, verdict, step.seconds))
+        emit_json(_summary(done, step.seconds))
         return 0
-    _next_commands(artifact, step.seconds)
-    emit(str(artifact.path))
+    _next_commands(done, step.seconds)
+    emit(str(done.artifact.path))
     return 0
 
 
-def _summary(artifact: Artifact, verdict: Any, seconds: float) -> dict[str, Any]:
-    manifest = artifact.manifest
+def _summary(done: Conversion, seconds: float) -> dict[str, Any]:
+    manifest = done.artifact.manifest
     return {
-        "proved": verdict.passed,
-        "artifact": str(artifact.path),
+        "proved": done.verdict.passed,
+        "artifact": str(done.artifact.path),
         "adapter": manifest["adapter"]["name"],
         "variant": manifest["model"]["variant"],
         "form": manifest["graph"]["form"],
         "opset": manifest["graph"]["opset"],
         "seconds": round(seconds, 2),
-        "verdict": verdict.to_json(),
+        "verdict": done.verdict.to_json(),
+        **({"engine": str(done.engine.folder), "ladder": done.engine.ladder.to_json()} if done.engine else {}),
     }
 
 
-def _next_commands(artifact: Artifact, seconds: float) -> None:
+def _next_commands(done: Conversion, seconds: float) -> None:
+    from convkit.artifact import spec_from_manifest
     from convkit.cli._console import stderr
+    from convkit.conversion import ConvertSettings
+    from convkit.processing import ImageReader, find_preprocess
 
     console = stderr()
-    variant = artifact.manifest["model"]["variant"]
-    console.print(f"\n{variant} converted and proved in {seconds:.1f} s. Next:", markup=False)
+    spec, path = spec_from_manifest(done.artifact.manifest), done.artifact.path
+    images = isinstance(find_preprocess(spec.preprocess).reader, ImageReader)
+    where = f" --backend {done.verdict.backend}" if done.verdict.backend != ConvertSettings.backend else ""
+    shown = "" if not spec.decode else " --draw out/" if images else " --json"
+    console.print(f"\n{spec.variant} converted and proved in {seconds:.1f} s. Next:", markup=False)
     for command, purpose in (
-        (f"convkit run {artifact.path} IMAGE --draw out/", "see what it finds"),
-        (f"convkit validate {artifact.path}", "prove it again, anywhere"),
-        (f"convkit inspect {artifact.path}", "look inside"),
+        (f"convkit run {path} {'IMAGE' if images else 'FILE'}{shown}{where}", "see what it finds"),
+        (f"convkit validate {path}{where}", "prove it again, anywhere"),
+        (f"convkit inspect {path}", "look inside"),
     ):
         console.print(f"  {command:<56} {purpose}", markup=False)
 
 
-def _show_plan(conversion: Conversion, *, json: bool) -> None:
+def _show_plan(asked: ConversionPlan, *, json: bool) -> None:
     from convkit.cli._console import emit_json, stdout
+    from convkit.cli._layout import add_row, show, table
+    from convkit.conversion import STAGES
 
-    stages = [
-        "read the checkpoint",
-        "run PyTorch in float64 and float32",
-        "patch and export to ONNX",
-        "rewrite the graph",
-        "prove every shape on the engine",
-        "write the artifact",
-    ]
-    settings = conversion.settings.to_json()
-    dims = [str(dim) for dim in conversion.settings.dims]
+    settings = asked.settings.to_json()
+    dims = [str(dim) for dim in asked.settings.dims]
     if json:
-        emit_json({"adapter": conversion.adapter.name, "stages": stages, "settings": settings, "dims": dims})
+        emit_json({"adapter": asked.adapter.name, "stages": list(STAGES), "settings": settings, "dims": dims})
         return
-    from rich.table import Table
-
-    console = stdout()
-    console.print("Stages: " + " > ".join(stages), markup=False)
-    console.print("Shapes: " + ", ".join(dims), markup=False)
-    table = Table("setting", "value", "origin", box=None, pad_edge=False)
+    rows = table("setting", "value", "origin")
     for item in settings:
-        table.add_row(item["name"], str(item["value"]), item["origin"])
-    console.print(table)
+        add_row(rows, item["name"], str(item["value"]), item["origin"])
+    show(stdout(), "Stages: " + " > ".join(STAGES), "Shapes: " + ", ".join(dims), rows)

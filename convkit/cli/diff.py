@@ -50,58 +50,54 @@ def diff(
 def _header(a_label: str, a_model: onnx.ModelProto, b_label: str, b_model: onnx.ModelProto) -> Iterator[RenderableType]:
     from convkit.cli._layout import add_row, table
 
-    grid = table("", "", "nodes", "weights", numbers=(2, 3))
+    rows = table("", "", "nodes", "weights", numbers=(2, 3))
     for name, label, model in (("A", a_label, a_model), ("B", b_label, b_model)):
-        add_row(grid, name, label, str(len(model.graph.node)), str(len(model.graph.initializer)))
-    yield grid
+        add_row(rows, name, label, str(len(model.graph.node)), str(len(model.graph.initializer)))
+    yield rows
     yield ""
 
 
 def _body(result: GraphDiff, limit: int | None) -> Iterator[RenderableType]:
-    from rich.text import Text
-
-    from convkit.cli._layout import add_row, plural, table
+    from convkit.cli._layout import add_row, plural, styled, table
     from convkit.inspection import OTHER
 
     for rewrite, changes in result.groups().items():
         title = "not explained by a rewrite" if rewrite == OTHER else rewrite
-        yield Text(f"{title}  ({plural(len(changes), 'node')})", style="bold")
+        yield styled(f"{title}  ({plural(len(changes), 'node')})", style="bold")
         yield _node_table(changes, limit)
         yield ""
     if result.weights and limit is None:
-        yield Text(f"weights  ({len(result.weights)})", style="bold")
+        yield styled(f"weights  ({len(result.weights)})", style="bold")
         yield _weight_table(result.weights)
         yield ""
     if result.interface:
-        yield Text("graph", style="bold")
-        grid = table("", "A", "B")
+        yield styled("graph", style="bold")
+        rows = table("", "A", "B")
         for difference in result.interface:
-            add_row(grid, difference.what, difference.a or "none", difference.b or "none")
-        yield grid
+            add_row(rows, difference.what, difference.a or "none", difference.b or "none")
+        yield rows
         yield ""
     if result.operators:
-        yield Text("operators", style="bold")
-        grid = table("", "A", "B", "change", numbers=(1, 2, 3))
+        yield styled("operators", style="bold")
+        rows = table("", "A", "B", "change", numbers=(1, 2, 3))
         for name, (before, after) in result.operators.items():
-            add_row(grid, name, str(before), str(after), f"{after - before:+d}")
-        yield grid
+            add_row(rows, name, str(before), str(after), f"{after - before:+d}")
+        yield rows
         yield ""
 
 
 def _summary(result: GraphDiff, limit: int | None) -> Iterator[RenderableType]:
-    from rich.text import Text
-
-    from convkit.cli._layout import plural
+    from convkit.cli._layout import plural, styled
 
     if result.identical:
-        yield Text("The graphs compute the same: they differ in nothing but names.", style="green")
+        yield styled("The graphs compute the same: they differ in nothing but names.", style="green")
     else:
-        yield Text(f"{plural(result.same_nodes, 'node')} the same{_counts(result.nodes)}", style="bold")
+        yield styled(f"{plural(result.same_nodes, 'node')} the same{_counts(result.nodes)}", style="bold")
         hint = "; --all lists them" if result.weights and limit is not None else ""
         yield f"{plural(result.same_weights, 'weight')} the same{_counts(result.weights)}{hint}"
     if result.matched_by == "structure":
         note = "The names have too little in common: nodes were paired by operator, weight shapes and order."
-        yield Text(note, style="yellow")
+        yield styled(note, style="yellow")
 
 
 def _counts(changes: Sequence[NodeChange | WeightChange]) -> str:
@@ -110,43 +106,31 @@ def _counts(changes: Sequence[NodeChange | WeightChange]) -> str:
 
 
 def _node_table(changes: Sequence[NodeChange], limit: int | None) -> Table:
-    from convkit.cli._layout import add_row
+    from convkit.cli._layout import add_row, grid
 
-    grid = _list_table()
+    rows = grid(3)
     for change in changes[:limit]:
         evident = change.name.rpartition("/")[2].startswith(change.operator)
         name = change.name if evident else f"{change.name} ({change.operator})"
-        _add(grid, change.kind, name, "; ".join(change.details))
+        _add(rows, change.kind, name, "; ".join(change.details))
     if limit is not None and len(changes) > limit:
-        add_row(grid, "", f"and {len(changes) - limit} more (--all lists them)", style="dim")
-    return grid
+        add_row(rows, "", f"and {len(changes) - limit} more (--all lists them)", style="dim")
+    return rows
 
 
 def _weight_table(changes: Sequence[WeightChange]) -> Table:
-    from convkit.cli._layout import shape_text
+    from convkit.cli._layout import grid, shape_text
 
-    grid = _list_table()
+    rows = grid(3)
     for change in changes:
         largest = change.max_abs_difference
         details = "" if largest is None else f", values differ by up to {largest:.3g}"
-        _add(grid, change.kind, change.name, f"{change.dtype} {shape_text(change.shape)}{details}")
-    return grid
+        _add(rows, change.kind, change.name, f"{change.dtype} {shape_text(change.shape)}{details}")
+    return rows
 
 
-def _list_table() -> Table:
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_column(overflow="fold")
-    return grid
-
-
-def _add(grid: Table, kind: str, name: str, details: str) -> None:
-    from rich.text import Text
-
-    from convkit.cli._layout import add_row
+def _add(rows: Table, kind: str, name: str, details: str) -> None:
+    from convkit.cli._layout import add_row, styled
 
     mark, style = _MARKS[kind]
-    add_row(grid, Text(f"  {mark}", style=style), name, details)
+    add_row(rows, styled(f"  {mark}", style=style), name, details)

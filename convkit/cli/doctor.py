@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
@@ -13,15 +13,10 @@ from convkit.cli._options import JsonOption
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from convkit.doctor import Finding, Recognised
+    from convkit.doctor import Finding, KnownErrorMatch
 
 __all__ = ["doctor"]
 
-PATIENCE = (1.0, 29.0)
-"""Seconds to wait for the first byte of a pipe: before saying so, and then before taking it for idle.
-
-Programs inherit pipes that nobody ever writes to (ssh without a terminal, build servers).
-"""
 LONGEST = 2**19
 """Bytes at the end of an error log that are searched: some 5000 lines, which takes 2 to 3 s."""
 EXCERPT = 240
@@ -31,11 +26,12 @@ TELLING = r"error|exception|fail|fatal"
 
 def doctor(
     log: Annotated[
-        Path | None, typer.Argument(help="A file with an error text; - waits for standard input.", metavar="[LOG|-]")
+        Path | None,
+        typer.Argument(help="A file with an error text; - reads standard input to its end.", metavar="[LOG|-]"),
     ] = None,
     json: JsonOption = False,
 ) -> int:
-    """Check this machine; given an error text (`convkit doctor < error.log`), say what it means.
+    """Check this machine; given an error text (`convkit doctor error.log`), say what it means.
 
     Exit codes: 0 all that convkit needs works, or the error is known; 5 something that it needs
     does not work; 1 the error is not known.
@@ -64,11 +60,11 @@ def _check(*, json: bool) -> int:
 def _explain(text: str, *, json: bool) -> int:
     from convkit.cli._console import emit_json, stdout
     from convkit.cli._layout import show
-    from convkit.doctor import recognise
+    from convkit.doctor import explain
 
-    found = recognise(text)
+    found = explain(text)
     if json:
-        matches = [{"plugin": r.plugin, "line": r.line, "cause": r.remedy.cause, "cure": r.remedy.cure} for r in found]
+        matches = [{"plugin": m.plugin, "line": m.line, "cause": m.error.cause, "cure": m.error.cure} for m in found]
         emit_json({"recognised": bool(found), "matches": matches})
     elif found:
         show(stdout(), *_explanations(found))
@@ -78,48 +74,40 @@ def _explain(text: str, *, json: bool) -> int:
 
 
 def _report(findings: Sequence[Finding], *, good: bool) -> Iterator[RenderableType]:
-    from rich.table import Table
-    from rich.text import Text
-
-    from convkit.cli._layout import add_row
+    from convkit.cli._layout import add_row, grid, styled
 
     styles = {"ok": "green", "missing": "yellow", "problem": "bold red"}
     section = ""
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
+    rows = grid(3, unbroken=2)
     for finding in findings:
         if finding.section != section:
             if section:
-                add_row(grid)
+                add_row(rows)
             section = finding.section
-            add_row(grid, Text(section, style="bold"))
-        text = Text(finding.text)
+            add_row(rows, styled(section, style="bold"))
+        text = styled(finding.text)
         if finding.remedy:
-            text.append("\n" if finding.state == "problem" else "; ").append(finding.remedy, style="cyan")
-        add_row(grid, Text(f"  {finding.state}", style=styles[finding.state]), finding.name, text)
-    yield grid
+            text.append("\n" if finding.state == "problem" else "; ").append(styled(finding.remedy, "cyan"))
+        add_row(rows, styled(f"  {finding.state}", style=styles[finding.state]), finding.name, text)
+    yield rows
     yield ""
     troubles = sum(finding.state == "problem" for finding in findings)
     if not good:
-        yield Text("convkit does not work here; see the problems above", style="bold red")
+        yield styled("convkit does not work here; see the problems above", style="bold red")
     elif troubles:
-        yield Text(f"convkit works here, with {troubles} problem{'' if troubles == 1 else 's'}", style="yellow")
+        yield styled(f"convkit works here, with {troubles} problem{'' if troubles == 1 else 's'}", style="yellow")
     else:
-        yield Text("convkit works here", style="green")
+        yield styled("convkit works here", style="green")
 
 
-def _explanations(found: Sequence[Recognised]) -> Iterator[RenderableType]:
-    from rich.text import Text
-
-    from convkit.cli._layout import field_grid
+def _explanations(found: Sequence[KnownErrorMatch]) -> Iterator[RenderableType]:
+    from convkit.cli._layout import field_grid, styled
 
     for number, known in enumerate(found):
         if number:
             yield ""
-        yield Text(_excerpt(known.line, known.remedy.pattern), style="bold")
-        yield field_grid([("  cause", Text(known.remedy.cause)), ("  cure", Text(known.remedy.cure, style="cyan"))])
+        yield styled(_excerpt(known.line, known.error.pattern), style="bold")
+        yield field_grid([("  cause", styled(known.error.cause)), ("  cure", styled(known.error.cure, style="cyan"))])
 
 
 def _unknown(text: str) -> Iterator[RenderableType]:
@@ -127,12 +115,14 @@ def _unknown(text: str) -> Iterator[RenderableType]:
 
     from rich.text import Text
 
-    yield Text("No known error in this text.", style="yellow")
+    from convkit.cli._layout import styled
+
+    yield styled("No known error in this text.", style="yellow")
     telling = [line.strip() for line in text.splitlines() if re.search(TELLING, line, flags=re.IGNORECASE)]
     if telling:
         line = _excerpt(telling[-1], TELLING)
-        yield Text.assemble("The line that looks most like the cause: ", (line, "bold"))
-    yield Text(
+        yield Text.assemble("The line that looks most like the cause: ", styled(line, "bold"))
+    yield styled(
         "Look the line up in the issues of the tool that wrote it; `convkit doctor` by itself checks this machine,"
         " and -v makes every convkit command say more.",
     )
@@ -149,71 +139,52 @@ def _excerpt(line: str, pattern: str) -> str:
 
 
 def _error_text(log: Path | None) -> str | None:
-    """Return the error text that was handed over, without colours, or None where there is none."""
+    """Return the end of the error text without colours, or None where there is none.
+
+    It is the file, or standard input: if asked for, or if a file is redirected to it.
+    """
     import re
-
-    if log is None:
-        data = _waiting_input()
-    elif str(log) == "-":
-        data = _read(0)
-    else:
-        data = _read_file(log)
-    if data is None or (log is None and not data.strip()):
-        return None
-    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", data.decode(errors="replace"))
-
-
-def _waiting_input() -> bytes | None:
-    """Return what a file or pipe on standard input holds; None for a terminal, a device, or a silent pipe."""
-    import os
-    import stat
     import sys
-
-    try:
-        mode = os.fstat(0).st_mode
-    except OSError:
-        return None
-    if stat.S_ISREG(mode):
-        return _read(0)
-    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
-        return None
-    if sys.platform != "win32":
-        import select
-
-        notes = "waiting for an error text on standard input …", "none came; `convkit doctor -` would wait for it"
-        for seconds, note in zip(PATIENCE, notes, strict=True):
-            if select.select([0], [], [], seconds)[0]:
-                break
-            sys.stderr.write(note + "\n")
-        else:
-            return None
-    return _read(0)
-
-
-def _read_file(path: Path) -> bytes:
-    import os
 
     from convkit.errors import SettingError
 
+    if log is None and not _is_file_with_text(0):
+        return None
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            return _read(descriptor)
-        finally:
-            os.close(descriptor)
+        if log is None or str(log) == "-":
+            data = _end(sys.stdin.buffer)
+        else:
+            with log.open("rb") as stream:
+                data = _end(stream)
     except OSError as error:
         raise SettingError(
-            f"{path} cannot be read: {error.strerror}.", hint="Give the file with the error text."
+            f"{log} cannot be read: {error.strerror}.", hint="Give the file with the error text."
         ) from error
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", data.decode(_encoding(data), errors="replace").removeprefix("\ufeff"))
 
 
-def _read(descriptor: int) -> bytes:
-    """Read to the end; keep no more than the last `LONGEST` bytes."""
+def _is_file_with_text(descriptor: int) -> bool:
     import os
+    import stat
 
-    data = bytearray()
-    while block := os.read(descriptor, 1 << 16):
-        data += block
-        if len(data) > 2 * LONGEST:
-            del data[:-LONGEST]
-    return bytes(data[-LONGEST:])
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
+
+
+def _end(stream: BinaryIO) -> bytes:
+    """Read to the end; return the last `LONGEST` bytes."""
+    data = b""
+    while block := stream.read(LONGEST):
+        data = (data + block)[-LONGEST:]
+    return data
+
+
+def _encoding(data: bytes) -> str:
+    """Return UTF-16 where every second byte of most characters is 0, as in the logs of PowerShell; else UTF-8."""
+    even, odd = data[0::2].count(0), data[1::2].count(0)
+    if 4 * (even + odd) < len(data):
+        return "utf-8"
+    return "utf-16-be" if even > odd else "utf-16-le"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from convkit.cli._console import set_verbosity
 from convkit.cli._options import (
     ArtifactArgument,
     BackendOption,
@@ -14,7 +15,6 @@ from convkit.cli._options import (
     JsonOption,
     QuietOption,
     VerboseOption,
-    set_talk,
 )
 
 
@@ -34,25 +34,24 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> int:
     """Print AP@[.5:.95], AP50 and the other COCO figures of an artifact; images are streamed."""
-    set_talk(quiet=quiet, verbose=verbose)
-    from convkit.cli._console import emit_json, stdout, talk
+    set_verbosity(quiet=quiet, verbose=verbose)
+    from convkit.cli._console import emit_json, stderr, stdout, steps
+    from convkit.cli._layout import add_row, show, table
     from convkit.evaluation import evaluate_artifact
 
-    with talk("evaluate") as step:
+    with steps("evaluate") as step:
         report = evaluate_artifact(
             artifact, coco, images, weights=weights, limit=limit, backend=backend, device=device, progress=step
         )
+    for note in report.notes:
+        stderr().print(f"note: {note}", markup=False)
     if json:
         emit_json(report.to_json())
     else:
-        from rich.table import Table
-
-        table = Table("", *report.figures, box=None, pad_edge=False)
+        rows = table("", *report.figures)
         for metric in next(iter(report.figures.values())):
-            table.add_row(metric, *(_figure(values[metric]) for values in report.figures.values()))
-        console = stdout()
-        console.print(table)
-        console.print(f"{report.images} images, {report.annotations} annotations, {report.seconds:.1f} s", markup=False)
+            add_row(rows, metric, *(_figure(values[metric]) for values in report.figures.values()))
+        show(stdout(), rows, f"{report.images} images, {report.annotations} annotations, {report.seconds:.1f} s")
     return 0 if report.agrees else 4
 
 

@@ -1,8 +1,9 @@
-"""``convkit inspect``: what an artifact or a bare ONNX file is, holds and costs."""
+"""``convkit inspect``: what an artifact or a bare ONNX file contains and costs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,16 +12,24 @@ import typer
 from convkit.cli._options import JsonOption
 
 if TYPE_CHECKING:
-    import onnx
     from rich.console import RenderableType
 
-    from convkit.artifact import Artifact
+    from convkit.artifact import Artifact, StoredEngine
     from convkit.backends import TensorRTPlugin
-    from convkit.inspection import GraphStats, PluginUse
+    from convkit.inspection import GraphStats
 
 __all__ = ["inspect"]
 
 SHOWN_CLASSES = 8
+
+
+@dataclass(frozen=True)
+class PluginUse:
+    """An operator for which TensorRT needs a plugin, and the plugin that serves it, if one is known."""
+
+    operator: str
+    nodes: int
+    plugin: TensorRTPlugin | None
 
 
 def inspect(
@@ -35,47 +44,46 @@ def inspect(
     """Show inputs, outputs, operators, parameters, arithmetic and precision; of an artifact also its proof."""
     from convkit.cli._console import emit_json, stdout
     from convkit.cli._layout import show
-    from convkit.inspection import graph_stats, open_graph, plugin_uses
+    from convkit.inspection import graph_stats, open_graph, symbolic_dims
 
     source = open_graph(path)
-    sizes = _default_sizes(source.artifact) | _parse_sizes(shape or (), _symbols(source.model))
+    sizes = _default_sizes(source.artifact) | _parse_sizes(shape or (), symbolic_dims(source.model))
     stats = graph_stats(source.model, sizes)
-    uses = plugin_uses(stats.operators, _tensorrt_plugins(source.artifact, stats))
+    uses = _plugin_uses(source.artifact, stats)
     if json:
         emit_json(_document(source.label, source.artifact, stats, uses))
         return
     show(
         stdout(),
         *(_artifact_part(source.artifact) if source.artifact else _file_part(source.file)),
+        *_engine_parts(source.artifact),
         *_graph_part(stats, uses),
         *_cost_part(stats, nodes),
     )
 
 
 def _document(label: str, artifact: Artifact | None, stats: GraphStats, uses: Sequence[PluginUse]) -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {
         "path": label,
         "manifest": dict(artifact.manifest) if artifact else None,
         "graph": stats.to_json(),
         "tensorrt_plugins": [asdict(use) for use in uses],
+        "engines": {name: {**engine.summary(), "ladder": engine.ladder} for name, engine in _engines(artifact).items()},
     }
 
 
 def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:
-    from rich.text import Text
-
-    from convkit.cli._layout import bytes_text, field_grid
+    from convkit.cli._layout import bytes_text, field_grid, styled
     from convkit.model import Dim
 
     manifest = artifact.manifest
     model, graph, verdict = manifest["model"], manifest["graph"], manifest["verdict"]
     adapter, weights, packages = manifest["adapter"], manifest["weights"], manifest["environment"]["packages"]
     onnx_file = manifest["files"][artifact.model.name]
+    info = model["info"]
     dims = [Dim(**dim) for dim in model["dims"]]
-    yield Text(str(artifact.path), style="bold")
-    yield Text(verdict["headline"], style="green" if verdict["passed"] else "bold red")
+    yield styled(str(artifact.path), style="bold")
+    yield styled(verdict["headline"], style="green" if verdict["passed"] else "bold red")
     yield ""
     yield field_grid(
         [
@@ -83,7 +91,7 @@ def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:
             ("model", f"{model['variant']}, form {graph['form']}, {graph['precision']}"),
             ("shapes", ", ".join(map(str, dims))),
             ("classes", _class_names(model["classes"])),
-            ("facts", "; ".join(f"{name} {text}" for name, fact in model["facts"].items() if (text := _plain(fact)))),
+            ("info", "; ".join(f"{name} {text}" for name, value in info.items() if (text := _plain(value)))),
             ("weights", f"{weights['file']}, {bytes_text(weights['bytes'])}, sha256 {weights['sha256'][:12]}"),
             ("graph", f"{artifact.model.name}, {bytes_text(onnx_file['bytes'])}, sha256 {onnx_file['sha256'][:12]}"),
             ("patches", _fired(record for group in manifest["patches"].values() for record in group)),
@@ -94,14 +102,29 @@ def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:
     yield ""
 
 
+def _engines(artifact: Artifact | None) -> dict[str, StoredEngine]:
+    from convkit.artifact import stored_engines
+
+    return stored_engines(artifact) if artifact else {}
+
+
+def _engine_parts(artifact: Artifact | None) -> Iterator[RenderableType]:
+    from convkit.backends import Ladder
+    from convkit.cli._ladder import ladder_rows
+    from convkit.cli._layout import styled
+
+    for name, engine in _engines(artifact).items():
+        yield styled(f"engine {name} for {', '.join(engine.summary()['targets'])}", style="bold")
+        yield ladder_rows(Ladder.from_json(engine.ladder))
+        yield ""
+
+
 def _file_part(file: Path) -> Iterator[RenderableType]:
-    from rich.text import Text
+    from convkit.cli._layout import bytes_text, styled
+    from convkit.files import sha256
 
-    from convkit.artifact import sha256
-    from convkit.cli._layout import bytes_text
-
-    yield Text(str(file), style="bold")
-    yield f"{bytes_text(file.stat().st_size)}, sha256 {sha256(file)[:12]}; a bare graph, of which nothing is proved"
+    yield styled(str(file), style="bold")
+    yield f"{bytes_text(file.stat().st_size)}, sha256 {sha256(file)[:12]}; a bare graph, without a proof"
     yield ""
 
 
@@ -127,9 +150,7 @@ def _graph_part(stats: GraphStats, uses: Sequence[PluginUse]) -> Iterator[Render
 
 
 def _cost_part(stats: GraphStats, shown: int) -> Iterator[RenderableType]:
-    from rich.text import Text
-
-    from convkit.cli._layout import add_row, flops_text, plural, shape_text, table
+    from convkit.cli._layout import add_row, flops_text, plural, shape_text, styled, table
 
     by_operator = stats.flops_by_operator()
     operators = table("operator", "nodes", *(["arithmetic", "share"] if stats.flops else []), numbers=(1, 2, 3))
@@ -141,15 +162,15 @@ def _cost_part(stats: GraphStats, shown: int) -> Iterator[RenderableType]:
     yield ""
     if stats.flops is None:
         names = " ".join(f"--shape {name}=N" for name in stats.unsized)
-        yield Text(f"{plural(stats.nodes, 'node')}; give {names} to count their arithmetic", style="yellow")
+        yield styled(f"{plural(stats.nodes, 'node')}; give {names} to count their arithmetic", style="yellow")
         return
     sizes = "".join(f", {name}={size}" for name, size in stats.sizes.items())
-    yield Text(
+    yield styled(
         f"{flops_text(stats.flops)} in {plural(stats.nodes, 'node')}{sizes} (a multiply-add is two)", style="bold"
     )
     if stats.uncounted:
         names = ", ".join(f"{name} x{count}" for name, count in stats.uncounted.items())
-        yield Text(f"not counted, for want of a formula or a shape: {names}", style="yellow")
+        yield styled(f"not counted, without a formula or a shape: {names}", style="yellow")
     if not stats.costs or not shown:
         return
     costliest = table("costliest nodes", "output", "arithmetic", "share", numbers=(2, 3))
@@ -188,7 +209,7 @@ def _plugin_text(use: PluginUse) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Return a fact about a model as a person would write it."""
+    """Return a value of a model's info as a person would write it."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -199,12 +220,6 @@ def _plain(value: Any) -> str:
 def _default_sizes(artifact: Artifact | None) -> dict[str, int]:
     """Return the sizes that an artifact is optimised for."""
     return {dim["name"]: dim["opt"] for dim in artifact.manifest["model"]["dims"]} if artifact else {}
-
-
-def _symbols(model: onnx.ModelProto) -> list[str]:
-    from convkit.inspection import graph_inputs, symbols, tensor_info
-
-    return symbols(tensor_info(value) for value in graph_inputs(model.graph))
 
 
 def _parse_sizes(texts: Sequence[str], known: Sequence[str]) -> dict[str, int]:
@@ -225,13 +240,18 @@ def _parse_sizes(texts: Sequence[str], known: Sequence[str]) -> dict[str, int]:
     return sizes
 
 
-def _tensorrt_plugins(artifact: Artifact | None, stats: GraphStats) -> list[TensorRTPlugin]:
-    """Return the TensorRT plugins that the loaded plugins declare for such a graph."""
+def _plugin_uses(artifact: Artifact | None, stats: GraphStats) -> list[PluginUse]:
+    """Return the operators that the loaded plugins serve in TensorRT, and those outside of the standard."""
     from convkit.model import Target
     from convkit.plugins import manager
 
     target = Target(opset=stats.opsets.get("ai.onnx", 0))
     if artifact:
         target = Target(**{key: artifact.manifest["graph"][key] for key in ("format", "opset", "form", "precision")})
-    found = manager().gather("convkit_tensorrt_plugins", target=target)
-    return [plugin for plugins in found.values() for plugin in plugins]
+    found = manager().gather("convkit_tensorrt_plugins", target=target).values()
+    serving = {plugin.op_type: plugin for plugins in found for plugin in plugins}
+    return [
+        PluginUse(name, count, serving.get(name) or serving.get(name.rpartition("::")[2]))
+        for name, count in stats.operators.items()
+        if name in serving or name in stats.foreign or "::" in name
+    ]

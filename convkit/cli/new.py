@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from convkit.cli._options import JsonOption, QuietOption, set_talk
+from convkit.cli._console import set_verbosity
+from convkit.cli._options import JsonOption, QuietOption
 
 __all__ = ["app", "write_adapter"]
 
@@ -34,8 +35,9 @@ def adapter(
     quiet: QuietOption = False,
 ) -> None:
     """Write an adapter in a distribution of its own, which passes its own conformance tests."""
-    set_talk(quiet=quiet)
+    set_verbosity(quiet=quiet)
     from convkit.cli._console import emit, emit_json, stderr
+    from convkit.cli._layout import aligned
 
     folder, files = write_adapter(name, output)
     if json:
@@ -43,14 +45,16 @@ def adapter(
         return
     console = stderr()
     console.print("Next:")
-    for command, purpose in (
-        (f"cd {folder}", ""),
-        ('pip install -e ".[dev]"', "convkit finds it by its entry point"),
-        ("pytest", "the conformance kit passes as it is"),
-        ("python tests/make_weights.py tiny.pt", "a small checkpoint to try it with"),
-        (f"convkit convert {name} -w tiny.pt", ""),
+    for line in aligned(
+        (
+            (f"  cd {folder}", ""),
+            ('  pip install -e ".[dev]"', "convkit finds it by its entry point"),
+            ("  pytest", "the conformance kit passes as it is"),
+            ("  python tests/make_weights.py tiny.pt", "a small checkpoint to try it with"),
+            (f"  convkit convert {name} -w tiny.pt", ""),
+        )
     ):
-        console.print(f"  {command:<40} {purpose}".rstrip(), markup=False)
+        console.print(line, markup=False)
     emit(str(folder))
 
 
@@ -60,7 +64,7 @@ def write_adapter(name: str, output: Path | None = None) -> tuple[Path, list[str
     The directory appears complete or not at all.
 
     Raises:
-        SettingError: the name is none, or an installed adapter has it.
+        SettingError: the name is not valid, or taken.
         OutputError: the directory exists or cannot be written.
     """
     from convkit import __version__

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convkit.cli._console import set_verbosity
 from convkit.cli._options import (
     ArtifactArgument,
     BackendOption,
@@ -9,7 +15,6 @@ from convkit.cli._options import (
     JsonOption,
     QuietOption,
     VerboseOption,
-    set_talk,
 )
 
 
@@ -17,19 +22,25 @@ def validate(
     artifact: ArtifactArgument,
     backend: BackendOption = "onnxruntime",
     device: DeviceOption = "cpu",
+    save_results: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-results", help="Keep the outputs of all engines as polygraphy's JSON.", metavar="FILE.json"
+        ),
+    ] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> int:
     """Check the hashes of an artifact and prove it again on this machine; exit 4 if it is not proved."""
-    set_talk(quiet=quiet, verbose=verbose)
-    from convkit.cli._console import emit_json, stdout, talk
+    set_verbosity(quiet=quiet, verbose=verbose)
+    from convkit.cli._console import emit_json, stdout, steps
     from convkit.cli._verdict import print_verdict
     from convkit.errors import ValidationError
     from convkit.proof import validate as prove_again
 
-    with talk(f"validate {artifact}") as step:
-        verdict = prove_again(artifact, backend=backend, device=device, progress=step)
+    with steps(f"validate {artifact}") as step:
+        verdict = prove_again(artifact, backend=backend, device=device, save_results=save_results, progress=step)
     if json:
         emit_json(verdict.to_json())
     else:

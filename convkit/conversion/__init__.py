@@ -1,29 +1,55 @@
-"""Conversion: from a checkpoint to a proved artifact, stage by stage."""
+"""Conversion: from a checkpoint to a proved artifact, stage by stage, and engines of it."""
 
-from convkit.conversion._convert import Conversion, convert, default_output
-from convkit.conversion._export import MODULE_KEY, check_graph, clean_names, export_onnx
+from convkit.conversion._convert import (
+    STAGES,
+    Conversion,
+    ConversionPlan,
+    convert,
+    default_output,
+    plan_conversion,
+    run_plan,
+)
+from convkit.conversion._engines import BuiltEngine, build_engine
+from convkit.conversion._export import check_graph, clean_names, export_onnx, save_onnx
+from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._patching import AttributePatch, ModulePatch, Patch, PatchRecord, patched
-from convkit.conversion._settings import CONFIG_FILE, Setting, Settings, read_config, resolve_settings
-from convkit.conversion._stages import Builder, Images
+from convkit.conversion._settings import (
+    CONFIG_FILE,
+    OPSETS,
+    ConvertSettings,
+    option_pairs,
+    read_config,
+    resolve_options,
+    resolve_settings,
+)
 
 __all__ = [
     "CONFIG_FILE",
-    "MODULE_KEY",
+    "OPSETS",
+    "STAGES",
     "AttributePatch",
-    "Builder",
+    "BuiltEngine",
     "Conversion",
-    "Images",
+    "ConversionPlan",
+    "ConvertSettings",
     "ModulePatch",
     "Patch",
     "PatchRecord",
-    "Setting",
-    "Settings",
+    "RawInputs",
+    "adapter_inputs",
+    "build_engine",
     "check_graph",
     "clean_names",
     "convert",
     "default_output",
     "export_onnx",
+    "option_pairs",
+    "own_inputs",
     "patched",
+    "plan_conversion",
     "read_config",
+    "resolve_options",
     "resolve_settings",
+    "run_plan",
+    "save_onnx",
 ]

@@ -1,25 +1,77 @@
-"""convert(): the stages in order, from what was asked to the published artifact."""
+"""convert(): from what was asked to the published artifact, stage by stage."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convkit.artifact import REPORT, VERDICT, Artifact, check_destination, publish, staging
+from convkit import __version__
+from convkit._text import printable, read_text
+from convkit.artifact import (
+    REPORT,
+    VERDICT,
+    Artifact,
+    anchored,
+    check_destination,
+    environment,
+    publish,
+    render_report,
+    spec_to_json,
+    staging,
+)
 from convkit.backends import find_backend
-from convkit.conversion._settings import Settings, read_config, resolve_settings
-from convkit.errors import CheckpointError, ProofFailedError, SettingError
-from convkit.model import Adapter, ModelSpec, Request, SourceModel, Target
+from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
+from convkit.conversion._settings import ConvertSettings, read_config, resolve_settings
+from convkit.errors import AdapterError, CheckpointError, ProofFailedError, SettingError, blamed_on
+from convkit.files import sha256
+from convkit.model import Adapter, Request, SourceModel, Target
 from convkit.plugins import manager
 from convkit.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from convkit.conversion._stages import Images
+    from convkit.conversion._engines import BuiltEngine
+    from convkit.conversion._stages import Exported, Rewritten
+    from convkit.proof import Verdict
 
-__all__ = ["Conversion", "convert", "default_output"]
+__all__ = ["STAGES", "Conversion", "ConversionPlan", "convert", "default_output", "plan_conversion", "run_plan"]
+
+STAGES = (
+    "read the checkpoint",
+    "run PyTorch in float64 and float32",
+    "patch and export to ONNX",
+    "rewrite the graph",
+    "prove every shape on the engine",
+    "write the artifact",
+)
+"""What `run_plan` does, in its order."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A finished conversion: the artifact, the verdict of its proof, and the engine that was asked for besides."""
+
+    artifact: Artifact
+    verdict: Verdict
+    engine: BuiltEngine | None = None
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """What was asked of one conversion, resolved; ``output`` None means `default_output`."""
+
+    adapter: Adapter
+    settings: ConvertSettings
+    weights: Path
+    output: Path | None
+
+    @property
+    def target(self) -> Target:
+        """What the hooks learn of the result."""
+        settings = self.settings
+        return Target("onnx", settings.opset, settings.form, settings.precision, settings.options)
 
 
 def convert(
@@ -31,148 +83,168 @@ def convert(
     overwrite: bool = False,
     progress: Progress = silent,
     **settings: Any,
-) -> Artifact:
+) -> Conversion:
     """Convert a checkpoint to a proved artifact.
 
-    ``settings`` are those of the command line: ``form``, ``shape`` (list of ``NAME=N`` or
-    ``NAME=MIN:OPT:MAX``), ``opset``, ``inputs`` (folder of images), ``names`` (file), ``set``
-    (mapping of adapter options), ``samples``, ``seed``, ``backend``, ``device``.
+    ``settings`` are those of `ConvertSettings`: ``form``, ``shape`` (list of ``NAME=N`` or ``NAME=MIN:OPT:MAX``),
+    ``opset``, ``inputs`` (file or folder), ``names`` (file), ``samples``, ``seed``, ``backend``, ``device``, and
+    ``set`` (mapping of adapter options).
 
     Raises:
         AdapterNotFoundError, SettingError, CheckpointError, OutputError: what was asked cannot be done.
         ConversionError: a stage failed.
-        ProofFailedError: the engine does not compute what PyTorch computes; the result was kept
-            beside ``output`` as ``<output>.rejected``.
+        ProofFailedError: the engine does not compute what PyTorch computes; the result was kept beside ``output`` as
+            ``<output>.rejected``.
     """
-    conversion = Conversion.plan(adapter, weights=weights, output=output, config=config, settings=settings)
-    return conversion.run(overwrite=overwrite, progress=progress)
+    plan = plan_conversion(adapter, weights=weights, output=output, config=config, settings=settings)
+    return run_plan(plan, overwrite=overwrite, progress=progress)
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """What was asked of one conversion, resolved."""
+def plan_conversion(
+    adapter: str,
+    *,
+    weights: Path | str,
+    output: Path | str | None = None,
+    config: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> ConversionPlan:
+    """Resolve what was asked; nothing is read but the configuration file."""
+    chosen = manager().adapter(adapter)
+    table, origin = read_config(config)
+    resolved = resolve_settings(chosen, settings or {}, table, origin)
+    target = Path(output) if output else None
+    if target and target.name in ("", ".."):  # a name is needed for what is beside it meanwhile
+        target = anchored(target)
+    return ConversionPlan(chosen, resolved, Path(weights), target)
 
-    adapter: Adapter
-    settings: Settings
-    weights: Path
-    output: Path | None
 
-    @classmethod
-    def plan(
-        cls,
-        adapter: str,
-        *,
-        weights: Path | str,
-        output: Path | str | None = None,
-        config: Path | None = None,
-        settings: Mapping[str, Any] | None = None,
-    ) -> Conversion:
-        """Resolve what was asked; nothing is read but the configuration file."""
-        chosen = manager().adapter(adapter)
-        table, origin = read_config(config)
-        resolved = resolve_settings(chosen, settings or {}, table, origin)
-        return cls(chosen, resolved, Path(weights), Path(output) if output else None)
+def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progress = silent) -> Conversion:
+    """Run all stages; see `convert`."""
+    from convkit.conversion._engines import build_engine
+    from convkit.conversion._stages import (
+        Runner,
+        export,
+        measure_reference,
+        prove_graph,
+        rewrite,
+        write_device_kernels,
+    )
 
-    @property
-    def target(self) -> Target:
-        """What the hooks are told of the result."""
-        return Target(self.settings["to"], self.settings["opset"], self.settings["form"], self.settings["precision"])
-
-    def run(self, *, overwrite: bool = False, progress: Progress = silent) -> Artifact:
-        """Run all stages and return the artifact."""
-        if self.output:
-            _reserve(self.output, overwrite=overwrite)
-        find_backend(self.settings["backend"], self.settings["device"])
-        own_images = self._own_images()
-        progress("reading the checkpoint")
-        source = self._load()
-        output = self.output or default_output(self.adapter, source, self.settings["form"])
-        if not self.output:
-            _reserve(output, overwrite=overwrite)
-        images = own_images or self._synthetic_images(source.spec)
-        with staging(output) as folder:
-            return self._build(source, images, folder, output, overwrite=overwrite, progress=progress)
-
-    def _build(
-        self, source: SourceModel, images: Images, folder: Path, output: Path, *, overwrite: bool, progress: Progress
-    ) -> Artifact:
-        from convkit.artifact import make_manifest, render_report
-        from convkit.conversion._stages import Builder
-
-        backend, device = self.settings["backend"], self.settings["device"]
-        builder = Builder(
-            self.adapter.name,
-            source,
-            self.target,
-            images,
-            folder,
-            backend,
-            device,
-            progress,
-            keep_exported=self.settings["keep_exported"],
-        )
-        verdict = builder.run()
+    name, settings, target = plan.adapter.name, plan.settings, plan.target
+    if plan.output:
+        _reserve(plan.output, overwrite=overwrite)
+    runner = Runner(find_backend(settings.backend, settings.device), settings.device)
+    progress("reading the checkpoint")
+    source = _load(plan)
+    output = plan.output or default_output(plan.adapter, source, settings.form)
+    if not plan.output:
+        _reserve(output, overwrite=overwrite)
+    inputs = _inputs(plan, source)
+    with staging(output) as folder:
+        measured = measure_reference(source, inputs, progress)
+        exported = export(name, source, target, measured.ledger, progress)
+        rewritten = rewrite(
+            name, source.spec, target, exported, runner, measured.ledger, folder, progress,
+            keep_exported=settings.keep_exported,
+        )  # fmt: skip
+        proved = prove_graph(source.spec, measured, inputs, runner, folder, progress)
+        write_device_kernels(source.spec, folder, progress)
         progress("writing the artifact")
-        document = verdict.to_json()
-        manifest = make_manifest(self.adapter, self.weights, self.settings, builder, document)
-        (folder / VERDICT).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (folder / REPORT).write_text(render_report(manifest, document, builder.pictures), encoding="utf-8")
-        if verdict.passed:
-            return publish(folder, output, manifest, overwrite=overwrite)
-        rejected = _rejected(output)
-        publish(folder, rejected, manifest, overwrite=True)
-        raise ProofFailedError(
-            f"The ONNX model does not compute what PyTorch computes: {verdict.headline()}.",
-            hint=f"The result was kept as {rejected} for inspection; `convkit validate {rejected}` shows every check.",
-            verdict=verdict,
-        )
+        manifest = _manifest(plan, source, exported, rewritten, proved.verdict)
+        done = _write(folder, output, manifest, proved.verdict, proved.drawings, overwrite=overwrite)
+    if settings.to == "onnx":
+        return done
+    engine = build_engine(done.artifact.path, settings.to, targets=settings.target, progress=progress)
+    return replace(done, engine=engine)
 
-    def _load(self) -> SourceModel:
-        source = self.adapter.load(
-            Request(
-                weights=self.weights,
-                form=self.settings["form"],
-                dims=self.settings.dims,
-                names=_read_names(self.settings["names"]),
-                options=self.settings.options,
+
+def _load(plan: ConversionPlan) -> SourceModel:
+    if plan.weights.is_dir() and not plan.adapter.weights_folder:
+        raise CheckpointError(
+            f"{plan.weights} is a folder; adapter {plan.adapter.name!r} reads files.", hint="Give a file in it."
+        )
+    own = {option.name: plan.settings.options[option.name] for option in plan.adapter.options}
+    request = Request(plan.weights, plan.settings.form, plan.settings.dims, _read_names(plan.settings.names), own)
+    with blamed_on(f"load() of adapter {plan.adapter.name!r}"):
+        source = plan.adapter.load(request)
+    if not isinstance(source, SourceModel):
+        raise AdapterError(
+            f"Adapter {plan.adapter.name!r} returned a {type(source).__name__} from load().",
+            hint="Return SourceModel(module, spec, reference).",
+        )
+    for name, tensor in source.module.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(
+                f"{plan.weights} holds NaN or infinite weights: {name}.",
+                hint="Training diverged or the file is damaged: give an earlier checkpoint.",
             )
-        )
-        for name, tensor in source.module.state_dict().items():
-            if not bool(tensor.isfinite().all()):
-                raise CheckpointError(
-                    f"{self.weights} holds NaN or infinite weights: {name}.",
-                    hint="Training diverged or the file is damaged: give an earlier checkpoint.",
-                )
-        return source
+    return source
 
-    def _own_images(self) -> Images | None:
-        """Return the user's own images, evenly chosen, or None where none are given."""
-        if self.settings["inputs"] is None:
-            return None
-        from convkit.conversion._stages import Images
-        from convkit.processing import find_images, read_image
 
-        path: Path = self.settings["inputs"]
-        files = [path] if path.is_file() else find_images(path)
-        count = min(len(files), self.settings["samples"])
-        chosen = [files[index * len(files) // count] for index in range(count)]
-        return Images(
-            [read_image(file) for file in chosen],
-            [file.name for file in chosen],
-            f"{count} image{'' if count == 1 else 's'} from {path.name}",
-        )
+def _inputs(plan: ConversionPlan, source: SourceModel) -> RawInputs:
+    if plan.settings.inputs is not None:
+        return own_inputs(source.spec, plan.settings.inputs, plan.settings.samples)
+    return adapter_inputs(plan.adapter, source.spec, plan.settings.samples, plan.settings.seed)
 
-    def _synthetic_images(self, spec: ModelSpec) -> Images:
-        from convkit.conversion._stages import Images
 
-        count, seed = self.settings["samples"], self.settings["seed"]
-        arrays = list(self.adapter.representative_images(spec, count, seed))
-        names = [f"synthetic scene {index}" for index in range(len(arrays))]
-        return Images(arrays, names, f"{len(arrays)} synthetic scene{'' if len(arrays) == 1 else 's'}, seed {seed}")
+def _manifest(
+    plan: ConversionPlan, source: SourceModel, exported: Exported, rewritten: Rewritten, verdict: Verdict
+) -> dict[str, Any]:
+    """Return the manifest of a finished conversion, but for the hashes of its files."""
+    owner = manager().owner(plan.adapter.name)
+    origin = {"plugin": owner.name, "distribution": owner.distribution, "version": owner.version}
+    return {
+        "convkit": __version__,
+        "adapter": {"name": plan.adapter.name, **origin},
+        "weights": _weights_record(plan.weights),
+        "model": spec_to_json(source.spec),
+        "graph": {**asdict(plan.target), "ir_version": rewritten.model.ir_version},
+        "settings": plan.settings.to_json(),
+        "patches": {plugin: [asdict(record) for record in group] for plugin, group in exported.patches.items()},
+        "translations": dict(exported.translations),
+        "rewrites": [{"plugin": plugin, **asdict(record)} for plugin, record in rewritten.rewrites],
+        "environment": environment(verdict.backend, verdict.device),
+        "verdict": {"passed": verdict.passed, "headline": verdict.headline()},
+    }
+
+
+def _weights_record(path: Path) -> dict[str, Any]:
+    """Return name, size and hash of the weights; a folder is recorded by its files."""
+    if path.is_file():
+        return {"file": printable(path.name), "bytes": path.stat().st_size, "sha256": sha256(path)}
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {
+        "file": printable(path.name),
+        "bytes": sum(file.stat().st_size for file in files),
+        "files": {printable(file.relative_to(path).as_posix()): sha256(file) for file in files},
+    }
+
+
+def _write(
+    folder: Path,
+    output: Path,
+    manifest: dict[str, Any],
+    verdict: Verdict,
+    drawings: Sequence[tuple[str, Any]],
+    *,
+    overwrite: bool,
+) -> Conversion:
+    document = verdict.to_json()
+    (folder / VERDICT).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / REPORT).write_text(render_report(manifest, document, drawings), encoding="utf-8")
+    if verdict.passed:
+        return Conversion(publish(folder, output, manifest, overwrite=overwrite), verdict)
+    rejected = _rejected(output)
+    publish(folder, rejected, manifest, overwrite=True)
+    raise ProofFailedError(
+        f"The ONNX model does not compute what PyTorch computes: {verdict.headline()}.",
+        hint=f"The result was kept as {rejected} for inspection; `convkit validate {rejected}` shows every check.",
+        verdict=verdict,
+    )
 
 
 def default_output(adapter: Adapter, source: SourceModel, form: str) -> Path:
-    """Return for example ``centernet-resdcn18-512`` or ``centernet-resdcn18-64x96-tutorial``."""
+    """Return for example ``centernet-resdcn18-512`` or ``centernet-resdcn18-64x96-detections``."""
     dims = {dim.name: dim for dim in source.spec.dims}
     parts = [adapter.name, source.spec.variant.replace("_", "")]
     if "height" in dims and "width" in dims:
@@ -194,14 +266,14 @@ def _rejected(output: Path) -> Path:
 
 
 def _read_names(path: Path | None) -> tuple[str, ...] | None:
-    """Return the class names of a file, one a line."""
+    """Return the class names of a file, one on each line."""
     if path is None:
         return None
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"The names file {path} cannot be read: {error}", hint="Give a UTF-8 text file.") from error
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
-        raise SettingError(f"The names file {path} is empty.", hint="Write one class name a line.")
+        raise SettingError(f"The names file {path} is empty.", hint="Write one class name on each line.")
     return names

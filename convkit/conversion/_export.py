@@ -5,13 +5,17 @@ from __future__ import annotations
 import ast
 import contextlib
 import logging
+import re
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convkit.errors import ConvkitError, ExportError
-from convkit.model import Dim, Extent, resolve
+from convkit.graph import MODULE_KEY
+from convkit.model import Dim, Extent, extent_names, resolve, substitute
 
 if TYPE_CHECKING:
     import onnx
@@ -19,10 +23,12 @@ if TYPE_CHECKING:
 
     from convkit.model import ModelSpec
 
-__all__ = ["check_graph", "export_onnx"]
+__all__ = ["check_graph", "export_onnx", "save_onnx"]
+
+PROTO_LIMIT = 2**31 - 2**24
+"""Bytes of weights in one protobuf file: 2 GiB, with room for the nodes."""
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
-MODULE_KEY = "convkit.module"
 WEIGHT = ".weight"
 _KEPT_METADATA = {MODULE_KEY, "pkg.onnxscript.rewriter.rule_name"}
 
@@ -52,10 +58,12 @@ def export_onnx(
         torch.zeros(resolve(tensor.shape, sizes), dtype=_torch_dtype(tensor.dtype)) for tensor in spec.inputs
     )
     symbols = {dim.name: torch.export.Dim(dim.name, min=dim.min, max=dim.max) for dim in spec.dims if dim.dynamic}
+    fixed = {dim.name: dim.opt for dim in spec.dims if not dim.dynamic}
     axes = tuple(
-        {axis: symbols[extent] for axis, extent in enumerate(tensor.shape) if extent in symbols}
+        {axis: _symbol(extent, symbols, fixed) for axis, extent in enumerate(tensor.shape)
+         if set(extent_names(extent)) & symbols.keys()}
         for tensor in spec.inputs
-    )
+    )  # fmt: skip
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -87,8 +95,8 @@ def export_onnx(
     return model
 
 
-def check_graph(model: onnx.ModelProto) -> None:
-    """Run the ONNX checker with full shape inference.
+def check_graph(model: onnx.ModelProto, maker: str = "") -> None:
+    """Run the ONNX checker with full shape inference; ``maker`` names what made the graph, for the error.
 
     Raises:
         ExportError: the graph is not valid.
@@ -96,12 +104,33 @@ def check_graph(model: onnx.ModelProto) -> None:
     import onnx
 
     try:
-        onnx.checker.check_model(model, full_check=True)
+        if _weight_bytes(model) <= PROTO_LIMIT:
+            onnx.checker.check_model(model, full_check=True)
+        else:  # the checker serialises what it gets, which protobuf refuses beyond 2 GiB
+            with tempfile.TemporaryDirectory() as folder:
+                save_onnx(model, Path(folder) / "model.onnx")
+                onnx.checker.check_model(str(Path(folder) / "model.onnx"), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
-            f"The ONNX checker rejects the graph: {_first_line(error)}",
-            hint="A rewrite or translation made an invalid node; `convkit convert -v` names each stage.",
+            f"The ONNX checker rejects the graph{' after ' + maker if maker else ''}: {_first_line(error)}",
+            hint=f"It is made by {maker}: mend that." if maker else "A translation made an invalid node.",
         ) from error
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model; weights of more than 2 GiB, which protobuf cannot hold, go to ``<name>.data`` beside it."""
+    import onnx
+
+    if _weight_bytes(model) <= PROTO_LIMIT:
+        path.write_bytes(model.SerializeToString())
+        return
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)  # saving turns the weights of the model that it gets into references
+    onnx.save_model(copy, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+
+
+def _weight_bytes(model: onnx.ModelProto) -> int:
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
 
 
 def clean_names(model: onnx.ModelProto) -> None:
@@ -174,28 +203,30 @@ def _name_dims(model: onnx.ModelProto, spec: ModelSpec, dims: Mapping[str, Dim])
         for axis, extent in zip(axes, tensor.shape, strict=True):
             if not isinstance(extent, str):
                 continue
+            varying = [name for name in extent_names(extent) if dims[name].dynamic]
             if axis.HasField("dim_param"):
-                axis.dim_param = _expression(extent, dims)
-            elif any(dims[name].dynamic for name in _names(extent)):
+                axis.dim_param = substitute(extent, {name: dim.opt for name, dim in dims.items() if not dim.dynamic})
+            elif varying:
                 raise ExportError(
                     f"{tensor.name!r} was exported with the fixed size {axis.dim_value} where {extent} was to vary.",
-                    hint=f"The model fixes it; give it one size, for example --shape {_names(extent)[0]}=N.",
+                    hint=f"The model fixes it; give it one size, for example --shape {varying[0]}=N.",
                 )
 
 
-def _names(extent: str) -> list[str]:
-    """Return the dimensions that an expression names."""
-    return [factor.partition("/")[0].strip() for factor in extent.split("*")]
-
-
-def _expression(extent: Extent, dims: Mapping[str, Dim]) -> str:
-    """Return ``extent`` with its static dimensions as numbers: ``height/4*width/4`` or ``128*width/4``."""
-    factors = []
-    for factor in str(extent).split("*"):
-        name, _, divisor = factor.partition("/")
-        dim = dims[name]
-        factors.append(factor if dim.dynamic else str(dim.opt // int(divisor or 1)))
-    return "*".join(factors)
+def _symbol(extent: Extent, symbols: Mapping[str, Any], fixed: Mapping[str, int]) -> Any:
+    """Return the symbol of an axis of an input: a dimension, or a whole multiple of one plus a number."""
+    text = substitute(extent, fixed)
+    if text in symbols:
+        return symbols[text]
+    match = re.fullmatch(r"(?:(\d+)\*)?([a-z_][a-z0-9_]*)(?:([+-]\d+))?", text)
+    if not match:
+        raise ExportError(
+            f"An input cannot have the extent {extent!r}.",
+            hint="PyTorch exports inputs with extents NAME, N*NAME and N*NAME+N; name another dimension for this axis.",
+        )
+    factor, name, offset = match.groups()
+    symbol = symbols[name] if factor is None else int(factor) * symbols[name]
+    return symbol if offset is None else symbol + int(offset)
 
 
 def _per_argument(module: torch.nn.Module, axes: Sequence[dict[int, Any]]) -> Any:
@@ -219,7 +250,7 @@ def _torch_dtype(name: str) -> torch.dtype:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the exporter says about packages that the model does not use."""
+    """Silence what the exporter says of packages that the model does not use, and of axes that inputs share."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -227,6 +258,7 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", "# The axis name", UserWarning)
             yield
     finally:
         logger.setLevel(level)

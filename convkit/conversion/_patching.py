@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import wraps
-from inspect import getattr_static
+from functools import update_wrapper, wraps
+from inspect import Signature, getattr_static, signature
 from typing import TYPE_CHECKING, Any
 
 from convkit.errors import PatchError, suggest
@@ -36,7 +36,8 @@ class ModulePatch:
 
     ``match(path, module)`` returns True, False, or a string that says why a module which looks
     right is not (a near miss). ``forward(module, original, *args, **kwargs)`` is called in place
-    of the method, with the method as ``original``. The patch counts the modules it was used on.
+    of the method, with the method as ``original``; where it names its arguments, they are the signature that is
+    exported, which may differ from the original's. The patch counts the modules it was used on.
     """
 
     name: str
@@ -126,7 +127,6 @@ def _bind(
 ) -> Callable[..., Any]:
     used = False
 
-    @wraps(original)
     def patched_forward(*args: Any, **kwargs: Any) -> Any:
         nonlocal used
         if not used:
@@ -134,6 +134,13 @@ def _bind(
             record.fired += 1
         return forward(module, original, *args, **kwargs)
 
+    update_wrapper(patched_forward, original)
+    vars(patched_forward).pop("__wrapped__")  # through it, exporters would find the signature of the original
+    parameters = list(signature(forward).parameters.values())[2:]
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        patched_forward.__signature__ = signature(original)  # type: ignore[attr-defined]
+    else:
+        patched_forward.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     return patched_forward
 
 

@@ -4,63 +4,133 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from convkit._text import printable, read_text
+from convkit.backends import find_builder
 from convkit.errors import SettingError, suggest
 from convkit.model import Adapter, Dim, Option, apply_overrides
+from convkit.plugins import manager
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["CONFIG_FILE", "Setting", "Settings", "read_config", "resolve_settings"]
+__all__ = [
+    "CONFIG_FILE",
+    "OPSETS",
+    "ConvertSettings",
+    "option_pairs",
+    "read_config",
+    "resolve_options",
+    "resolve_settings",
+]
 
 CONFIG_FILE = "convkit.toml"
 OPSETS = range(19, 24)
 """DeformConv enters ONNX at 19; 23 is the newest that PyTorch 2.9 to 2.13 writes."""
 MAX_SAMPLES = 64
 
-_BUILT_IN: dict[str, Any] = {
-    "to": "onnx",
-    "precision": "fp32",
-    "inputs": None,
-    "names": None,
-    "samples": 8,
-    "seed": 0,
-    "backend": "onnxruntime",
-    "device": "cpu",
-    "keep_exported": False,
-}
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("Give a text.")  # noqa: TRY004 - the caller makes a SettingError of it
+    return value
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str | Path):
+        raise ValueError("Give a path.")  # noqa: TRY004
+    return Path(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("Give true or false.")  # noqa: TRY004
+    return value
+
+
+def _shapes(value: Any) -> tuple[str, ...]:
+    shapes = [value] if isinstance(value, str) else value
+    if not isinstance(shapes, list | tuple) or not all(isinstance(shape, str) for shape in shapes):
+        raise ValueError("Give a list of NAME=N or NAME=MIN:OPT:MAX.")
+    return tuple(shapes)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        raise ValueError("Give a list of words, or words between commas.")
+    return tuple(word.strip() for text in words for word in text.split(",") if word.strip())
+
+
+def _whole(low: int, high: int | None = None) -> Callable[[Any], int]:
+    limit = f"{low} to {high}" if high is not None else f"{low} or a larger number"
+
+    def parse(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError("Give a whole number.")  # noqa: TRY004
+        if value < low or (high is not None and value > high):
+            raise ValueError(f"Give {limit}.")
+        return value
+
+    return parse
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"{suggest(str(value), choices)} This convkit offers {', '.join(choices)}.".strip())
+        return str(value)
+
+    return parse
+
+
+def _setting(parse: Callable[[Any], Any], default: Any) -> Any:
+    """Return a field whose given values go through ``parse``, which raises ValueError with the remedy."""
+    return field(default=default, metadata={"parse": parse})
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One value and who said so: ``flag``, the configuration file, ``adapter`` or ``built-in``."""
+class ConvertSettings:
+    """All settings of one conversion; ``dims`` and ``options`` follow from ``shape``, ``set`` and the adapter.
 
-    name: str
-    value: Any
-    origin: str
+    ``origins`` contains who gave each setting and option (``set.NAME``): ``flag``, the configuration file, ``adapter``
+    or ``built-in``.
+    """
 
-
-@dataclass(frozen=True)
-class Settings:
-    """All settings of one conversion."""
-
-    items: tuple[Setting, ...]
-    dims: tuple[Dim, ...]
-    options: Mapping[str, Any]
-
-    def __getitem__(self, name: str) -> Any:
-        return next(item.value for item in self.items if item.name == name)
+    form: str = _setting(_text, "")
+    shape: tuple[str, ...] = _setting(_shapes, ())
+    opset: int = _setting(_whole(OPSETS[0], OPSETS[-1]), 0)
+    to: str = _setting(_text, "onnx")
+    target: tuple[str, ...] = _setting(_words, ())
+    precision: str = _setting(_one_of("fp32"), "fp32")
+    inputs: Path | None = _setting(_path, None)
+    names: Path | None = _setting(_path, None)
+    samples: int = _setting(_whole(1, MAX_SAMPLES), 8)
+    seed: int = _setting(_whole(0), 0)
+    backend: str = _setting(_text, "onnxruntime")
+    device: str = _setting(_text, "cpu")
+    keep_exported: bool = _setting(_flag, False)
+    dims: tuple[Dim, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return every setting with its origin, paths reduced to their names."""
-        plain = [(item, item.value.name if isinstance(item.value, Path) else item.value) for item in self.items]
-        return [{"name": item.name, "value": value, "origin": item.origin} for item, value in plain]
+        values = {name: getattr(self, name) for name in _PARSERS} | {
+            f"set.{name}": value for name, value in self.options.items()
+        }
+        return [{"name": name, "value": _plain(value), "origin": self.origins[name]} for name, value in values.items()]
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    item.name: item.metadata["parse"] for item in fields(ConvertSettings) if "parse" in item.metadata
+}
 
 
 def read_config(path: Path | None = None) -> tuple[dict[str, Any], str]:
@@ -77,7 +147,7 @@ def read_config(path: Path | None = None) -> tuple[dict[str, Any], str]:
             return {}, ""
         raise SettingError(f"There is no configuration file {file}.", hint="Check --config.")
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        document = tomllib.loads(read_text(file))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingError(f"{file} is not valid TOML: {error}", hint="See https://toml.io for the syntax.") from error
     table = document.get("convert", {})
@@ -86,11 +156,13 @@ def read_config(path: Path | None = None) -> tuple[dict[str, Any], str]:
     return table, file.name
 
 
-def resolve_settings(adapter: Adapter, flags: Mapping[str, Any], config: Mapping[str, Any], origin: str) -> Settings:
+def resolve_settings(
+    adapter: Adapter, flags: Mapping[str, Any], config: Mapping[str, Any], origin: str
+) -> ConvertSettings:
     """Bring flags, configuration, adapter and built-in values together.
 
-    ``flags`` and ``config`` use the names form, shape, opset, set and those of the built-in table;
-    None or an empty list means not given. A table ``[convert.ADAPTER]`` goes over ``[convert]``.
+    ``flags`` and ``config`` use the names of `ConvertSettings` and ``set``; None or an empty list means not given. A
+    table ``[convert.ADAPTER]`` goes over ``[convert]``.
 
     Raises:
         SettingError: an unknown name, or a value that cannot be obeyed.
@@ -99,89 +171,95 @@ def resolve_settings(adapter: Adapter, flags: Mapping[str, Any], config: Mapping
     if not isinstance(own, dict):
         raise SettingError(f"{origin}: {adapter.name!r} is not a table.", hint=f"Write [convert.{adapter.name}].")
     general = {key: value for key, value in config.items() if not isinstance(value, dict) or key == "set"}
-    sources = [("flag", flags), (origin, own), (origin, general)]
-    adapter_values = {"form": adapter.forms[0], "opset": adapter.opset, "shape": []}
-    known = {*_BUILT_IN, *adapter_values, "set"}
-    for name in (*own, *general):
-        if name not in known:
-            raise SettingError(f"{origin} has an unknown setting {name!r}.", hint=suggest(name, known))
-    items = []
-    for name in (*adapter_values, *_BUILT_IN):
+    for where, names in (("This call", flags), (origin, own), (origin, general)):
+        for name in names:
+            if name not in _PARSERS and name != "set":
+                raise SettingError(f"{where} has an unknown setting {name!r}.", hint=suggest(name, _PARSERS))
+    adapter_values = {"form": adapter.forms[0], "opset": adapter.opset, "shape": ()}
+    sources = [("flag", flags), (origin, own), (origin, general), ("adapter", adapter_values)]
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name, parse in _PARSERS.items():
         given = [(label, source[name]) for label, source in sources if source.get(name) not in (None, [], ())]
-        fallback = ("adapter", adapter_values[name]) if name in adapter_values else ("built-in", _BUILT_IN[name])
-        label, value = given[0] if given else fallback
-        items.append(Setting(name, _normalise(name, value), label))
-    options, option_items = _options(adapter, [(label, source.get("set")) for label, source in sources])
-    settings = Settings((*items, *option_items), (), options)
-    _check(adapter, settings)
-    return Settings(settings.items, apply_overrides(adapter.dims, settings["shape"]), options)
-
-
-def _normalise(name: str, value: Any) -> Any:
-    if name == "shape":
-        shapes = [value] if isinstance(value, str) else value
-        if not isinstance(shapes, list | tuple) or not all(isinstance(shape, str) for shape in shapes):
-            raise SettingError(f"shape is {value!r}.", hint="Give a list of NAME=N or NAME=MIN:OPT:MAX.")
-        return list(shapes)
-    if name in ("opset", "samples", "seed"):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise SettingError(f"{name} is {value!r}.", hint="Give a whole number.")
-    elif name == "keep_exported":
-        if not isinstance(value, bool):
-            raise SettingError(f"{name} is {value!r}.", hint="Give true or false.")
-    elif value is not None and not isinstance(value, str | Path):
-        raise SettingError(f"{name} is {value!r}.", hint="Give a text.")
-    return Path(value) if name in ("inputs", "names") and value is not None else value
-
-
-def _check(adapter: Adapter, settings: Settings) -> None:
-    if settings["form"] not in adapter.forms:
+        origins[name] = given[0][0] if given else "adapter" if name in adapter_values else "built-in"
+        if given:
+            values[name] = _parsed(name, parse, given[0][1])
+    if values["form"] not in adapter.forms:
         raise SettingError(
-            f"Adapter {adapter.name!r} has no output form {settings['form']!r}.",
-            hint=f"{suggest(str(settings['form']), adapter.forms)} It offers {', '.join(adapter.forms)}.".strip(),
+            f"Adapter {adapter.name!r} has no output form {values['form']!r}.",
+            hint=f"{suggest(str(values['form']), adapter.forms)} It offers {', '.join(adapter.forms)}.".strip(),
         )
-    if settings["opset"] not in OPSETS:
-        raise SettingError(
-            f"Opset {settings['opset']} is not supported.", hint=f"Give one of {', '.join(map(str, OPSETS))}."
-        )
-    if settings["to"] != "onnx":
-        raise SettingError(f"This convkit cannot convert to {settings['to']!r}.", hint="Use --to onnx.")
-    if settings["precision"] != "fp32":
-        raise SettingError(
-            f"This convkit cannot make precision {settings['precision']!r}.", hint="Use --precision fp32."
-        )
-    if not 1 <= settings["samples"] <= MAX_SAMPLES:
-        raise SettingError(f"--samples is {settings['samples']}.", hint=f"Give 1 to {MAX_SAMPLES}.")
-    if settings["seed"] < 0:
-        raise SettingError(f"seed is {settings['seed']}.", hint="Give 0 or a larger number.")
+    if values.get("to", "onnx") != "onnx":
+        find_builder(values["to"])
+    elif values.get("target"):
+        raise SettingError("target is for engines, and the result is an ONNX file.", hint="Add --to tensorrt-rtx.")
+    options, option_origins = _options(adapter, [(label, source.get("set")) for label, source in sources[:3]])
+    dims = apply_overrides(adapter.dims, values.get("shape", ()))
+    return ConvertSettings(**values, dims=dims, options=options, origins=origins | option_origins)
 
 
-def _options(adapter: Adapter, sources: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], list[Setting]]:
-    declared = {option.name: option for option in adapter.options}
+def _parsed(name: str, parse: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise SettingError(f"{name} cannot be {value!r}.", hint=str(error)) from None
+
+
+def _options(adapter: Adapter, sources: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+    declared = {option.name: option for option in (*_plugin_options(), *adapter.options)}
     given: dict[str, tuple[str, Any]] = {}
     for label, source in sources:
         if isinstance(source, str):
             raise SettingError(f"set is {source!r}.", hint="Write a table [convert.set] with one line an option.")
-        pairs = source.items() if isinstance(source, Mapping) else [_pair(text) for text in source or ()]
-        for name, value in pairs:
+        pairs = source if isinstance(source, Mapping) else option_pairs(source or ())
+        for name, value in pairs.items():
             if name not in declared:
                 raise SettingError(
                     f"Adapter {adapter.name!r} has no option {name!r}.",
                     hint=f"{suggest(name, declared)} It has {', '.join(declared) or 'none'}.".strip(),
                 )
             given.setdefault(name, (label, _convert(declared[name], value)))
-    items = [
-        Setting(f"set.{option.name}", *reversed(given.get(option.name, ("adapter", option.default))))
-        for option in adapter.options
-    ]
-    return {item.name.removeprefix("set."): item.value for item in items}, items
+    found = {name: given.get(name, ("adapter", option.default)) for name, option in declared.items()}
+    return (
+        {name: value for name, (_, value) in found.items()},
+        {f"set.{name}": label for name, (label, _) in found.items()},
+    )
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, found, value = text.partition("=")
-    if not found:
-        raise SettingError(f"--set {text!r} has no value.", hint="Write --set NAME=VALUE.")
-    return name.strip(), value.strip()
+def resolve_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of plugins in the types that they declare.
+
+    Raises:
+        SettingError: no plugin has an option of that name, or it cannot have that value.
+    """
+    declared = {option.name: option for option in _plugin_options()}
+    for name in given:
+        if name not in declared:
+            raise SettingError(
+                f"No plugin has an option {name!r}.",
+                hint=f"{suggest(name, declared)} There is {', '.join(declared) or 'none'}; options of the adapter are"
+                " those of the conversion.",
+            )
+    return {name: _convert(declared[name], value) for name, value in given.items()}
+
+
+def _plugin_options() -> list[Option]:
+    return [option for found in manager().gather("convkit_options").values() for option in found]
+
+
+def option_pairs(texts: Iterable[str]) -> dict[str, str]:
+    """Return ``NAME=VALUE`` texts as a mapping, the first of two with one name.
+
+    Raises:
+        SettingError: a text has no value.
+    """
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, found, value = text.partition("=")
+        if not found:
+            raise SettingError(f"--set {text!r} has no value.", hint="Write --set NAME=VALUE.")
+        pairs.setdefault(name.strip(), value.strip())
+    return pairs
 
 
 def _convert(option: Option, value: Any) -> Any:
@@ -217,3 +295,9 @@ def _boolean(value: Any) -> bool:
     if str(value).lower() not in words:
         raise ValueError("true or false is needed")
     return words[str(value).lower()]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return printable(value.name)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,20 +1,40 @@
-"""Checks of this machine, and known errors of other tools with their remedies."""
+"""What this machine has for convkit, and what known errors of other tools mean: the work of ``convkit doctor``.
 
-from convkit.doctor._checks import Finding, Recognised, examine, recognise, works
-from convkit.doctor._probes import cuda_driver, memory, package_version, run_program, torch_build
-from convkit.doctor._remedy import Remedy, diagnose
+Importing this package is light. Versions come from the packages' metadata, and a program that may crash or hang runs in
+a process of its own.
+"""
+
+from collections.abc import Iterable
+
+from convkit.doctor._finding import Finding
+from convkit.doctor._gpu import check_gpu
+from convkit.doctor._known_errors import KnownError, KnownErrorMatch, explain, search
+from convkit.doctor._machine import check_machine
+from convkit.doctor._packages import check_packages
+from convkit.doctor._plugins import check_engines, check_plugins
 
 __all__ = [
     "Finding",
-    "Recognised",
-    "Remedy",
-    "cuda_driver",
-    "diagnose",
+    "KnownError",
+    "KnownErrorMatch",
+    "check_engines",
+    "check_gpu",
+    "check_machine",
+    "check_packages",
+    "check_plugins",
     "examine",
-    "memory",
-    "package_version",
-    "recognise",
-    "run_program",
-    "torch_build",
+    "explain",
+    "search",
     "works",
 ]
+
+
+def examine() -> list[Finding]:
+    """Return the findings on Python, packages, plugins, engines, the GPU and the machine."""
+    checks = (check_packages, check_plugins, check_engines, check_gpu, check_machine)
+    return [finding for check in checks for finding in check()]
+
+
+def works(findings: Iterable[Finding]) -> bool:
+    """Return whether convkit can convert here: nothing that it cannot do without has a problem."""
+    return not any(finding.core and finding.state == "problem" for finding in findings)

@@ -1,5 +1,18 @@
-"""Graph rewrites and what reads graphs."""
+"""Graph rewrites: what one is, how it is applied, and the metadata that convkit writes into a graph."""
 
-from convkit.graph._rewrite import Miss, NodeRewrite, Rewrite, RewriteRecord, apply_rewrite
+from convkit.graph._metadata import MODULE_KEY, REWRITES_KEY, module_of
+from convkit.graph._rewrite import PHASES, NodeRewrite, NoMatch, Phase, Rewrite, RewriteRecord, apply_rewrite, in_phases
 
-__all__ = ["Miss", "NodeRewrite", "Rewrite", "RewriteRecord", "apply_rewrite"]
+__all__ = [
+    "MODULE_KEY",
+    "PHASES",
+    "REWRITES_KEY",
+    "NoMatch",
+    "NodeRewrite",
+    "Phase",
+    "Rewrite",
+    "RewriteRecord",
+    "apply_rewrite",
+    "in_phases",
+    "module_of",
+]

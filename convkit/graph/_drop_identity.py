@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from convkit.graph._rewrite import Miss, NodeRewrite
+from convkit.graph._rewrite import NodeRewrite, NoMatch, Phase
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -16,13 +16,14 @@ class DropIdentity(NodeRewrite):
     """Connect the consumers of an Identity to its source."""
 
     name: ClassVar[str] = "graph.drop-identity"
+    phase: ClassVar[Phase] = "clean"
     reason: ClassVar[str] = "an Identity hides patterns from the rewrites behind it"
     op_types: ClassVar[tuple[str, ...]] = ("Identity",)
 
-    def match(self, graph: gs.Graph, node: gs.Node) -> bool | Miss:
+    def match(self, graph: gs.Graph, node: gs.Node) -> bool | NoMatch:
         """Accept a node that neither end of the graph needs."""
         if any(output is node.outputs[0] for output in graph.outputs):
-            return Miss("its output is an output of the graph and must keep its name")
+            return NoMatch("its output is an output of the graph and must keep its name")
         return True
 
     def rewrite(self, graph: gs.Graph, node: gs.Node, match: bool) -> None:

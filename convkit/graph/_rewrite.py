@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from convkit.errors import RewriteError
+from convkit.errors import PluginError, RewriteError, blamed_on, suggest
 from convkit.model import Expect, optional
 
 if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
 
-__all__ = ["Miss", "NodeRewrite", "Rewrite", "RewriteRecord", "apply_rewrite"]
+__all__ = ["PHASES", "NoMatch", "NodeRewrite", "Phase", "Rewrite", "RewriteRecord", "apply_rewrite", "in_phases"]
+
+Phase = Literal["clean", "fuse", "precision", "target"]
+PHASES: tuple[Phase, ...] = ("clean", "fuse", "precision", "target")
+"""The order in which rewrites run: tidy the exported graph, fuse and reshape it, type it, fit it to an engine."""
 
 
 @dataclass(frozen=True)
-class Miss:
-    """Why a node that looks right is not rewritten."""
+class NoMatch:
+    """Why a node that looks right is not rewritten; ``nodes`` are the others that the reason is about."""
 
     reason: str
+    nodes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({', '.join(self.nodes)})" if self.nodes else self.reason
 
 
 @dataclass
@@ -41,16 +50,17 @@ class Rewrite(ABC):
     """A change of the graph that keeps what it computes. It must be idempotent.
 
     ``name`` is how records and settings call it (``plugin.what-it-does``), ``reason`` why it is
-    worth doing, ``expect`` how often it must fire.
+    worth doing, ``phase`` when it runs, ``expect`` how often it must fire.
     """
 
     name: ClassVar[str]
     reason: ClassVar[str]
+    phase: ClassVar[Phase] = "fuse"
     expect: Expect = optional()
 
     @abstractmethod
-    def apply(self, graph: gs.Graph, misses: list[str]) -> int:
-        """Change ``graph`` in place, append near misses, return how often the rewrite fired."""
+    def apply(self, graph: gs.Graph, near_misses: list[str]) -> int:
+        """Change ``graph`` in place, append near misses (``node: reason``), return how often the rewrite fired."""
 
 
 class NodeRewrite(Rewrite):
@@ -63,21 +73,21 @@ class NodeRewrite(Rewrite):
 
     @abstractmethod
     def match(self, graph: gs.Graph, node: gs.Node) -> Any:
-        """Return what `rewrite` needs, a `Miss` that says why not, or None if it is no candidate."""
+        """Return what `rewrite` needs, a `NoMatch` that says why not, or None if it is no candidate."""
 
     @abstractmethod
     def rewrite(self, graph: gs.Graph, node: gs.Node, match: Any) -> None:
         """Change the graph around ``node``."""
 
-    def apply(self, graph: gs.Graph, misses: list[str]) -> int:
+    def apply(self, graph: gs.Graph, near_misses: list[str]) -> int:
         """Rewrite every node that matches."""
         fired = 0
         for node in list(graph.nodes):
             if node.op not in self.op_types:
                 continue
             match = self.match(graph, node)
-            if isinstance(match, Miss):
-                misses.append(f"{node.name}: {match.reason}")
+            if isinstance(match, NoMatch):
+                near_misses.append(f"{node.name}: {match}")
             elif match is not None:
                 self.rewrite(graph, node, match)
                 fired += 1
@@ -100,13 +110,14 @@ def apply_rewrite(
     wanted = expect or rewrite.expect
     record = RewriteRecord(rewrite.name, rewrite.reason, str(wanted))
     graph = gs.import_onnx(model)
-    record.fired = rewrite.apply(graph, record.near_misses)
+    with blamed_on(f"rewrite {rewrite.name!r}"):
+        record.fired = rewrite.apply(graph, record.near_misses)
     if not wanted.accepts(record.fired):
         misses = "".join(f"\n  {miss}" for miss in record.near_misses[:10])
         raise RewriteError(
             f"Rewrite {rewrite.name!r} fired {record.fired} time{'' if record.fired == 1 else 's'};"
             f" it declares {wanted}.",
-            hint=f"Near misses:{misses}" if misses else "The graph holds no node that it looks for.",
+            hint=f"Near misses:{misses}" if misses else _count_hint(record.fired),
         )
     if not record.fired:
         return model, record
@@ -117,6 +128,30 @@ def apply_rewrite(
     record.added = [name for name in after if name not in before]
     record.changed = [name for name in after if name in before and after[name] != before[name]]
     return result, record
+
+
+def in_phases(found: Mapping[str, Sequence[Rewrite]]) -> list[tuple[str, Rewrite]]:
+    """Return the rewrites of all plugins as (plugin, rewrite) in the order of `PHASES`.
+
+    Within a phase they keep the order of the plugins' names and, within a plugin, its own.
+
+    Raises:
+        PluginError: a rewrite names a phase that does not exist.
+    """
+    pairs = [(plugin, rewrite) for plugin in sorted(found) for rewrite in found[plugin]]
+    for plugin, rewrite in pairs:
+        if rewrite.phase not in PHASES:
+            raise PluginError(
+                f"Rewrite {rewrite.name!r} of plugin {plugin!r} has the phase {rewrite.phase!r}.",
+                hint=f"{suggest(rewrite.phase, PHASES)} Use one of {', '.join(PHASES)}.".strip(),
+            )
+    return sorted(pairs, key=lambda pair: PHASES.index(pair[1].phase))
+
+
+def _count_hint(fired: int) -> str:
+    if fired:
+        return "Declare how often it fires on this graph, or match fewer nodes."
+    return "The graph holds no node that it looks for."
 
 
 def _keep_metadata(source: onnx.ModelProto, result: onnx.ModelProto) -> None:

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from convkit.graph._rewrite import Rewrite
 
 
-@hookimpl(tryfirst=True)
+@hookimpl
 def convkit_graph_rewrites() -> Iterable[Rewrite]:
-    """Fold constants before anybody looks for patterns."""
+    """Tidy the exported graph before anybody looks for patterns."""
     from convkit.graph._drop_identity import DropIdentity
     from convkit.graph._fold_constants import FoldConstants
 

@@ -1,4 +1,4 @@
-"""How two graphs differ, each difference put down to the rewrite that made it."""
+"""How two graphs differ, each difference with the rewrite that made it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from convkit.errors import ArtifactError
+from convkit.graph import REWRITES_KEY, module_of
 from convkit.inspection._matching import Matching, Side, match_nodes, node_differences, tensor_difference
 from convkit.inspection._shapes import TensorInfo, graph_inputs, tensor_info
-from convkit.inspection._stats import MODULE_KEY, operator_name
+from convkit.inspection._stats import operator_name
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["OTHER", "Difference", "GraphDiff", "NodeChange", "WeightChange", "diff_graphs"]
 
-REWRITES_KEY = "convkit.rewrites"
 OTHER = "other"
 """The group of the changes that no recorded rewrite explains."""
+_KINDS = ("removed", "added", "changed")
 
 
 @dataclass(frozen=True)
 class NodeChange:
-    """A node that one graph lacks, or that differs.
+    """A node that only one graph has, or that differs.
 
     ``kind`` is ``removed`` (only in the first graph), ``added`` (only in the second) or ``changed``;
-    then ``details`` say how. ``rewrite`` names what did it, or is `OTHER`.
+    then ``details`` say how. ``rewrite`` is the name of the rewrite that did it, or `OTHER`.
     """
 
     kind: str
@@ -41,7 +42,7 @@ class NodeChange:
 
 @dataclass(frozen=True)
 class WeightChange:
-    """An initializer that one graph lacks, or whose values differ.
+    """An initializer that only one graph has, or whose values differ.
 
     ``max_abs_difference`` is None where the values cannot be subtracted from each other.
     """
@@ -55,7 +56,7 @@ class WeightChange:
 
 @dataclass(frozen=True)
 class Difference:
-    """Something of the graph as a whole that differs: an input, an output, the opset …; "" is none."""
+    """A difference of the graph as a whole (inputs, outputs, opsets); an empty string means "absent"."""
 
     what: str
     a: str
@@ -66,9 +67,9 @@ class Difference:
 class GraphDiff:
     """How the second graph differs from the first.
 
-    ``matched_by`` tells how nodes were paired: by ``names`` or by ``structure``. ``same_nodes`` and
-    ``same_weights`` do not differ. ``operators`` holds the number of nodes in both graphs where it
-    is not the same.
+    ``matched_by`` is how nodes were paired: by ``names`` or by ``structure``. ``same_nodes`` and
+    ``same_weights`` are the numbers of those that do not differ. ``operators`` has the number of nodes in both
+    graphs for each operator where it is not the same.
     """
 
     matched_by: str
@@ -123,10 +124,7 @@ def diff_graphs(a: onnx.ModelProto, b: onnx.ModelProto) -> GraphDiff:
 
 
 class _Origins:
-    """Finds the rewrites that made a change, in the records that the pipeline left in the files.
-
-    What both files record alike cannot be what makes them differ.
-    """
+    """The rewrites that are recorded in only one of the two files, and so can have made them differ."""
 
     def __init__(self, a: onnx.ModelProto, b: onnx.ModelProto) -> None:
         before, after = _records(a), _records(b)
@@ -145,10 +143,10 @@ def _records(model: onnx.ModelProto) -> list[dict[str, Any]]:
     text = next((entry.value for entry in model.metadata_props if entry.key == REWRITES_KEY), "[]")
     try:
         return [
-            {"name": str(entry["name"]), **{kind: list(entry[kind]) for kind in ("removed", "added", "changed")}}
+            {"name": str(entry["name"]), **{kind: list(map(str, entry[kind])) for kind in _KINDS}}
             for entry in json.loads(text)
         ]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(
             f"The record of rewrites in the file ({REWRITES_KEY}) is damaged.", hint="Convert again."
         ) from error
@@ -156,9 +154,8 @@ def _records(model: onnx.ModelProto) -> list[dict[str, Any]]:
 
 def _node_changes(a: Side, b: Side, matching: Matching, origins: _Origins) -> Iterator[NodeChange]:
     def change(kind: str, node: onnx.NodeProto, *names: str, details: Sequence[str] = ()) -> NodeChange:
-        module = next((entry.value for entry in node.metadata_props if entry.key == MODULE_KEY), "")
         rewrite = origins.find(kind, *names)
-        return NodeChange(kind, names[-1], operator_name(node), module, rewrite, tuple(details))
+        return NodeChange(kind, names[-1], operator_name(node), module_of(node), rewrite, tuple(details))
 
     for i, node in enumerate(a.nodes):
         if i not in matching.pairs:

@@ -1,4 +1,4 @@
-"""How much arithmetic a graph holds: floating-point operations of its sums of products.
+"""The arithmetic of a graph: floating-point operations of its sums of products.
 
 A multiplication and an addition count as two operations, as in the literature. Counted are the
 operators whose work is sums of products::
@@ -11,9 +11,9 @@ operators whose work is sums of products::
                    where there is one; sampling positions and corner weights, which all channels of
                    an offset group share, are left out
 
-and their integer forms. Taps that fall on padding count; biases do not, nor does anything that
+and their integer forms. Taps on padding count; biases do not, nor does anything that
 works element by element (activations, pooling, normalisation, resampling, moving data): such
-operators are bound by memory rather than by arithmetic. Operators that may hold sums of products
+operators are bound by memory rather than by arithmetic. Operators that may contain sums of products
 but have no formula here (recurrent cells, control flow, other domains …) are reported, not guessed.
 """
 
@@ -38,17 +38,17 @@ def node_flops(node: onnx.NodeProto, shapes: Shapes) -> int | None:
     """Return the operations of a node that `has_formula`, or None where a shape is unknown."""
     try:
         return _FORMULAS[node.op_type](node, shapes)
-    except KeyError:
+    except (KeyError, IndexError):
         return None
 
 
 def has_formula(node: onnx.NodeProto) -> bool:
-    """Tell whether the node's work is counted."""
+    """Return whether the node's work is counted."""
     return node.domain in ("", "ai.onnx") and node.op_type in _FORMULAS
 
 
 def is_opaque(node: onnx.NodeProto) -> bool:
-    """Tell whether the node may hold sums of products that cannot be counted."""
+    """Return whether the node may contain sums of products that cannot be counted."""
     return node.domain not in ("", "ai.onnx") or node.op_type in _OPAQUE
 
 

@@ -1,4 +1,4 @@
-"""Reading ONNX files that anybody may have handed over."""
+"""Reading ONNX files of any origin."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["GraphFile", "load_model", "open_graph"]
 
 @dataclass(frozen=True)
 class GraphFile:
-    """A graph with the file it was read from, and the artifact that holds it if one does."""
+    """A graph with the file that it was read from, and the artifact that the file belongs to, if any."""
 
     file: Path
     model: onnx.ModelProto
@@ -25,7 +25,7 @@ class GraphFile:
 
     @property
     def label(self) -> str:
-        """What the user called it: the artifact directory or the file."""
+        """The path as the user gave it: the artifact directory or the file."""
         return str(self.artifact.path if self.artifact else self.file)
 
 
@@ -33,7 +33,7 @@ def open_graph(path: Path) -> GraphFile:
     """Open an artifact directory, comparing its files with their hashes, or a bare ONNX file.
 
     Raises:
-        ArtifactError: there is no such thing, or it is neither of the two.
+        ArtifactError: it does not exist, or is neither of the two.
         IntegrityError: a file of the artifact is not the one that was proved.
     """
     if not path.is_dir():
@@ -47,7 +47,7 @@ def load_model(path: Path) -> onnx.ModelProto:
     """Read an ONNX file together with its external data.
 
     Raises:
-        ArtifactError: there is no such file, or it holds no ONNX model.
+        ArtifactError: the file does not exist, or contains no ONNX model.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -65,7 +65,7 @@ def load_model(path: Path) -> onnx.ModelProto:
             f"{path} cannot be read: {error.strerror or error}.", hint="Check its permissions."
         ) from error
     if not model.graph.output or not model.opset_import:
-        raise ArtifactError(f"{path} holds no ONNX graph.", hint=_guess(path))
+        raise ArtifactError(f"{path} contains no ONNX graph.", hint=_guess(path))
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -77,7 +77,7 @@ def load_model(path: Path) -> onnx.ModelProto:
 
 
 def _guess(path: Path) -> str:
-    """Say what a file that is no ONNX model looks like, as far as its first bytes tell."""
+    """Return a hint of what a file that is not an ONNX model is, judged by its first bytes."""
     with path.open("rb") as stream:
         head = stream.read(512)
     if not head:

@@ -1,4 +1,4 @@
-"""Which node of one graph is which of another, and what differs between two that belong together."""
+"""Match the nodes of two graphs, and describe how matched nodes differ."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from convkit.inspection._shapes import graph_inputs
-from convkit.inspection._stats import operator_name
+from convkit.inspection._stats import operator_name, operator_schema
 from convkit.inspection._tensors import Constant, constants
 
 if TYPE_CHECKING:
@@ -23,10 +23,12 @@ T = TypeVar("T", bound=Hashable)
 
 MIN_NAMESAKES = 0.5
 """Share of the smaller graph's nodes that must have a namesake of the same operator to match by name."""
+MAX_PAIRS = 100_000
+"""Pairs of equal elements that an alignment considers: about a second of work."""
 
 
 class Side:
-    """One of the two graphs, with what looking things up in it needs."""
+    """One of the two graphs, with its constants, inputs and producers by name."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
@@ -43,34 +45,28 @@ class Side:
         self.opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
 
     def schema(self, node: onnx.NodeProto) -> onnx.defs.OpSchema | None:
-        """Return the definition of the node's operator, or None for one that ONNX does not know."""
-        import onnx
-
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        try:
-            return onnx.defs.get_schema(node.op_type, self.opsets.get(domain or "ai.onnx", 1), domain)
-        except onnx.defs.SchemaError:
-            return None
+        """Return the definition of the node's operator, or None for one that ONNX does not define."""
+        return operator_schema(node, self.opsets)
 
 
 @dataclass
 class Matching:
-    """Pairs of node indices, and whether ``names`` or ``structure`` told what belongs together."""
+    """Pairs of node indices, and whether they were matched by ``names`` or by ``structure``."""
 
     by: str
     pairs: dict[int, int]
 
     @cached_property
     def partners(self) -> frozenset[int]:
-        """The nodes of the second graph that belong to one of the first."""
+        """The nodes of the second graph that match one of the first."""
         return frozenset(self.pairs.values())
 
 
 def match_nodes(a: Side, b: Side) -> Matching:
-    """Pair the nodes of two graphs: by name, or by structure where the names have nothing in common.
+    """Match the nodes of two graphs: by name, or by structure where the names have too little in common.
 
-    By structure means: both sequences of nodes, in their topological order, are aligned by operator
-    and shapes of weights; what this leaves over in between, by operator alone.
+    By structure means that both sequences of nodes, in their topological order, are aligned by operator and shapes of
+    weights, and what this leaves in between by operator alone.
     """
     index = {key: position for position, key in enumerate(b.keys)}
     pairs = {i: index[key] for i, key in enumerate(a.keys) if key in index}
@@ -94,12 +90,25 @@ def _align(a: Side, b: Side) -> dict[int, int]:
 
 
 def _common(first: Sequence[T], second: Sequence[T]) -> Iterator[tuple[int, int]]:
-    """Yield the places of equal elements, in order: the beginning that agrees, and the longest runs behind it."""
+    """Yield the places of equal elements, in order: the beginning that agrees, and the longest runs after it."""
     shorter = min(len(first), len(second))
     head = next((i for i in range(shorter) if first[i] != second[i]), shorter)
     yield from ((i, i) for i in range(head))
-    for block in SequenceMatcher(None, first[head:], second[head:], autojunk=False).get_matching_blocks():
+    rare = _rare(first[head:], second[head:])
+    left, right = (
+        [element if element in rare else (side, i) for i, element in enumerate(sequence[head:])]
+        for side, sequence in enumerate((first, second))
+    )
+    for block in SequenceMatcher(None, left, right, autojunk=False).get_matching_blocks():
         yield from ((head + block.a + i, head + block.b + i) for i in range(block.size))
+
+
+def _rare(first: Sequence[T], second: Sequence[T]) -> set[T]:
+    """Return the elements to align by: all, or in long sequences the rarest ones, whose pairs are few enough."""
+    before, after = Counter(first), Counter(second)
+    costs = sorted(((before[element] * after[element], element) for element in before), key=lambda pair: pair[0])
+    totals = accumulate(cost for cost, _ in costs)
+    return {element for (_, element), total in zip(costs, totals, strict=True) if total <= MAX_PAIRS}
 
 
 def _weight_shapes(side: Side, node: onnx.NodeProto) -> tuple[tuple[int, ...], ...]:
@@ -107,7 +116,7 @@ def _weight_shapes(side: Side, node: onnx.NodeProto) -> tuple[tuple[int, ...], .
 
 
 def node_differences(a: Side, b: Side, matching: Matching, i: int, j: int) -> list[str]:
-    """Return in words how node ``j`` of ``b`` differs from node ``i`` of ``a``; names do not matter."""
+    """Return in words how node ``j`` of ``b`` differs from node ``i`` of ``a``, apart from its name."""
     first, second = a.nodes[i], b.nodes[j]
     found = []
     if operator_name(first) != operator_name(second):
@@ -139,7 +148,7 @@ def tensor_difference(a: Side, b: Side, matching: Matching, name: str, other: st
 
 
 def _same_source(a: Side, b: Side, matching: Matching, name: str, other: str) -> bool:
-    """Tell whether two computed tensors come from the same place.
+    """Return whether two computed tensors come from the same place.
 
     A node that is only in one graph and whose neighbour took over the name of its output, as when
     one node is folded into another, is a difference of that node and not of all that read the tensor.
@@ -151,7 +160,7 @@ def _same_source(a: Side, b: Side, matching: Matching, name: str, other: str) ->
 
 
 def _call(side: Side, name: str) -> str:
-    """Return a tensor as it is shown to people: its name, or what it is where the name tells little."""
+    """Return a tensor as it is shown to people: by its producer, by its type if it is constant, else by its name."""
     if name in side.constants:
         constant = side.constants[name]
         return f"constant {constant.dtype} {list(constant.shape)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ __all__ = ["TensorInfo", "dtype_name", "graph_inputs", "infer_shapes", "symbols"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor at the border of a graph: name, NumPy dtype, shape of numbers and symbols.
+    """An input or output of a graph: name, NumPy dtype, shape of numbers and symbols.
 
     ``shape`` is None where even the number of axes is unknown.
     """
@@ -32,14 +33,17 @@ def dtype_name(element_type: int) -> str:
     """Return an ONNX element type as it is written: ``float32``, ``int8``, ``bfloat16`` …"""
     import onnx
 
-    name = str(onnx.TensorProto.DataType.Name(element_type)).lower()
+    try:
+        name = str(onnx.TensorProto.DataType.Name(element_type)).lower()
+    except ValueError:
+        return f"type {element_type}"
     return {"float": "float32", "double": "float64", "undefined": "unknown"}.get(name, name)
 
 
 def tensor_info(value: onnx.ValueInfoProto) -> TensorInfo:
-    """Return what a graph says of one of its inputs or outputs.
+    """Return the name, dtype and shape that a graph declares for one of its inputs or outputs.
 
-    An axis without size or symbol is called after its place: ``images.2``.
+    An axis without size or symbol is named after its place: ``images.2``.
     """
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
@@ -68,9 +72,8 @@ def symbols(tensors: Iterable[TensorInfo]) -> list[str]:
 def infer_shapes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """Return the known shape and the dtype of every tensor, by name, when the symbols have these sizes.
 
-    What the file says of its inner tensors and outputs is not trusted: exporters leave expressions
-    there that no symbol of the inputs resolves. A tensor whose shape is not fully known is left out
-    of the shapes.
+    The shapes that the file declares for inner tensors and outputs are not used: exporters leave expressions there
+    that no symbol of the inputs resolves. A tensor whose shape is not fully known is left out of the shapes.
     """
     import onnx
 
@@ -84,7 +87,8 @@ def infer_shapes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> tuple[dict
     for value in sized.graph.output:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
-    sized = onnx.shape_inference.infer_shapes(sized, data_prop=True)
+    with contextlib.suppress(Exception):  # of graphs that contradict themselves; their shapes stay unknown
+        sized = onnx.shape_inference.infer_shapes(sized, data_prop=True)
 
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, str] = {}

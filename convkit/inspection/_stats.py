@@ -1,27 +1,29 @@
-"""What a graph is made of and what it costs: operators, parameters, arithmetic, precision."""
+"""What a graph contains and costs: operators, parameters, arithmetic, precision."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from graphlib import CycleError, TopologicalSorter
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from convkit.errors import ArtifactError
+from convkit.graph import module_of
 from convkit.inspection._flops import has_formula, is_opaque, node_flops
 from convkit.inspection._shapes import TensorInfo, dtype_name, graph_inputs, infer_shapes, symbols, tensor_info
 
 if TYPE_CHECKING:
     import onnx
 
-    from convkit.backends import TensorRTPlugin
+__all__ = ["GraphStats", "NodeCost", "graph_stats", "operator_name", "operator_schema", "symbolic_dims"]
 
-__all__ = ["GraphStats", "NodeCost", "PluginUse", "graph_stats", "operator_name", "plugin_uses"]
-
-MODULE_KEY = "convkit.module"
+MAX_NODES = 1_000_000
+"""Nodes of a graph with its functions put in; a function that calls another twice, and so on, can mean any number."""
 _WEIGHT_TYPES = ("float", "bfloat16", "int8", "uint8", "int4", "uint4", "int2", "uint2")
-"""How the names of the dtypes that hold weights begin; the others hold shapes, axes and indices."""
+"""How the names of the dtypes of weights begin; the others are those of shapes, axes and indices."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,11 @@ class GraphStats:
         quantization: number of QuantizeLinear and DequantizeLinear nodes by ``operator dtype``.
         sizes: the size that each symbolic dimension was given for ``flops``.
         unsized: symbolic dimensions without a size; then ``flops`` is None and ``costs`` is empty.
-        flops: floating-point operations of one run (see `convkit.graph._flops` for what counts).
-        costs: the nodes that hold them, most expensive first.
+        flops: floating-point operations of one run (see `convkit.inspection._flops` for what counts).
+        costs: the nodes that have any, most expensive first.
         uncounted: nodes by operator whose arithmetic is not in ``flops`` though it may be large:
             operators without a formula, and shapes that inference could not find.
+        foreign: operators that ONNX does not define, so that an engine needs a plugin for them.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -74,6 +77,7 @@ class GraphStats:
     flops: int | None
     costs: tuple[NodeCost, ...]
     uncounted: Mapping[str, int]
+    foreign: tuple[str, ...]
 
     @property
     def nodes(self) -> int:
@@ -92,24 +96,21 @@ class GraphStats:
         return {"nodes": self.nodes, **asdict(self)}
 
 
-@dataclass(frozen=True)
-class PluginUse:
-    """An operator that TensorRT runs through a plugin, or none: then ``plugin`` is None."""
-
-    operator: str
-    nodes: int
-    plugin: TensorRTPlugin | None
-
-
 def graph_stats(model: onnx.ModelProto, sizes: Mapping[str, int]) -> GraphStats:
     """Describe a graph; ``sizes`` are those of its symbolic dimensions, for shapes and arithmetic.
 
     The first axis of an input counts as a batch of 1 where ``sizes`` does not name it.
+
+    Raises:
+        ArtifactError: the functions of the model call each other without end, or make it too large.
     """
     import onnx.inliner
 
     if model.functions:
+        _check_functions(model)
         model = onnx.inliner.inline_local_functions(model)
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    foreign = {operator_name(node) for node in _all_nodes(model.graph) if operator_schema(node, opsets) is None}
     inputs = tuple(tensor_info(value) for value in graph_inputs(model.graph))
     batch = {tensor.shape[0]: 1 for tensor in inputs if tensor.shape and isinstance(tensor.shape[0], str)}
     known = {name: size for name, size in {**batch, **sizes}.items() if name in symbols(inputs)}
@@ -118,11 +119,11 @@ def graph_stats(model: onnx.ModelProto, sizes: Mapping[str, int]) -> GraphStats:
     parameters: Counter[str] = Counter()
     for tensor in _weights(model.graph):
         parameters[dtype_name(tensor.data_type)] += prod(tensor.dims)
-    costs, uncounted = ((), {}) if unsized else _costs(model.graph, shapes)
+    costs, uncounted = ((), {}) if unsized else _costs(model.graph, shapes, foreign)
     return GraphStats(
         inputs=inputs,
         outputs=tuple(tensor_info(value) for value in model.graph.output),
-        opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        opsets=opsets,
         ir_version=model.ir_version,
         producer=f"{model.producer_name} {model.producer_version}".strip(),
         operators=_descending(Counter(operator_name(node) for node in _all_nodes(model.graph))),
@@ -138,20 +139,8 @@ def graph_stats(model: onnx.ModelProto, sizes: Mapping[str, int]) -> GraphStats:
         flops=None if unsized else sum(cost.flops for cost in costs),
         costs=costs,
         uncounted=uncounted,
+        foreign=tuple(sorted(foreign)),
     )
-
-
-def plugin_uses(operators: Mapping[str, int], plugins: Iterable[TensorRTPlugin]) -> list[PluginUse]:
-    """Return the operators that TensorRT has no layer for, each with the plugin that serves it.
-
-    These are the ones that ``plugins`` name, and every operator of another domain than ONNX's own.
-    """
-    serving = {plugin.op_type: plugin for plugin in plugins}
-    return [
-        PluginUse(name, count, serving.get(name) or serving.get(name.rpartition("::")[2]))
-        for name, count in operators.items()
-        if name in serving or "::" in name
-    ]
 
 
 def operator_name(node: onnx.NodeProto) -> str:
@@ -159,16 +148,56 @@ def operator_name(node: onnx.NodeProto) -> str:
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
 
 
+def operator_schema(node: onnx.NodeProto, opsets: Mapping[str, int]) -> onnx.defs.OpSchema | None:
+    """Return ONNX's definition of the node's operator, or None for one that ONNX does not define."""
+    import onnx
+
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    version = min(opsets.get(domain or "ai.onnx", 1), 2**31 - 1)
+    try:
+        return onnx.defs.get_schema(node.op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def symbolic_dims(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the symbolic dimensions of the inputs, in order."""
+    return symbols(tensor_info(value) for value in graph_inputs(model.graph))
+
+
+def _check_functions(model: onnx.ModelProto) -> None:
+    """Check that the graph stays below `MAX_NODES` when each call of a function is replaced by its body.
+
+    Raises:
+        ArtifactError: it does not.
+    """
+    bodies = {(f.domain, f.name): [(n.domain, n.op_type) for n in _all_nodes(f)] for f in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+    try:
+        for name in TopologicalSorter({name: bodies.keys() & calls for name, calls in bodies.items()}).static_order():
+            sizes[name] = sum(sizes.get(call, 1) for call in bodies[name])
+    except CycleError as error:
+        raise ArtifactError(
+            "The functions of the graph call each other without end.", hint="Export the model again."
+        ) from error
+    total = sum(sizes.get((node.domain, node.op_type), 1) for node in _all_nodes(model.graph))
+    if total > MAX_NODES:
+        raise ArtifactError(
+            f"The graph has {total:.3g} nodes with its functions put in, which are too many to look at.",
+            hint="Export the model without functions.",
+        )
+
+
 def _costs(
-    graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]
+    graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]], foreign: Collection[str]
 ) -> tuple[tuple[NodeCost, ...], dict[str, int]]:
     costs, uncounted = [], Counter[str]()
     for node in graph.node:
         flops = node_flops(node, shapes) if has_formula(node) else None
         if flops is not None:
-            module = next((entry.value for entry in node.metadata_props if entry.key == MODULE_KEY), "")
-            costs.append(NodeCost(node.name, operator_name(node), module, shapes[node.output[0]], flops))
-        elif has_formula(node) or is_opaque(node):
+            output = shapes.get(node.output[0], ()) if node.output else ()
+            costs.append(NodeCost(node.name, operator_name(node), module_of(node), output, flops))
+        elif has_formula(node) or is_opaque(node) or operator_name(node) in foreign:
             uncounted[operator_name(node)] += 1
     return tuple(sorted(costs, key=lambda cost: -cost.flops)), _descending(uncounted)
 
@@ -177,7 +206,7 @@ def _weights(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Yield the tensors that count as parameters; see `GraphStats`."""
     quantizers = [node for node in _all_nodes(graph) if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     settings = {name for node in quantizers for name in node.input[1:]}
-    quantized = {node.input[0] for node in quantizers}
+    quantized = {name for node in quantizers for name in node.input[:1]}
     for name, tensor in _constants(graph):
         dtype = dtype_name(tensor.data_type)
         if name not in settings and (dtype.startswith(_WEIGHT_TYPES) or (dtype == "int32" and name in quantized)):
@@ -189,23 +218,24 @@ def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]
         yield from ((tensor.name, tensor) for tensor in inner.initializer)
         for node in inner.node:
             if node.op_type == "Constant":
-                yield from ((node.output[0], entry.t) for entry in node.attribute if entry.name == "value")
+                values = [entry.t for entry in node.attribute if entry.name == "value"]
+                yield from zip(node.output, values, strict=False)
 
 
 def _quantized(graph: onnx.GraphProto, dtypes: Mapping[str, str]) -> Iterator[str]:
     """Yield the operator of every Q or DQ node with the dtype on its quantised side."""
     for node in graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            tensor = node.output[0] if node.op_type == "QuantizeLinear" else node.input[0]
-            yield f"{node.op_type} {dtypes.get(tensor, 'unknown')}"
+            tensors = node.output if node.op_type == "QuantizeLinear" else node.input
+            yield f"{node.op_type} {dtypes.get(next(iter(tensors), ''), 'unknown')}"
 
 
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def _all_nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
     for inner in _all_graphs(graph):
         yield from inner.node
 
 
-def _all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def _all_graphs(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
     """Yield a graph and those inside it: the bodies of loops and branches."""
     yield graph
     for node in graph.node:

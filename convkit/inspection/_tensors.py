@@ -1,4 +1,4 @@
-"""Constant tensors of a graph, compared by what they hold."""
+"""Constant tensors of a graph, compared by their elements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Constant", "constants"]
 
 @dataclass(frozen=True)
 class Constant:
-    """An initializer, or what a Constant node holds."""
+    """An initializer, or the value of a Constant node."""
 
     name: str
     tensor: onnx.TensorProto
@@ -35,16 +35,22 @@ class Constant:
         return tuple(self.tensor.dims)
 
     @cached_property
-    def values(self) -> np.ndarray:
-        """The elements."""
+    def values(self) -> np.ndarray | None:
+        """The elements, or None in a file whose data do not fit the shape or dtype that it declares."""
         import onnx
 
-        return onnx.numpy_helper.to_array(self.tensor)
+        try:
+            return onnx.numpy_helper.to_array(self.tensor)
+        except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError):
+            return None
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 over dtype, shape and elements, whichever field of the file holds them."""
-        elements = repr(self.values.tolist()).encode() if self.dtype == "string" else self.values.tobytes()
+        """The SHA-256 over dtype, shape and elements, whichever field of the file they are in."""
+        if self.values is None:
+            elements = self.tensor.SerializeToString(deterministic=True)
+        else:
+            elements = repr(self.values.tolist()).encode() if self.dtype == "string" else self.values.tobytes()
         return hashlib.sha256(f"{self.dtype}{self.shape}".encode() + elements).hexdigest()
 
     def difference(self, other: Constant) -> str:
@@ -59,42 +65,42 @@ class Constant:
     def max_abs_difference(self, other: Constant) -> float | None:
         """Return the largest absolute difference of two tensors, compared in float64.
 
-        None where there is none to speak of: other shapes, or elements that are no finite numbers.
+        None if the shapes differ, or an element is not a finite number.
         """
         import numpy as np
 
-        if self.shape != other.shape or "string" in (self.dtype, other.dtype) or not self.values.size:
+        mine, theirs = self.values, other.values
+        if mine is None or theirs is None or self.shape != other.shape or "string" in (self.dtype, other.dtype):
+            return None
+        if not mine.size:
             return None
         wide = np.complex128 if "complex" in self.dtype + other.dtype else np.float64
         with np.errstate(invalid="ignore"):
-            largest = float(np.abs(other.values.astype(wide) - self.values.astype(wide)).max())
+            largest = float(np.abs(theirs.astype(wide) - mine.astype(wide)).max())
         return largest if np.isfinite(largest) else None
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, Constant]:
     """Return the initializers and Constant nodes of a graph by tensor name."""
-    import onnx
-
     table = {tensor.name: Constant(tensor.name, tensor) for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or not node.output:
             continue
         for attribute in node.attribute:
-            value = onnx.helper.get_attribute_value(attribute)
-            if attribute.name == "value":
-                table[node.output[0]] = Constant(node.output[0], value, is_initializer=False)
-            elif attribute.name.startswith("value_"):
-                table[node.output[0]] = Constant(node.output[0], _tensor(attribute), is_initializer=False)
+            tensor = attribute.t if attribute.name == "value" else _tensor(attribute)
+            if tensor is not None:
+                table[node.output[0]] = Constant(node.output[0], tensor, is_initializer=False)
     return table
 
 
-def _tensor(attribute: onnx.AttributeProto) -> onnx.TensorProto:
+def _tensor(attribute: onnx.AttributeProto) -> onnx.TensorProto | None:
     """Return the tensor that a Constant node makes of its ``value_float``, ``value_ints`` and so on."""
     import onnx
 
+    kinds = {"float": onnx.TensorProto.FLOAT, "int": onnx.TensorProto.INT64, "string": onnx.TensorProto.STRING}
+    name = attribute.name.removeprefix("value_")
+    kind, several = kinds.get(name.removesuffix("s")), name.endswith("s")
+    if kind is None:
+        return None
     value = onnx.helper.get_attribute_value(attribute)
-    kind = {"f": onnx.TensorProto.FLOAT, "i": onnx.TensorProto.INT64, "s": onnx.TensorProto.STRING}[
-        attribute.name.removeprefix("value_")[0]
-    ]
-    several = attribute.name.endswith("s")
     return onnx.helper.make_tensor("", kind, [len(value)] if several else [], value if several else [value])

@@ -1,12 +1,14 @@
 """What an adapter says of its model: inputs, outputs, dimensions, tolerances, expectations."""
 
 from convkit.model._adapter import Adapter, Option, Request, SourceModel
-from convkit.model._dims import Dim, Extent, apply_overrides, parse_shape, resolve
+from convkit.model._dims import Dim, apply_overrides, parse_shape
 from convkit.model._expect import Expect, at_least, exactly, optional
-from convkit.model._spec import ModelSpec, TensorSpec, Tolerance
+from convkit.model._extents import Extent, extent_names, resolve, substitute
+from convkit.model._spec import BATCH, ModelSpec, TensorSpec, Tolerance
 from convkit.model._target import Target
 
 __all__ = [
+    "BATCH",
     "Adapter",
     "Dim",
     "Expect",
@@ -21,7 +23,9 @@ __all__ = [
     "apply_overrides",
     "at_least",
     "exactly",
+    "extent_names",
     "optional",
     "parse_shape",
     "resolve",
+    "substitute",
 ]

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from convkit.model._dims import Dim
-from convkit.model._spec import ModelSpec
+from convkit.model._spec import BATCH, ModelSpec
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 __all__ = ["Adapter", "Option", "Request", "SourceModel"]
@@ -22,7 +21,7 @@ __all__ = ["Adapter", "Option", "Request", "SourceModel"]
 class Option:
     """A setting of one adapter, given as ``--set NAME=VALUE``; its type is that of ``default``.
 
-    ``default`` is an int, float, str or a tuple of floats; ``choices`` empty means any value.
+    ``default`` is an int, float, bool, str or a tuple of floats; ``choices`` empty means any value.
     """
 
     name: str
@@ -33,7 +32,11 @@ class Option:
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked an adapter to load; ``names`` is None for the adapter's own class names."""
+    """What the user asked an adapter to load.
+
+    ``weights`` is a file, or a folder for adapters with ``weights_folder``; ``names`` is None for the adapter's own
+    class names.
+    """
 
     weights: Path
     form: str
@@ -46,10 +49,10 @@ class Request:
 class SourceModel:
     """The model as the checkpoint defines it.
 
-    ``module`` is on the CPU, in float32 and eval mode. ``reference`` runs it *unpatched* on a
-    mapping of input tensors (of any float dtype) and returns the outputs under the names of
-    ``spec.outputs``: it defines what the engine has to compute. Under the export patches the
-    module itself must return these outputs as a tuple in the order of ``spec.outputs``.
+    ``module`` is on the CPU, in float32 and eval mode. ``reference`` runs it *unpatched* on a mapping of input tensors
+    (float inputs in any float dtype, others as declared) and returns the outputs under the names of ``spec.outputs``:
+    it defines what the engine has to compute. Under the export patches the module itself takes the inputs in the order
+    of ``spec.inputs`` and returns the outputs as a tuple in the order of ``spec.outputs``.
     """
 
     module: torch.nn.Module
@@ -58,18 +61,19 @@ class SourceModel:
 
 
 class Adapter(ABC):
-    """One family of models. Subclasses declare themselves and implement `load`.
+    """One family of models. Subclasses declare themselves and implement `load` and `samples`.
 
-    ``forms`` are the output forms, the default first; ``dims`` the named dimensions with their
-    default ranges; ``options`` the settings that ``--set`` accepts.
+    ``forms`` are the output forms, the default first; ``dims`` the named dimensions with their default ranges;
+    ``options`` the settings that ``--set`` accepts; ``weights_folder`` whether ``--weights`` may be a folder.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     forms: ClassVar[tuple[str, ...]] = ("default",)
-    dims: ClassVar[tuple[Dim, ...]] = (Dim("batch", 1, 1, 8),)
+    dims: ClassVar[tuple[Dim, ...]] = (Dim(BATCH, 1, 1, 8),)
     options: ClassVar[tuple[Option, ...]] = ()
     opset: ClassVar[int] = 20
+    weights_folder: ClassVar[bool] = False
 
     @abstractmethod
     def load(self, request: Request) -> SourceModel:
@@ -79,11 +83,10 @@ class Adapter(ABC):
             CheckpointError: the file is not a safe checkpoint of one of this adapter's networks.
         """
 
-    def representative_images(self, spec: ModelSpec, count: int, seed: int) -> Sequence[np.ndarray]:
-        """Return ``count`` images (uint8, H x W x 3, BGR) that look like what the model will see.
+    @abstractmethod
+    def samples(self, spec: ModelSpec, count: int, seed: int) -> Sequence[Any]:
+        """Return ``count`` raw inputs that look like what the model will see; used where the user gives none.
 
-        They are used where the user gives none. The default draws synthetic scenes.
+        They are what the preprocess takes: for images uint8 [H, W, 3] in BGR order, such as
+        `convkit.synthetic_scenes` draws.
         """
-        from convkit.processing import synthetic_scenes
-
-        return synthetic_scenes(count, seed=seed)

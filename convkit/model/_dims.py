@@ -1,20 +1,17 @@
-"""Named dimensions and the shapes made of them: ``batch``, ``height/4``, ``height/4*width/4``."""
+"""Named dimensions: the ranges in which a model is proved."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from convkit.errors import SettingError, suggest
 
-__all__ = ["Dim", "apply_overrides", "parse_shape", "resolve"]
+__all__ = ["Dim", "apply_overrides", "parse_shape"]
 
-Extent = int | str
-"""One axis of a shape: a number, or an expression over named dimensions."""
-
-_FACTOR = re.compile(r"([a-z_]+)(?:/(\d+))?")
+_NAME = r"[a-z_][a-z0-9_]*"
 
 
 @dataclass(frozen=True)
@@ -32,6 +29,10 @@ class Dim:
     multiple_of: int = 1
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(_NAME, self.name):
+            raise SettingError(
+                f"{self.name!r} is no name of a dimension.", hint="Use small letters, digits and underscores."
+            )
         if not 1 <= self.min <= self.opt <= self.max:
             raise SettingError(
                 f"Dimension {self.name!r} has the range {self.min}:{self.opt}:{self.max}.",
@@ -72,7 +73,7 @@ class Dim:
 
 def parse_shape(text: str) -> tuple[str, int, int, int]:
     """Parse ``NAME=N`` or ``NAME=MIN:OPT:MAX``; raise `SettingError` for anything else."""
-    match = re.fullmatch(r"([a-z_]+)=(\d+)(?::(\d+):(\d+))?", text.strip())
+    match = re.fullmatch(rf"({_NAME})=(\d+)(?::(\d+):(\d+))?", text.strip())
     if not match:
         raise SettingError(
             f"--shape {text!r} is not a shape.",
@@ -98,18 +99,3 @@ def apply_overrides(dims: Iterable[Dim], shapes: Iterable[str]) -> tuple[Dim, ..
         seen.add(name)
         table[name] = replace(table[name], min=low, opt=opt, max=high)
     return tuple(table.values())
-
-
-def resolve(shape: Iterable[Extent], sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """Return ``shape`` in numbers: ``("batch", 80, "height/4")`` with sizes gives ``(1, 80, 128)``."""
-    return tuple(extent if isinstance(extent, int) else _evaluate(extent, sizes) for extent in shape)
-
-
-def _evaluate(expression: str, sizes: Mapping[str, int]) -> int:
-    value = 1
-    for factor in expression.split("*"):
-        match = _FACTOR.fullmatch(factor.strip())
-        if not match or match.group(1) not in sizes:
-            raise ValueError(f"no such dimension expression: {expression!r} (known: {', '.join(sizes)})")
-        value *= sizes[match.group(1)] // int(match.group(2) or 1)
-    return value

@@ -1,17 +1,20 @@
-"""What is built: file format, opset, output form and precision."""
+"""What is built: file format, opset, output form, precision, and the adapter's options."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["Target"]
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is built: the file format, the opset, the output form and the precision."""
+    """What the hooks learn of the result: its format, opset, output form, precision, and the adapter's options."""
 
     format: str = "onnx"
     opset: int = 20
     form: str = "default"
     precision: str = "fp32"
+    options: Mapping[str, Any] = field(default_factory=dict)

@@ -1,6 +1,7 @@
-"""Preprocess and decode: the protocols, the look-up among plugins, reading images."""
+"""Preprocess and decode: the protocols, the look-up among plugins, batches, readers of raw inputs, images."""
 
-from convkit.processing._images import Frame, as_bgr, find_images, frames, read_image
+from convkit.processing._batches import collate, decode_batch, item_sizes, prepare, take_items
+from convkit.processing._images import ImageReader, as_bgr, read_image, to_image
 from convkit.processing._protocols import (
     ArraySpec,
     Decode,
@@ -10,25 +11,35 @@ from convkit.processing._protocols import (
     Prepared,
     Preprocess,
 )
-from convkit.processing._registry import device_decode, device_preprocess, find_decode, find_preprocess
+from convkit.processing._readers import ArrayReader, Frame, JsonReader, Reader
+from convkit.processing._registry import NamedArrays, device_decode, device_preprocess, find_decode, find_preprocess
 from convkit.processing._scenes import synthetic_scenes
 
 __all__ = [
+    "ArrayReader",
     "ArraySpec",
     "Decode",
     "DeviceDecode",
     "DevicePreprocess",
     "Frame",
+    "ImageReader",
+    "JsonReader",
+    "NamedArrays",
     "Placement",
     "Prepared",
     "Preprocess",
+    "Reader",
     "as_bgr",
+    "collate",
+    "decode_batch",
     "device_decode",
     "device_preprocess",
     "find_decode",
-    "find_images",
     "find_preprocess",
-    "frames",
+    "item_sizes",
+    "prepare",
     "read_image",
     "synthetic_scenes",
+    "take_items",
+    "to_image",
 ]

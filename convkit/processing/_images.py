@@ -1,29 +1,27 @@
-"""Images in and out: files, folders and videos as BGR arrays."""
+"""Images in and out: files, videos and what people have in memory, as BGR arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from convkit.errors import ImageError
+from convkit.processing._readers import Frame, Note, Reader, ignore
 
-__all__ = ["Frame", "as_bgr", "find_images", "frames", "read_image"]
+__all__ = ["ImageReader", "as_bgr", "read_image", "to_image"]
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One image to process: where it comes from, a name for its results, and its BGR pixels."""
-
-    source: str
-    name: str
-    image: np.ndarray
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+VIDEO_SUFFIXES = {
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm",
+    ".wmv",
+}  # fmt: skip
+TOO_LARGE = "Scale it down, or cut it into tiles."
+MAX_BYTES = 2**31 - 1
+"""Size of the largest BGR image: OpenCV's warps compute offsets in 32 bits and crash beyond."""
 
 
 def as_bgr(image: np.ndarray, source: str = "image") -> np.ndarray:
@@ -33,11 +31,17 @@ def as_bgr(image: np.ndarray, source: str = "image") -> np.ndarray:
     by 257 with rounding.
 
     Raises:
-        ImageError: no pixels, or a dtype or channel count that is no image.
+        ImageError: no pixels, more than OpenCV can process, or a dtype or channel count that is no image.
     """
     if image.ndim not in (2, 3) or image.size == 0:
         raise ImageError(
             f"{source} has no pixels: its shape is {image.shape}.", hint="Give an array of shape H x W x 3."
+        )
+    if 3 * image.shape[0] * image.shape[1] > MAX_BYTES:
+        raise ImageError(
+            f"{source} is too large: {image.shape[1]} x {image.shape[0]} pixels;"
+            f" OpenCV processes at most {MAX_BYTES // 3:,} pixels.",
+            hint=TOO_LARGE,
         )
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -57,74 +61,136 @@ def read_image(path: Path | str) -> np.ndarray:
     """Read an image file as uint8, H x W x 3, BGR.
 
     Raises:
-        ImageError: the file is missing, empty or no image.
+        ImageError: the file is missing, empty, no image, or larger than OpenCV can process.
     """
     path = Path(path)
     if not path.is_file():
         raise ImageError(f"There is no image {path}.", hint="Check the path.")
-    data = np.fromfile(path, np.uint8)
+    return decode_image(np.fromfile(path, np.uint8), str(path))
+
+
+def decode_image(data: np.ndarray, source: str) -> np.ndarray:
+    """Return the image that the bytes of a file (uint8 [N]) contain, as `read_image` does."""
     if data.size == 0:
-        raise ImageError(f"{path} is empty (0 bytes).", hint="The download or copy may have failed; fetch it again.")
+        raise ImageError(f"{source} is empty (0 bytes).", hint="The download or copy may have failed; fetch it again.")
     try:
         # COLOR drops alpha and, unlike UNCHANGED, turns a photo as its EXIF orientation says.
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    except cv2.error:
+    except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in str(error):
+            raise ImageError(f"{source} is too large: it has more pixels than OpenCV reads.", hint=TOO_LARGE) from error
         image = None
     if image is None:
         raise ImageError(
-            f"{path} is not an image that OpenCV can read.",
+            f"{source} is not an image that OpenCV can read.",
             hint="It may be truncated or of another format; convert it to PNG or JPEG.",
         )
-    return as_bgr(image, str(path))
+    return as_bgr(image, source)
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Return the image files directly in ``folder``, sorted by name.
+def to_image(value: Any) -> np.ndarray:
+    """Return what people have as an image in the form of `as_bgr`.
 
-    Raises:
-        ImageError: there is none.
-    """
-    if not folder.is_dir():
-        raise ImageError(f"There is no folder {folder}.", hint="Give a folder that holds images.")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not found:
-        raise ImageError(
-            f"{folder} holds no images.", hint=f"Known file types are {', '.join(sorted(IMAGE_SUFFIXES))}."
-        )
-    return found
-
-
-def frames(paths: Sequence[Path]) -> Iterator[Frame]:
-    """Yield every image of the given files, folders and videos, one at a time.
+    A path or the bytes of an image file are decoded. A PIL image is turned as its EXIF orientation says and its
+    colours are brought into BGR order. A NumPy array, a torch tensor or any other object with DLPack is taken as pixels
+    [H, W], [H, W, 1], [H, W, 3] in BGR order or [H, W, 4].
 
     Raises:
-        ImageError: a path is none of these or cannot be read.
+        ImageError: it is none of these.
     """
-    for path in paths:
-        if path.is_dir():
-            for file in find_images(path):
-                yield Frame(str(file), file.name, read_image(file))
-        elif path.suffix.lower() in VIDEO_SUFFIXES:
-            yield from _video(path)
-        else:
-            yield Frame(str(path), path.name, read_image(path))
+    if isinstance(value, str | Path):
+        return read_image(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return decode_image(np.frombuffer(value, np.uint8), "the given bytes")
+    if isinstance(value, np.ndarray):
+        return as_bgr(value)
+    if type(value).__module__.partition(".")[0] == "PIL":
+        from PIL import ImageOps
+
+        return as_bgr(np.asarray(ImageOps.exif_transpose(value).convert("RGB"))[:, :, ::-1])
+    if hasattr(value, "__dlpack__"):
+        try:
+            pixels = np.from_dlpack(value.detach() if hasattr(value, "detach") else value)
+        except Exception as error:
+            raise ImageError(
+                f"A {type(value).__name__} cannot be read as an image: {str(error).splitlines()[0]}",
+                hint="Move it to the CPU first.",
+            ) from error
+        if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] not in (1, 3, 4):
+            raise ImageError(
+                f"A {type(value).__name__} of shape {pixels.shape} has its channels first.",
+                hint="Give pixels as H x W x 3 in BGR order, for example with permute(1, 2, 0).",
+            )
+        return as_bgr(pixels)
+    raise ImageError(
+        f"{'None' if value is None else 'A ' + type(value).__name__} is no image.",
+        hint="Give a path, the bytes of a file, a NumPy array (H x W x 3, BGR), a PIL image or a CPU tensor."
+        + (" cv2.imread returns None for a file that it cannot read." if value is None else ""),
+    )
 
 
-def _video(path: Path) -> Iterator[Frame]:
+class ImageReader(Reader):
+    """Images as uint8 [H, W, 3] in BGR order; `frames` also takes videos."""
+
+    noun = "image"
+    suffixes = IMAGE_SUFFIXES
+
+    def read(self, path: Path) -> np.ndarray:
+        """Return the pixels of an image file."""
+        return read_image(path)
+
+    def write(self, raw: np.ndarray, path: Path) -> Path:
+        """Write a PNG file."""
+        file = path.with_suffix(".png")
+        file.write_bytes(cv2.imencode(".png", raw)[1].tobytes())
+        return file
+
+    def accept(self, value: Any) -> np.ndarray:
+        """Return the pixels of what people have as an image; see `to_image`."""
+        return to_image(value)
+
+    def is_single(self, value: Any) -> bool:
+        """Return whether a value is one image: no list, and no array of four axes."""
+        return not isinstance(value, list | tuple) and getattr(value, "ndim", 3) != 4
+
+    def frames(self, paths: Sequence[Path], *, note: Note = ignore) -> Iterator[Frame]:
+        """Yield every image of the given files, folders and videos, one at a time.
+
+        ``note`` is called with a sentence about each video of which fewer frames can be read than it declares.
+
+        Raises:
+            ImageError: a path is none of these or cannot be read.
+        """
+        for file in self.files(paths):
+            if file.suffix.lower() in VIDEO_SUFFIXES:
+                for index, image in enumerate(_video(file, note)):
+                    yield Frame(f"{file}#{index}", self.result_name(file, index), image)
+            else:
+                yield Frame(str(file), self.result_name(file), read_image(file))
+
+    def result_name(self, file: Path, index: int = 0) -> str:
+        """Return the file name for the results of an image file, or of the frame ``index`` of a video."""
+        return f"{file.stem}_{index:06d}.jpg" if file.suffix.lower() in VIDEO_SUFFIXES else file.name
+
+
+def _video(path: Path, note: Note) -> Iterator[np.ndarray]:
     if not path.is_file():
         raise ImageError(f"There is no video {path}.", hint="Check the path.")
     capture = cv2.VideoCapture(str(path))
+    declared = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # an estimate in some containers, 0 or less where unknown
+    count = 0
     try:
-        index = 0
         while True:
             more, image = capture.read()
             if not more:
                 break
-            yield Frame(f"{path}#{index}", f"{path.stem}_{index:06d}.jpg", as_bgr(image, str(path)))
-            index += 1
-        if index == 0:
-            raise ImageError(
-                f"{path} is not a video that OpenCV can read.", hint="Convert it, for example to MP4 with H.264."
-            )
+            yield as_bgr(image, str(path))
+            count += 1
     finally:
         capture.release()
+    if not count:
+        raise ImageError(
+            f"{path} is not a video that OpenCV can read.", hint="Convert it, for example to MP4 with H.264."
+        )
+    if count < declared:
+        note(f"{path} declares {declared} frames, {count} could be read; it may be cut off or damaged.")

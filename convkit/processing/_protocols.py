@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from convkit.processing._readers import ImageReader, Reader
+from convkit.processing._images import ImageReader
+from convkit.processing._readers import Reader
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,7 @@ class Preprocess(ABC):
         """Return the tensors and ``meta`` of one raw input (for images uint8, H x W x 3, BGR).
 
         Raises:
-            ConvkitError: this is no input that the model takes.
+            InputError: this is no input that the model takes.
         """
 
     def on_device(self) -> DevicePreprocess | None:
@@ -87,15 +88,17 @@ class Placement:
 class DevicePreprocess(Protocol):
     """A preprocess on the GPU."""
 
-    record: np.dtype[Any]
-    """What ``launch`` reads of an item: a structured type of a multiple of 16 bytes."""
+    @property
+    def record(self) -> np.dtype[Any]:
+        """What ``launch`` reads of an item: a structured type of a multiple of 16 bytes."""
+        ...
 
     def place(self, raw: Any) -> Placement:
         """Return the placement of one raw input; ``meta`` is that of the host's preprocess."""
         ...
 
     def row(self, placement: Placement, offset: int) -> tuple[Any, ...]:
-        """Return the values of an item's record; its payload starts ``offset`` bytes behind the start of ``payloads``."""
+        """Return the values of an item's record, whose payload starts at byte ``offset`` of ``payloads``."""
         ...
 
     def launch(self, records: Any, payloads: Any, tensors: Mapping[str, Any], stream: int) -> None:
@@ -116,10 +119,15 @@ class DevicePreprocess(Protocol):
 class DeviceDecode(Protocol):
     """A decode on the GPU."""
 
-    inputs: Sequence[ArraySpec]
-    """Arrays that are copied to the GPU for each item, such as the map from the output to the image."""
-    results: Sequence[ArraySpec]
-    """Arrays that ``launch`` writes for each item and that are copied back."""
+    @property
+    def inputs(self) -> Sequence[ArraySpec]:
+        """Arrays that are copied to the GPU for each item, such as the map from the output to the image."""
+        ...
+
+    @property
+    def results(self) -> Sequence[ArraySpec]:
+        """Arrays that ``launch`` writes for each item and that are copied back."""
+        ...
 
     def values(self, meta: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         """Return the values of ``inputs`` for one item, by name."""

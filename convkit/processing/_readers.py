@@ -1,10 +1,10 @@
-"""Readers of raw inputs: images and videos, arrays in ``.npz`` files, JSON documents."""
+"""Readers of raw inputs from files: the contract, arrays in ``.npz`` files, JSON documents."""
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,16 @@ import numpy as np
 
 from convkit.errors import InputError
 
-__all__ = ["ArrayReader", "Frame", "ImageReader", "JsonReader", "Reader"]
+__all__ = ["ArrayReader", "Frame", "JsonReader", "Reader"]
+
+
+Note = Callable[[str], object]
+"""Called with a sentence that people should read."""
+
+
+def ignore(text: str) -> None:
+    """Say nothing."""
+    del text
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,11 @@ class Reader(ABC):
         """
         if not folder.is_dir():
             raise InputError(f"There is no folder {folder}.", hint=f"Give a folder that contains {self.noun}s.")
+        # Names that begin with a dot are hidden; macOS keeps attributes of a.jpg in ._a.jpg, which is no image.
         found = sorted(
             path
             for path in folder.iterdir()
-            if path.suffix.lower() in self.suffixes and path.is_file() and not path.name.startswith(".")
+            if path.suffix.lower() in self.suffixes and not path.name.startswith(".") and path.is_file()
         )
         if not found:
             raise InputError(
@@ -73,57 +83,29 @@ class Reader(ABC):
             )
         return found
 
-    def frames(self, paths: Sequence[Path]) -> Iterator[Frame]:
-        """Yield every raw input of the given files and folders, one at a time.
+    def files(self, paths: Sequence[Path]) -> Iterator[Path]:
+        """Yield the files that `frames` reads, in its order; folders are listed, nothing is opened.
+
+        Raises:
+            InputError: a folder contains none.
+        """
+        for path in paths:
+            yield from self.find(path) if path.is_dir() else [path]
+
+    def frames(self, paths: Sequence[Path], *, note: Note = ignore) -> Iterator[Frame]:
+        """Yield every raw input of the given files and folders, one at a time; ``note`` is called with warnings.
 
         Raises:
             InputError: a path is neither or cannot be read.
         """
-        for path in paths:
-            for file in self.find(path) if path.is_dir() else [path]:
-                yield Frame(str(file), file.name, self.read(file))
+        del note
+        for file in self.files(paths):
+            yield Frame(str(file), self.result_name(file), self.read(file))
 
-
-class ImageReader(Reader):
-    """Images as uint8 [H, W, 3] in BGR order; `frames` also takes videos."""
-
-    noun = "image"
-    suffixes = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
-    def read(self, path: Path) -> np.ndarray:
-        """Return the pixels of an image file."""
-        from convkit.processing._images import read_image
-
-        return read_image(path)
-
-    def write(self, raw: np.ndarray, path: Path) -> Path:
-        """Write a PNG file."""
-        import cv2
-
-        file = path.with_suffix(".png")
-        file.write_bytes(cv2.imencode(".png", raw)[1].tobytes())
-        return file
-
-    def accept(self, value: Any) -> np.ndarray:
-        """Return the pixels of a path, the bytes of a file, an array, a PIL image, a torch tensor, or a DLPack object."""
-        from convkit.processing._images import to_image
-
-        return to_image(value)
-
-    def is_single(self, value: Any) -> bool:
-        """Return whether a value is one image: not a list, nor an array of four axes."""
-        return not isinstance(value, list | tuple) and getattr(value, "ndim", 3) != 4
-
-    def frames(self, paths: Sequence[Path]) -> Iterator[Frame]:
-        """Yield every image of the given files, folders and videos, one at a time."""
-        from convkit.processing._images import is_video, video_frames
-
-        for path in paths:
-            if not path.is_dir() and is_video(path):
-                for name, image in video_frames(path):
-                    yield Frame(f"{path}#{name}", f"{path.stem}_{name:06d}.jpg", image)
-            else:
-                yield from super().frames([path])
+    def result_name(self, file: Path, index: int = 0) -> str:
+        """Return the file name for the results of the raw input ``index`` in a file."""
+        del index
+        return file.name
 
 
 class ArrayReader(Reader):
@@ -145,7 +127,9 @@ class ArrayReader(Reader):
                 hint="Write it with numpy.savez, without objects.",
             ) from error
         except Exception as error:  # zipfile raises errors of its own, and zlib.error
-            raise InputError(f"{path} is not a readable .npz file: {error}", hint="Write it with numpy.savez.") from error
+            raise InputError(
+                f"{path} is not a readable .npz file: {error}", hint="Write it with numpy.savez."
+            ) from error
 
     def write(self, raw: dict[str, np.ndarray], path: Path) -> Path:
         """Write an ``.npz`` file."""

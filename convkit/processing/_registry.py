@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +13,6 @@ from convkit.processing._protocols import Decode, DeviceDecode, DevicePreprocess
 from convkit.processing._readers import ArrayReader, Reader
 
 __all__ = ["NamedArrays", "device_decode", "device_preprocess", "find_decode", "find_preprocess"]
-
-T = TypeVar("T")
 
 
 class NamedArrays(Preprocess):
@@ -54,7 +52,8 @@ def find_preprocess(spec: Mapping[str, Any], sizes: Mapping[str, int] | None = N
             f"No plugin preprocesses inputs for {spec.get('kind')!r}.",
             hint="Install or enable the plugin of this adapter; `convkit plugins` lists the loaded ones.",
         )
-    return _checked(found, Preprocess, "convkit_preprocess", spec)
+    result: Preprocess = _checked(found, Preprocess, "convkit_preprocess", spec)
+    return result
 
 
 def find_decode(spec: Mapping[str, Any]) -> Decode | None:
@@ -72,7 +71,8 @@ def find_decode(spec: Mapping[str, Any]) -> Decode | None:
             f"No plugin decodes outputs for {spec.get('kind')!r}.",
             hint="Install or enable the plugin of this adapter; a model without decode has an empty specification.",
         )
-    return _checked(found, Decode, "convkit_decode", spec)
+    result: Decode = _checked(found, Decode, "convkit_decode", spec)
+    return result
 
 
 def device_preprocess(preprocess: Preprocess) -> DevicePreprocess | None:
@@ -91,7 +91,7 @@ def device_decode(decode: Decode | None) -> DeviceDecode | None:
         return None
 
 
-def _checked(found: Any, kind: type[T], hook: str, spec: Mapping[str, Any]) -> T:
+def _checked(found: Any, kind: Any, hook: str, spec: Mapping[str, Any]) -> Any:
     if not isinstance(found, kind):
         raise PluginError(
             f"{hook} returned a {type(found).__name__} for {spec.get('kind')!r}, not a convkit.{kind.__name__}.",

@@ -1,38 +1,40 @@
-"""Proof: runners, errors, the float64 rule, the ledger and the verdict."""
+"""Proof: cases, metrics, the float64 rule, the ledger, golden samples and the verdict."""
 
-from convkit.proof._cases import Case, shape_cases
-from convkit.proof._ends import check_ends, save_ends
-from convkit.proof._errors import TensorError, measure
-from convkit.proof._evidence import load_evidence, save_evidence
+from convkit.proof._cases import Case, ItemSizes, shape_cases
+from convkit.proof._computes import Compute, TorchCompute, by_items, feed_key, patched_compute, run_parallel
+from convkit.proof._golden import GoldenSamples
 from convkit.proof._ledger import Ledger
-from convkit.proof._matching import MatchError, compare_results, match_detections
-from convkit.proof._prove import measure_yardsticks, prove
-from convkit.proof._runners import Compute, TorchCompute
-from convkit.proof._samples import Samples, fit
+from convkit.proof._metrics import TensorError, measure
+from convkit.proof._prove import measure_baselines, prove
+from convkit.proof._rule import DECODED, ILL_CONDITIONED, baselines_of, judge, limits_of
+from convkit.proof._samples import Samples
 from convkit.proof._validate import validate
 from convkit.proof._verdict import Check, Stage, Verdict
 
 __all__ = [
+    "DECODED",
+    "ILL_CONDITIONED",
     "Case",
     "Check",
     "Compute",
+    "GoldenSamples",
+    "ItemSizes",
     "Ledger",
-    "MatchError",
     "Samples",
     "Stage",
     "TensorError",
     "TorchCompute",
     "Verdict",
-    "check_ends",
-    "compare_results",
-    "fit",
-    "load_evidence",
-    "match_detections",
+    "baselines_of",
+    "by_items",
+    "feed_key",
+    "judge",
+    "limits_of",
     "measure",
-    "measure_yardsticks",
+    "measure_baselines",
+    "patched_compute",
     "prove",
-    "save_ends",
-    "save_evidence",
+    "run_parallel",
     "shape_cases",
     "validate",
 ]

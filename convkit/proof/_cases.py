@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from convkit.model import Dim
+from convkit.model import BATCH, Dim
 
-__all__ = ["Case", "shape_cases"]
+__all__ = ["Case", "ItemSizes", "shape_cases"]
+
+ItemSizes = tuple[tuple[str, int], ...]
+"""The size of each dimension but the batch."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,12 @@ class Case:
     @property
     def batch(self) -> int:
         """The batch size, 1 for a model without that dimension."""
-        return self.table.get("batch", 1)
+        return self.table.get(BATCH, 1)
 
     @property
-    def picture(self) -> tuple[tuple[str, int], ...]:
+    def item_sizes(self) -> ItemSizes:
         """The sizes of all dimensions but the batch."""
-        return tuple(item for item in self.sizes if item[0] != "batch")
+        return tuple(item for item in self.sizes if item[0] != BATCH)
 
     def __str__(self) -> str:
         shown = [f"{name} {size}" for name, size in self.sizes if name in self.varying or not self.varying]

@@ -1,76 +1,69 @@
-"""The float64 rule: an engine may err a small multiple of what float32 in PyTorch errs itself.
+"""The float64 rule: an engine may err a small multiple of what PyTorch errs itself in the same precision.
 
-    err(engine, float64) <= factor * err(PyTorch float32, float64) + atol + 4 ulp of the output's scale
+    err(engine, float64) <= factor * err(PyTorch, float64) + atol + 4 ulp of the output's scale
 
-The rule needs no constant tuned to a network: how badly conditioned it is shows in PyTorch's own
-float32 error, measured on the same inputs. The 4 ulp cover outputs that PyTorch happens to get
-right to the last bit.
+The rule needs no constant tuned to a network: how badly conditioned it is shows in PyTorch's own error, the baseline,
+measured on the same inputs. The 4 ulp cover outputs that PyTorch happens to get right to the last bit.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from convkit.model import TensorSpec, Tolerance
-from convkit.proof._errors import TensorError
-from convkit.proof._matching import SCORE_SLACK, MatchError
+from convkit.proof._metrics import TensorError
 from convkit.proof._verdict import Check
+from convkit.results import Difference
 
-__all__ = ["DECODED", "ILL_CONDITIONED", "judge", "limits_of", "yardsticks_of"]
+__all__ = ["DECODED", "ILL_CONDITIONED", "baselines_of", "judge", "limits_of"]
 
 ULP = 2.0**-23
 FLOOR = 4 * ULP
-BOX_FLOOR = 0.01
-"""Pixels by which a coordinate may always differ."""
 DECODED = "decoded results"
 ILL_CONDITIONED = 1e-2
 """Relative float32 error of PyTorch from which on agreement says little."""
 
-Errors = Sequence[TensorError | MatchError]
+Errors = Sequence[TensorError | Difference]
 
 
-def yardsticks_of(runs: Iterable[Mapping[str, Errors]]) -> dict[str, dict[str, float]]:
-    """Return the largest of each figure an output had in PyTorch's float32 runs."""
+def baselines_of(runs: Iterable[Mapping[str, Errors]]) -> dict[str, dict[str, float]]:
+    """Return the largest of each figure that an output had in PyTorch's own runs."""
     table: dict[str, dict[str, float]] = {}
     for run in runs:
         for name, errors in run.items():
+            known = table.setdefault(name, {})
             for key, value in _figures(errors).items():
-                known = table.setdefault(name, {})
                 known[key] = max(known.get(key, 0.0), value)
             scale = max((error.scale for error in errors if isinstance(error, TensorError)), default=0.0)
-            table[name]["scale"] = max(table[name].get("scale", 0.0), scale)
+            known["scale"] = max(known.get("scale", 0.0), scale)
     return table
 
 
-def limits_of(yardstick: Mapping[str, float], tolerance: Tolerance) -> dict[str, float]:
-    """Return the limit of each figure of an output."""
-    limits = {}
-    for key, value in yardstick.items():
+def limits_of(
+    baseline: Mapping[str, float], tolerance: Tolerance, floors: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Return the limit of each figure of an output; ``floors`` are added for figures of results."""
+    limits, scale = {}, baseline.get("scale", 0.0)
+    for key, value in baseline.items():
         if key == "max_abs":
-            limits[key] = tolerance.factor * value + tolerance.atol + FLOOR * yardstick.get("scale", 0.0)
+            limits[key] = tolerance.factor * value + tolerance.atol + FLOOR * scale
         elif key == "rel_l2":
-            scale = yardstick.get("scale", 0.0)
             limits[key] = tolerance.factor * value + FLOOR + (tolerance.atol / scale if scale else 0.0)
-        elif key == "max_box":
-            limits[key] = tolerance.factor * value + BOX_FLOOR + tolerance.atol
-        elif key == "max_score":
-            limits[key] = tolerance.factor * value + SCORE_SLACK
-        elif key == "unexplained":
-            limits[key] = tolerance.factor * value
+        elif key != "scale":
+            limits[key] = tolerance.factor * value + (floors or {}).get(key, 0.0)
     return limits
 
 
 def judge(
-    errors: Errors, output: TensorSpec | None, case: str, yardstick: Mapping[str, float], *, kind: str = ""
+    errors: Errors, output: TensorSpec | None, case: str, baseline: Mapping[str, float], *, kind: str = ""
 ) -> Check:
     """Return the check of one output in one case; ``output`` None means decoded results."""
-    tolerance = output.tolerance if output else Tolerance()
-    figures, limits = _figures(errors), limits_of(yardstick, tolerance)
+    floors = {key: value for error in errors if isinstance(error, Difference) for key, value in error.floors.items()}
+    figures, limits = _figures(errors), limits_of(baseline, output.tolerance if output else Tolerance(), floors)
     passed = all(math.isfinite(limits.get(key, 0.0)) and figures[key] <= limits.get(key, 0.0) for key in figures)
     return Check(
-        kind=kind or (output.compare if output else "decoded"),
+        kind=kind or ("values" if output else "decoded"),
         case=case,
         output=output.name if output else DECODED,
         passed=passed,
@@ -83,14 +76,10 @@ def judge(
 def _figures(errors: Errors) -> dict[str, float]:
     figures: dict[str, float] = {}
     for error in errors:
-        pairs: dict[str, Any] = (
+        pairs: Mapping[str, float] = (
             {"max_abs": error.max_abs, "rel_l2": error.rel_l2}
             if isinstance(error, TensorError)
-            else {
-                "unexplained": float(error.unexplained),
-                "max_box": error.max_box,
-                "max_score": error.max_score,
-            }
+            else {"unexplained": float(error.unexplained), **error.figures}
         )
         for key, value in pairs.items():
             figures[key] = max(figures.get(key, 0.0), math.inf if math.isnan(value) else value)
@@ -98,12 +87,12 @@ def _figures(errors: Errors) -> dict[str, float]:
 
 
 def _note(errors: Errors, passed: bool) -> str:
-    matches = [error for error in errors if isinstance(error, MatchError)]
-    if matches:
-        expected, matched = sum(m.expected for m in matches), sum(m.matched for m in matches)
-        ties = sum(m.ties for m in matches)
+    differences = [error for error in errors if isinstance(error, Difference)]
+    if differences:
+        expected, matched = sum(d.expected for d in differences), sum(d.matched for d in differences)
+        ties = sum(d.ties for d in differences)
         text = f"{matched} of {expected} matched" + (f", {ties} ties" if ties else "")
-        return "; ".join([text, *(match.note for match in matches if match.note)])
+        return "; ".join([text, *(difference.note for difference in differences if difference.note)])
     for error in errors:
         if isinstance(error, TensorError) and not passed:
             return error.note or f"worst at {list(error.worst)}: {error.actual:.6g} where {error.expected:.6g} is right"

@@ -1,72 +1,65 @@
-"""The inputs of a proof: real or synthetic images, made into tensors at every size that is proved."""
+"""The inputs of a proof: raw inputs, made into tensors at every size that is proved."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from convkit.errors import ConversionError
-from convkit.model import ModelSpec, TensorSpec, resolve
-from convkit.processing import Prepared, find_preprocess
-from convkit.proof._cases import Case
+from convkit.errors import AdapterError
+from convkit.model import ModelSpec
+from convkit.processing import Prepared, Preprocess, collate, find_preprocess, item_sizes, prepare
+from convkit.proof._cases import Case, ItemSizes
 
-__all__ = ["Samples", "fit"]
-
-Picture = tuple[tuple[str, int], ...]
+__all__ = ["Samples"]
 
 
 class Samples:
-    """Prepared images by picture size; a batch larger than their number repeats them in turn."""
+    """Prepared inputs by item sizes; a batch larger than their number repeats them in turn."""
 
-    def __init__(self, tensor: TensorSpec, prepared: Mapping[Picture, Sequence[Prepared]]) -> None:
-        self.tensor = tensor
-        self.prepared = {picture: list(items) for picture, items in prepared.items()}
+    def __init__(self, spec: ModelSpec, prepared: Mapping[ItemSizes, Sequence[Prepared]]) -> None:
+        self.spec = spec
+        self.prepared = {sizes: list(items) for sizes, items in prepared.items()}
 
     @classmethod
-    def prepare(
-        cls, adapter: str, spec: ModelSpec, images: Sequence[np.ndarray], pictures: Sequence[Picture]
-    ) -> Samples:
-        """Preprocess every image for every size, by the adapter's own preprocess."""
-        if len(spec.inputs) != 1:
-            raise ConversionError(
-                f"Adapter {adapter!r} declares {len(spec.inputs)} inputs.",
-                hint="Models with one image input are supported; concatenate the others into it or patch them away.",
-            )
-        tensor = spec.inputs[0]
+    def prepare(cls, spec: ModelSpec, raws: Sequence[Any], all_sizes: Sequence[ItemSizes]) -> Samples:
+        """Preprocess every raw input for all sizes, by the adapter's own preprocess.
+
+        Raises:
+            AdapterError: what it returns is not what the model takes, or is of another size.
+        """
         prepared = {}
-        for picture in dict.fromkeys(pictures):
-            sizes = dict(picture)
-            preprocess = find_preprocess(adapter, spec.preprocess, sizes)
-            shape = resolve(tensor.shape[1:], sizes)
-            prepared[picture] = [fit(preprocess(image), shape) for image in images]
-        return cls(tensor, prepared)
+        for sizes in dict.fromkeys(all_sizes):
+            preprocess = find_preprocess(spec.preprocess, dict(sizes))
+            prepared[sizes] = [_of_size(spec, preprocess, raw, dict(sizes)) for raw in raws]
+        return cls(spec, prepared)
 
     def feed(self, case: Case) -> dict[str, np.ndarray]:
-        """Return the input tensors of a case, batch on axis 0."""
-        items = self.items(case)
-        return {self.tensor.name: np.stack([item.tensor for item in items])}
+        """Return the input arrays of a case, batch on axis 0."""
+        return collate(self.spec.inputs, self.items(case))
 
     def items(self, case: Case) -> list[Prepared]:
-        """Return the prepared images of a case, one a row of its batch."""
-        items = self.prepared[case.picture]
+        """Return the prepared inputs of a case, one for each row of its batch."""
+        items = self.prepared[case.item_sizes]
         return [items[index % len(items)] for index in range(case.batch)]
 
+    def metas(self, case: Case) -> list[Mapping[str, Any]]:
+        """Return what decoding needs of each row of a case's batch."""
+        return [item.meta for item in self.items(case)]
+
     def first(self, count: int) -> Samples:
-        """Return the samples with only ``count`` images."""
-        return Samples(self.tensor, {picture: items[:count] for picture, items in self.prepared.items()})
+        """Return the samples with only ``count`` inputs of each size."""
+        return Samples(self.spec, {sizes: items[:count] for sizes, items in self.prepared.items()})
 
 
-def fit(prepared: Prepared, shape: tuple[int, ...]) -> Prepared:
-    """Crop or pad (with edge values) a tensor whose preprocess chose another size by itself."""
-    tensor = prepared.tensor
-    if tensor.shape == shape:
-        return prepared
-    if tensor.ndim != len(shape) or tensor.shape[0] != shape[0]:
-        raise ConversionError(
-            f"The preprocess returned a tensor of shape {tensor.shape}; the model takes {shape}.",
-            hint="The adapter's preprocess and its ModelSpec disagree.",
-        )
-    tensor = tensor[tuple(slice(size) for size in shape)]
-    tensor = np.pad(tensor, [(0, size - have) for size, have in zip(shape, tensor.shape, strict=True)], mode="edge")
-    return Prepared(np.ascontiguousarray(tensor), prepared.meta)
+def _of_size(spec: ModelSpec, preprocess: Preprocess, raw: Any, wanted: Mapping[str, int]) -> Prepared:
+    prepared = prepare(spec, preprocess, raw)
+    found = item_sizes(spec, preprocess, {name: value.shape for name, value in prepared.tensors.items()})
+    for name, size in found.items():
+        if size != wanted[name]:
+            raise AdapterError(
+                f"The preprocess returned an input with {name} {size} where {wanted[name]} was asked for.",
+                hint=f"Name {name} in ModelSpec.preprocess and obey it: the proof sets it to every size it tries.",
+            )
+    return prepared

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convkit.artifact import Artifact, spec_from_manifest
-from convkit.backends import open_session
+from convkit.artifact import Artifact, spec_from_manifest, stored_engines
+from convkit.backends import Session, open_session
 from convkit.processing import find_decode
 from convkit.progress import Progress, silent
 from convkit.proof._cases import shape_cases
-from convkit.proof._ends import check_ends
-from convkit.proof._evidence import load_evidence
+from convkit.proof._golden import GoldenSamples
 from convkit.proof._prove import prove
 from convkit.proof._verdict import Verdict
 
 __all__ = ["validate"]
+
+COMPARED_WITH = "onnxruntime"
+"""The backend that every other one is compared with, besides the stored float64 results."""
 
 
 def validate(
@@ -22,12 +24,14 @@ def validate(
     *,
     backend: str = "onnxruntime",
     device: str = "cpu",
+    save_results: Path | None = None,
     progress: Progress = silent,
 ) -> Verdict:
     """Check the hashes of an artifact and run its proof again on this machine.
 
-    The engine is compared with the stored float64 results in every shape, under the limits that
-    were measured when the artifact was made; preprocess and decode are replayed on what is stored.
+    The engine is compared with the stored float64 results in every shape, under the limits that were measured when the
+    artifact was made; preprocess and decode are replayed on what is stored. Another engine than ONNX Runtime is also
+    compared with ONNX Runtime, by polygraphy. ``save_results`` keeps the outputs of all engines as polygraphy's JSON.
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved.
@@ -36,31 +40,49 @@ def validate(
     artifact = Artifact.open(path)
     progress("checking hashes")
     artifact.verify()
-    manifest, recorded = artifact.manifest, Verdict.from_json(artifact.verdict)
-    spec = spec_from_manifest(manifest)
-    samples, reference = load_evidence(artifact.path, spec.inputs[0])
-    decode = find_decode(manifest["adapter"]["name"], spec.decode)
+    for engine in stored_engines(artifact).values():
+        engine.verify(artifact)
+    recorded = Verdict.from_json(artifact.verdict)
+    spec = spec_from_manifest(artifact.manifest)
+    golden = GoldenSamples.load(artifact.path, spec)
+    decode, cases = find_decode(spec.decode), shape_cases(spec.dims)
     session = open_session(backend, artifact.model, device=device)
     try:
         verdict = prove(
             spec,
-            reference=reference,
+            reference=golden.reference(),
             engine=session.run,
-            samples=samples,
-            cases=shape_cases(spec.dims),
-            yardsticks=recorded.yardsticks,
+            samples=golden.samples,
+            cases=cases,
+            baselines=recorded.baselines,
             decode=decode,
             verdict=Verdict(
                 backend,
                 session.device,
                 reference=f"stored {recorded.reference} results",
                 inputs=recorded.inputs,
-                yardsticks=recorded.yardsticks,
+                baselines=recorded.baselines,
             ),
             progress=progress,
         )
+        if save_results or backend != COMPARED_WITH:
+            from convkit.proof._engines import compare_engines
+
+            progress("comparing engines")
+            feeds = {str(case): golden.samples.feed(case) for case in cases}
+            other = None if backend == COMPARED_WITH else open_session(COMPARED_WITH, artifact.model)
+            try:
+                engines = {COMPARED_WITH: other.run, backend: session.run} if other else {backend: session.run}
+                verdict.checks += compare_engines(spec, engines, feeds, recorded.baselines, save_results)
+            finally:
+                _close(other)
     finally:
-        session.close()
+        _close(session)
     progress("replaying preprocess and decode")
-    verdict.checks.extend(check_ends(artifact.path, manifest["adapter"]["name"], spec, decode))
+    verdict.checks += golden.replay(decode)
     return verdict
+
+
+def _close(session: Session | None) -> None:
+    if session is not None:
+        session.close()

@@ -13,8 +13,8 @@ __all__ = ["Check", "Stage", "Verdict"]
 class Check:
     """One figure against its limit.
 
-    ``kind`` is ``values``, ``detections`` (rows of a graph output), ``decoded`` (results in image
-    pixels), ``shape`` or ``batch``; ``figures`` and ``limits`` have the same keys.
+    ``kind`` is ``shape``, ``values`` (element by element), ``decoded`` (matched results), ``batch``, ``engines``
+    (against another engine), ``preprocess`` or ``decode``; ``figures`` and ``limits`` have the same keys.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Verdict:
     """What was proved of one engine.
 
     ``reference`` names the arithmetic of the reference, ``backend`` and ``device`` what was judged.
-    ``yardsticks`` are PyTorch's own float32 errors, from which the limits follow.
+    ``baselines`` are PyTorch's own float32 errors, from which the limits follow.
     """
 
     backend: str
@@ -53,7 +53,7 @@ class Verdict:
     inputs: str = ""
     checks: list[Check] = field(default_factory=list)
     ledger: list[Stage] = field(default_factory=list)
-    yardsticks: dict[str, dict[str, float]] = field(default_factory=dict)
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -93,9 +93,9 @@ class Verdict:
             inputs=document["inputs"],
             checks=[Check(**check) for check in document["checks"]],
             ledger=[Stage(**stage) for stage in document["ledger"]],
-            yardsticks={
+            baselines={
                 name: {key: float("inf") if value is None else value for key, value in table.items()}
-                for name, table in document["yardsticks"].items()
+                for name, table in document["baselines"].items()
             },
             notes=list(document["notes"]),
         )

@@ -1,15 +1,19 @@
 """What a model finds in one input: boxes, classes; compared, drawn, written as JSON."""
 
 from convkit.results._classification import Classification
-from convkit.results._detections import Detections
+from convkit.results._detections import Detections, box_iou
 from convkit.results._draw import class_colour, draw_caption, draw_detections
-from convkit.results._result import Result
+from convkit.results._result import SLACK, Difference, Result, json_difference
 
 __all__ = [
+    "SLACK",
     "Classification",
     "Detections",
+    "Difference",
     "Result",
+    "box_iou",
     "class_colour",
     "draw_caption",
     "draw_detections",
+    "json_difference",
 ]

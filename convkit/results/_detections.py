@@ -1,4 +1,4 @@
-"""Boxes with scores and classes."""
+"""Boxes with scores and classes: compared by matching, never row by row, with ties named as ties."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Detections"]
+from convkit.results._result import SLACK, Difference, Result
+
+__all__ = ["Detections", "box_iou"]
+
+SAME_IOU = 0.9
+SAME_PIXELS = 0.5
+NEIGHBOURHOOD = 0.03
+BOX_FLOOR = 0.01
+"""Pixels by which a coordinate may always differ."""
+TIE_SHARE = 0.1
+"""Ties are rare; where more of an image's boxes look like ties than this, it is a fault that looks so."""
 
 
 @dataclass(frozen=True)
-class Detections:
+class Detections(Result):
     """Boxes of one image, best first.
 
     ``boxes`` float32 [N, 4] as x1, y1, x2, y2 in pixels of the original image, ``scores`` float32
@@ -36,6 +46,53 @@ class Detections:
         keep = self.scores >= score
         return Detections(self.boxes[keep], self.scores[keep], self.class_ids[keep], self.classes)
 
+    def compare(self, other: Result, *, slack: float = SLACK) -> Difference:
+        """Match boxes of the same class one to one, the best overlap first.
+
+        Two boxes are the same when their IoU is at least 0.9 or no coordinate differs by more than half a pixel. A box
+        without a partner is a tie when its score is within ``slack`` of the lowest score kept, or when a neighbour of
+        its class has the same score within ``slack``: rounding then decides which of two cells is the peak. This
+        excuses a tenth of the boxes and no more: boxes that are all too large have neighbours of the same score too.
+        ``max_box`` is the largest difference of a coordinate in pixels, ``max_score`` that of a score.
+        """
+        if not isinstance(other, Detections):
+            return super().compare(other, slack=slack)
+        same_class = self.class_ids[:, None] == other.class_ids[None, :]
+        iou = box_iou(self.boxes, other.boxes)
+        shift = np.abs(self.boxes[:, None, :] - other.boxes[None, :, :]).max(-1, initial=0.0)
+        allowed = same_class & ((iou >= SAME_IOU) | (shift <= SAME_PIXELS))
+        closeness = np.where(allowed, iou - shift / (1 + shift), -np.inf)
+        pairs: list[tuple[int, int]] = []
+        free_rows, free_columns = set(range(len(self))), set(range(len(other)))
+        for flat in np.argsort(-closeness, axis=None, kind="stable"):
+            row, column = divmod(int(flat), max(len(other), 1))
+            if closeness[row, column] == -np.inf or not free_rows:
+                break
+            if row in free_rows and column in free_columns:
+                free_rows.discard(row)
+                free_columns.discard(column)
+                pairs.append((row, column))
+        ties = unexplained = 0
+        for own, theirs, free in ((self, other, free_rows), (other, self, free_columns)):
+            tied = sum(
+                np.isfinite(own.boxes[index]).all()
+                and (_at_the_cut(own, theirs, index, slack) or _has_neighbour(own, theirs, index, slack))
+                for index in free
+            )
+            excused = tied if tied <= TIE_SHARE * len(own) else 0
+            ties += excused
+            unexplained += len(free) - excused
+        rows, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        scores = np.abs(self.scores[rows].astype(np.float64) - other.scores[columns])
+        return Difference(
+            expected=len(self),
+            matched=len(pairs),
+            ties=ties,
+            unexplained=unexplained,
+            figures={"max_box": float(shift[rows, columns].max(initial=0.0)), "max_score": worst(scores)},
+            floors={"max_box": BOX_FLOOR, "max_score": SLACK},
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return ``{"detections": [{"class_id", "class_name", "score", "box"}, …]}``."""
         return {
@@ -58,8 +115,48 @@ class Detections:
         )
         return f"{len(self)} detection{'' if len(self) == 1 else 's'}" + (f": {names}" if names else "")
 
-    def draw(self, image: np.ndarray) -> np.ndarray:
+    def draw(self, raw: np.ndarray) -> np.ndarray:
         """Draw each box with its class and score."""
         from convkit.results._draw import draw_detections
 
-        return draw_detections(image, self)
+        return draw_detections(raw, self)
+
+
+def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the IoU [N, M] of boxes [N, 4] and [M, 4]; corners may come in any order."""
+    a, b = _ordered(first)[:, None, :], _ordered(second)[None, :, :]
+    size = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
+    overlap = size[..., 0] * size[..., 1]
+    union = _area(a) + _area(b) - overlap
+    return np.asarray(np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0))
+
+
+def _ordered(boxes: np.ndarray) -> np.ndarray:
+    boxes = boxes.astype(np.float64)
+    return np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], axis=1)
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return np.asarray(np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1))
+
+
+def _at_the_cut(own: Detections, other: Detections, index: int, slack: float) -> bool:
+    """Tell whether the box only just made it into its own list, so that the other could lose it."""
+    if len(own) != len(other):
+        return False
+    return bool(own.scores[index] <= max(own.scores.min(), other.scores.min()) + slack)
+
+
+def _has_neighbour(own: Detections, other: Detections, index: int, slack: float) -> bool:
+    same = (other.class_ids == own.class_ids[index]) & (np.abs(other.scores - own.scores[index]) <= slack)
+    if not same.any():
+        return False
+    centres = (other.boxes[:, :2] + other.boxes[:, 2:]) / 2
+    centre = (own.boxes[index, :2] + own.boxes[index, 2:]) / 2
+    reach = NEIGHBOURHOOD * max(float(np.ptp(np.concatenate([centres, centre[None]]), axis=0).max()), 1.0)
+    return bool((np.linalg.norm(centres[same] - centre, axis=1) <= reach).any())
+
+
+def worst(differences: np.ndarray) -> float:
+    """Return the largest difference, infinity where one is no number."""
+    return float(np.where(np.isnan(differences), np.inf, differences).max(initial=0.0))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,31 @@ import numpy as np
 
 from convkit.artifact import Artifact, spec_from_manifest
 from convkit.backends import Session, open_session
-from convkit.errors import ConversionError, ImageError, ValidationError
+from convkit.errors import ConversionError, InputError, ValidationError
 from convkit.model import ModelSpec
-from convkit.processing import Prepared, as_bgr, find_decode, find_preprocess, read_image
+from convkit.processing import (
+    Prepared,
+    Reader,
+    collate,
+    decode_batch,
+    find_decode,
+    find_preprocess,
+    item_sizes,
+    prepare,
+    take_items,
+)
 from convkit.results import Result
 from convkit.runtime._cuda import Cuda
 from convkit.runtime._device_pipeline import DevicePipeline
 
-__all__ = ["GpuPredictor", "Predictor", "load"]
-
-Image = np.ndarray | str | Path
+__all__ = ["DevicePredictor", "Predictor", "load"]
 
 
 def load(path: Path | str, *, backend: str = "onnxruntime", device: str = "cpu", verify: bool = True) -> Predictor:
     """Load an artifact as a predictor.
 
-    On ``device="cuda"`` (or ``cuda:N``) images go the whole road on the GPU as far as the adapter and the
-    backend have device sides; see `GpuPredictor`. ``verify`` False skips the comparison of the files with
-    their hashes.
+    On ``device="cuda"`` (or ``cuda:N``) inputs go through the device pipeline as far as the adapter and the backend
+    have device sides; see `DevicePredictor`. ``verify`` False skips the comparison of the files with their hashes.
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved.
@@ -45,89 +53,105 @@ def load(path: Path | str, *, backend: str = "onnxruntime", device: str = "cpu",
         )
     session = open_session(backend, artifact.model, device=device)
     if device.partition(":")[0] == "cuda":
-        return GpuPredictor(artifact, session)
+        return DevicePredictor(artifact, session)
     return Predictor(artifact, session)
 
 
 class Predictor:
-    """Runs images through an artifact."""
+    """Runs raw inputs through an artifact; threads may share one, they take turns at the engine."""
 
     def __init__(self, artifact: Artifact, session: Session) -> None:
         self.artifact = artifact
         self.session = session
         self.spec: ModelSpec = spec_from_manifest(artifact.manifest)
         self._preprocess = find_preprocess(self.spec.preprocess)
-        decode = find_decode(self.spec.decode)
-        if decode is None:
-            raise ConversionError(
-                f"No plugin decodes {self.spec.decode.get('kind')!r} results.",
-                hint=f"Install {artifact.manifest['adapter']['distribution']}, which brought this adapter.",
-            )
-        self._decode = decode
-        batch = next((dim for dim in self.spec.dims if dim.name == "batch"), None)
-        self.batch_min, self.batch_max = (batch.min, batch.max) if batch else (1, 1)
+        self._decode = find_decode(self.spec.decode)
+        self._lock = threading.Lock()
+        self.batch_min, self.batch_max = self.spec.batch.min, self.spec.batch.max
 
-    def __call__(self, images: Image | Sequence[Image] | np.ndarray) -> Any:
-        """Return the result of one image, or a list of results for a list of images.
+    @property
+    def reader(self) -> Reader:
+        """What reads raw inputs from files."""
+        return self._preprocess.reader
 
-        An image is a path or a uint8 array H x W x 3 in BGR order (grey, alpha and 16-bit arrays
-        are converted).
+    @property
+    def decodes(self) -> bool:
+        """Whether there are results; a model without decode has only `outputs`."""
+        return self._decode is not None
+
+    def __call__(self, inputs: Any) -> Any:
+        """Return the result of one raw input, or a list of results for a list of them.
+
+        For models that take images, an image is a path, the bytes of a file, a uint8 array H x W x 3 in BGR order
+        (grey, alpha and 16-bit arrays are converted), a PIL image, or a CPU tensor (torch, DLPack).
 
         Raises:
-            ImageError: an image cannot be read.
+            InputError: an input cannot be read, or is not what the model takes.
         """
-        if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim in (2, 3)):
-            return self.predict([images])[0]
-        return self.predict(list(images))
+        return self.predict([inputs])[0] if self.reader.is_single(inputs) else self.predict(inputs)
 
-    def predict(self, images: Iterable[Image]) -> list[Result]:
-        """Return one result an image, in order."""
-        return list(self.stream(images))
+    def predict(self, inputs: Iterable[Any]) -> list[Result]:
+        """Return one result for each raw input, in order."""
+        return list(self.stream(inputs))
 
-    def stream(self, images: Iterable[Image], *, batch: int = 1) -> Iterator[Result]:
-        """Yield one result an image, holding no more than ``batch`` images at a time."""
-        size = min(max(batch, self.batch_min), self.batch_max)
-        pending: list[Prepared] = []
-        for image in images:
-            pending.append(self.prepare(image))
-            if len(pending) == size:
-                yield from self.run(pending)
-                pending = []
-        if pending:
-            yield from self.run(pending)
+    def stream(self, inputs: Iterable[Any], *, batch: int = 1) -> Iterator[Result]:
+        """Yield one result for each raw input, holding no more than ``batch`` of them at a time."""
+        for items in _batches(map(self.prepare, inputs), self._size(batch), self._alike):
+            yield from self.run(items)
 
-    def prepare(self, image: Image) -> Prepared:
-        """Return one image as an input tensor (float32, C x H x W)."""
-        prepared = self._preprocess(_pixels(image))
-        self._check_size(prepared.tensor.shape)
+    def outputs(self, inputs: Any, *, batch: int = 1) -> Any:
+        """Return the outputs of the model by name, undecoded, without the batch axis.
+
+        One raw input gives one dict of arrays, a list of them a list of dicts.
+
+        Raises:
+            InputError: an input cannot be read, or is not what the model takes.
+        """
+        if self.reader.is_single(inputs):
+            return next(self.stream_outputs([inputs]))
+        return list(self.stream_outputs(inputs, batch=batch))
+
+    def stream_outputs(self, inputs: Iterable[Any], *, batch: int = 1) -> Iterator[dict[str, np.ndarray]]:
+        """Yield the outputs of each raw input by name, without the batch axis."""
+        for items in _batches(map(self.prepare, inputs), self._size(batch), self._alike):
+            outputs = self._run(items)
+            for index in range(len(items)):
+                yield take_items(self.spec.outputs, outputs, index)
+
+    def prepare(self, raw: Any) -> Prepared:
+        """Return one raw input as input tensors, without the batch axis."""
+        value = self.reader.accept(raw)
+        with _naming(raw):
+            prepared = prepare(self.spec, self._preprocess, value)
+            item_sizes(self.spec, self._preprocess, {n: tensor.shape for n, tensor in prepared.tensors.items()})
         return prepared
 
     def run(self, prepared: Sequence[Prepared]) -> list[Result]:
-        """Return the results of prepared images; equal sizes share a batch."""
+        """Return the results of prepared inputs; neighbours that can share a batch do."""
+        if self._decode is None:
+            raise ConversionError(
+                "This model has no decode, so there are no results.",
+                hint="Use predictor.outputs(...), or `convkit run --npz FOLDER`.",
+            )
         results: list[Result] = []
-        for _, group in groupby(prepared, key=lambda item: item.tensor.shape):
-            items = list(group)
-            for start in range(0, len(items), self.batch_max):
-                results.extend(self._batch(items[start : start + self.batch_max]))
+        for items in _batches(prepared, self.batch_max, self._alike):
+            results.extend(decode_batch(self._decode, self._run(items), [item.meta for item in items]))
         return results
 
-    def _batch(self, items: list[Prepared]) -> list[Result]:
-        count = len(items)
-        padded = items + [items[-1]] * (self.batch_min - count)
-        outputs = self.session.run({self.spec.inputs[0].name: np.stack([item.tensor for item in padded])})
-        rows = {name: value[:count] for name, value in outputs.items()}
-        return list(self._decode(rows, [item.meta for item in items]))
+    def _run(self, items: Sequence[Prepared]) -> dict[str, np.ndarray]:
+        """Return the outputs of a batch, filled up where the engine takes no fewer."""
+        padded = [*items, *[items[-1]] * (self.batch_min - len(items))]
+        with self._lock:
+            outputs = self.session.run(collate(self.spec.inputs, padded))
+        return take_items(self.spec.outputs, outputs, slice(0, len(items)))
 
-    def _check_size(self, shape: Sequence[int]) -> None:
-        dims = {dim.name: dim for dim in self.spec.dims}
-        for size, extent in zip(shape, self.spec.inputs[0].shape[1:], strict=True):
-            dim = dims.get(extent) if isinstance(extent, str) else None
-            if dim and not dim.min <= size <= dim.max:
-                raise ImageError(
-                    f"The image needs an input {dim.name} of {size};"
-                    f" the artifact was proved for {dim.min} to {dim.max}.",
-                    hint=f"Convert with --shape {dim.name}={min(dim.min, size)}:{dim.opt}:{max(dim.max, size)}.",
-                )
+    def _alike(self, item: Prepared) -> dict[str, Any]:
+        """Return what items of one batch have in common: shapes, and the values of inputs without a batch axis."""
+        tensors = ((tensor, item.tensors[tensor.name]) for tensor in self.spec.inputs)
+        return {tensor.name: (array.shape, b"" if tensor.batched else array.tobytes()) for tensor, array in tensors}
+
+    def _size(self, batch: int) -> int:
+        return min(max(batch, self.batch_min), self.batch_max)
 
     def close(self) -> None:
         """Free the engine."""
@@ -144,13 +168,13 @@ class Predictor:
         return f"Predictor({self.artifact.manifest['adapter']['name']} {model['variant']} on {self.session.device})"
 
 
-class GpuPredictor(Predictor):
-    """A predictor whose images go the whole road on the GPU.
+class DevicePredictor(Predictor):
+    """A predictor whose inputs go through the device pipeline.
 
-    The pixels of a batch are copied to the GPU in one piece, and only the results come back. Between
-    them run the adapter's preprocess, the engine and the adapter's decode, on one stream, from the third
-    batch of a size on in one CUDA graph where the engine can be captured. An end that has no device side
-    runs on the host, which works and is slower; an engine without one makes this a plain predictor.
+    The payloads of a batch are copied to the GPU in one piece, and only the results come back. Between them run the
+    adapter's preprocess, the engine and the adapter's decode, on one stream, from the third batch of a shape on in one
+    CUDA graph where the engine can be captured. A preprocess or decode without a device side runs on the host, which
+    is slower; an engine without one makes this a plain predictor.
     """
 
     def __init__(self, artifact: Artifact, session: Session) -> None:
@@ -165,32 +189,30 @@ class GpuPredictor(Predictor):
             return None
         return DevicePipeline(device, engine, self.spec, self._preprocess, self._decode, batch_min=self.batch_min)
 
-    def predict(self, images: Iterable[Image]) -> list[Result]:
-        """Return one result an image, in order; as many go together as the artifact allows."""
-        return list(self.stream(images, batch=self.batch_max))
+    def predict(self, inputs: Iterable[Any]) -> list[Result]:
+        """Return one result for each raw input, in order; as many go together as the artifact allows."""
+        return list(self.stream(inputs, batch=self.batch_max))
 
-    def stream(self, images: Iterable[Image], *, batch: int = 1) -> Iterator[Result]:
-        """Yield one result an image; while a batch is on the GPU the next one is packed."""
-        if self.pipeline is None:
-            return super().stream(images, batch=batch)
-        return self.pipeline.flow(self._batches(images, min(max(batch, self.batch_min), self.batch_max)))
+    def stream(self, inputs: Iterable[Any], *, batch: int = 1) -> Iterator[Result]:
+        """Yield one result for each raw input; while a batch is on the GPU the next one is packed.
 
-    def _batches(self, images: Iterable[Image], size: int) -> Iterator[list[Any]]:
-        """Yield up to ``size`` images of one input shape at a time."""
+        The pipeline belongs to one stream at a time; another thread waits until it is over.
+        """
+        if self.pipeline is None or self._decode is None:
+            yield from super().stream(inputs, batch=batch)
+            return
+        with self._lock:
+            yield from self.pipeline.flow(
+                _batches(map(self._item, inputs), self._size(batch), lambda item: item.shapes)
+            )
+
+    def _item(self, raw: Any) -> Any:
         assert self.pipeline is not None
-        pending: list[Any] = []
-        for image in images:
-            item = self.pipeline.item(_pixels(image))
-            self._check_size(item.shape)
-            if pending and (len(pending) == size or item.shape != pending[0].shape):
-                yield pending
-                pending = []
-            pending.append(item)
-            if len(pending) == size:
-                yield pending
-                pending = []
-        if pending:
-            yield pending
+        value = self.reader.accept(raw)
+        with _naming(raw):
+            item = self.pipeline.item(value)
+            item_sizes(self.spec, self._preprocess, item.shapes)
+        return item
 
     def close(self) -> None:
         """Free the GPU's buffers and the engine."""
@@ -199,6 +221,27 @@ class GpuPredictor(Predictor):
         super().close()
 
 
-def _pixels(image: Image) -> np.ndarray:
-    """Return an image as uint8, H x W x 3, BGR."""
-    return as_bgr(image) if isinstance(image, np.ndarray) else read_image(image)
+@contextmanager
+def _naming(raw: Any) -> Iterator[None]:
+    """Put the path before what is wrong with a raw input, where it was given as one."""
+    try:
+        yield
+    except InputError as error:
+        if isinstance(raw, str | Path):
+            raise InputError(f"{raw}: {error.message}", hint=error.hint) from error
+        raise
+
+
+def _batches(items: Iterable[Any], size: int, kind: Callable[[Any], Any]) -> Iterator[list[Any]]:
+    """Yield up to ``size`` items of one kind at a time, in order."""
+    pending: list[Any] = []
+    for item in items:
+        if pending and (len(pending) == size or kind(item) != kind(pending[0])):
+            yield pending
+            pending = []
+        pending.append(item)
+        if len(pending) == size:
+            yield pending
+            pending = []
+    if pending:
+        yield pending

@@ -16,5 +16,5 @@ class AdapterConformance(ModelChecks, CheckpointChecks, ProcessingChecks, Export
 
     Subclasses set ``adapter`` (the name), define the fixture ``weights`` (the path of a checkpoint,
     best a small one), and may set ``shapes``, ``options`` and ``forms`` or replace the fixture
-    ``images``.
+    ``raws``.
     """

@@ -38,8 +38,8 @@ def changes_nothing(fault: Fault, output: TensorSpec, shape: tuple[int, ...]) ->
 
 
 def _channels(value: np.ndarray, output: TensorSpec) -> np.ndarray:
-    """Move every channel by one: axis 1, or the columns of rows that are detections."""
-    axis = value.ndim - 1 if output.compare == "detections" else min(1, value.ndim - 1)
+    """Move every channel by one: axis 1, or the columns of rows that are compared after decoding."""
+    axis = value.ndim - 1 if output.compare == "results" else min(1, value.ndim - 1)
     return np.roll(value, 1, axis)
 
 

@@ -13,8 +13,6 @@ from convkit.plugins import manager
 from convkit.testing._subject import Subject
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from convkit.artifact import Artifact
     from convkit.model import SourceModel
 
@@ -67,10 +65,10 @@ class Fixtures:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def images(cls, subject: Subject) -> Sequence[np.ndarray]:
-        """Return four images (uint8, H x W x 3, BGR); the default is the adapter's representative ones."""
+    def raws(cls, subject: Subject) -> Sequence[Any]:
+        """Return four raw inputs, as the preprocess takes them; the default is the adapter's own samples."""
         spec = subject.load(subject.adapter.forms[0]).spec
-        return list(subject.adapter.representative_images(spec, 4, 0))
+        return list(subject.adapter.samples(spec, 4, 0))
 
     @pytest.fixture(scope="class")
     @classmethod

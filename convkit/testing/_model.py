@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convkit.conversion._settings import OPSETS
+from convkit.conversion import OPSETS
 from convkit.model import resolve
 from convkit.proof import measure, shape_cases
 from convkit.testing._fixtures import Fixtures
@@ -60,9 +60,8 @@ class ModelChecks(Fixtures):
         for option in adapter.options:
             assert option.help.strip(), f"option {option.name!r} has no help"
             kind = type(option.default)
-            assert kind in (int, float, str, tuple), (
-                f"option {option.name!r}: a default of type {kind.__name__} cannot be given with --set;"
-                " for a switch take the choices 'on' and 'off'"
+            assert kind in (int, float, bool, str, tuple), (
+                f"option {option.name!r}: a default of type {kind.__name__} cannot be given with --set"
             )
             assert not option.choices or option.default in option.choices, (
                 f"option {option.name!r}: its default {option.default!r} is none of its choices"
@@ -109,26 +108,25 @@ class ModelChecks(Fixtures):
         spec = source.spec
         assert spec.variant.strip(), "variant is empty: name the architecture, artifacts are called after it"
         assert [dim.name for dim in spec.dims] == [dim.name for dim in subject.dims], "dims are not those asked for"
-        assert len(spec.inputs) == 1, f"{len(spec.inputs)} inputs: convkit feeds models with one image input"
-        assert spec.outputs, "the model has no outputs"
         names = [tensor.name for tensor in (*spec.inputs, *spec.outputs)]
         assert len(set(names)) == len(names), f"inputs and outputs share a name: {', '.join(names)}"
         for tensor in (*spec.inputs, *spec.outputs):
             np.dtype(tensor.dtype)
-            assert tensor.compare in ("values", "detections"), f"{tensor.name}: unknown comparison {tensor.compare!r}"
             for case in shape_cases(spec.dims):
                 shape = resolve(tensor.shape, {"batch": 1, **case.table})
                 assert min(shape) >= 1, f"{tensor.name} has the shape {shape} at {case}"
-        for what, value in (("preprocess", spec.preprocess), ("decode", spec.decode), ("facts", spec.facts)):
+        for what, value in (("preprocess", spec.preprocess), ("decode", spec.decode), ("info", spec.info)):
             assert _is_json(value), f"{what} is no JSON object (NumPy numbers and paths are not JSON)"
         for what, value in (("preprocess", spec.preprocess), ("decode", spec.decode)):
-            assert value.get("kind"), f"{what} has no 'kind': the hook convkit_{what} could not tell that it is its own"
+            assert not value or value.get("kind"), (
+                f"{what} has no 'kind': the hook convkit_{what} could not tell that it is its own"
+            )
 
     def test_reference_gives_the_declared_outputs(
-        self, subject: Subject, source: SourceModel, images: Sequence[np.ndarray]
+        self, subject: Subject, source: SourceModel, raws: Sequence[Any]
     ) -> None:
         """A failure means that ``reference`` and ``ModelSpec.outputs`` disagree on names, shapes or dtypes."""
-        outputs = _reference(subject, source, images, "float32")
+        outputs = _reference(subject, source, raws, "float32")
         names = [tensor.name for tensor in source.spec.outputs]
         assert sorted(outputs) == sorted(names), f"reference returns {sorted(outputs)}; the spec declares {names}"
         for tensor in source.spec.outputs:
@@ -137,28 +135,24 @@ class ModelChecks(Fixtures):
             assert found.shape == shape, f"{tensor.name} has the shape {found.shape}; the spec declares {shape}"
             assert str(found.dtype) == tensor.dtype, f"{tensor.name} is {found.dtype}; the spec declares {tensor.dtype}"
 
-    def test_reference_is_deterministic(
-        self, subject: Subject, source: SourceModel, images: Sequence[np.ndarray]
-    ) -> None:
+    def test_reference_is_deterministic(self, subject: Subject, source: SourceModel, raws: Sequence[Any]) -> None:
         """A failure means that nothing can be proved: PyTorch itself gives two results for one input.
 
         Look for random numbers (dropout outside eval mode), and for state that a forward leaves.
         """
-        first, second = (_reference(subject, source, images, "float32") for _ in range(2))
+        first, second = (_reference(subject, source, raws, "float32") for _ in range(2))
         for name, value in first.items():
             np.testing.assert_array_equal(second[name], value, err_msg=f"two runs differ in {name}")
 
-    def test_reference_runs_in_float64(
-        self, subject: Subject, source: SourceModel, images: Sequence[np.ndarray]
-    ) -> None:
-        """A failure means that the yardstick of every proof is missing.
+    def test_reference_runs_in_float64(self, subject: Subject, source: SourceModel, raws: Sequence[Any]) -> None:
+        """A failure means that the baseline of every proof is missing.
 
         Make constants inside the network with the dtype of its tensors (``x.new_tensor``,
         ``torch.zeros_like``), not with ``torch.float32``. Where float64 and float32 differ by more
         than a percent, the network is ill-conditioned or a constant was rounded.
         """
-        exact = _reference(subject, source, images, "float64")
-        single = _reference(subject, source, images, "float32")
+        exact = _reference(subject, source, raws, "float64")
+        single = _reference(subject, source, raws, "float32")
         for tensor in source.spec.outputs:
             value = exact[tensor.name]
             assert np.isfinite(value).all(), f"{tensor.name} holds values that are not finite"
@@ -169,23 +163,21 @@ class ModelChecks(Fixtures):
                 assert error < 1e-2, f"{tensor.name}: float32 lies {error:.2%} from float64"
 
     def test_reference_leaves_the_module_alone(
-        self, subject: Subject, source: SourceModel, images: Sequence[np.ndarray]
+        self, subject: Subject, source: SourceModel, raws: Sequence[Any]
     ) -> None:
         """A failure means that the reference computes something else once it has run.
 
         Let ``reference`` neither convert the module nor set attributes of it.
         """
         before, weights = module_state(source.module), _weights(source.module)
-        _reference(subject, source, images, "float32")
+        _reference(subject, source, raws, "float32")
         changes = state_changes(before, module_state(source.module))
         assert not changes, f"reference changed {', '.join(changes)}"
         for name, value in _weights(source.module).items():
             np.testing.assert_array_equal(value, weights[name], err_msg=f"reference changed the values of {name}")
 
 
-def _reference(
-    subject: Subject, source: SourceModel, images: Sequence[np.ndarray], dtype: str
-) -> dict[str, np.ndarray]:
+def _reference(subject: Subject, source: SourceModel, raws: Sequence[Any], dtype: str) -> dict[str, np.ndarray]:
     """Return what the reference gives for the first shape, in float32 or float64."""
     import copy
 
@@ -193,10 +185,8 @@ def _reference(
 
     module = source.module if dtype == "float32" else copy.deepcopy(source.module).double()
     with torch.no_grad():
-        feed = {
-            name: torch.from_numpy(value).to(getattr(torch, dtype))
-            for name, value in subject.feed(source, images).items()
-        }
+        tensors = {name: torch.from_numpy(value) for name, value in subject.feed(source, raws).items()}
+        feed = {n: t.to(getattr(torch, dtype)) if t.is_floating_point() else t for n, t in tensors.items()}
         return {name: value.numpy() for name, value in source.reference(module, feed).items()}
 
 

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 from convkit.artifact import spec_from_manifest, spec_to_json
-from convkit.processing import find_decode, find_preprocess
-from convkit.proof import shape_cases
-from convkit.results import Result
+from convkit.errors import InputError
+from convkit.model import BATCH
+from convkit.processing import (
+    Decode,
+    ImageReader,
+    Preprocess,
+    collate,
+    decode_batch,
+    find_decode,
+    find_preprocess,
+    item_sizes,
+    prepare,
+    take_items,
+)
+from convkit.proof import Samples, TorchCompute, shape_cases
 from convkit.testing._fixtures import Fixtures
 
 if TYPE_CHECKING:
-    from convkit.model import ModelSpec, SourceModel
-    from convkit.processing import Prepared
+    from convkit.model import SourceModel
     from convkit.testing._subject import Subject
 
 __all__ = ["ProcessingChecks"]
@@ -28,89 +44,89 @@ ODD_SIZES = ((37, 53), (240, 11), (9, 310), (1, 1))
 class ProcessingChecks(Fixtures):
     """What the hooks ``convkit_preprocess`` and ``convkit_decode`` promise."""
 
-    def test_preprocess_gives_the_declared_tensor(
-        self, subject: Subject, source: SourceModel, images: Sequence[np.ndarray]
+    def test_preprocess_gives_the_declared_tensors(
+        self, subject: Subject, source: SourceModel, raws: Sequence[Any]
     ) -> None:
-        """A failure means that an engine would be fed another tensor than the model takes.
+        """A failure means that an engine would be fed other tensors than the model takes.
 
-        Return float32, C x H x W, in the size that the specification names, for images of any size.
+        Return every input under its name, in its dtype, without the batch axis, in the size that the specification
+        names; for images of any size. Only a model whose sizes vary may refuse an image, as too small or too large.
         """
         spec = source.spec
-        preprocess = find_preprocess(subject.adapter.name, spec.preprocess)
-        dims = {dim.name: dim for dim in spec.dims}
-        for image in (*images, *_odd_images()):
-            prepared = preprocess(image)
-            what = f"an image of {image.shape[0]} x {image.shape[1]}"
-            assert prepared.tensor.dtype == np.float32, f"{what} gave {prepared.tensor.dtype}"
-            assert np.isfinite(prepared.tensor).all(), f"{what} gave values that are not finite"
-            shape, declared = prepared.tensor.shape, spec.inputs[0].shape[1:]
-            assert len(shape) == len(declared), f"{what} gave the shape {shape}; the spec declares {declared}"
-            for size, extent in zip(shape, declared, strict=True):
-                dim = dims.get(extent) if isinstance(extent, str) else None
-                good = (
-                    size == extent if dim is None else size % dim.multiple_of == 0 and (dim.dynamic or size == dim.opt)
-                )
-                assert good, f"{what} gave the shape {shape}; the spec declares {declared}, {dim or ''}"
-            _assert_json(prepared.meta, f"the meta of {what}")
+        preprocess = find_preprocess(spec.preprocess)
+        varies = any(dim.dynamic for dim in spec.dims if dim.name != BATCH)
+        for number, raw in enumerate((*raws, *_odd_inputs(preprocess))):
+            prepared = prepare(spec, preprocess, raw)
+            for name, tensor in prepared.tensors.items():
+                finite = not np.issubdtype(tensor.dtype, np.floating) or np.isfinite(tensor).all()
+                assert finite, f"{_what(raw)} gave values for {name!r} that are not finite"
+            with nullcontext() if number < len(raws) or not varies else suppress(InputError):
+                item_sizes(spec, preprocess, {name: tensor.shape for name, tensor in prepared.tensors.items()})
+            _assert_json(prepared.meta, f"the meta of {_what(raw)}")
 
-    def test_preprocess_is_deterministic(
-        self, subject: Subject, source: SourceModel, images: Sequence[np.ndarray]
-    ) -> None:
-        """A failure means that one image gives two results, or that preprocessing changes the caller's image."""
-        preprocess = find_preprocess(subject.adapter.name, source.spec.preprocess)
-        for image in (*images, *_odd_images()):
-            original = image.copy()
-            first, second = preprocess(image), preprocess(image)
-            np.testing.assert_array_equal(image, original, err_msg="preprocess wrote into the image")
-            np.testing.assert_array_equal(first.tensor, second.tensor, err_msg="two runs differ")
+    def test_preprocess_is_deterministic(self, subject: Subject, source: SourceModel, raws: Sequence[Any]) -> None:
+        """A failure means that one input gives two results, or that preprocessing changes the caller's input."""
+        preprocess = find_preprocess(source.spec.preprocess)
+        for raw in (*raws, *_odd_inputs(preprocess)):
+            original = copy.deepcopy(raw)
+            first, second = preprocess(raw), preprocess(raw)
+            np.testing.assert_equal(raw, original, err_msg="preprocess wrote into its input")
+            np.testing.assert_equal(dict(second.tensors), dict(first.tensors), err_msg="two runs differ")
             assert first.meta == second.meta, "two runs give different metas"
 
-    def test_decode_gives_one_result_an_image(
-        self, subject: Subject, source: SourceModel, images: Sequence[np.ndarray]
+    def test_inputs_survive_a_file(
+        self, subject: Subject, source: SourceModel, raws: Sequence[Any], tmp_path: Path
     ) -> None:
+        """A failure means that the artifact's golden samples are not the inputs of its proof.
+
+        Give the preprocess a ``reader`` whose ``write`` and ``read`` return what they got.
+        """
+        reader = find_preprocess(source.spec.preprocess).reader
+        for index, raw in enumerate(raws):
+            file = reader.write(raw, tmp_path / f"input_{index}")
+            np.testing.assert_equal(reader.read(file), raw, err_msg=f"{file.name} reads back as another input")
+
+    def test_decode_gives_one_result_an_input(self, subject: Subject, source: SourceModel, raws: Sequence[Any]) -> None:
         """A failure means that ``convkit run`` cannot print or draw what the model found.
 
-        Return objects with the methods of `convkit.Result`; `Detections` and `Classification` have them.
+        Return objects of a class from `convkit.Result`, such as `Detections` and `Classification`.
         """
-        outputs, metas = _outputs(subject, source, images)
-        decode = subject.decode(source)
-        assert decode is not None, f"no plugin decodes {source.spec.decode.get('kind')!r}: see the hook convkit_decode"
-        results = decode(outputs, metas)
-        assert len(results) == len(metas), f"{len(metas)} images gave {len(results)} results"
-        for result, image in zip(results, images, strict=True):
-            assert isinstance(result, Result), f"{type(result).__name__} lacks a method of convkit.Result"
+        decode = _decode(subject, source)
+        outputs, metas = _outputs(source, subject.samples(source, raws))
+        for result, raw in zip(decode_batch(decode, outputs, metas), raws, strict=True):
             _assert_json(result.to_json(), "to_json()")
             assert result.summary().strip(), "summary() is empty"
             assert "\n" not in result.summary(), "summary() has several lines"
-            original = image.copy()
-            drawn = result.draw(image)
-            np.testing.assert_array_equal(image, original, err_msg="draw() wrote into the image")
-            assert drawn.shape == image.shape, f"draw() returned {drawn.shape} for an image of {image.shape}"
-            assert drawn.dtype == np.uint8, f"draw() returned {drawn.dtype}"
+            same = result.compare(result)
+            assert not same.unexplained, f"a result differs from itself: {same.note}"
+            original = copy.deepcopy(raw)
+            drawn = result.draw(raw)
+            np.testing.assert_equal(raw, original, err_msg="draw() wrote into the input")
+            if drawn is not None:
+                assert drawn.dtype == np.uint8, f"draw() returned {drawn.dtype}"
+                assert drawn.ndim == 3, f"draw() returned the shape {drawn.shape}"
 
-    def test_decode_is_deterministic(self, subject: Subject, source: SourceModel, images: Sequence[np.ndarray]) -> None:
+    def test_decode_is_deterministic(self, subject: Subject, source: SourceModel, raws: Sequence[Any]) -> None:
         """A failure means that decoding depends on more than the outputs, or writes into them.
 
-        The same for the order: an image's result may not depend on the others in its batch.
+        The result of one input may not depend on the others in its batch, either.
         """
-        outputs, metas = _outputs(subject, source, images)
-        decode = subject.decode(source)
-        assert decode is not None, f"no plugin decodes {source.spec.decode.get('kind')!r}"
+        decode, spec = _decode(subject, source), source.spec
+        outputs, metas = _outputs(source, subject.samples(source, raws))
         copies = {name: value.copy() for name, value in outputs.items()}
         first = [result.to_json() for result in decode(outputs, metas)]
         for name, value in outputs.items():
             np.testing.assert_array_equal(value, copies[name], err_msg=f"decode wrote into {name}")
-        reverse = {name: np.ascontiguousarray(value[::-1]) for name, value in outputs.items()}
-        backwards = [result.to_json() for result in decode(reverse, metas[::-1])]
-        assert backwards[::-1] == first, "the batch in reverse gives other results"
+        backwards = decode(take_items(spec.outputs, outputs, slice(None, None, -1)), metas[::-1])
+        assert [result.to_json() for result in backwards][::-1] == first, "the batch in reverse gives other results"
         single = [
-            decode({name: value[row : row + 1] for name, value in outputs.items()}, [meta])[0].to_json()
+            decode(take_items(spec.outputs, outputs, slice(row, row + 1)), [meta])[0].to_json()
             for row, meta in enumerate(metas)
         ]
-        assert single == first, "images one by one give other results than in a batch"
+        assert single == first, "inputs one by one give other results than in a batch"
 
     def test_specification_survives_the_manifest(
-        self, subject: Subject, source: SourceModel, images: Sequence[np.ndarray]
+        self, subject: Subject, source: SourceModel, raws: Sequence[Any]
     ) -> None:
         """A failure means that a loaded artifact works otherwise than the conversion did.
 
@@ -122,38 +138,41 @@ class ProcessingChecks(Fixtures):
         assert json.dumps({"model": spec_to_json(returned)}) == text, "the specification reads back as another one"
         for name in ("variant", "dims", "inputs", "outputs", "classes"):
             assert getattr(returned, name) == getattr(source.spec, name), f"{name} reads back as another one"
-        for image in images:
-            first, second = (_prepare(subject, spec, image).tensor for spec in (source.spec, returned))
-            np.testing.assert_array_equal(first, second, err_msg="the preprocess that was read back differs")
-        outputs, metas = _outputs(subject, source, images)
-        decodes = [find_decode(subject.adapter.name, spec.decode) for spec in (source.spec, returned)]
+        preprocesses = [find_preprocess(spec.preprocess) for spec in (source.spec, returned)]
+        for raw in raws:
+            first, second = (dict(preprocess(raw).tensors) for preprocess in preprocesses)
+            np.testing.assert_equal(second, first, err_msg="the preprocess that was read back differs")
+        outputs, metas = _outputs(source, subject.samples(source, raws))
+        decodes = [find_decode(spec.decode) for spec in (source.spec, returned)]
         found = [[result.to_json() for result in decode(outputs, metas)] for decode in decodes if decode]
-        assert len(found) == 2, f"no plugin decodes {source.spec.decode.get('kind')!r}"
-        assert found[0] == found[1], "the decode that was read back differs"
+        assert not found or found[0] == found[1], "the decode that was read back differs"
 
 
-def _prepare(subject: Subject, spec: ModelSpec, image: np.ndarray) -> Prepared:
-    return find_preprocess(subject.adapter.name, spec.preprocess)(image)
+def _decode(subject: Subject, source: SourceModel) -> Decode:
+    """Return the decode of the model; a check of it does not concern a model without one."""
+    decode = subject.decode(source)
+    if decode is None:
+        pytest.skip("the model has no decode")
+    return decode
 
 
-def _outputs(
-    subject: Subject, source: SourceModel, images: Sequence[np.ndarray]
-) -> tuple[dict[str, np.ndarray], list[Mapping[str, Any]]]:
-    """Return PyTorch's outputs for every image in one batch, and the metas."""
-    import torch
-
-    items = subject.samples(source, images).prepared[shape_cases(source.spec.dims)[0].picture]
-    with torch.no_grad():
-        rows = [
-            source.reference(source.module, {source.spec.inputs[0].name: torch.from_numpy(item.tensor[None])})
-            for item in items
-        ]
-    return {name: np.concatenate([row[name].numpy() for row in rows]) for name in rows[0]}, [i.meta for i in items]
+def _outputs(source: SourceModel, samples: Samples) -> tuple[dict[str, np.ndarray], list[Mapping[str, Any]]]:
+    """Return PyTorch's outputs for every input in one batch, and the metas."""
+    items = samples.prepared[shape_cases(source.spec.dims)[0].item_sizes]
+    compute = TorchCompute(source, source.module, "float32")
+    return compute(collate(source.spec.inputs, items)), [item.meta for item in items]
 
 
-def _odd_images() -> list[np.ndarray]:
+def _odd_inputs(preprocess: Preprocess) -> list[Any]:
+    """Return images of sizes that nobody trains with, for a preprocess that takes images."""
+    if not isinstance(preprocess.reader, ImageReader):
+        return []
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in ODD_SIZES]
+
+
+def _what(raw: Any) -> str:
+    return f"an input of shape {raw.shape}" if isinstance(raw, np.ndarray) else f"the input {reprlib.repr(raw)}"
 
 
 def _assert_json(value: Any, what: str) -> None:

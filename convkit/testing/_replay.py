@@ -10,8 +10,8 @@ import numpy as np
 from convkit.artifact import spec_from_manifest
 from convkit.backends import open_session
 from convkit.model import resolve
-from convkit.processing import find_decode
-from convkit.proof import Verdict, load_evidence, prove, shape_cases
+from convkit.processing import find_decode, take_items
+from convkit.proof import GoldenSamples, Verdict, by_items, feed_key, prove, shape_cases
 from convkit.testing._faults import Fault, changes_nothing, plant
 
 if TYPE_CHECKING:
@@ -26,31 +26,35 @@ class Replay:
     """Proves an artifact as ``convkit validate`` does; what the real engine gave is remembered."""
 
     def __init__(self, artifact: Artifact) -> None:
-        self.name, self.recorded = artifact.manifest["adapter"]["name"], artifact.verdict
+        self.baselines = Verdict.from_json(artifact.verdict).baselines
         self.spec = spec_from_manifest(artifact.manifest)
         self.cases = shape_cases(self.spec.dims)
-        self.samples, self.reference = load_evidence(artifact.path, self.spec.inputs[0])
+        self.golden = GoldenSamples.load(artifact.path, self.spec)
+        self.reference = self.golden.reference()
         self._session = open_session("onnxruntime", artifact.model)
         self._known: dict[bytes, dict[str, np.ndarray]] = {}
 
     def engine(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return what ONNX Runtime gives."""
-        (tensor,) = feed.values()
-        key = str(tensor.shape).encode() + tensor.tobytes()
+        key = feed_key(feed)
         if key not in self._known:
             self._known[key] = self._session.run(feed)
         return dict(self._known[key])
 
     def backwards(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return what ONNX Runtime gives for the batch in reverse, in the order of the feed again."""
-        return _reverse(self.engine(_reverse(feed)))
+        reverse = slice(None, None, -1)
+        outputs = self.engine(take_items(self.spec.inputs, feed, reverse))
+        return take_items(self.spec.outputs, outputs, reverse)
 
     def alone(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return what ONNX Runtime gives for each sample in a batch of its own, the smallest that is allowed."""
-        smallest = next((dim.min for dim in self.spec.dims if dim.name == "batch"), 1)
-        (name, tensor), *_ = feed.items()
-        rows = [self.engine({name: np.repeat(sample[None], smallest, axis=0)}) for sample in tensor]
-        return {output: np.concatenate([row[output][:1] for row in rows]) for output in rows[0]}
+
+        def alone(item: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            repeated = self.engine(take_items(self.spec.inputs, item, [0] * self.spec.batch.min))
+            return take_items(self.spec.outputs, repeated, slice(0, 1))
+
+        return by_items(self.spec, alone, feed)
 
     def prove(self, engine: Compute) -> Verdict:
         """Return the verdict on an engine, under the limits of the artifact."""
@@ -58,11 +62,11 @@ class Replay:
             self.spec,
             reference=self.reference,
             engine=engine,
-            samples=self.samples,
+            samples=self.golden.samples,
             cases=self.cases,
-            yardsticks=self.recorded["yardsticks"],
-            decode=find_decode(self.name, self.spec.decode),
-            verdict=Verdict("onnxruntime", "cpu", yardsticks=self.recorded["yardsticks"]),
+            baselines=self.baselines,
+            decode=find_decode(self.spec.decode),
+            verdict=Verdict("onnxruntime", "cpu", baselines=self.baselines),
         )
 
     def unnoticed(self, fault: Fault) -> list[str]:
@@ -79,7 +83,3 @@ class Replay:
             if not harmless and self.prove(faulty).passed:
                 missed.append(output.name)
         return missed
-
-
-def _reverse(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: np.ascontiguousarray(value[::-1]) for name, value in tensors.items()}

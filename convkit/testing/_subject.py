@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convkit.graph import in_phases
 from convkit.model import Adapter, Dim, Request, SourceModel, Target, apply_overrides
 from convkit.plugins import manager
 from convkit.processing import find_decode
@@ -45,8 +46,7 @@ class Subject:
     @property
     def plugin(self) -> str:
         """The entry-point name of the plugin that offers the adapter."""
-        offers = manager().gather("convkit_adapters").items()
-        return next(name for name, adapters in offers if self.adapter.name in {one.name for one in adapters})
+        return manager().owner(self.adapter.name).name
 
     @property
     def dims(self) -> tuple[Dim, ...]:
@@ -63,8 +63,8 @@ class Subject:
         return self.adapter.load(self.request(form))
 
     def target(self, form: str) -> Target:
-        """Return what the hooks are told."""
-        return Target(opset=self.adapter.opset, form=form)
+        """Return what the hooks learn of the result."""
+        return Target(opset=self.adapter.opset, form=form, options=self.request(form).options)
 
     def patches(self, source: SourceModel, form: str) -> list[Patch]:
         """Return the export patches of every plugin."""
@@ -74,20 +74,19 @@ class Subject:
     def rewrites(self, form: str) -> list[Rewrite]:
         """Return the graph rewrites of every plugin, in order."""
         found = manager().gather("convkit_graph_rewrites", adapter=self.adapter.name, target=self.target(form))
-        return [rewrite for group in found.values() for rewrite in group]
+        return [rewrite for _, rewrite in in_phases(found)]
 
     def decode(self, source: SourceModel) -> Decode | None:
-        """Return the decode of the model, or None where no plugin offers one."""
-        return find_decode(self.adapter.name, source.spec.decode)
+        """Return the decode of the model, or None where it has none."""
+        return find_decode(source.spec.decode)
 
-    def samples(self, source: SourceModel, images: Sequence[np.ndarray]) -> Samples:
-        """Return the images made ready for every shape that the kit asks for."""
-        pictures = [case.picture for case in shape_cases(source.spec.dims)]
-        return Samples.prepare(self.adapter.name, source.spec, images, pictures)
+    def samples(self, source: SourceModel, raws: Sequence[Any]) -> Samples:
+        """Return the raw inputs made ready for every shape that the kit asks for."""
+        return Samples.prepare(source.spec, raws, [case.item_sizes for case in shape_cases(source.spec.dims)])
 
-    def feed(self, source: SourceModel, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    def feed(self, source: SourceModel, raws: Sequence[Any]) -> dict[str, np.ndarray]:
         """Return the input tensors of the first shape."""
-        return self.samples(source, images).feed(shape_cases(source.spec.dims)[0])
+        return self.samples(source, raws).feed(shape_cases(source.spec.dims)[0])
 
     def convert(self, form: str, output: Path) -> Artifact:
         """Convert the checkpoint with few samples.
@@ -105,4 +104,4 @@ class Subject:
             shape=list(self.shapes),
             set=dict(self.options or {}),
             samples=4,
-        )
+        ).artifact

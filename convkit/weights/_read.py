@@ -1,48 +1,143 @@
-"""Loading what `torch.save` wrote, tensors only."""
+"""Loading weights: what `torch.save` wrote, safetensors files, and folders of shards."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from convkit.errors import CheckpointError
-from convkit.weights._kinds import ZIP, identify, unsafe
+from convkit.errors import CheckpointError, EnvironmentProblem, listing
+from convkit.weights._kinds import FOLDER, SAFETENSORS, ZIP, identify, resave
+from convkit.weights._pickles import foreign_names
 
 __all__ = ["read_weights"]
 
+_SINGLE = "*.safetensors"
+_INDEX = "*.index.json"
+"""The table of a model in several files: which of them contains each tensor."""
+
 
 def read_weights(path: Path | str) -> Any:
-    """Return what `torch.save` wrote to ``path``: tensors on the CPU in plain Python containers.
+    """Return the content of a weights file: tensors on the CPU in plain Python containers.
 
-    Both formats of `torch.save` are read. Nothing in the file is ever executed: one that needs
-    more than tensors, numbers, texts and NumPy scalars is refused, and the message names what it
-    needs.
+    Read are both formats of `torch.save`, safetensors files (a dictionary of tensors by name), and folders with one
+    safetensors file or with the shards of an index such as ``model.safetensors.index.json`` (one dictionary of all).
+    Nothing in a file is ever executed. Of Python objects only numbers, texts, NumPy scalars and
+    `argparse.Namespace` are read; a file that needs others is refused, and the message names them.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another kind, or not safe to read.
+        EnvironmentProblem: the package that reads this kind of file is not installed.
     """
     path = Path(path)
-    serialisation = identify(path)
+    kind = identify(path)
+    if kind == FOLDER:
+        return _read_folder(path)
+    if kind == SAFETENSORS:
+        return _read_safetensors(path)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_safe_objects()):
             warnings.simplefilter("ignore", UserWarning)  # of damaged files, which end in the error below
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=serialisation == ZIP)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == ZIP)
     except Exception as error:  # bytes that were not meant for it can make the unpickler raise anything
-        refused = unsafe(path, serialisation)
-        if refused is not None:
-            raise refused from None
-        raise CheckpointError(
-            f"{path} is damaged or cut off: PyTorch cannot read it ({type(error).__name__}).",
-            hint="Download the file again, and check that its size is the published one.",
-        ) from error
+        names = foreign_names(path, zipped=kind == ZIP)
+        if names:
+            raise CheckpointError(
+                f"{path} is refused: reading it means to run {listing(names)}.",
+                hint=resave("If you trust it, open it where it was made")
+                + " convkit runs no code from a weights file.",
+            ) from None
+        raise _damaged(path, "PyTorch", error) from error
 
 
-def _numpy_scalars() -> list[Any]:
-    """Return what unpickles a NumPy scalar, such as the epoch or the best score, under its old and new name."""
+class _Namespace(argparse.Namespace):
+    """The options of a training script; what a file says of it can only become attributes."""
+
+    def __new__(cls) -> _Namespace:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+def _safe_objects() -> list[Any]:
+    """Return what unpickles NumPy scalars, such as the best score, under their old and new name, and options."""
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    return [*((scalar, name) for name in names), np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefd")]
+    dtypes = [np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefdgFDSU")]
+    return [*((scalar, name) for name in names), *dtypes, (_Namespace, "argparse.Namespace")]
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise EnvironmentProblem(
+            f"{path} is a safetensors file, and the package that reads it is not installed.",
+            hint='pip install "convkit[safetensors]"',
+        ) from error
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path, device="cpu")
+    except Exception as error:  # the header is data of anybody's making
+        raise _damaged(path, "safetensors", error) from error
+    return tensors
+
+
+def _read_folder(folder: Path) -> dict[str, torch.Tensor]:
+    try:
+        content = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be read: {error.strerror or error}.", hint="Check its permissions."
+        ) from error
+    indices = sorted((path for path in content if path.match(_INDEX)), key=lambda path: "safetensors" not in path.name)
+    if indices:
+        return _read_shards(folder, indices[0])
+    files = [path for path in content if path.match(_SINGLE)]
+    if len(files) == 1:
+        return _read_safetensors(files[0])
+    weights = files or [path for path in content if path.suffix in (".pth", ".pt", ".bin", ".ckpt")]
+    raise CheckpointError(
+        f"{folder} is a folder with {'several' if files else 'no'} safetensors files and no index.",
+        hint=f"Give one file of it: {listing(path.name for path in weights)}."
+        if weights
+        else "Give the weights file, for example model_best.pth.",
+    )
+
+
+def _read_shards(folder: Path, index: Path) -> dict[str, torch.Tensor]:
+    try:
+        table = json.loads(index.read_bytes())["weight_map"]
+        pairs = {str(tensor): Path(file) for tensor, file in table.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(index, "convkit", error) from error
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(set(pairs.values())):
+        if file.name != str(file) or not (folder / file).is_file():
+            raise CheckpointError(
+                f"{index} names {str(file)!r}, which is not a file of the same folder.",
+                hint="Download the folder again, with all its files.",
+            )
+        content = read_weights(folder / file)
+        names = [tensor for tensor, place in pairs.items() if place == file]
+        missing = [tensor for tensor in names if not isinstance(content, Mapping) or tensor not in content]
+        if missing:
+            raise CheckpointError(
+                f"{folder / file} lacks {listing(missing)}, which {index.name} says it contains.",
+                hint="Download the folder again: its files belong to different versions.",
+            )
+        found.update((tensor, content[tensor]) for tensor in names)
+    return {tensor: found[tensor] for tensor in pairs}
+
+
+def _damaged(path: Path, reader: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is damaged or cut off: {reader} cannot read it ({type(error).__name__}).",
+        hint="Download the file again, and check that its size is the published one.",
+    )

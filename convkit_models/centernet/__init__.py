@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from convkit import hookimpl
 
 if TYPE_CHECKING:
-    from convkit import Adapter, Decode, ModulePatch, Preprocess, Remedy, SourceModel
+    from convkit import Adapter, Decode, KnownError, ModulePatch, Preprocess, SourceModel
 
 _ADAPTER = "centernet"
 
@@ -59,8 +59,10 @@ def convkit_decode(spec: Mapping[str, Any]) -> Decode | None:
 
 
 @hookimpl
-def convkit_remedies() -> Iterable[Remedy]:
-    """Explain the errors that the road from CenterNet to ONNX is known for."""
-    from convkit_models.centernet._remedies import REMEDIES
+def convkit_known_errors() -> Iterable[KnownError]:
+    """Return the errors of exporting CenterNet by hand."""
+    from pathlib import Path
 
-    return REMEDIES
+    from convkit import KnownError
+
+    return KnownError.read(Path(__file__).with_name("known_errors.toml"))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from convkit import Adapter, Dim, Option, Request, SourceModel
+from convkit import Adapter, Dim, ModelSpec, Option, Request, SourceModel
 
 __all__ = ["CenterNet"]
 
@@ -22,7 +23,7 @@ class CenterNet(Adapter):
 
     name = "centernet"
     summary = "CenterNet object detection: res_18 to res_152, resdcn_18 to resdcn_152"
-    forms = ("heads", "tutorial", "detections")
+    forms = ("heads", "tensorrt-pro", "detections")
     dims = (
         Dim("batch", 1, 1, 8),
         Dim.fixed("height", 512, multiple_of=32),
@@ -67,7 +68,7 @@ class CenterNet(Adapter):
         layout = infer_layout(shapes, source)
         check_fit(layout, expected_shapes(layout), shapes, source)
         network = restore(layout, checkpoint.state)
-        facts: dict[str, Any] = {
+        info: dict[str, Any] = {
             "architecture": layout.architecture,
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
             "classes": layout.channels["hm"],
@@ -78,5 +79,11 @@ class CenterNet(Adapter):
             "file_format": checkpoint.serialisation,
             "notes": list(checkpoint.notes),
         }
-        spec = describe(request, layout, options, facts)
+        spec = describe(request, layout, options, info)
         return SourceModel(network, spec, reference(spec.decode))
+
+    def samples(self, spec: ModelSpec, count: int, seed: int) -> Sequence[Any]:
+        """Return synthetic scenes: shapes on a textured ground, with the spectrum of natural images."""
+        from convkit import synthetic_scenes
+
+        return synthetic_scenes(count, seed=seed)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convkit.errors import CheckpointError
+from convkit.errors import CheckpointError, listing
 from convkit.weights import identify, read_weights
 
 __all__ = ["Checkpoint", "read_checkpoint"]
@@ -26,7 +26,7 @@ _COUNTER = "num_batches_tracked"
 class Checkpoint:
     """The weights of a file: float32 tensors with memory of their own, int64 for ``num_batches_tracked``.
 
-    ``serialisation`` is ``"zip"`` or ``"legacy"``; ``notes`` say what was normalised.
+    ``serialisation`` is what `convkit.weights.identify` returns; ``notes`` say what was normalised.
     """
 
     state: dict[str, Tensor]
@@ -39,8 +39,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read ``path`` without running any code from it.
 
     Accepted are the files of the CenterNet code (``epoch``, ``state_dict``, perhaps ``optimizer``),
-    a mapping with the weights under ``model``, and a bare state dict; both formats of torch.save;
-    keys with the prefix ``module.`` of DataParallel; files from before ``num_batches_tracked``;
+    a mapping with the weights under ``model``, and a bare state dict; both formats of torch.save, and
+    safetensors; keys with the prefix ``module.`` of DataParallel; files from before ``num_batches_tracked``;
     float16, bfloat16 and float64 weights, which become float32; and the never used ``base.fc.*``.
 
     Raises:
@@ -80,7 +80,7 @@ def _normalise_names(entries: Mapping[Any, Any], path: Path, notes: list[str]) -
     wrong = [f"{name} ({type(value).__name__})" for name, value in entries.items() if not isinstance(value, Tensor)]
     if wrong:
         raise CheckpointError(
-            f"{path} holds entries that are not tensors: {_join(wrong)}.",
+            f"{path} holds entries that are not tensors: {listing(wrong)}.",
             hint="The weights must be a state dict: torch.save({'epoch': 0, 'state_dict': model.state_dict()}, FILE).",
         )
     named: dict[str, Tensor] = {}
@@ -126,12 +126,12 @@ def _normalise_values(named: Mapping[str, Tensor], path: Path, notes: list[str])
         state[name] = tensor
     if unusable:
         raise CheckpointError(
-            f"{path} holds entries that cannot be weights of this network: {_join(unusable)}.",
+            f"{path} holds entries that cannot be weights of this network: {listing(unusable)}.",
             hint="Give the checkpoint that training wrote, before any quantisation or conversion.",
         )
     if not_finite:
         raise CheckpointError(
-            f"{path} holds NaN or infinite weights: {_join(not_finite)}.",
+            f"{path} holds NaN or infinite weights: {listing(not_finite)}.",
             hint="Training diverged or the file is damaged: give an earlier checkpoint, or download it again.",
         )
     notes += [f"converted {count} entries from {kind} to float32" for kind, count in converted.items()]
@@ -169,7 +169,3 @@ def _describe(value: Tensor) -> str:
 
 def _describe_dtype(value: Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
-
-
-def _join(items: list[str]) -> str:
-    return ", ".join(items[:6]) + (f" and {len(items) - 6} more" if len(items) > 6 else "")

@@ -1,4 +1,4 @@
-"""Class names of the data sets that CenterNet's published checkpoints were trained on."""
+"""Names: of the input, and of the classes in the data sets that the published checkpoints were trained on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from convkit.errors import SettingError
 
-__all__ = ["COCO", "PASCAL", "class_names"]
+__all__ = ["COCO", "INPUT", "PASCAL", "class_names"]
+
+INPUT = "images"
+"""The input of every network."""
 
 COCO = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",

@@ -16,11 +16,9 @@ from convkit.errors import ImageError
 from convkit.processing import Placement
 from convkit.processing.image_warp import ImageWarp, SourceImage
 from convkit_models.centernet._geometry import affine
+from convkit_models.centernet._names import INPUT
 
-__all__ = ["INPUT", "Affine", "AffineOnDevice"]
-
-INPUT = "images"
-"""The name of the input tensor."""
+__all__ = ["Affine", "AffineOnDevice"]
 
 
 class Affine(Preprocess):

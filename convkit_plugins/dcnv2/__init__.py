@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from convkit import hookimpl
 
 if TYPE_CHECKING:
-    from convkit import ModulePatch, Remedy, Rewrite, TensorRTPlugin
+    from convkit import KnownError, ModulePatch, Option, Rewrite, Target, TensorRTPlugin
     from convkit_plugins.dcnv2.op import DCN, deform_conv2d
 
 __all__ = ["DCN", "deform_conv2d"]
@@ -42,11 +42,32 @@ def convkit_onnx_translations(target: Any) -> Mapping[Callable[..., Any], Callab
 
 
 @hookimpl
-def convkit_graph_rewrites() -> Iterable[Rewrite]:
-    """Fold the BatchNormalization behind each ``DeformConv``."""
-    from convkit_plugins.dcnv2.export import FoldBatchNorm
+def convkit_options() -> Iterable[Option]:
+    """Offer the choice of what an engine gets for each ``DeformConv``."""
+    from convkit import Option
 
-    return [FoldBatchNorm()]
+    return [
+        Option(
+            "dcn",
+            "auto",
+            "what engines get for DeformConv: grid-sample or gather (standard operators), native; auto takes the best",
+            ("auto", "grid-sample", "gather", "native"),
+        )
+    ]
+
+
+@hookimpl
+def convkit_graph_rewrites(target: Target) -> Iterable[Rewrite]:
+    """Fold the BatchNormalization behind each ``DeformConv``, and decompose that for engines without it."""
+    from convkit_plugins.dcnv2.export import DecomposeGather, DecomposeGridSample, FoldBatchNorm
+
+    form = target.options.get("dcn", "auto")
+    if form == "auto":
+        form = {"tensorrt-rtx": "grid-sample", "tensorrt": "gather"}.get(target.format, "native")
+    rewrites: list[Rewrite] = [FoldBatchNorm()]
+    if target.format != "onnx" and form != "native":
+        rewrites.append(DecomposeGather() if form == "gather" else DecomposeGridSample())
+    return rewrites
 
 
 @hookimpl
@@ -75,8 +96,10 @@ def convkit_torch_operators() -> Mapping[tuple[str, str], Callable[..., Any]]:
 
 
 @hookimpl
-def convkit_remedies() -> Iterable[Remedy]:
-    """Explain the errors that deformable layers are known for."""
-    from convkit_plugins.dcnv2._remedies import REMEDIES
+def convkit_known_errors() -> Iterable[KnownError]:
+    """Return the errors that deformable layers are known for."""
+    from pathlib import Path
 
-    return REMEDIES
+    from convkit import KnownError
+
+    return KnownError.read(Path(__file__).with_name("known_errors.toml"))

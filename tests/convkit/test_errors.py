@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from convkit import errors
-from convkit.errors import ConvkitError, suggest
+from convkit.errors import ConvkitError, listing, suggest
 
 EXIT_CODES = {
     "AdapterNotFoundError": 1,
@@ -36,7 +36,7 @@ def test_every_error_has_its_documented_exit_code():
         if isinstance(value, type) and issubclass(value, ConvkitError)
     }
     assert found == EXIT_CODES
-    assert set(errors.__all__) == {*EXIT_CODES, "suggest"}
+    assert set(errors.__all__) == {*EXIT_CODES, "listing", "suggest"}
 
 
 @pytest.mark.parametrize("name", EXIT_CODES)
@@ -55,3 +55,11 @@ def test_suggestions_name_the_closest_known_word_or_nothing():
     assert suggest("retinanet", iter(known)) == "Did you mean 'retinanet'?"
     assert suggest("xyzzy", known) == ""
     assert suggest("toy", []) == ""
+
+
+def test_a_listing_is_short_whatever_is_listed():
+    assert listing([]) == ""
+    assert listing(["a", "b"]) == "a, b"
+    assert listing(map(str, range(9))) == "0, 1, 2, 3, 4, 5 and 3 more"
+    assert listing("abc", most=2) == "a, b and 1 more"
+    assert listing(["x" * 100, "y" * 101]) == f"{'x' * 100}, {'y' * 99}…"

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.plugins import write_distribution
 
-from convkit import hookimpl
+from convkit import hookimpl, hookspecs
 from convkit.errors import AdapterNotFoundError, PluginError
-from convkit.plugins import PluginManager, block, manager
+from convkit.plugins import PluginManager, PluginWarning, block, hook_names, manager
 
-BUILT_IN = {"centernet", "dcnv2", "graph", "onnxruntime", "remedies", "torch"}
+BUILT_IN = {"centernet", "dcnv2", "graph", "onnxruntime", "known_errors", "torch"}
 
 ADAPTER_MODULE = """
 from convkit import Adapter, Dim, hookimpl
@@ -133,6 +134,7 @@ def test_a_broken_plugin_is_named_and_the_others_work_on(site, name):
     assert (broken.name, broken.distribution) == (name, f"broken-{name}")
     assert reason in broken.reason
     assert "\n" not in broken.reason
+    assert ("Did you mean 'convkit_adapters'?" in broken.reason) is (name == "typo")
     assert names(found) >= {*BUILT_IN, "healthy"}
     assert name not in names(found)
     assert "fit" in found.adapters()
@@ -200,7 +202,15 @@ def test_of_two_adapters_with_one_name_the_first_called_wins():
     late = Offering("same")
     fresh.register(late, "late")
     assert list(fresh.adapters()) == ["own", "same"]
-    assert fresh.adapter("same").owner is late
+    with pytest.warns(PluginWarning, match="'late', 'early' all offer the adapter 'same'; that of 'late' is used"):
+        assert fresh.adapter("same").owner is late
+    assert (fresh.owner("same").name, fresh.owner("own").name) == ("late", "early")
+    with pytest.raises(AdapterNotFoundError):
+        fresh.owner("none")
+    assert [text.count("--no-plugin early") for text in fresh.clashes()] == [1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fresh.adapter("own")
 
 
 def test_a_hook_that_raises_is_reported_with_the_name_of_its_plugin():
@@ -210,6 +220,7 @@ def test_a_hook_that_raises_is_reported_with_the_name_of_its_plugin():
     with pytest.raises(PluginError, match="'rotten' failed in convkit_adapters: ZeroDivisionError: oops") as caught:
         fresh.gather("convkit_adapters")
     assert "--no-plugin rotten" in caught.value.hint
+    assert "CONVKIT_DEBUG=1" in caught.value.hint
     fresh.register(Offering(raises=PluginError("told already")), "honest")
     with pytest.raises(PluginError, match="told already"):
         fresh.gather("convkit_adapters")
@@ -227,6 +238,17 @@ def test_an_unknown_adapter_is_an_error_with_suggestion_and_list():
     assert caught.value.exit_code == 1
 
 
+def test_of_a_refused_plugin_the_mistake_is_named_and_not_another_function():
+    class Greedy:
+        @hookimpl
+        def convkit_decode(self, adaptor: str) -> None: ...
+
+        def convkit_helper(self) -> None: ...
+
+    with pytest.raises(PluginError, match="does not fit a hook"):
+        PluginManager().register(Greedy(), "greedy")
+
+
 def test_a_hook_with_an_argument_that_does_not_exist_is_refused_and_leaves_nothing():
     class Greedy(Offering):
         @hookimpl
@@ -238,6 +260,103 @@ def test_a_hook_with_an_argument_that_does_not_exist_is_refused_and_leaves_nothi
         fresh.register(Greedy("stowaway"), "greedy")
     assert fresh.infos() == []
     assert fresh.adapters() == {}, "its other hooks are gone too"
+
+
+class Answering:
+    """Answer ``convkit_decode``, a hook of which the first result counts."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer, self.asked = answer, 0
+
+    @hookimpl
+    def convkit_decode(self, spec: Any) -> Any:
+        self.asked += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer and f"{self.answer} decodes {spec['kind']}"
+
+
+def test_of_a_hook_with_one_result_the_first_answer_counts_and_nobody_is_asked_after_it():
+    fresh = PluginManager()
+    assert fresh.first("convkit_decode", adapter="", spec={"kind": "rows"}) is None
+    last, mine, silent = Answering("last"), Answering("mine"), Answering(None)
+    for name, plugin in {"last": last, "mine": mine, "silent": silent}.items():
+        fresh.register(plugin, name)
+    assert fresh.first("convkit_decode", adapter="", spec={"kind": "rows"}) == "mine decodes rows"
+    assert (silent.asked, mine.asked, last.asked) == (1, 1, 0)
+
+
+def test_what_a_hook_with_one_result_raises_is_reported_with_the_name_of_its_plugin():
+    fresh = PluginManager()
+    fresh.register(Answering(KeyError("kind")), "rotten")
+    with pytest.raises(PluginError, match="'rotten' failed in convkit_decode: KeyError: 'kind'") as caught:
+        fresh.first("convkit_decode", adapter="", spec={})
+    assert isinstance(caught.value.__cause__, KeyError)
+    fresh.register(Answering(PluginError("told already")), "honest")
+    with pytest.raises(PluginError, match="told already"):
+        fresh.first("convkit_decode", adapter="", spec={})
+
+
+@pytest.mark.parametrize("answer", [7, "iterator"])
+def test_an_answer_that_is_no_collection_or_breaks_while_it_is_read_is_a_fault_of_its_plugin(answer):
+    class Odd:
+        @hookimpl
+        def convkit_adapters(self) -> Any:
+            return answer if answer == 7 else (1 // 0 for _ in "x")
+
+    fresh = PluginManager()
+    fresh.register(Odd(), "odd")
+    with pytest.raises(PluginError, match=r"'odd' failed in convkit_adapters: (TypeError|ZeroDivisionError)"):
+        fresh.adapters()
+
+
+def test_functions_named_like_hooks_without_the_mark_are_reported():
+    class Forgetful:
+        convkit_note = "no function"
+
+        @hookimpl
+        def convkit_adapters(self) -> list[Any]:
+            return []
+
+        @hookimpl(specname="convkit_backends")
+        def convkit_engines(self) -> list[Any]:
+            return []
+
+        def convkit_decode(self, spec: Any) -> None: ...
+
+        def convkit_preproces(self, spec: Any) -> None: ...
+
+    fresh = PluginManager()
+    fresh.register(Forgetful(), "forgetful")
+    (info,) = fresh.infos()
+    assert info.hooks == ("convkit_adapters", "convkit_backends")
+    assert info.unmarked == ("convkit_decode", "convkit_preproces")
+    decode, preprocess = info.warnings()
+    assert decode == "convkit_decode of plugin 'forgetful' is never called: it lacks @convkit.hookimpl."
+    assert "convkit_preproces of plugin 'forgetful'" in preprocess
+    assert preprocess.endswith("Did you mean 'convkit_preprocess'?")
+
+
+def test_no_plugin_of_convkit_itself_has_an_unmarked_hook():
+    assert [info.unmarked for info in discovered().infos() if info.distribution == "convkit"] == [()] * len(BUILT_IN)
+
+
+def test_a_plugin_that_wraps_a_hook_is_refused_and_leaves_nothing():
+    class Wrapping:
+        @hookimpl(wrapper=True)
+        def convkit_decode(self, spec: Any) -> Any:
+            return (yield)
+
+    fresh = PluginManager()
+    with pytest.raises(PluginError, match="'wrapping' wraps a hook"):
+        fresh.register(Wrapping(), "wrapping")
+    assert fresh.infos() == []
+    assert fresh.first("convkit_decode", adapter="", spec={}) is None
+
+
+def test_hook_names_are_those_of_the_specification():
+    assert {"convkit_adapters", "convkit_known_errors"} <= set(hook_names())
+    assert all(callable(getattr(hookspecs, name)) for name in hook_names())
 
 
 def test_unregistering_takes_every_trace_away():
@@ -264,7 +383,7 @@ def test_tracing_prints_every_call_with_arguments_plugins_and_result(monkeypatch
     called, result = captured.err.splitlines()
     assert called.startswith("[hook] convkit_onnx_translations(target='a target xxx")
     assert called.endswith("...) -> tracee")
-    assert result == "[hook] convkit_onnx_translations = [{'x': 'X'}]"
+    assert result == "[hook] convkit_onnx_translations = [('x', 'X')]"
 
 
 def test_tracing_shows_a_hook_that_raises_too(monkeypatch, capsys):

@@ -121,7 +121,7 @@ def test_images_are_prepared_as_the_adapter_prepares_them():
     preprocess = centernet.convkit_preprocess(load(SHIPPED).spec.preprocess)
     image = cv2.imread(str(DIGITS / "heldout" / "images" / "0003.jpg"))
     found = train.normalise(torch.from_numpy(image)[None])[0]
-    np.testing.assert_allclose(found.numpy(), preprocess(image).tensor, atol=0.003)
+    np.testing.assert_allclose(found.numpy(), preprocess(image).tensors["images"], atol=0.003)
 
 
 def test_every_scene_of_the_pool_is_seen_once_a_round():
@@ -161,7 +161,7 @@ def test_the_shipped_checkpoint_finds_digits_it_never_saw():
     for image_id in chosen:
         prepared = preprocess(cv2.imread(str(DIGITS / "heldout" / "images" / truth.imgs[image_id]["file_name"])))
         with torch.no_grad():
-            inputs = {source.spec.inputs[0].name: torch.from_numpy(prepared.tensor)[None]}
+            inputs = {source.spec.inputs[0].name: torch.from_numpy(prepared.tensors["images"])[None]}
             outputs = source.reference(source.module, inputs)
         (found,) = decode({name: value.numpy() for name, value in outputs.items()}, [prepared.meta])
         assert isinstance(found, Detections)

@@ -14,11 +14,13 @@ from torch import nn
 
 from convkit import (
     Adapter,
+    Decode,
     Detections,
     Dim,
     ModelSpec,
     ModulePatch,
     Prepared,
+    Preprocess,
     Request,
     SourceModel,
     TensorSpec,
@@ -68,21 +70,22 @@ class BlobAdapter(Adapter):
         )
         return SourceModel(net, spec, lambda module, inputs: module(inputs["images"]))
 
-    def representative_images(self, spec: ModelSpec, count: int, seed: int) -> Sequence[np.ndarray]:
+    def samples(self, spec: ModelSpec, count: int, seed: int) -> Sequence[np.ndarray]:
         return [draw_blobs(seed * 1000 + index)[0] for index in range(count)]
 
 
-class Resize:
+class Resize(Preprocess):
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.width, self.height = spec["width"], spec["height"]
 
     def __call__(self, image: np.ndarray) -> Prepared:
         resized = cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_NEAREST)
         scale = [image.shape[1] / self.width, image.shape[0] / self.height]
-        return Prepared(np.ascontiguousarray(resized.transpose(2, 0, 1).astype(np.float32) / 255), {"scale": scale})
+        tensor = np.ascontiguousarray(resized.transpose(2, 0, 1).astype(np.float32) / 255)
+        return Prepared({"images": tensor}, {"scale": scale})
 
 
-class Components:
+class Components(Decode):
     """Each connected component of a map above the threshold is a box, with its mean as score."""
 
     def __init__(self, spec: Mapping[str, Any]) -> None:

@@ -108,7 +108,7 @@ def run_check(
         makers: dict[str, Callable[[], Any]] = {
             "subject": lambda: subject,
             "source": lambda: subject.load("logits"),
-            "images": lambda: list(subject.adapter.representative_images(subject.load("logits").spec, 4, 0)),
+            "raws": lambda: list(subject.adapter.samples(subject.load("logits").spec, 4, 0)),
             "form": lambda: "logits",
             "tmp_path": lambda: folder,
             "artifact": converted,

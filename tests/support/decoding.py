@@ -36,7 +36,7 @@ def heads(
     }
 
 
-def tutorial(maps: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def packed(maps: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     pooled = F.max_pool2d(maps["hm"], 3, stride=1, padding=1)
     joined = torch.cat([maps["reg"], maps["wh"], maps["hm"], pooled], dim=1)
     return {"output": joined.flatten(2).transpose(1, 2).contiguous()}

@@ -11,17 +11,17 @@ import torch
 from support.deform_definition import deform_conv2d_by_loops
 from torch import Tensor
 
-from convkit.cuda import Launch, Variant
+from convkit.cuda import ArrayView, LaunchConfig, Variant
 from convkit.testing.cuda_host import run_on_host
-from convkit_plugins.dcnv2.cuda import Layer, Layout, layout_scalars
+from convkit_plugins.dcnv2.cuda import Layer, layout_scalars
 
 STRANGE = (float("nan"), float("inf"), -float("inf"), 1e30, -6e4, -1.0, 0.0, 1.0, 0.5, -0.5, 2.0, 1.5)
-"""Offsets that are no numbers, beyond all bounds, whole or half: strewn among ordinary ones."""
+"""Offsets that are NaN, infinite, huge, whole or half: mixed with ordinary ones."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tensors of one call, as a network gives them: ``raw`` [N, 3 G kh kw, oh, ow] holds offsets and logits."""
+    """The tensors of one call: ``raw`` [N, 3 G kh kw, oh, ow] contains offsets and the logits of masks."""
 
     layer: Layer
     x: Tensor
@@ -92,7 +92,7 @@ def inputs(
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A layer, the sizes and layouts of its tensors, and what a tensor-core kernel does beside the product."""
+    """A layer, the sizes and layouts of its tensors, and the options of a tensor-core kernel."""
 
     layer: Layer
     dtype: str = "float16"
@@ -102,14 +102,14 @@ class Call:
     sigmoid: bool = True
     relu: bool = False
     planes: bool = False
-    exact: bool = True
+    blend_fp32: bool = True
     raw_last: bool = True
     strange: tuple[float, ...] = STRANGE
     seed: int = 0
 
     @property
     def constants(self) -> dict[str, bool]:
-        return {"sigmoid": self.sigmoid, "relu": self.relu, "planes": self.planes, "exact": self.exact}
+        return {"sigmoid": self.sigmoid, "relu": self.relu, "planes": self.planes, "blend_fp32": self.blend_fp32}
 
     def inputs(self) -> Inputs:
         return inputs(
@@ -122,10 +122,10 @@ class Call:
         height, width = given.raw.shape[2:]
         out = torch.full((self.batch, self.layer.filters, height, width), torch.nan, dtype=given.x.dtype)
         out = out.contiguous(memory_format=torch.contiguous_format if self.planes else torch.channels_last)
-        launch = variant.geometry(batch=self.batch, out_height=height, out_width=width, **sizes)
-        scalars = layout_scalars(*map(layout, (given.x, given.offset, given.mask, out)))
+        config = variant.launch_config(batch=self.batch, out_height=height, out_width=width, **sizes)
+        scalars = layout_scalars(*map(view, (given.x, given.offset, given.mask, out)))
         tensors = (given.x, given.offset, given.mask, weights, given.bias, out)
-        launch_on_host(variant, launch, *tensors, *scalars, **options)
+        launch_on_host(variant, config, *tensors, *scalars, **options)
         return out
 
 
@@ -135,8 +135,10 @@ def distance(result: Tensor | np.ndarray, expected: Tensor | np.ndarray) -> floa
     return float((ours - theirs).norm() / theirs.norm())
 
 
-def layout(tensor: Tensor) -> Layout:
-    return Layout(tuple(tensor.shape), tensor.stride())
+def view(tensor: Tensor) -> ArrayView:
+    """The view of a tensor on any device."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return ArrayView(tuple(tensor.shape), tensor.stride(), dtype, tensor.data_ptr())
 
 
 def memory(tensor: Tensor) -> np.ndarray:
@@ -146,7 +148,7 @@ def memory(tensor: Tensor) -> np.ndarray:
     return (flat.view(torch.uint16) if tensor.dtype == torch.bfloat16 else flat).numpy()
 
 
-def launch_on_host(variant: Variant, launch: Launch, *arguments: Any, **options: Any) -> None:
+def launch_on_host(variant: Variant, config: LaunchConfig, *arguments: Any, **options: Any) -> None:
     """Run a kernel on the memory of CPU tensors."""
     values = [memory(value) if isinstance(value, Tensor) else value for value in arguments]
-    run_on_host(variant, launch, values, **options)
+    run_on_host(variant, config, values, **options)

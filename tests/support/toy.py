@@ -13,17 +13,20 @@ from torch import nn
 from convkit import (
     Adapter,
     Classification,
+    Decode,
     Dim,
     ModelSpec,
     ModulePatch,
     Option,
     Prepared,
+    Preprocess,
     Request,
     SourceModel,
     TensorSpec,
     at_least,
     exactly,
     hookimpl,
+    synthetic_scenes,
 )
 
 
@@ -77,17 +80,20 @@ class ToyAdapter(Adapter):
         )
         return SourceModel(net, spec, lambda module, inputs: module(inputs["images"]))
 
+    def samples(self, spec: ModelSpec, count: int, seed: int) -> list[np.ndarray]:
+        return synthetic_scenes(count, seed=seed)
 
-class Resize:
+
+class Resize(Preprocess):
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.size, self.scale = (spec["width"], spec["height"]), spec["scale"]
 
     def __call__(self, image: np.ndarray) -> Prepared:
         resized = cv2.resize(image, self.size).astype(np.float32) / np.float32(255 * self.scale)
-        return Prepared(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return Prepared({"images": np.ascontiguousarray(resized.transpose(2, 0, 1))})
 
 
-class Softmax:
+class Softmax(Decode):
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.classes = spec["classes"]
 

@@ -7,13 +7,14 @@ cover; ``convkit validate --backend torch-fp16`` tells how far the results lie o
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from convkit.backends import Backend, Session
-from convkit.doctor import package_version, torch_build
+from convkit.backends import Backend, Engine, Session
 from convkit.hookspecs import hookimpl
 
 __all__ = ["Torch"]
@@ -49,7 +50,7 @@ class Torch(Backend):
             return f"PyTorch sees {count} CUDA devices, so there is no {device!r}; `nvidia-smi` shows what there is."
         return ""
 
-    def open(self, model: Path, *, device: str = "cpu") -> Session:
+    def open(self, engine: Engine, *, device: str = "cpu") -> Session:
         """Turn the graph into torch calls, with the weights on the device.
 
         Raises:
@@ -57,11 +58,11 @@ class Torch(Backend):
         """
         from convkit.backends.torch._session import TorchSession
 
-        return TorchSession(model, device, self.precision)
+        return TorchSession(engine.file, device, self.precision)
 
     def describe(self) -> dict[str, str]:
         """Return the version and what it was built for, without importing it."""
-        return {"version": package_version("torch"), "build": torch_build()}
+        return {"version": importlib.metadata.version("torch"), "build": _build()}
 
 
 @hookimpl
@@ -79,3 +80,14 @@ def convkit_torch_operators() -> Mapping[tuple[str, str], Callable[..., Any]]:
     from convkit.backends.torch._network import NETWORK
 
     return {**ELEMENTWISE, **LAYOUT, **NETWORK, **FUSED}
+
+
+def _build() -> str:
+    """Return what PyTorch was built for, from the file that its build wrote."""
+    spec = importlib.util.find_spec("torch")
+    folders = spec.submodule_search_locations if spec else None
+    file = Path(next(iter(folders)), "version.py") if folders else Path()
+    if not file.is_file():
+        return "build unknown"
+    match = re.search(r"^(cuda|hip)\b.*= *['\"]([\d.]+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return f"{ {'cuda': 'CUDA', 'hip': 'ROCm'}[match.group(1)] } {match.group(2)} build" if match else "CPU build"

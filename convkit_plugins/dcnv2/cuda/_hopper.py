@@ -101,6 +101,6 @@ def hopper_variant(
     planes: bool = False,
     blend_fp32: bool = True,
 ) -> Variant:
-    """Return the variant for a layer and a tactic, which must fit; the other arguments are those of `call_constants`."""
+    """Return the variant for a layer and a tactic that fits; the other arguments are those of `call_constants`."""
     call = call_constants(layer, dtype, channels, sigmoid=sigmoid, relu=relu, planes=planes, blend_fp32=blend_fp32)
     return HOPPER.variant(**call, **tactic_constants(tactic, problem_of(layer, channels, 1, blend_fp32=blend_fp32)))

@@ -1,7 +1,7 @@
 """Tactics of the Hopper kernel: ways to divide a layer among blocks and warps, and which of them to try first.
 
-The best one depends on the layer and on the batch. ``tactics.json`` contains measurements; for another layer the tactics
-of the most similar measured ones are timed on the device (see ``_search``).
+The best one depends on the layer and on the batch. ``tactics.json`` contains measurements; for another layer the
+tactics of the most similar measured ones are timed on the device (see ``_search``).
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def registers(tactic: Tactic) -> Registers:
 
 
 def shared_bytes(tactic: Tactic, problem: Problem) -> int:
-    """Return the dynamic shared memory of a block in bytes. ``hopper_layout.cuh`` lays it out and checks this number."""
+    """Return the dynamic shared memory of a block in bytes; ``hopper_layout.cuh`` checks this number."""
     weights, pitch = (16, 65) if problem.blend_fp32 else (8, 66)
     table = problem.groups * problem.taps * (pitch * weights + 68 * 4) * tactic.patches
     tiles = (tactic.weight_stages * tactic.tile_n + tactic.sample_stages * PATCH) * CHUNK * 2

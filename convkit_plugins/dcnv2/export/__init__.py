@@ -1,5 +1,7 @@
-"""From the PyTorch operator to ONNX: patches, translation, rewrites, and back for the torch backend."""
+"""From the PyTorch operator to ONNX and back: patches, translation, rewrites, and the operator of the torch backend."""
 
+from convkit_plugins.dcnv2.export._decompose_gather import DecomposeGather
+from convkit_plugins.dcnv2.export._decompose_grid_sample import DecomposeGridSample
 from convkit_plugins.dcnv2.export._fold_batchnorm import FoldBatchNorm
 from convkit_plugins.dcnv2.export._patch import patches
 from convkit_plugins.dcnv2.export._torch_operator import OPERATORS
@@ -8,6 +10,8 @@ from convkit_plugins.dcnv2.export._translation import FIRST_OPSET, translations
 __all__ = [
     "FIRST_OPSET",
     "OPERATORS",
+    "DecomposeGather",
+    "DecomposeGridSample",
     "FoldBatchNorm",
     "patches",
     "translations",

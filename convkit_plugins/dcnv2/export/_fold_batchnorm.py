@@ -1,4 +1,4 @@
-"""The rewrite ``dcnv2.fold-batchnorm``: a BatchNormalization goes into the DeformConv before it."""
+"""The rewrite ``dcnv2.fold-batchnorm``: fold a BatchNormalization into the DeformConv before it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convkit import Miss, NodeRewrite
+from convkit import NodeRewrite, NoMatch
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -37,8 +37,8 @@ class FoldBatchNorm(NodeRewrite):
     reason = "saves one pass over the output of every deformable convolution"
     op_types = ("BatchNormalization",)
 
-    def match(self, graph: gs.Graph, node: gs.Node) -> _Fold | Miss | None:
-        """Match a BatchNormalization whose input is the result of a DeformConv and nothing else's business."""
+    def match(self, graph: gs.Graph, node: gs.Node) -> _Fold | NoMatch | None:
+        """Match a BatchNormalization whose input comes from a DeformConv and has no other consumer."""
         import onnx_graphsurgeon as gs
 
         convolved = node.inputs[0]
@@ -46,17 +46,17 @@ class FoldBatchNorm(NodeRewrite):
             return None
         producer = convolved.inputs[0]
         if node.attrs.get("training_mode", 0) or len(node.outputs) > 1:
-            return Miss("the BatchNormalization is in training mode: its statistics depend on the input")
+            return NoMatch("the BatchNormalization is in training mode: its statistics depend on the input")
         if any(tensor is convolved for tensor in graph.outputs):
-            return Miss(f"the result of {producer.name} is an output of the graph, too")
+            return NoMatch(f"the result of {producer.name} is an output of the graph, too")
         if len(convolved.outputs) != 1:
-            return Miss(f"the result of {producer.name} has {len(convolved.outputs)} consumers")
+            return NoMatch(f"the result of {producer.name} has {len(convolved.outputs)} consumers")
         parameters = node.inputs[1:5]
         if not all(isinstance(tensor, gs.Constant) for tensor in parameters):
-            return Miss("a parameter of the BatchNormalization is computed in the graph")
+            return NoMatch("a parameter of the BatchNormalization is computed in the graph")
         weight, bias = producer.inputs[1], _optional_input(producer, 3)
         if not all(isinstance(tensor, gs.Constant) for tensor in (weight, bias) if tensor is not None):
-            return Miss(f"weight or bias of {producer.name} is computed in the graph")
+            return NoMatch(f"weight or bias of {producer.name} is computed in the graph")
 
         gamma, beta, mean, variance = (tensor.values.astype(np.float64) for tensor in parameters)
         scale = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
@@ -94,7 +94,7 @@ def _optional_input(node: gs.Node, position: int) -> Any:
 
 
 def _unused(graph: gs.Graph, name: str) -> str:
-    """Return ``name``, numbered if the graph has such a tensor already (a weight that two nodes share)."""
+    """Return ``name``, with a number if the graph has a tensor of that name (two nodes may share a weight)."""
     taken = graph.tensors()
     candidate, number = name, 2
     while candidate in taken:

@@ -1,7 +1,7 @@
-"""Export patches for deformable layers of other projects: their CUDA calls become the operator.
+"""Export patches for deformable layers of other projects: the operator replaces their compiled CUDA code.
 
-The layers are recognised by what they hold and accept, not by class or import path, since every
-project ships a copy of its own.
+The layers are recognised by their attributes and signature, not by class or import path, since every project ships a
+copy of its own.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from convkit import ModulePatch, optional
-from convkit_plugins.dcnv2.op import DCN, deform_conv2d, pair
-from convkit_plugins.dcnv2.op._module import split_offset_mask
+from convkit_plugins.dcnv2.op import DCN, deform_conv2d, pair, split_offset_mask
 
 __all__ = ["patches"]
 
@@ -23,7 +22,7 @@ _GROUP_NAMES = ("deformable_groups", "deform_groups", "offset_groups")
 
 
 def patches() -> list[ModulePatch]:
-    """Return the patches; both are optional, since most models hold no such layer."""
+    """Return the patches; both are optional, since most models have no such layer."""
     return [
         ModulePatch(
             name="dcnv2.layer",
@@ -63,7 +62,7 @@ def _match_predicting(path: str, module: nn.Module) -> bool | str:
             f" of {kernel[0]} x {kernel[1]} taps need {expected}"
         )
     if isinstance(predictor.padding, str) or _resizing(predictor) != _resizing(module):
-        return "conv_offset_mask gives a map of another size than the layer itself"
+        return "conv_offset_mask returns a map of another size than the layer itself"
     return True
 
 
@@ -100,7 +99,7 @@ def _convolve(module: Any, x: Tensor, offset: Tensor, mask: Tensor | None, group
 
 
 def _layout_problem(module: nn.Module) -> str:
-    """Return why the operator cannot stand in for this layer, or an empty string."""
+    """Return why the operator cannot replace this layer, or an empty string."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() != 4:
         return "has no weight of shape [out, in, kh, kw]"
@@ -130,7 +129,7 @@ def _resizing(module: Any) -> list[tuple[int, int]]:
 
 
 def _offset_groups(module: nn.Module) -> int | None:
-    """Return how many offset groups a layer declares, or None where its offsets tell."""
+    """Return how many offset groups a layer declares, or None where that follows from the shape of its offsets."""
     for name in _GROUP_NAMES:
         value = getattr(module, name, None)
         if isinstance(value, int):

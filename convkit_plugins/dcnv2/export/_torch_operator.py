@@ -1,6 +1,6 @@
-"""``DeformConv`` for the backend ``torch``: the ONNX node by the operators of this plugin.
+"""``DeformConv`` for the backend ``torch``: the operator of this plugin computes the ONNX node.
 
-On a GPU the two slices and the sigmoid in front of the node, and the ReLU behind it, become part of its one kernel.
+On a GPU one kernel also computes the two slices and the sigmoid before the node, and the ReLU after it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OPERATORS"]
 
-_KIND = "cuda"
-"""The kind of device on which a kernel takes the raw tensor."""
+_FUSING_DEVICE = "cuda"
+"""The type of device on which one kernel computes the whole layer."""
 
 _Built = tuple[Callable[..., Tensor], Sequence[str]]
 
@@ -32,7 +32,7 @@ class _Settings(NamedTuple):
 
 
 def _settings(node: TorchNode) -> _Settings:
-    """Return the settings of a node; `EnvironmentProblem` where the operator lacks them."""
+    """Return the settings of a node; raise `EnvironmentProblem` where the operator does not support them."""
     get = node.attributes.get
     top, left, bottom, right = get("pads") or (0, 0, 0, 0)
     if (top, left) != (bottom, right):
@@ -50,7 +50,7 @@ def _settings(node: TorchNode) -> _Settings:
 
 
 def _deform_conv(node: TorchNode) -> Callable[..., Tensor] | _Built:
-    """Return what computes a node: from the raw tensor if its slices can be told, else from offsets and mask."""
+    """Return a function that computes a node, from the raw tensor where its slices are recognised."""
     settings = _settings(node)
     fused = _from_raw(node, settings, relu=False)
     if fused is not None:
@@ -65,7 +65,7 @@ def _deform_conv(node: TorchNode) -> Callable[..., Tensor] | _Built:
 
 
 def _deform_conv_relu(node: TorchNode) -> _Built | None:
-    """Return what computes a node and the ReLU behind it in one kernel; None where two steps are needed."""
+    """Return a function that computes a node and the ReLU after it in one kernel; None where two steps are needed."""
     conv = node.source(0)
     return _from_raw(conv, _settings(conv), relu=True) if conv is not None else None
 
@@ -75,7 +75,7 @@ def _from_raw(node: TorchNode, settings: _Settings, *, relu: bool) -> _Built | N
     weight, bias = node.constant(1), node.constant(3)
     offset, sigmoid = node.source(2), node.source(4)
     mask = sigmoid.source(0) if sigmoid is not None and sigmoid.op_type == "Sigmoid" else None
-    if node.device.type != _KIND or weight is None or bias is None or offset is None or mask is None:
+    if node.device.type != _FUSING_DEVICE or weight is None or bias is None or offset is None or mask is None:
         return None
     taps = settings.groups * weight.shape[2] * weight.shape[3]
     if offset.inputs[0] != mask.inputs[0] or _channels(offset) != (0, 2 * taps):

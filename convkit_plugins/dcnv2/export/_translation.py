@@ -1,4 +1,4 @@
-"""What the ONNX exporter emits for the operator: one standard ``DeformConv``."""
+"""The ONNX translation of the operator: a standard ``DeformConv``, with Sigmoid and Relu around it where asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from onnxscript import opset19 as op
 
 from convkit.errors import ExportError
-from convkit_plugins.dcnv2.op import _op as _registers_the_operator  # noqa: F401
+from convkit_plugins.dcnv2 import op as _registers_the_operator  # noqa: F401
 
 __all__ = ["FIRST_OPSET", "translations"]
 
@@ -19,9 +19,8 @@ FIRST_OPSET = 19
 def translations(opset: int) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return the table for ``torch.onnx.export(custom_translation_table=…)``.
 
-    ``DeformConv`` of opset 22 has the same inputs, attributes and meaning as that of 19, and more
-    dtypes; the node that is emitted is valid under both. The mask is always there: TensorRT's
-    importer does not make the right one up.
+    ``DeformConv`` of opset 22 has the same inputs, attributes and meaning as that of 19, and more dtypes; the emitted
+    node is valid under both. It always has a mask, since TensorRT's importer does not supply a correct default.
     """
 
     def deform_conv2d(
@@ -34,18 +33,20 @@ def translations(opset: int) -> dict[Callable[..., Any], Callable[..., Any]]:
         padding: Sequence[int],
         dilation: Sequence[int],
         offset_groups: int,
+        sigmoid: bool,
+        relu: bool,
     ) -> Any:
         if opset < FIRST_OPSET:
             raise ExportError(
-                f"The model holds a deformable convolution, which opset {opset} of ONNX does not have.",
+                f"The model contains a deformable convolution, which opset {opset} of ONNX does not have.",
                 hint=f"Export with --opset {FIRST_OPSET} or higher.",
             )
-        return op.DeformConv(
+        output = op.DeformConv(
             x,
             weight,
             offset,
             bias,
-            mask,
+            op.Sigmoid(mask) if sigmoid else mask,
             kernel_shape=list(weight.shape[2:]),
             strides=list(stride),
             pads=[*padding, *padding],
@@ -53,5 +54,6 @@ def translations(opset: int) -> dict[Callable[..., Any], Callable[..., Any]]:
             group=1,
             offset_group=offset_groups,
         )
+        return op.Relu(output) if relu else output
 
     return {torch.ops.convkit.deform_conv2d.default: deform_conv2d}

@@ -21,15 +21,20 @@ def compute(
     padding: Sequence[int],
     dilation: Sequence[int],
     offset_groups: int,
+    sigmoid: bool = False,
+    relu: bool = False,
 ) -> Tensor:
     """Return the convolution as `deform_conv2d` defines it; the arguments must fit each other.
 
-    All taps are sampled into columns, which the weight then multiplies. The 16-bit types go through
-    float32: in float16 a coordinate of 300 can only be a multiple of a quarter of a pixel.
+    All taps are sampled into columns, which the weight then multiplies. The 16-bit types are computed in float32 and
+    rounded once: in float16 a coordinate of 300 can only be a multiple of a quarter of a pixel. With ``sigmoid``,
+    ``mask`` contains logits; with ``relu``, the result passes a ReLU.
     """
     dtype = x.dtype
     if dtype in (torch.float16, torch.bfloat16):
         x, weight, offset, bias, mask = (tensor.float() for tensor in (x, weight, offset, bias, mask))
+    if sigmoid:
+        mask = mask.sigmoid()
     batch, channels = x.shape[:2]
     filters, _, kh, kw = weight.shape
     oh, ow = offset.shape[2:]
@@ -42,7 +47,8 @@ def compute(
 
     rows = weight.reshape(filters, offset_groups, channels // offset_groups, kh * kw).transpose(2, 3).flatten(1)
     output = torch.matmul(rows, columns.transpose(1, 2)) + bias[:, None]
-    return output.view(batch, filters, oh, ow).to(dtype)
+    output = output.view(batch, filters, oh, ow).to(dtype)
+    return output.relu() if relu else output
 
 
 def _grid(like: Tensor, outputs: int, stride: int, padding: int, taps: int, dilation: int) -> Tensor:
@@ -55,8 +61,8 @@ def _sample(image: Tensor, y: Tensor, x: Tensor, factors: Tensor) -> Tensor:
     """Return the image at every position, times its factor: [N * oh * ow * G * kh * kw, C / G].
 
     ``image`` is [N, C, H, W]; ``y``, ``x`` (in pixels) and ``factors`` are [N, oh, ow, G, kh, kw].
-    A sample is the weighted sum of four pixels, which is what an embedding bag computes: the pixels
-    are the rows of a table, and nothing four times the size of the result is ever stored.
+    A sample is the weighted sum of four pixels, which is what an embedding bag computes from a table whose rows are
+    the pixels: it never stores the four pixels of all samples.
     """
     batch, channels, height, width = image.shape
     groups = y.shape[3]

@@ -1,4 +1,4 @@
-"""What both operators share around their computation: the form of outputs, autocast, the way to a kernel."""
+"""What surrounds the computation of the operator: the choice of a kernel, autocast, the backward pass."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ _library = torch.library.Library("convkit", "FRAGMENT")  # type: ignore[no-untyp
 def layer_of(
     weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
 ) -> Layer:
-    """Return the settings as the kernels take them; pairs are (vertical, horizontal)."""
+    """Return the settings in the form of the kernels; pairs are (vertical, horizontal)."""
     filters, _, height, width = weight.shape
     (sy, sx), (py, px), (dy, dx) = stride, padding, dilation
     return Layer(filters, (height, width), (sy, sx), (py, px), (dy, dx), groups)
 
 
 def on_kernels(x: Tensor) -> bool:
-    """Tell whether a kernel computes for ``x`` on a GPU: not in float64, nor for no images, nor without cupy."""
-    return x.dtype != torch.float64 and x.shape[0] > 0 and _cupy_is_here()
+    """Return whether a CUDA kernel computes for ``x``: not in float64, not for an empty batch, not without cupy."""
+    return x.dtype != torch.float64 and x.shape[0] > 0 and _has_cupy()
 
 
 @lru_cache(maxsize=1)
-def _cupy_is_here() -> bool:
+def _has_cupy() -> bool:
     if find_spec("cupy"):
         return True
     warnings.warn(
         "cupy is not installed, so deformable convolutions run on PyTorch's own operators, which takes much longer."
-        ' pip install "convkit[cuda]" brings it.',
+        ' To install it: pip install "convkit[cuda]"',
         stacklevel=2,
     )
     return False
 
 
 def register_backward(operator: Any, compute: Callable[..., Tensor], count: int) -> None:
-    """Let an operator go back through ``compute``, which takes the same ``count`` tensors and then the same settings.
+    """Register the backward pass of an operator as that of ``compute``, which takes the same arguments.
 
-    The backward pass computes the output once more, differentiably, and lets autograd go through it. Keeping the
-    sampled columns from the forward pass would save that time, but hold kh * kw times the input in memory for every
-    layer.
+    The first ``count`` of these are tensors. The backward pass computes the output once more, differentiably, and lets
+    autograd go through it. Keeping the sampled columns from the forward pass would save that time, but would need
+    kh * kw times the memory of the input for every layer.
     """
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -74,7 +74,7 @@ def register_backward(operator: Any, compute: Callable[..., Tensor], count: int)
 
 
 def autocast_on_cuda(name: str, operator: Callable[..., Tensor]) -> None:
-    """Let an operator of the namespace ``convkit`` run in the dtype of autocast on a GPU."""
+    """Make an operator of the namespace ``convkit`` compute in the dtype of autocast on a GPU."""
 
     def run(*args: Any) -> Tensor:
         dtype = torch.get_autocast_dtype("cuda")

@@ -1,21 +1,13 @@
-"""The whole layer behind its offset convolution as one operator, ``torch.ops.convkit.dcnv2``.
-
-It takes the raw output of ``conv_offset_mask`` and applies the sigmoid to the mask itself, so that a GPU reads every
-tensor once. Its result is that of `deform_conv2d`, which is what graphs are exported with.
-"""
+"""The layer behind its offset convolution in one call, and the split of the output of that convolution."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from convkit_plugins.dcnv2.cuda import empty_output, memory_format
-from convkit_plugins.dcnv2.op._compute import compute
-from convkit_plugins.dcnv2.op._dispatch import autocast_on_cuda, layer_of, on_kernels, register_backward
-from convkit_plugins.dcnv2.op._op import check, pair
+from convkit_plugins.dcnv2.op._op import pair
 
 __all__ = ["dcnv2", "split_offset_mask"]
 
@@ -31,7 +23,10 @@ def dcnv2(
     deformable_groups: int = 1,
     relu: bool = False,
 ) -> Tensor:
-    """Convolve ``x`` with kernels whose taps are displaced and weighted as ``raw`` says.
+    """Return the convolution of ``x`` whose taps are displaced and weighted by ``raw``.
+
+    The result is that of `deform_conv2d` on both parts of ``raw``, with a sigmoid on the second. On a GPU one kernel
+    computes all of it. Graphs for ONNX are exported with `deform_conv2d` instead.
 
     Args:
         x: [N, C, H, W].
@@ -50,94 +45,24 @@ def dcnv2(
     Raises:
         ValueError: shapes, dtypes or settings do not fit each other.
     """
-    output: Tensor = torch.ops.convkit.dcnv2(
-        x, raw, weight, bias, pair(stride), pair(padding), pair(dilation), deformable_groups, relu
-    )
+    if raw.dim() != 4 or raw.shape[1] % 3:
+        raise ValueError(f"dcnv2 needs raw [N, 3 * G * kh * kw, oh, ow]; got {list(raw.shape)}")
+    offset, logits = _split(raw)
+    settings = (pair(stride), pair(padding), pair(dilation), deformable_groups, True, relu)
+    output: Tensor = torch.ops.convkit.deform_conv2d(x, weight, offset, bias, logits, *settings)
     return output
 
 
 def split_offset_mask(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (offset, mask) from the output of ``conv_offset_mask``: two thirds as they are, one through a sigmoid.
+    """Return (offset, mask) from the output of ``conv_offset_mask``: the mask through a sigmoid.
 
-    The official code cuts the channels in three and joins the first two again, which changes nothing.
+    The official code divides the channels into three parts and joins the first two again, which gives the same.
     """
+    offset, logits = _split(raw)
+    return offset, torch.sigmoid(logits)
+
+
+def _split(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first two thirds of the channels and the last third."""
     taps = raw.shape[1] // 3
-    return raw[:, : 2 * taps], torch.sigmoid(raw[:, 2 * taps :])
-
-
-def _plainly(x: Tensor, raw: Tensor, weight: Tensor, bias: Tensor, *settings: Any) -> Tensor:
-    """Return the result by differentiable operators; sigmoid and all in float32 for the 16-bit types."""
-    stride, padding, dilation, groups, relu = settings
-    dtype = torch.float32 if raw.dtype in (torch.float16, torch.bfloat16) else raw.dtype
-    offset, mask = split_offset_mask(raw.to(dtype))
-    wide = x.to(dtype), weight.to(dtype), offset, bias.to(dtype), mask
-    output = compute(*wide, stride, padding, dilation, groups).to(x.dtype)
-    return output.relu() if relu else output
-
-
-def _checked(x: Tensor, raw: Tensor, weight: Tensor, bias: Tensor, *settings: Any) -> tuple[int, int]:
-    if raw.dim() != 4 or raw.shape[1] % 3:
-        raise ValueError(f"dcnv2 needs raw [N, 3 * G * kh * kw, oh, ow]; got {list(raw.shape)}")
-    taps = raw.shape[1] // 3
-    return check(x, weight, raw[:, : 2 * taps], bias, raw[:, 2 * taps :], *settings[:-1])
-
-
-@torch.library.custom_op("convkit::dcnv2", mutates_args=())
-def _operator(
-    x: Tensor,
-    raw: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    deformable_groups: int,
-    relu: bool,
-) -> Tensor:
-    settings = (stride, padding, dilation, deformable_groups, relu)
-    _checked(x, raw, weight, bias, *settings)
-    return _plainly(x, raw, weight, bias, *settings).contiguous()
-
-
-@_operator.register_fake
-def _fake(
-    x: Tensor,
-    raw: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    deformable_groups: int,
-    relu: bool,
-) -> Tensor:
-    size = _checked(x, raw, weight, bias, stride, padding, dilation, deformable_groups, relu)
-    return empty_output(x, weight.shape[0], size)
-
-
-@_operator.register_kernel("cuda")
-def _on_cuda(
-    x: Tensor,
-    raw: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    deformable_groups: int,
-    relu: bool,
-) -> Tensor:
-    settings = (stride, padding, dilation, deformable_groups, relu)
-    _checked(x, raw, weight, bias, *settings)
-    if not on_kernels(x):
-        return _plainly(x, raw, weight, bias, *settings).contiguous(memory_format=memory_format(x))
-    from convkit_plugins.dcnv2.cuda import convolve
-
-    taps = raw.shape[1] // 3
-    layer = layer_of(weight, stride, padding, dilation, deformable_groups)
-    return convolve(x, weight, raw[:, : 2 * taps], bias, raw[:, 2 * taps :], layer, sigmoid=True, relu=relu)
-
-
-register_backward(_operator, _plainly, 4)
-_operator.register_autocast("cpu", torch.float32)
-autocast_on_cuda("dcnv2", torch.ops.convkit.dcnv2)
+    return raw[:, : 2 * taps], raw[:, 2 * taps :]

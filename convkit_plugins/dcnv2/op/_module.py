@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convkit_plugins.dcnv2.op._layer_op import dcnv2, split_offset_mask
 from convkit_plugins.dcnv2.op._op import deform_conv2d, pair
 
-__all__ = ["DCN", "split_offset_mask"]
+__all__ = ["DCN"]
 
 
 class DCN(nn.Module):
@@ -70,8 +70,8 @@ class DCN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return [N, out, oh, ow] for x [N, in, H, W].
 
-        On a GPU one kernel takes the raw output of ``conv_offset_mask``. On the CPU, and in graphs that are exported,
-        the steps stay apart: the sigmoid, and the operator that has an ONNX counterpart.
+        On a GPU one kernel takes the raw output of ``conv_offset_mask``. On the CPU and in exported graphs the sigmoid
+        and the operator are separate steps, each of which has an ONNX counterpart.
         """
         raw = self.conv_offset_mask(x)
         settings = (self.stride, self.padding, self.dilation, self.deformable_groups)

@@ -10,18 +10,22 @@ numbers are those of ONNX ``DeformConv`` (opset 19) with a mask and ``group=1``.
     px = x * stride - padding + j * dilation + offset[2 * t + 1, y, x]
     t = g * kh * kw + i * kw + j,  where g is the offset group of channel c
 
-``sample`` interpolates bilinearly in an image that is zero outside. A tap whose position is not a
-number, or lies a whole pixel or more outside, contributes 0.
+``sample`` interpolates bilinearly in an image that is zero outside. A tap whose position is NaN or a whole pixel or
+more outside contributes 0.
+
+The custom operator has two flags more: ``sigmoid`` (``mask`` contains logits) and ``relu`` (of the result), so that a
+GPU computes a whole layer in one kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from convkit_plugins.dcnv2.cuda import empty_output, memory_format
+from convkit_plugins.dcnv2.cuda import convolve, empty_output, memory_format
 from convkit_plugins.dcnv2.op._compute import compute
 from convkit_plugins.dcnv2.op._dispatch import autocast_on_cuda, layer_of, on_kernels, register_backward
 
@@ -43,11 +47,11 @@ def deform_conv2d(
 ) -> Tensor:
     """Convolve ``x`` with kernels whose taps are displaced and weighted anew at every output position.
 
-    All tensors have one dtype: float64, float32, float16 or bfloat16. The 16-bit types are computed
-    in float32, coordinates included, and rounded once at the end. On a GPU one CUDA kernel does all of
-    it (see ``_cuda`` for which, and for what it rounds to 16 bits), float64 apart. Under autocast
-    everything is float32 on the CPU, and of the autocast dtype on a GPU. Differentiable once, in all
-    five tensors; going back, the differentiable computation in PyTorch is used everywhere.
+    All tensors have one dtype: float64, float32, float16 or bfloat16. The 16-bit types are computed in float32,
+    coordinates included, and rounded once at the end. On a GPU one CUDA kernel computes it, except in float64 (the
+    module ``cuda._cuda`` says which kernel, and what it rounds to 16 bits). Under autocast everything is float32 on the
+    CPU, and of the autocast dtype on a GPU. The operator is differentiable once, in all five tensors; the backward pass
+    always uses the differentiable computation in PyTorch.
 
     Args:
         x: [N, C, H, W].
@@ -71,7 +75,7 @@ def deform_conv2d(
     if mask is None:
         mask = offset.new_ones((offset.shape[0], offset.shape[1] // 2, *offset.shape[2:]))
     output: Tensor = torch.ops.convkit.deform_conv2d(
-        x, weight, offset, bias, mask, pair(stride), pair(padding), pair(dilation), offset_groups
+        x, weight, offset, bias, mask, pair(stride), pair(padding), pair(dilation), offset_groups, False, False
     )
     return output
 
@@ -100,46 +104,27 @@ def _operator(
     padding: Sequence[int],
     dilation: Sequence[int],
     offset_groups: int,
+    sigmoid: bool,
+    relu: bool,
 ) -> Tensor:
-    check(x, weight, offset, bias, mask, stride, padding, dilation, offset_groups)
-    return compute(x, weight, offset, bias, mask, stride, padding, dilation, offset_groups)
+    settings = (stride, padding, dilation, offset_groups)
+    check(x, weight, offset, bias, mask, *settings)
+    return compute(x, weight, offset, bias, mask, *settings, sigmoid, relu)
 
 
 @_operator.register_fake
-def _fake(
-    x: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    bias: Tensor,
-    mask: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    offset_groups: int,
-) -> Tensor:
-    size = check(x, weight, offset, bias, mask, stride, padding, dilation, offset_groups)
+def _fake(x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor, mask: Tensor, *settings: Any) -> Tensor:
+    size = check(x, weight, offset, bias, mask, *settings[:4])
     return empty_output(x, weight.shape[0], size)
 
 
 @_operator.register_kernel("cuda")
-def _on_cuda(
-    x: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    bias: Tensor,
-    mask: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    offset_groups: int,
-) -> Tensor:
-    check(x, weight, offset, bias, mask, stride, padding, dilation, offset_groups)
+def _on_cuda(x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor, mask: Tensor, *settings: Any) -> Tensor:
+    check(x, weight, offset, bias, mask, *settings[:4])
     if not on_kernels(x):
-        output = compute(x, weight, offset, bias, mask, stride, padding, dilation, offset_groups)
-        return output.contiguous(memory_format=memory_format(x))
-    from convkit_plugins.dcnv2.cuda import convolve
-
-    return convolve(x, weight, offset, bias, mask, layer_of(weight, stride, padding, dilation, offset_groups))
+        return compute(x, weight, offset, bias, mask, *settings).contiguous(memory_format=memory_format(x))
+    sigmoid, relu = settings[4:]
+    return convolve(x, weight, offset, bias, mask, layer_of(weight, *settings[:4]), sigmoid=sigmoid, relu=relu)
 
 
 register_backward(_operator, compute, 5)
@@ -195,9 +180,9 @@ def check(
 
 
 def _differ(size: int, expected: int) -> bool:
-    """Tell whether two sizes differ; a size that is still symbolic is checked when the operator runs.
+    """Return whether two sizes differ. A symbolic size counts as equal here and is checked when the operator runs.
 
-    Comparing it now would burn this example's size into an exported graph.
+    Comparing it would specialise an exported graph to the size of the example.
     """
     return isinstance(size, int) and isinstance(expected, int) and size != expected
 

@@ -34,7 +34,7 @@ class MinimalDigits(Adapter):
 
         return load(request)
 
-    def representative_images(self, spec: ModelSpec, count: int, seed: int) -> Sequence[np.ndarray]:
+    def samples(self, spec: ModelSpec, count: int, seed: int) -> Sequence[np.ndarray]:
         """Return scanned digits that training never saw."""
         from convkit_adapter_minimal.processing import sample_digits
 

@@ -54,7 +54,7 @@ def load(request: Request) -> SourceModel:
         preprocess={"kind": "minimal.grey", "size": SIZE, "ink": request.options["ink"]},
         decode={"kind": "minimal.classify", "output": request.form, "classes": list(names)},
         classes=names,
-        facts={"parameters": sum(parameter.numel() for parameter in net.parameters())},
+        info={"parameters": sum(parameter.numel() for parameter in net.parameters())},
         expect={"minimal.hard-swish": exactly(len(net.blocks))},
     )
     return SourceModel(net, spec, reference)

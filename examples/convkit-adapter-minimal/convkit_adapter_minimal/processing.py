@@ -9,14 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from convkit import Classification, Prepared, Result
+from convkit import Classification, Decode, Prepared, Preprocess, Result
 
 __all__ = ["Classify", "GreyResize", "sample_digits"]
 
 TILE = 8
 
 
-class GreyResize:
+class GreyResize(Preprocess):
     """Grey values 0..1 with light strokes, float32 [1, size, size], from a picture of one digit."""
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
@@ -26,10 +26,10 @@ class GreyResize:
         """Resize by averaging areas, as the digits of the training set were made."""
         grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), (self.size, self.size), interpolation=cv2.INTER_AREA)
         tensor = grey[None].astype(np.float32) / np.float32(255)
-        return Prepared(1 - tensor if self.dark else tensor)
+        return Prepared({"images": 1 - tensor if self.dark else tensor})
 
 
-class Classify:
+class Classify(Decode):
     """Probabilities by class from either output form."""
 
     def __init__(self, spec: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
-from convkit import Miss, NodeRewrite
+from convkit import NodeRewrite, NoMatch
 
 __all__ = ["FuseHardSwish"]
 
@@ -18,7 +18,7 @@ class FuseHardSwish(NodeRewrite):
     reason: ClassVar[str] = "one kernel reads and writes the tensor once where four nodes did it four times"
     op_types: ClassVar[tuple[str, ...]] = ("Div",)
 
-    def match(self, graph: gs.Graph, node: gs.Node) -> gs.Tensor | Miss | None:
+    def match(self, graph: gs.Graph, node: gs.Node) -> gs.Tensor | NoMatch | None:
         """Return ``x``. A division of anything but a product with a Clip is no candidate at all."""
         product, divisor = node.inputs
         multiply = _producer(product, "Mul")
@@ -27,20 +27,20 @@ class FuseHardSwish(NodeRewrite):
         if multiply is None or clip is None:
             return None
         if _scalar(divisor) != 6:
-            return Miss(f"it divides by {_scalar(divisor)}, not by 6")
+            return NoMatch(f"it divides by {_scalar(divisor)}, not by 6")
         bounds = [_scalar(bound) for bound in clip.inputs[1:]]
         if bounds != [0, 6]:
-            return Miss(f"{clip.name} has the bounds {bounds}, not [0, 6]")
+            return NoMatch(f"{clip.name} has the bounds {bounds}, not [0, 6]")
         x = _other(multiply.inputs, clip.outputs[0])
         add = _producer(clip.inputs[0], "Add")
         if add is None or not any(tensor is x for tensor in add.inputs):
-            return Miss(f"{clip.name} does not clip the other factor plus a constant")
+            return NoMatch(f"{clip.name} does not clip the other factor plus a constant")
         if _scalar(_other(add.inputs, x)) != 3:
-            return Miss(f"{add.name} adds {_scalar(_other(add.inputs, x))}, not 3")
+            return NoMatch(f"{add.name} adds {_scalar(_other(add.inputs, x))}, not 3")
         for inner in (add, clip, multiply):
             result = inner.outputs[0]
             if len(result.outputs) != 1 or any(result is output for output in graph.outputs):
-                return Miss(f"the result of {inner.name} is used elsewhere, too")
+                return NoMatch(f"the result of {inner.name} is used elsewhere, too")
         return x
 
     def rewrite(self, graph: gs.Graph, node: gs.Node, match: gs.Tensor) -> None:

@@ -17,6 +17,8 @@ from convkit import plugins
 ENTRIES = {
     "toy": "from support.toy import ToyPlugin\nplugin = ToyPlugin()\n",
     "blobs": "from support.blobs import BlobPlugin\nplugin = BlobPlugin()\n",
+    "pair": "from support.pair import PairPlugin\nplugin = PairPlugin()\n",
+    "embedding": "from support.embedding import EmbeddingPlugin\nplugin = EmbeddingPlugin()\n",
 }
 
 
@@ -41,7 +43,7 @@ class Said:
 
 @pytest.fixture(scope="session")
 def toy_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the distributions convkit-toy and convkit-blobs are installed."""
+    """A folder in which the distributions of the toy adapters are installed."""
     site = tmp_path_factory.mktemp("site")
     for name, source in ENTRIES.items():
         module = f"{name}_entry_point"
@@ -55,7 +57,7 @@ def cli(
 ) -> Iterator[Callable[..., Said]]:
     """Run a command line in a folder of its own: ``cli("run", artifact, image)``."""
     from convkit.cli import execute
-    from convkit.cli._console import Talk
+    from convkit.cli._console import set_verbosity
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(toy_site))
@@ -68,7 +70,7 @@ def cli(
         return Said(code, said.out, said.err)
 
     yield run
-    Talk.level = 0
+    set_verbosity()
     plugins.block([])
     for name in [name for name in sys.modules if name.endswith("_entry_point")]:
         del sys.modules[name]

@@ -65,3 +65,9 @@ def test_of_two_adapters_with_one_name_the_one_that_is_used_is_shown(cli, tmp_pa
     monkeypatch.syspath_prepend(str(site))
     (row,) = [line for line in cli("adapters").lines if line.startswith("toy ")]
     assert row.split(maxsplit=1)[1] == "a fork of the toy  (fork 3.0)"
+    said = cli("adapters")
+    assert said.err.count("warning:") == 1
+    assert "plugins 'zz-fork', 'toy' all offer the adapter 'toy'; that of 'zz-fork' is used" in said.err
+    assert "warning: plugins 'zz-fork', 'toy' all offer" in cli("adapters", "toy").err
+    assert "warning" not in cli("adapters", "centernet").err
+    assert cli("adapters", "--no-plugin", "toy").err == ""

@@ -3,69 +3,132 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from convkit import Artifact
+from convkit import Artifact, Conversion, Verdict
+from convkit.conversion import ConversionPlan
+from convkit.errors import ProofFailedError
 
 
 @pytest.fixture
-def faulty(cli, tmp_path, monkeypatch):
-    """Return the command line with a toy whose export is wrong."""
-    from support.toy import ToyPlugin
+def converts(cli, monkeypatch):
+    """Return the command line with a conversion that is finished already, and what it was asked for."""
+    asked: list[tuple[ConversionPlan, bool]] = []
 
-    original = ToyPlugin.__init__
-    monkeypatch.setattr(ToyPlugin, "__init__", lambda self: original(self, fault=lambda logits: logits + 1))
-    return cli
+    def install(result: Conversion | ProofFailedError):
+        def run_plan(plan, *, overwrite, progress):
+            asked.append((plan, overwrite))
+            for step in ("reading the checkpoint", "exporting to ONNX", "writing the artifact"):
+                progress(step)
+            if isinstance(result, ProofFailedError):
+                raise result
+            return result
+
+        monkeypatch.setattr("convkit.conversion.run_plan", run_plan)
+        return cli, asked
+
+    return install
 
 
-def test_the_path_is_the_only_word_on_stdout_and_the_rest_is_talk(cli, toy_weights_file, tmp_path):
+@pytest.fixture
+def proved(toy_artifact) -> Conversion:
+    return Conversion(toy_artifact, Verdict.from_json(toy_artifact.verdict))
+
+
+@pytest.fixture
+def failed(proved) -> ProofFailedError:
+    """Return what a conversion raises whose patch changes the numbers."""
+    document = proved.verdict.to_json()
+    (first, *others) = document["ledger"]
+    stage = {**first, "name": "patched", "output": "logits", "against_float64": 1.0, "passed": False}
+    check = {**document["checks"][0], "passed": False}
+    verdict = Verdict.from_json({**document, "ledger": [first, stage, *others], "checks": [check]})
+    return ProofFailedError(f"The model computes something else: {verdict.headline()}.", hint="Look.", verdict=verdict)
+
+
+def test_a_conversion_writes_what_it_says(cli, toy_weights_file, tmp_path):
+    """The only test here that converts; all others print a conversion that is finished."""
     said = cli("convert", "toy", "--weights", toy_weights_file, "--output", "made", "--samples", "1")
-    assert said.code == 0
-    assert said.out == "made\n"
-    Artifact.open(tmp_path / "made").verify()
-    steps = [line for line in said.err.splitlines() if line.startswith("convert toy: ")]
-    words = [step.removeprefix("convert toy: ").split()[0] for step in steps]
-    assert words[:3] + words[-4:] == ["reading", "running", "exporting", "proving", "proving", "proving", "writing"]
-    assert set(words[3:-4]) == {"rewriting:"}
-    assert "proved: 11 checks passed on onnxruntime (cpu)" in said.err
-    assert "convkit run made" in said.err
-    assert said.err.count("decoded results") == 1
-
+    assert (said.code, said.out) == (0, "made\n")
+    artifact = Artifact.open(tmp_path / "made")
+    artifact.verify()
+    assert artifact.manifest["verdict"]["headline"] in said.err
     again = cli("convert", "toy", "-w", toy_weights_file, "-o", "made")
     assert (again.code, again.out) == (1, "")
     assert again.err.splitlines()[0] == "error: made exists already."
 
-    quiet = cli("convert", "toy", "-w", toy_weights_file, "-o", "made", "--overwrite", "--json", "-q", "--samples", "1")
+
+def test_the_path_is_the_only_word_on_stdout_and_the_rest_is_talk(converts, proved):
+    cli, asked = converts(proved)
+    said = cli("convert", "toy", "--weights", "toy.pth", "--output", "made", "--overwrite")
+    path = proved.artifact.path
+    assert (said.code, said.out) == (0, f"{path}\n")
+    assert [(str(plan.weights), str(plan.output), overwrite) for plan, overwrite in asked] == [
+        ("toy.pth", "made", True)
+    ]
+    steps = [line for line in said.err.splitlines() if line.startswith("convert toy: ")]
+    assert [step.removeprefix("convert toy: ").split()[0] for step in steps] == ["reading", "exporting", "writing"]
+    assert proved.verdict.headline() in said.err
+    assert said.err.count("decoded results") == 1
+    assert "vs stage before" not in said.err
+
+
+def test_the_next_commands_are_ones_that_work_for_this_model(converts, proved, pair_artifact, embedding_artifact):
+    def commands(conversion: Conversion) -> list[str]:
+        cli, _ = converts(conversion)
+        lines = [line for line in cli("convert", "toy", "-w", "x").err.splitlines() if line.startswith("  convkit")]
+        purposes = ("see what it finds", "prove it again, anywhere", "look inside")
+        return [line.removesuffix(purpose).strip() for line, purpose in zip(lines, purposes, strict=True)]
+
+    path = proved.artifact.path
+    assert commands(proved) == [
+        f"convkit run {path} IMAGE --draw out/",
+        f"convkit validate {path}",
+        f"convkit inspect {path}",
+    ]
+    for artifact, flags in ((pair_artifact, " --json"), (embedding_artifact, "")):
+        verdict = Verdict.from_json(artifact.verdict)
+        first, *_ = commands(Conversion(artifact, verdict))
+        assert first == f"convkit run {artifact.path} FILE{flags}"
+    by_torch = Conversion(proved.artifact, replace(proved.verdict, backend="torch"))
+    assert commands(by_torch)[:2] == [
+        f"convkit run {path} IMAGE --draw out/ --backend torch",
+        f"convkit validate {path} --backend torch",
+    ]
+
+
+def test_json_is_one_document_and_quiet_leaves_only_it(converts, proved):
+    cli, _ = converts(proved)
+    quiet = cli("convert", "toy", "-w", "x", "--json", "-q")
     assert (quiet.code, quiet.err) == (0, "")
     document = quiet.json
     assert document["proved"] is True
-    assert document["artifact"] == "made"
+    assert document["artifact"] == str(proved.artifact.path)
     assert [document[key] for key in ("adapter", "variant", "form", "opset")] == ["toy", "toy_1", "logits", 20]
-    assert document["verdict"]["passed"] is True
-    assert document["seconds"] > 0
+    assert document["verdict"] == proved.verdict.to_json()
+    assert document["seconds"] >= 0
 
 
-def test_a_result_that_is_not_proved_exits_4_with_the_ledger_on_stderr(faulty, toy_weights_file, tmp_path):
-    said = faulty("convert", "toy", "-w", toy_weights_file, "-o", "made", "--samples", "1")
-    assert said.code == 4
-    assert said.out == ""
-    assert "error: The ONNX model does not compute what PyTorch computes" in said.err
+def test_a_result_that_is_not_proved_exits_4_with_the_ledger_on_stderr(converts, failed):
+    cli, _ = converts(failed)
+    said = cli("convert", "toy", "-w", "x")
+    assert (said.code, said.out) == (4, "")
+    assert f"error: {failed.message}" in said.err
     assert "the error enters at stage 'patched', output 'logits'" in said.err
     assert any(line.startswith("patched") and line.rstrip().endswith("FAIL") for line in said.err.splitlines())
-    assert "made.rejected" in said.err
-    assert [path.name for path in tmp_path.iterdir()] == ["made.rejected"]
 
-    quiet = faulty("convert", "toy", "-w", toy_weights_file, "-o", "made", "--samples", "1", "-q", "--json")
+    quiet = cli("convert", "toy", "-w", "x", "-q", "--json")
     assert quiet.code == 4
-    assert quiet.json["proved"] is False
-    assert quiet.json["hint"]
-    assert quiet.err.startswith("error: The ONNX model"), "quiet keeps errors"
+    assert quiet.json == {"proved": False, "error": failed.message, "hint": "Look."}
+    assert f"error: {failed.message}" in quiet.err, "quiet keeps errors"
 
 
-def test_verbose_adds_the_ledger_and_the_time_of_each_step(cli, toy_weights_file):
-    said = cli("convert", "toy", "-w", toy_weights_file, "-o", "made", "--samples", "1", "-v")
+def test_verbose_adds_the_ledger_and_the_time_of_each_step(converts, proved):
+    cli, _ = converts(proved)
+    said = cli("convert", "toy", "-w", "x", "-v")
     assert said.code == 0
     assert "vs stage before" in said.err
     assert any(line.strip().startswith("exporting to ONNX: ") for line in said.err.splitlines())
@@ -125,15 +188,19 @@ def test_a_plan_shows_stages_shapes_and_settings_and_does_nothing(cli, tmp_path)
         (["tyo", "-w", "x"], 1, "no adapter 'tyo'", "Did you mean 'toy'"),
         (["toy", "-w", "x", "--form", "logit"], 2, "'logit'", "Did you mean 'logits'"),
         (["toy", "-w", "x", "--shape", "heigth=64"], 2, "'heigth'", "Did you mean 'height'"),
-        (["toy", "-w", "x", "--opset", "9"], 2, "Opset 9", "20"),
+        (["toy", "-w", "x", "--opset", "9"], 2, "opset cannot be 9", "19 to 23"),
+        (["toy", "-w", "x", "--samples", "0"], 2, "samples cannot be 0", "1 to 64"),
+        (["toy", "-w", "x", "--backend", "onnx"], 5, "no backend 'onnx'", "Did you mean 'onnxruntime'"),
+        (["toy", "-w", "."], 1, ". is a folder", "Give a file"),
         (["toy", "-w", "x", "--config", "none.toml"], 2, "none.toml", "--config"),
-        (["toy", "-w", "x", "--inputs", "nowhere"], 1, "nowhere", "images"),
+        (["toy", "-w", "WEIGHTS", "--inputs", "nowhere"], 1, "no folder nowhere", "images"),
+        (["toy", "-w", "WEIGHTS", "--inputs", "nowhere.png"], 1, "nowhere.png", "folder"),
         (["toy", "-w", "x", "-o", "/proc/nowhere/out"], 1, "/proc/nowhere/out", "--output"),
         (["toy", "-w", "x", "--no-plugin", "toy"], 1, "no adapter 'toy'", "Installed"),
     ],
 )
-def test_what_cannot_be_done_is_one_error_with_a_hint(cli, tmp_path, words, code, message, hint):
-    said = cli("convert", *words)
+def test_what_cannot_be_done_is_one_error_with_a_hint(cli, tmp_path, toy_weights_file, words, code, message, hint):
+    said = cli("convert", *[toy_weights_file if word == "WEIGHTS" else word for word in words])
     assert (said.code, said.out) == (code, "")
     error, *rest = said.err.splitlines()[-2:]
     assert error.startswith("error: ")

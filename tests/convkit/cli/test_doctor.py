@@ -98,7 +98,7 @@ class TestErrorText:
         document = json.loads(out)
         assert (code, document["recognised"]) == (0, True)
         (match,) = document["matches"]
-        assert match["plugin"] == "remedies"
+        assert match["plugin"] == "known_errors"
         assert match["line"] == "AssertionError: Torch not compiled with CUDA enabled"
         assert match["cause"]
         assert match["cure"]
@@ -115,6 +115,19 @@ class TestErrorText:
     def test_an_empty_log_is_unknown(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "empty.log").write_text("")
         assert run(capsys, tmp_path / "empty.log")[0] == 1
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+    @pytest.mark.parametrize("before", [0, 1 << 20], ids=["short", "long"])
+    def test_a_log_of_powershell(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str, before: int
+    ) -> None:
+        """PowerShell redirects in UTF-16; of a long log the beginning with its mark is not kept."""
+        log = tmp_path / "error.log"
+        log.write_bytes(("x" * before + "\r\n" + ERROR.replace("\n", "\r\n")).encode(encoding))
+        (tmp_path / "plain.log").write_text(ERROR)
+        expected = run(capsys, tmp_path / "plain.log", "--json")
+        assert expected[0] == 0
+        assert run(capsys, log, "--json") == expected
 
     def test_a_log_that_is_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         code, out, err = run(capsys, tmp_path / "nowhere.log")
@@ -160,10 +173,11 @@ class TestStandardInput:
         assert result.returncode == 0
         assert result.stdout.startswith("AssertionError: Torch not compiled")
 
-    def test_a_pipe(self) -> None:
-        result = doctor(input=ERROR)
+    def test_a_pipe_is_read_on_request_only(self) -> None:
+        result = doctor("-", input=ERROR)
         assert result.returncode == 0
         assert result.stdout.startswith("AssertionError: Torch not compiled")
+        assert "convkit works here" in doctor(input=ERROR).stdout
 
     def test_a_pipe_that_is_slow(self) -> None:
         writer = subprocess.Popen(
@@ -174,14 +188,12 @@ class TestStandardInput:
         assert result.returncode == 0
         assert result.stdout.startswith("AssertionError: Torch not compiled")
 
-    @pytest.mark.parametrize("kind", ["empty file", "blank pipe", "closed"])
+    @pytest.mark.parametrize("kind", ["empty file", "closed"])
     def test_without_a_text_the_machine_is_examined(self, kind: str, tmp_path: Path) -> None:
         if kind == "empty file":
             (tmp_path / "empty").touch()
             with (tmp_path / "empty").open() as stream:
                 result = doctor(stdin=stream)
-        elif kind == "blank pipe":
-            result = doctor(input="\n  \n")
         else:
             shell = " ".join([*CONVKIT, "doctor"]) + " <&-"
             result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
@@ -189,16 +201,11 @@ class TestStandardInput:
         assert "convkit works here" in result.stdout
 
     def test_a_pipe_that_nobody_writes_to_does_not_hang(self) -> None:
-        code = "from convkit.cli import doctor, execute; doctor.PATIENCE = (0.2, 0.3); exit(execute(['doctor']))"
         reader, writer = os.pipe()
         try:
-            result = subprocess.run(
-                [sys.executable, "-c", code], stdin=reader, capture_output=True, text=True, timeout=60
-            )
+            result = doctor(stdin=reader)
         finally:
             os.close(reader)
             os.close(writer)
         assert result.returncode == 0
-        assert "convkit works here" in result.stdout
-        assert "waiting for an error text" in result.stderr
-        assert "none came" in result.stderr
+        assert (result.stdout.splitlines()[-1], result.stderr) == ("convkit works here", "")

@@ -103,7 +103,7 @@ class TestFile:
     ) -> None:
         code, out, _ = run(capsys, onnx_file, "--shape", "height=16", "--shape", "n=2")
         assert code == 0
-        assert "of which nothing is proved" in out
+        assert "a bare graph, without a proof" in out
         convolution = 2 * (2 * 4 * 16 * 8) * 3
         deformable = 2 * (2 * 2 * 16 * 8) * 36 + 7 * (2 * 16 * 8) * 9 * 4
         total = convolution + deformable
@@ -121,6 +121,18 @@ class TestFile:
         assert "DeformConv x1: plugin ModulatedDeformConv2d version 2, shipped with TensorRT" in line
         (use,) = json.loads(run(capsys, onnx_file, "--json")[1])["tensorrt_plugins"]
         assert (use["operator"], use["nodes"], use["plugin"]["plugin"]) == ("DeformConv", 1, "ModulatedDeformConv2d")
+
+    def test_names_operators_that_no_plugin_serves(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        tensors = [helper.make_tensor_value_info(name, 1, [1, 2, 4, 4]) for name in "xy"]
+        nodes = [
+            helper.make_node("DCNv2", ["x"], ["m"]),
+            helper.make_node("Warp", ["m"], ["y"], domain="own"),
+        ]
+        model = helper.make_model(helper.make_graph(nodes, "graph", tensors[:1], tensors[1:]))
+        onnx.save(model, tmp_path / "model.onnx")
+        uses = json.loads(run(capsys, tmp_path / "model.onnx", "--json")[1])["tensorrt_plugins"]
+        assert uses == [{"operator": name, "nodes": 1, "plugin": None} for name in ("DCNv2", "own::Warp")]
+        assert "DCNv2 x1: no layer, and no plugin known that serves it" in run(capsys, tmp_path / "model.onnx")[1]
 
     def test_asks_for_the_sizes_that_it_misses(self, onnx_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         code, out, _ = run(capsys, onnx_file)

@@ -48,10 +48,36 @@ def test_a_broken_plugin_is_shown_with_its_reason(cli, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(site))
     said = cli("plugins")
     assert said.code == 0
-    assert said.lines[-1].startswith("wreck  (wreck) BROKEN: PluginError: Plugin 'wreck' implements an unknown hook")
+    assert said.lines[-1].startswith("wreck  (wreck) BROKEN: Plugin 'wreck' implements an unknown hook")
     (broken,) = cli("plugins", "--json").json["broken"]
     assert (broken["name"], broken["distribution"]) == ("wreck", "wreck")
     assert "convkit_dekode" in broken["error"]
+
+
+def test_what_an_author_forgot_is_shown_and_warned_of(cli, tmp_path, monkeypatch):
+    source = (
+        "from convkit import hookimpl\n"
+        "@hookimpl\ndef convkit_backends(): return []\n"
+        "def convkit_decode(spec): return None\n"
+        "def convkit_preproces(spec): return None\n"
+    )
+    modules = {"hasty_entry_point": source}
+    site = write_distribution(tmp_path / "site", "hasty", {"hasty": "hasty_entry_point"}, modules)
+    monkeypatch.syspath_prepend(str(site))
+    said = cli("plugins")
+    position = said.lines.index("hasty  (hasty 1.0)")
+    assert said.lines[position + 1 : position + 4] == [
+        "  convkit_backends",
+        "  convkit_decode NOT CALLED: it lacks @convkit.hookimpl",
+        "  convkit_preproces NOT CALLED: it lacks @convkit.hookimpl",
+    ]
+    decode, preprocess = said.err.splitlines()
+    assert decode == "warning: convkit_decode of plugin 'hasty' is never called: it lacks @convkit.hookimpl."
+    assert preprocess.endswith("Did you mean 'convkit_preprocess'?")
+    assert cli("adapters").err == said.err
+    table = {item["name"]: item["warnings"] for item in cli("plugins", "--json").json["plugins"]}
+    assert len(table.pop("hasty")) == 2
+    assert set(map(len, table.values())) == {0}
 
 
 def test_tracing_prints_the_calls_on_stderr(cli, monkeypatch):

@@ -1,4 +1,4 @@
-"""``convkit run``: images, folders and videos in, a line or a JSON object an image out."""
+"""``convkit run``: images, folders, videos and arrays in, a line or a JSON object an input out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support.blobs import draw_blobs
+import torch
+from support.blobs import Resize, draw_blobs
+from support.embedding import EmbeddingNet, embedding_weights
+from support.pair import PairNet, pair_inputs, pair_weights
 
 
 @pytest.fixture
@@ -94,14 +97,106 @@ def test_drawings_are_written_one_an_image_and_none_over_another(cli, blob_artif
     assert "7 drawings in out/deep" in said.err
 
 
-def test_the_frames_of_a_video_are_images_too(cli, blob_artifact):
-    writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter.fourcc(*"MJPG"), 5, (96, 64))
-    for seed in range(4):
+WAYS = {
+    "the folder": lambda folder: (folder, folder),
+    "a relative path": lambda folder: (folder, Path("pictures/../pictures/.")),
+    "a link to the folder": lambda folder: (folder, link(Path("link"), folder)),
+    "images through a link": lambda folder: (link(Path("link"), folder), folder),
+    "one image": lambda folder: (folder / "1.png", Path("pictures")),
+    "a link to an image": lambda folder: (link(folder.with_name("1.png"), folder / "1.png"), folder),
+    "a link in the drawings": lambda folder: (folder, link(fresh("out") / "1.png", folder / "1.png").parent),
+    "a hard link in the drawings": lambda folder: (folder, hard_link(fresh("out") / "1.png", folder / "1.png").parent),
+}
+
+
+def fresh(name: str) -> Path:
+    Path(name).mkdir()
+    return Path(name)
+
+
+def link(path: Path, target: Path) -> Path:
+    path.symlink_to(target)
+    return path
+
+
+def hard_link(path: Path, target: Path) -> Path:
+    path.hardlink_to(target)
+    return path
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_drawing_overwrites_an_input_and_nothing_is_run(cli, blob_artifact, folder, way):
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    images, drawings = WAYS[way](folder)
+    said = cli("run", blob_artifact.path, images, "--draw", drawings)
+    assert (said.code, said.out) == (1, "")
+    assert "would overwrite" in said.err
+    assert "--draw drawings" in said.err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_no_drawing_overwrites_another_file_beside_the_inputs(cli, blob_artifact, folder):
+    """0.png is not among the inputs, but it can be no drawing either: nobody drew here before."""
+    (folder / "0.png").rename(folder / "0.bmp")
+    (folder / "0.png").write_bytes(b"an original")
+    said = cli("run", blob_artifact.path, folder / "0.bmp", "--draw", folder)
+    assert (said.code, said.out) == (1, "")
+    assert "beside the inputs" in said.err
+    assert (folder / "0.png").read_bytes() == b"an original"
+
+
+def test_drawings_with_names_of_their_own_may_lie_beside_the_inputs(cli, blob_artifact, folder):
+    (folder / "0.png").rename(folder / "0.bmp")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert cli("run", blob_artifact.path, "pictures/0.bmp", "--draw", "pictures").code == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path.name for path in folder.iterdir()} == {"0.bmp", "0.png", "1.png", "2.png"}
+
+
+def test_the_frames_of_a_video_overwrite_no_input_that_has_the_name_of_one(cli, blob_artifact, folder):
+    write_video("clip.avi", 3)
+    (folder / "1.png").rename(folder / "clip_000001.jpg")
+    before = (folder / "clip_000001.jpg").read_bytes()
+    said = cli("run", blob_artifact.path, "clip.avi", "pictures/clip_000001.jpg", "--draw", "pictures")
+    assert said.code == 1
+    assert "would overwrite pictures/clip_000001.jpg, an input" in said.err
+    assert (folder / "clip_000001.jpg").read_bytes() == before
+
+
+def test_drawing_again_replaces_the_drawings_and_follows_no_link(cli, blob_artifact, folder):
+    other = folder.with_name("other.png")
+    other.write_bytes(b"another file")
+    link(fresh("out") / "0.png", other.resolve())
+    for _ in range(2):
+        assert cli("run", blob_artifact.path, folder, "--draw", "out").code == 0
+    assert other.read_bytes() == b"another file"
+    assert sorted(path.name for path in Path("out").iterdir()) == ["0.png", "1.png", "2.png"]
+    assert cv2.imread("out/0.png").shape == (64, 96, 3)
+
+
+def write_video(path: str, count: int) -> None:
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 5, (96, 64))
+    for seed in range(count):
         writer.write(draw_blobs(seed)[0])
     writer.release()
+
+
+def test_the_frames_of_a_video_are_images_too(cli, blob_artifact):
+    write_video("clip.avi", 4)
     said = cli("run", blob_artifact.path, "clip.avi", "--json", "--draw", "out")
     assert [json.loads(line)["image"] for line in said.lines] == [f"clip.avi#{index}" for index in range(4)]
     assert sorted(path.name for path in Path("out").iterdir()) == [f"clip_{index:06d}.jpg" for index in range(4)]
+
+
+def test_a_video_that_is_cut_off_is_run_as_far_as_it_goes_with_a_warning(cli, blob_artifact):
+    write_video("clip.avi", 8)
+    assert "warning" not in cli("run", blob_artifact.path, "clip.avi").err
+    whole = Path("clip.avi").read_bytes()
+    Path("cut.avi").write_bytes(whole[: len(whole) // 2])
+    said = cli("run", blob_artifact.path, "cut.avi")
+    assert said.code == 0
+    assert 0 < len(said.lines) < 8
+    assert f"warning: cut.avi declares 8 frames, {len(said.lines)} could be read" in said.err
 
 
 @pytest.mark.parametrize("batch", [1, 2, 50])
@@ -118,6 +213,23 @@ def test_results_before_a_broken_image_are_kept_and_it_is_named(cli, blob_artifa
     assert said.code == 1
     assert [json.loads(line)["image"] for line in said.lines] == [str(folder / "0.png")]
     assert "1.png is empty" in said.err
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_an_image_of_an_unfit_size_is_named_and_no_other(cli, blob_artifact, folder, batch, monkeypatch):
+    resize = Resize.__call__
+
+    def keep_tall(self, image):
+        return resize(Resize({"height": 160, "width": 96}) if len(image) == 160 else self, image)
+
+    monkeypatch.setattr(Resize, "__call__", keep_tall)
+    cv2.imwrite(str(folder / "1.png"), np.zeros((160, 96, 3), np.uint8))
+    said = cli("run", blob_artifact.path, "pictures", "--batch", batch)
+    assert said.code == 1
+    assert "error: pictures/1.png: This needs an input height of 160" in said.err
+    (folder / "1.png").write_bytes(b"")
+    said = cli("run", blob_artifact.path, "pictures", "--batch", batch)
+    assert "error: pictures/1.png is empty" in said.err
 
 
 @pytest.mark.parametrize(
@@ -154,3 +266,139 @@ def test_grey_and_transparent_pictures_are_read(cli, blob_artifact):
     rows = [json.loads(line) for line in cli("run", blob_artifact.path, "alpha.png", "grey.png", "--json").lines]
     assert len(rows[0]["detections"]) == len(draw_blobs(3)[1])
     assert rows[1]["detections"] == []
+
+
+def store(folder: str, raws: list[dict[str, np.ndarray]]) -> Path:
+    """Write a folder of ``.npz`` files, named by their number."""
+    Path(folder).mkdir()
+    for number, arrays in enumerate(raws):
+        np.savez(Path(folder) / f"{number}.npz", **arrays)
+    return Path(folder)
+
+
+def test_arrays_of_a_model_with_two_inputs_are_run_from_a_folder(cli, pair_artifact):
+    raws = pair_inputs(5, seed=3, lengths=(3, 9))
+    store("tokens", raws)
+    said = cli("run", pair_artifact.path, "tokens", "tokens/2.npz", "--json", "--batch", "2")
+    assert said.code == 0
+    rows = [json.loads(line) for line in said.lines]
+    assert [row["input"] for row in rows] == [*(f"tokens/{number}.npz" for number in range(5)), "tokens/2.npz"]
+    net = PairNet().eval()
+    net.load_state_dict(pair_weights())
+    for raw, row in zip([*raws, raws[2]], rows, strict=True):
+        ids, features = torch.from_numpy(raw["ids"])[None], torch.from_numpy(raw["features"])[None]
+        with torch.no_grad():
+            expected = net(ids, ids != 0, features)
+        np.testing.assert_allclose(row["scores"], expected["scores"][0].amax(1).numpy(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(row["mean"], expected["mean"][0].numpy(), rtol=1e-4, atol=1e-6)
+    text = cli("run", pair_artifact.path, "tokens/0.npz")
+    assert text.out.startswith(f"tokens/0.npz: {len(raws[0]['ids'])} tokens, best score ")
+
+
+def test_a_model_without_decode_prints_the_shapes_of_its_outputs_and_writes_them(cli, embedding_artifact):
+    rng = np.random.default_rng(2)
+    raws = [{"vectors": rng.normal(size=(6, 16)).astype(np.float32)} for _ in range(3)]
+    store("vectors", raws)
+    said = cli("run", embedding_artifact.path, "vectors")
+    assert said.code == 0
+    assert said.lines == [f"vectors/{number}.npz: embedding float32 [8]" for number in range(3)]
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["vectors"]
+
+    store("again", raws[:1])
+    said = cli("run", embedding_artifact.path, "vectors", "again", "--npz", "out/deep", "--batch", "2", "--json")
+    assert said.code == 0
+    rows = [json.loads(line) for line in said.lines]
+    assert rows[1] == {"input": "vectors/1.npz", "outputs": {"embedding": {"shape": [8], "dtype": "float32"}}}
+    assert "4 files in out/deep" in said.err
+    assert sorted(path.name for path in Path("out/deep").iterdir()) == ["0-2.npz", "0.npz", "1.npz", "2.npz"]
+    net = EmbeddingNet().eval()
+    net.load_state_dict(embedding_weights())
+    for name, raw in zip(("0", "1", "2", "0-2"), (*raws, raws[0]), strict=True):
+        with np.load(f"out/deep/{name}.npz") as written, torch.no_grad():
+            expected = net(torch.from_numpy(raw["vectors"])[None])[0].numpy()
+            np.testing.assert_allclose(written["embedding"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_outputs_of_a_detector_can_be_written_undecoded(cli, blob_artifact, folder):
+    said = cli("run", blob_artifact.path, "pictures", "--npz", "maps")
+    assert said.code == 0
+    assert said.lines[0] == "pictures/0.png: maps float32 [2, 64, 96]"
+    with np.load("maps/0.npz") as written:
+        red = written["maps"][0] > 0.5
+    _, boxes, classes = draw_blobs(0)
+    expected = np.zeros((64, 96), bool)
+    for (x1, y1, x2, y2), class_id in zip(boxes.astype(int), classes, strict=True):
+        expected[y1:y2, x1:x2] = class_id == 0
+    np.testing.assert_array_equal(red, expected)
+
+
+def test_what_cannot_be_drawn_is_said(cli, pair_artifact, embedding_artifact, blob_artifact, folder):
+    store("vectors", [{"vectors": np.ones((6, 16), np.float32)}])
+    store("tokens", pair_inputs(1))
+    for artifact, source, flags, message in (
+        (embedding_artifact, "vectors", (), "Outputs of the network cannot be drawn"),
+        (blob_artifact, "pictures", ("--npz", "maps"), "Outputs of the network cannot be drawn"),
+        (pair_artifact, "tokens", (), "A Marks cannot be drawn"),
+    ):
+        said = cli("run", artifact.path, source, "--draw", "drawings", *flags)
+        assert said.code != 0
+        assert message in said.err
+        assert "--draw" in said.err.splitlines()[-1]
+        assert not list(Path.cwd().glob("drawings/*"))
+
+
+def test_outputs_overwrite_no_input(cli, embedding_artifact):
+    store("vectors", [{"vectors": np.ones((6, 16), np.float32)}])
+    before = Path("vectors/0.npz").read_bytes()
+    said = cli("run", embedding_artifact.path, "vectors", "--npz", "vectors")
+    assert said.code == 1
+    assert "would overwrite" in said.err
+    assert Path("vectors/0.npz").read_bytes() == before
+
+
+UNFIT = {
+    "a length beyond the proved one": (pair_inputs(1, lengths=(13, 13))[0], "input n of 13; the model is for 2 to 12"),
+    "shapes that contradict each other": (
+        {"ids": np.ones(4, np.int64), "features": np.ones((4, 4))},
+        "features (4, 4)",
+    ),
+    "another name": ({"tokens": np.ones(4, np.int64)}, "no pair of ids and features"),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_arrays_that_the_model_does_not_take_are_refused_with_their_file(cli, pair_artifact, kind):
+    arrays, message = UNFIT[kind]
+    store("tokens", [pair_inputs(1, lengths=(5, 5))[0], arrays])
+    said = cli("run", pair_artifact.path, "tokens")
+    assert said.code == 1
+    assert len(said.lines) == 1
+    assert message in said.err
+    assert "tokens/1.npz" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"vectors": np.ones((6, 16))}, "float64"),
+        ({"vectors": np.ones((7, 16), np.float32)}, "(7, 16)"),
+        ({"vectors": np.ones((1, 6, 16), np.float32)}, "(1, 6, 16)"),
+        ({"others": np.ones((6, 16), np.float32)}, "others"),
+    ],
+)
+def test_arrays_are_checked_where_there_is_no_preprocess(cli, embedding_artifact, arrays, message):
+    """The user gave these arrays, so it is the user who has to change them: no plugin is at fault."""
+    store("vectors", [arrays])
+    said = cli("run", embedding_artifact.path, "vectors")
+    assert (said.code, said.out) == (1, "")
+    assert message in said.err
+    assert "vectors/0.npz" in said.err
+    assert "adapter" not in said.err
+    assert "preprocess" not in said.err
+
+
+def test_images_are_no_input_of_a_model_of_arrays(cli, pair_artifact, folder):
+    for words, message in ((["pictures"], "holds no array files"), (["pictures/0.png"], "not a readable .npz file")):
+        said = cli("run", pair_artifact.path, *words)
+        assert (said.code, said.out) == (1, "")
+        assert message in said.err

@@ -6,8 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
-from convkit.artifact import publish, staging
-from convkit.artifact._directory import MANIFEST
+import pytest
+
+from convkit.artifact import publish, spec_from_manifest, staging
+from convkit.proof import GoldenSamples, shape_cases
+
+MANIFEST = "manifest.json"
 
 
 def test_the_table_is_the_result_and_the_steps_are_talk(cli, toy_artifact):
@@ -38,12 +42,9 @@ def test_a_graph_that_computes_something_else_exits_4(cli, toy_artifact, tmp_pat
     import onnx
     from support.faults import plant
 
-    from convkit.artifact import spec_from_manifest
-    from convkit.proof import load_evidence, shape_cases
-
     spec = spec_from_manifest(toy_artifact.manifest)
-    samples, _ = load_evidence(toy_artifact.path, spec.inputs[0])
-    feed = samples.feed(shape_cases(spec.dims)[0])["images"]
+    golden = GoldenSamples.load(toy_artifact.path, spec)
+    feed = golden.samples.feed(shape_cases(spec.dims)[0])["images"]
     with staging(tmp_path / "spoilt") as folder:
         shutil.copytree(toy_artifact.path, folder, dirs_exist_ok=True)
         (folder / MANIFEST).unlink()
@@ -79,3 +80,36 @@ def test_what_is_no_artifact_exits_1(cli):
     said = cli("validate", "nowhere")
     assert (said.code, said.out) == (1, "")
     assert "There is no artifact nowhere" in said.err
+
+
+def test_outputs_can_be_kept_for_polygraphy(cli, toy_artifact):
+    from polygraphy.comparator import RunResults
+
+    said = cli("validate", toy_artifact.path, "--save-results", "kept/outputs.json")
+    assert said.code == 0
+    results = RunResults.load("kept/outputs.json")
+    assert list(results.keys()) == ["onnxruntime"]
+    batches = [iteration["logits"].shape for iteration in results["onnxruntime"]]
+    assert batches == [(case.batch, 4) for case in shape_cases(spec_from_manifest(toy_artifact.manifest).dims)]
+
+    said = cli("validate", toy_artifact.path, "--backend", "torch", "--save-results", "both.json", "--json")
+    assert said.code == 0
+    assert set(RunResults.load("both.json").keys()) == {"onnxruntime", "torch"}
+    assert "engines" in {check["kind"] for check in said.json["checks"]}
+
+
+@pytest.mark.parametrize("target", ["file/outputs.json", "."])
+def test_results_that_cannot_be_kept_are_one_error(cli, toy_artifact, target):
+    Path("file").write_text("no folder")
+    said = cli("validate", toy_artifact.path, "--save-results", target)
+    assert (said.code, said.out) == (1, "")
+    assert f"Cannot write {target}" in said.err
+
+
+@pytest.mark.parametrize("name", ["pair", "embedding"])
+def test_models_without_images_validate(cli, request, name):
+    said = cli("validate", request.getfixturevalue(f"{name}_artifact").path)
+    assert said.code == 0
+    kinds = {line.split()[1] for line in said.lines[1:-1] if not line.startswith(("note", " "))}
+    assert {"shape", "values", "batch", "preprocess"} <= kinds
+    assert any(line.startswith("decoded results") for line in said.lines) == (name == "pair")

@@ -6,6 +6,7 @@ import io
 import math
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from convkit import Verdict
@@ -67,7 +68,23 @@ def test_decoded_results_tell_matches_pixels_and_scores():
     )
     (row,) = [line for line in shown(decoded) if line.startswith("decoded results")]
     assert "99 of 100 matched, 2 ties; 0.0012 px, score 2e-06" in row
-    assert "0.01 px, 0.0001" in row
+    assert "0.01 px, score 0.0001" in row
+
+
+@pytest.mark.parametrize(
+    ("figures", "shown_as"),
+    [
+        ({"unexplained": 0.0, "max_score": 2e-6}, "3 of 3 matched; score 2e-06"),
+        ({"unexplained": 0.0, "max_key_point": 0.5}, "3 of 3 matched; key point 0.5"),
+        ({"unexplained": 0.0}, "3 of 3 matched"),
+    ],
+)
+def test_results_of_any_kind_are_shown_with_the_figures_that_they_have(figures, shown_as):
+    limits = dict.fromkeys(figures, 0.25)
+    lines = shown(check("decoded results", kind="decoded", figures=figures, limits=limits, note="3 of 3 matched"))
+    (row,) = [line for line in lines if line.startswith("decoded results")]
+    assert shown_as in row
+    assert row.endswith("ok")
 
 
 def test_checks_without_figures_show_their_note():

@@ -82,13 +82,50 @@ def test_perfect_boxes_have_an_ap_of_one_and_swapped_classes_one_of_zero(blobs, 
     assert figures["onnxruntime"]["AP"] == 0
 
 
-def test_categories_of_other_names_are_taken_in_the_order_of_their_ids(blobs, blob_artifact, tmp_path):
-    write_coco(tmp_path, 6, categories={"red": 7, "green": 11})
-    path = tmp_path / "annotations.json"
-    renamed = path.read_text().replace('"red"', '"rouge"').replace('"green"', '"vert"')
-    path.write_text(renamed)
-    figures = evaluate_artifact(blob_artifact, path, tmp_path / "images").figures
-    assert figures["onnxruntime"]["AP"] == pytest.approx(1.0)
+def rename(path: Path, *names: str) -> None:
+    """Give the categories of an annotations file other names, in the order of the file."""
+    document = json.loads(path.read_text())
+    for entry, name in zip(document["categories"], names, strict=True):
+        entry["name"] = name
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("names", [("rouge", "vert"), ("object", "object")])
+def test_categories_of_other_names_are_taken_in_the_order_of_their_ids_with_a_note(
+    blobs, blob_artifact, tmp_path, names
+):
+    path = write_coco(tmp_path, 6, categories={"red": 7, "green": 11})
+    rename(path, *names)
+    report = evaluate_artifact(blob_artifact, path, tmp_path / "images")
+    assert report.figures["onnxruntime"]["AP"] == pytest.approx(1.0)
+    assert "order of their ids" in report.notes[0]
+    assert report.to_json()["notes"] == list(report.notes)
+
+
+def test_names_may_differ_in_case_and_spaces(blobs, blob_artifact, tmp_path):
+    """In the order of their ids the classes would be swapped."""
+    path = write_coco(tmp_path, 6, categories=IDS)
+    assert [entry["name"] for entry in json.loads(path.read_text())["categories"]] == ["green", "red"]
+    rename(path, "GREEN ", "Red")
+    report = evaluate_artifact(blob_artifact, path, tmp_path / "images")
+    assert report.figures["onnxruntime"]["AP"] == pytest.approx(1.0)
+    assert report.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("red", "red"), "categories 3, 7 .* name of the class 'red'"),
+        (("Red", "RED"), "categories 3, 7 .* name of the class 'red'"),
+        (("red", "vert"), "no category of the class 'green'"),
+    ],
+)
+def test_names_that_fit_in_part_or_twice_are_refused(blobs, blob_artifact, tmp_path, names, message):
+    path = write_coco(tmp_path, 1, categories=IDS)
+    rename(path, *names)
+    with pytest.raises(SettingError, match=message) as caught:
+        evaluate_artifact(blob_artifact, path, tmp_path / "images")
+    assert caught.value.hint
 
 
 def test_another_number_of_categories_is_refused(blobs, blob_artifact, tmp_path):
@@ -142,11 +179,13 @@ def test_a_detector_that_finds_nothing_has_an_ap_of_zero(blobs, blob_artifact, t
     assert figures["AP"] == 0
 
 
-def test_annotations_may_lack_area_and_crowd_flags(blobs, blob_artifact, tmp_path):
+@pytest.mark.parametrize("lack", [dict.pop, lambda annotation, key: annotation.update({key: None})])
+def test_annotations_may_lack_area_and_crowd_flags(blobs, blob_artifact, tmp_path, lack):
     path = write_coco(tmp_path, 3, categories=IDS)
     document = json.loads(path.read_text())
     for annotation in document["annotations"]:
-        del annotation["area"], annotation["iscrowd"]
+        lack(annotation, "area")
+        lack(annotation, "iscrowd")
     path.write_text(json.dumps(document))
     figures = evaluate_artifact(blob_artifact, path, tmp_path / "images").figures
     assert figures["onnxruntime"]["AP"] == pytest.approx(1.0)
@@ -178,6 +217,13 @@ def without(key: str, *path: str | int):
         lambda document: document["images"].clear(),
         lambda document: document["categories"].clear(),
         lambda document: document["annotations"][0].update(bbox=[1, 2]),
+        lambda document: document["annotations"][0].update(bbox=[1, 2, "3", 4]),
+        lambda document: document["annotations"][0].update(bbox=[1, 2, float("nan"), 4]),
+        lambda document: document["annotations"][0].update(bbox={"x": 1}),
+        lambda document: document["annotations"][0].update(area="x"),
+        lambda document: document["annotations"][0].update(area=float("inf")),
+        lambda document: document["annotations"][0].update(iscrowd="x"),
+        lambda document: document["annotations"][0].update(iscrowd=2),
         lambda document: document.update(images={"a": 1}),
     ],
 )
@@ -191,9 +237,86 @@ def test_a_file_that_lacks_something_is_refused_before_any_image_is_run(blobs, b
     assert caught.value.exit_code == 2
 
 
+def set_id(kind: str, index: int, value: object, key: str = "id"):
+    return lambda document: document[kind][index].update({key: value})
+
+
+def as_text(document):
+    for image in document["images"]:
+        image["id"] = str(image["id"])
+    for annotation in document["annotations"]:
+        annotation["image_id"] = str(annotation["image_id"])
+
+
+def other_numbers(document):
+    for image in document["images"]:
+        image["id"] += 1000
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (set_id("annotations", 0, 0), "an annotation has the id 0"),
+        (set_id("annotations", 1, 1), "two entries of annotations have the id 1"),
+        (set_id("images", 1, 100), "two entries of images have the id 100"),
+        (set_id("categories", 1, 3), "two entries of categories have the id 3"),
+        (as_text, "the id of an entry of images is '100', not a whole number"),
+        (set_id("annotations", 0, "100", "image_id"), "the image_id of an annotation is '100'"),
+        (set_id("annotations", 0, "3", "category_id"), "the category_id of an annotation is '3'"),
+        (set_id("annotations", 0, "1"), "the id of an entry of annotations is '1'"),
+        (set_id("annotations", 0, 1.5), r"is 1\.5"),
+        (set_id("images", 0, True), "is True"),
+        (set_id("images", 0, None), "is None"),
+        (set_id("images", 0, float("inf")), "is inf"),
+        (set_id("images", 0, 2**53 + 1), "is 9007199254740993"),
+        (set_id("images", 0, 10**4000), r"is 10+\.\.\.0+, not"),
+        (set_id("categories", 0, "x" * 9999), r"is 'x+\.\.\.x+', not"),
+        (set_id("annotations", 0, 5, "category_id"), "annotation 1 has the category_id 5, which no category has"),
+        (other_numbers, "no annotation has the image_id of a listed image"),
+    ],
+)
+def test_ids_that_would_falsify_the_figures_are_refused(blobs, blob_artifact, tmp_path, edit, message):
+    path = write_coco(tmp_path, 2, categories=IDS)
+    document = json.loads(path.read_text())
+    edit(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(SettingError, match=message) as caught:
+        evaluate_artifact(blob_artifact, path, tmp_path / "images")
+    assert caught.value.message.startswith(str(path))
+    assert len(caught.value.message) < len(str(path)) + 150
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("ids", [[0, 1], [-7, 2**53]])
+def test_other_ids_of_images_change_no_figure(blobs, blob_artifact, tmp_path, ids):
+    path = write_coco(tmp_path, 2, categories=IDS)
+    content = path.read_text()
+    for old, new in zip((100, 101), ids, strict=True):
+        content = content.replace(f'id": {old},', f'id": {new},')
+    path.write_text(content)
+    figures = evaluate_artifact(blob_artifact, path, tmp_path / "images").figures
+    assert figures["onnxruntime"]["AP"] == pytest.approx(1.0)
+
+
+def test_annotations_of_images_that_are_not_listed_are_left_out(blobs, blob_artifact, tmp_path):
+    path = write_coco(tmp_path, 3, categories=IDS)
+    document = json.loads(path.read_text())
+    del document["images"][2]
+    path.write_text(json.dumps(document))
+    figures = evaluate_artifact(blob_artifact, path, tmp_path / "images").figures
+    assert figures["onnxruntime"]["AP"] == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "cannot be read"), ("", "not a COCO"), ("[1, 2]", "not a COCO"), ("{", "not a COCO"), ("3", "not a COCO")],
+    [
+        (None, "cannot be read"),
+        ("", "not a COCO"),
+        ("[1, 2]", "not a COCO"),
+        ("{", "not a COCO"),
+        ("3", "not a COCO"),
+        ("[" * 100_000, "not a COCO"),
+    ],
 )
 def test_a_file_that_is_no_annotations_is_refused(blobs, blob_artifact, tmp_path, content, message):
     path = tmp_path / "a.json"
@@ -212,6 +335,9 @@ def test_an_image_that_is_missing_or_broken_is_named(blobs, blob_artifact, tmp_p
     with pytest.raises(ImageError, match=r"00001\.png is missing") as caught:
         evaluate_artifact(blob_artifact, path, tmp_path / "images")
     assert "--images" in caught.value.hint
+    path.write_text(path.read_text().replace("00001.png", "a" * 5000))
+    with pytest.raises(ImageError, match="aaa is missing"):
+        evaluate_artifact(blob_artifact, path, tmp_path / "images")
 
 
 def test_an_artifact_that_detects_no_boxes_cannot_be_evaluated(toy, toy_artifact, dataset):
@@ -269,7 +395,7 @@ def test_memory_does_not_grow_with_the_number_of_images(blob_artifact, tmp_path)
     """Holding the other 60 images would take 66 MB, as tensors of the network's size 4.4 MB."""
     path = write_coco(tmp_path / "coco", 81, categories=IDS, size=(480, 768))
     arguments = [sys.executable, "-c", MEASURE, str(blob_artifact.path), str(path), str(path.parent / "images")]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment)
     held, peak = map(int, run.stdout.split())
     assert held < 500_000

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from support.graphs import make_model, node, op_types, run_model
 
-from convkit import Miss, NodeRewrite, Rewrite, at_least, exactly
+from convkit import NodeRewrite, NoMatch, Rewrite, at_least, exactly
 from convkit.conversion import check_graph
 from convkit.errors import RewriteError
 from convkit.graph import apply_rewrite
@@ -27,7 +27,7 @@ class DoubleNegation(NodeRewrite):
         if first is None or first.op != "Neg":
             return None
         if len(first.outputs[0].outputs) > 1:
-            return Miss("the inner negation is used elsewhere")
+            return NoMatch("the inner negation is used elsewhere")
         return first
 
     def rewrite(self, graph: Any, node: Any, match: Any) -> None:

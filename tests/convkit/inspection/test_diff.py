@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -374,7 +375,7 @@ class TestRewrites:
         assert [entry.key for entry in model.metadata_props].count("convkit.rewrites") == 1
         assert diff_graphs(model, model).identical
 
-    @pytest.mark.parametrize("text", ["{", "[1]", '[{"name": "x"}]', "null"])
+    @pytest.mark.parametrize("text", ["{", "[1]", '[{"name": "x"}]', "null", "[" * 100_000, "[" + "9" * 5000 + "]"])
     def test_a_damaged_record_is_refused(self, text: str) -> None:
         other = network()
         other.metadata_props.add(key="convkit.rewrites", value=text)
@@ -448,3 +449,50 @@ def test_the_difference_is_json() -> None:
             "details": ["pads: [1, 1, 1, 1] -> [2, 2, 2, 2]"],
         }
     ]
+
+
+class TestHostileGraphs:
+    """Files that mean a huge amount of work, or contradict themselves: compared or refused, and soon."""
+
+    def test_long_graphs_with_nothing_in_common_but_their_operators(self) -> None:
+        before = chain(["Relu", "Neg"] * 1500, "a")
+        after = chain(["Neg", "Relu", "Relu"] * 1000, "b")
+        started = time.perf_counter()
+        diff = diff_graphs(before, after)
+        assert time.perf_counter() - started < 20
+        assert diff.matched_by == "structure"
+        assert diff.operators == {"Neg": (1500, 1000), "Relu": (1500, 2000)}
+
+    def test_in_a_long_graph_the_rare_operators_lead_to_the_others(self) -> None:
+        block = ["Relu", "Neg", "Abs", "Exp"] * 25
+        landmarks = ["Sin", "Cos", "Tan", "Erf", "Log", "Sign", "Ceil", "Sqrt", "Tanh", "Floor"]
+        operators = [operator for landmark in landmarks for operator in (landmark, *block)]
+        shorter = list(operators)
+        del shorter[505]
+        diff = diff_graphs(chain(operators, "a"), chain(shorter, "b"))
+        assert diff.matched_by == "structure"
+        assert [change.kind for change in diff.nodes if change.kind != "changed"] == ["removed"]
+        assert diff.same_nodes >= len(shorter) - 2
+
+    @pytest.mark.parametrize(
+        ("dims", "dtype", "raw"),
+        [
+            ([4, 3, 3, 3], TensorProto.FLOAT, bytes(7)),
+            ([4, 3, 3, 3], TensorProto.FLOAT, bytes(8)),
+            ([2**31, 2**31], TensorProto.FLOAT, b""),
+            ([1] * 1000, TensorProto.FLOAT, bytes(4)),
+            ([4], TensorProto.UNDEFINED, b""),
+            ([4], 99, bytes(16)),
+        ],
+    )
+    def test_weights_whose_data_do_not_fit(self, dims: list[int], dtype: int, raw: bytes) -> None:
+        other = network()
+        other.graph.initializer[0].CopyFrom(TensorProto(name="w", dims=dims, data_type=dtype, raw_data=raw))
+        (weight,) = diff_graphs(network(), other).weights
+        assert (weight.kind, weight.name, weight.max_abs_difference) == ("changed", "w", None)
+        assert diff_graphs(other, other).identical
+
+    def test_an_opset_that_does_not_exist(self) -> None:
+        other = network()
+        other.opset_import[0].version = 2**31
+        assert Difference("opset ai.onnx", "20", str(2**31)) in diff_graphs(network(), other).interface

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from support.graphs import make_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from convkit import Artifact, TensorRTPlugin
-from convkit.inspection import PluginUse, graph_stats, plugin_uses
+from convkit import Artifact
+from convkit.errors import ArtifactError
+from convkit.inspection import graph_stats, symbolic_dims
 
 
 def torch_flops(compute: Any, *shapes: tuple[int, ...]) -> int:
@@ -202,6 +204,22 @@ class TestSizes:
         assert stats.flops == 0
         assert stats.operators["own::Mystery"] == 1
         assert stats.opsets == {"ai.onnx": 20, "own": 1}
+        assert stats.foreign == ("own::Mystery",)
+
+    def test_an_operator_that_onnx_lacks_is_foreign_in_the_standard_domain_too(self) -> None:
+        """As the private nodes of old exports are: their domain is empty."""
+        conv = helper.make_node("Conv", ["x", "w"], ["c"])
+        graph = helper.make_graph(
+            [conv, helper.make_node("DCNv2", ["c"], ["y"])],
+            "graph",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 5, 5])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(np.ones((4, 2, 3, 3), np.float32), "w")],
+        )
+        stats = graph_stats(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)]), {})
+        assert stats.foreign == ("DCNv2",)
+        assert stats.uncounted == {"DCNv2": 1}
+        assert stats.flops == 2 * 4 * 9 * 2 * 9
 
 
 class TestParameters:
@@ -313,12 +331,74 @@ def test_the_description_is_json(toy_artifact: Artifact) -> None:
     assert document["opsets"] == {"ai.onnx": 20}
 
 
-def test_operators_that_tensorrt_runs_through_plugins() -> None:
-    deform = TensorRTPlugin("DeformConv", "ModulatedDeformConv2d", "2")
-    own = TensorRTPlugin("Warp", "Warp", "1", source="somebody")
-    operators = {"Conv": 9, "DeformConv": 3, "own::Warp": 1, "own::Lost": 2}
-    assert plugin_uses(operators, [deform, own]) == [
-        PluginUse("DeformConv", 3, deform),
-        PluginUse("own::Warp", 1, own),
-        PluginUse("own::Lost", 2, None),
-    ]
+def test_the_symbolic_dimensions_of_the_inputs_in_order() -> None:
+    node = helper.make_node("Add", ["x", "z"], ["y"])
+    model = make_model([node], {"x": ("n", 3, "h"), "z": ("n", 3, "w")}, {"y": ("n", 3, "h")})
+    assert symbolic_dims(model) == ["n", "h", "w"]
+
+
+def calling(depth: int, again: bool = False) -> onnx.ModelProto:
+    """Return a model whose function f0 calls f1 twice, which calls f2 twice, …; ``again``: the last one calls f0."""
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+
+    def calls(callee: str, domain: str = "own") -> list[onnx.NodeProto]:
+        return [helper.make_node(callee, [a], [b], domain=domain) for a, b in (("x", "m"), ("m", "y"))]
+
+    last = calls("f0") if again else calls("Relu", "")
+    bodies = [calls(f"f{level + 1}") for level in range(depth)] + [last]
+    functions = [helper.make_function("own", f"f{i}", ["x"], ["y"], body, opsets) for i, body in enumerate(bodies)]
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
+    graph = helper.make_graph([*calls("f0")[:1], helper.make_node("Relu", ["m"], ["y"])], "g", tensors[:1], tensors[1:])
+    return helper.make_model(graph, opset_imports=opsets, functions=functions)
+
+
+class TestHostileGraphs:
+    """Files that mean an endless or huge amount of work, or contradict themselves: refused or described at once."""
+
+    def test_functions_of_reasonable_size_are_put_in(self) -> None:
+        assert graph_stats(calling(3), {}).operators == {"Relu": 2**4 + 1}
+
+    def test_functions_that_double_at_each_level_are_refused(self) -> None:
+        started = time.perf_counter()
+        with pytest.raises(ArtifactError, match=r"has 1\.13e\+15 nodes"):
+            graph_stats(calling(49), {})
+        assert time.perf_counter() - started < 5
+
+    @pytest.mark.parametrize("depth", [0, 3])
+    def test_functions_that_call_each_other_are_refused(self, depth: int) -> None:
+        with pytest.raises(ArtifactError, match="without end"):
+            graph_stats(calling(depth, again=True), {})
+
+    @pytest.mark.parametrize(
+        ("operator", "inputs", "outputs"),
+        [
+            ("Conv", [], ["y"]),
+            ("Conv", ["x", "w"], []),
+            ("ConvTranspose", ["x"], ["y"]),
+            ("Gemm", ["x"], []),
+            ("QuantizeLinear", [], ["y"]),
+            ("DequantizeLinear", [], []),
+            ("Loop", ["x"], ["y"]),
+            ("Constant", [], []),
+        ],
+    )
+    def test_nodes_without_their_inputs_or_outputs(self, operator: str, inputs: list[str], outputs: list[str]) -> None:
+        value = numpy_helper.from_array(np.float32(1))
+        more = {"value": value} if operator == "Constant" else {}
+        node = helper.make_node(operator, inputs, outputs, name="odd", **more)
+        tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in "xy"]
+        weight = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")
+        graph = helper.make_graph([node], "graph", tensors[:1], tensors[1:], [weight])
+        stats = graph_stats(helper.make_model(graph), {})
+        assert stats.operators == {operator: 1}
+        json.dumps(stats.to_json())
+
+    def test_types_and_domains_that_do_not_exist(self) -> None:
+        node = helper.make_node("MMCVModulatedDeformConv2d", ["x"], ["y"], domain="mmdeploy")
+        tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
+        model = helper.make_model(helper.make_graph([node], "graph", tensors[:1], tensors[1:]))
+        model.graph.input[0].type.tensor_type.elem_type = 77
+        model.graph.initializer.append(TensorProto(name="w", dims=[4], data_type=99, raw_data=bytes(16)))
+        stats = graph_stats(model, {})
+        assert stats.inputs[0].dtype == "type 77"
+        assert stats.foreign == ("mmdeploy::MMCVModulatedDeformConv2d",)

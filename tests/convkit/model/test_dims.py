@@ -1,4 +1,4 @@
-"""Named dimensions: ranges, their syntax on the command line, and shapes computed from them."""
+"""Named dimensions: ranges, their syntax on the command line, overrides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convkit.errors import SettingError
-from convkit.model import Dim, apply_overrides, parse_shape, resolve
+from convkit.model import Dim, apply_overrides, parse_shape
 
 names = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
 
@@ -107,17 +107,3 @@ def test_overrides_that_cannot_be_obeyed_are_refused(shapes, message, hint):
         apply_overrides(ADAPTER_DIMS, shapes)
     assert hint in caught.value.hint
     assert caught.value.exit_code == 2
-
-
-@given(st.integers(1, 64), st.integers(1, 2000), st.integers(1, 2000), st.integers(1, 9), st.integers(1, 9))
-def test_shape_expressions_are_products_of_floored_quotients(batch, height, width, by, across):
-    sizes = {"batch": batch, "height": height, "width": width}
-    shape = ("batch", 80, f"height/{by}", f"height/{by}*width/{across}", "height * width")
-    expected = (batch, 80, height // by, (height // by) * (width // across), height * width)
-    assert resolve(shape, sizes) == expected
-
-
-@pytest.mark.parametrize("expression", ["depth", "height/", "height+1", "2*height", "", "height//2"])
-def test_an_expression_over_unknown_names_is_an_error(expression):
-    with pytest.raises(ValueError, match="no such dimension expression"):
-        resolve((expression,), {"height": 8})

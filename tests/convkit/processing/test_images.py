@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
+import torch
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
-from convkit.errors import ImageError
-from convkit.processing import as_bgr, find_images, frames, read_image, synthetic_scenes
+from convkit.errors import ImageError, InputError
+from convkit.processing import ImageReader, as_bgr, read_image, synthetic_scenes, to_image
+
+READER = ImageReader()
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +133,40 @@ def test_files_that_are_no_images_are_refused(tmp_path, name, content, message):
     assert caught.value.hint
 
 
+def write_png(path: Path, wide: int, high: int, *, data: bytes) -> Path:
+    """Write a grey PNG that declares its size, whatever the data are."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", wide, high, 8, 0, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    return path
+
+
+def test_a_file_of_more_pixels_than_opencv_reads_is_refused_for_its_size(tmp_path):
+    path = write_png(tmp_path / "ortho.png", 40000, 30000, data=bytes(100))
+    with pytest.raises(ImageError, match=r"ortho\.png is too large: .* more pixels") as caught:
+        read_image(path)
+    assert "tiles" in caught.value.hint
+
+
+@pytest.mark.parametrize("shape", [(26755, 26755), (26755, 26755, 3), (1, 715827883)])
+def test_an_array_that_would_crash_opencv_is_refused(shape):
+    with pytest.raises(ImageError, match=f"map is too large: {shape[1]} x {shape[0]} pixels") as caught:
+        as_bgr(np.broadcast_to(np.uint8(0), shape), "map")
+    assert "tiles" in caught.value.hint
+
+
+def test_the_size_is_that_of_the_bgr_image(tmp_path, monkeypatch):
+    """A grey image is a third of what it becomes."""
+    monkeypatch.setattr("convkit.processing._images.MAX_BYTES", 3 * 40 * 50)
+    assert read_image(write_png(tmp_path / "a.png", 40, 50, data=bytes(41 * 50))).shape == (50, 40, 3)
+    with pytest.raises(ImageError, match=r"b\.png is too large: 41 x 50 pixels; .* at most 2,000 pixels"):
+        read_image(write_png(tmp_path / "b.png", 41, 50, data=bytes(42 * 50)))
+
+
 @pytest.mark.parametrize("suffix", [".png", ".bmp"])
 def test_a_truncated_file_is_refused(tmp_path, colour, suffix):
     path = write(tmp_path / f"a{suffix}", colour)
@@ -150,15 +189,18 @@ def test_a_folder_gives_its_images_by_name_and_nothing_else(tmp_path, colour):
         write(tmp_path / name, colour)
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in find_images(tmp_path)] == names
-    assert [frame.name for frame in frames([tmp_path])] == names
+    (tmp_path / "._a.jpg").write_bytes(b"\x00\x05\x16\x07" + bytes(4000))
+    write(tmp_path / ".thumbnail.png", colour)
+    assert [path.name for path in READER.find(tmp_path)] == names
+    assert [frame.name for frame in READER.frames([tmp_path])] == names
 
 
 @pytest.mark.parametrize(("path", "message"), [("empty", "holds no images"), ("missing", "no folder")])
 def test_a_folder_without_images_is_refused(tmp_path, path, message):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match=message):
-        find_images(tmp_path / path)
+    with pytest.raises(InputError, match=message) as caught:
+        READER.find(tmp_path / path)
+    assert caught.value.hint
 
 
 @pytest.fixture
@@ -174,18 +216,32 @@ def video(tmp_path) -> Path:
 
 
 def test_a_video_gives_its_frames_in_order(video):
-    found = list(frames([video]))
+    found = list(READER.frames([video]))
     assert [frame.name for frame in found] == [f"clip_{index:06d}.jpg" for index in range(5)]
     assert [frame.source for frame in found] == [f"{video}#{index}" for index in range(5)]
-    assert all(frame.image.shape == (48, 64, 3) for frame in found)
-    np.testing.assert_allclose([frame.image.mean() for frame in found], [20, 60, 100, 140, 180], atol=3)
+    assert all(frame.raw.shape == (48, 64, 3) for frame in found)
+    np.testing.assert_allclose([frame.raw.mean() for frame in found], [20, 60, 100, 140, 180], atol=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("v.wmv", "WMV2"), ("v.mpg", "mp4v"), ("v.flv", "FLV1"), ("v.mkv", "MJPG"), ("V.MP4", "mp4v")]
+)
+def test_videos_of_other_types_are_read(tmp_path, name, code):
+    writer = cv2.VideoWriter(str(tmp_path / name), cv2.VideoWriter.fourcc(*code), 25, (64, 48))
+    if not writer.isOpened():
+        pytest.skip(f"this OpenCV does not write {name}")
+    for index in range(3):
+        writer.write(np.full((48, 64, 3), 60 * index + 20, np.uint8))
+    writer.release()
+    means = [frame.raw.mean() for frame in READER.frames([tmp_path / name])]
+    np.testing.assert_allclose(means, [20, 80, 140], atol=8)
 
 
 def test_files_folders_and_videos_mix_in_the_given_order(tmp_path, video, colour):
     (tmp_path / "more").mkdir()
     write(tmp_path / "more" / "x.png", colour)
     single = write(tmp_path / "single.png", colour)
-    names = [frame.name for frame in frames([single, tmp_path / "more", video])]
+    names = [frame.name for frame in READER.frames([single, tmp_path / "more", video])]
     assert names[:3] == ["single.png", "x.png", "clip_000000.jpg"]
     assert len(names) == 7
 
@@ -197,17 +253,114 @@ def test_a_file_that_is_no_video_is_refused(tmp_path, content, message):
     if content is not None:
         (tmp_path / "bad.avi").write_bytes(content)
     with pytest.raises(ImageError, match=message):
-        list(frames([tmp_path / "bad.avi"]))
+        list(READER.frames([tmp_path / "bad.avi"]))
 
 
 def test_frames_are_read_one_at_a_time(tmp_path, colour):
     """A broken file at the end does not keep the ones before it from being processed."""
     write(tmp_path / "a.png", colour)
     (tmp_path / "b.png").write_bytes(b"")
-    stream = frames([tmp_path])
+    stream = READER.frames([tmp_path])
     assert next(stream).name == "a.png"
     with pytest.raises(ImageError):
         next(stream)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 60), (7, 300)])
+def test_what_the_reader_writes_reads_back_bit_for_bit(tmp_path, size):
+    """Golden samples are stored by it."""
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
+    file = READER.write(image, tmp_path / "input_0")
+    assert file == tmp_path / "input_0.png"
+    np.testing.assert_array_equal(READER.read(file), image)
+
+
+def test_drawings_are_named_after_what_they_show():
+    assert READER.result_name(Path("a/b.JPG")) == "b.JPG"
+    assert READER.result_name(Path("a/clip.mp4"), 12) == "clip_000012.jpg"
+
+
+class OnlyDlpack:
+    """An array of a library that offers nothing but the exchange protocol."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+
+    def __dlpack__(self, **options):
+        return self.pixels.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.pixels.__dlpack_device__()
+
+
+GIVEN = {
+    "a path": lambda pixels, file: file,
+    "a path as text": lambda pixels, file: str(file),
+    "the bytes of a file": lambda pixels, file: file.read_bytes(),
+    "a bytearray": lambda pixels, file: bytearray(file.read_bytes()),
+    "a memoryview": lambda pixels, file: memoryview(file.read_bytes()),
+    "an array": lambda pixels, file: pixels,
+    "a 16-bit array": lambda pixels, file: pixels.astype(np.uint16) * 257,
+    "an array with alpha": lambda pixels, file: np.dstack([pixels, pixels[..., 0]]),
+    "a PIL image": lambda pixels, file: PIL.Image.fromarray(pixels[..., ::-1].copy()),
+    "a PIL image with alpha": lambda pixels, file: PIL.Image.fromarray(pixels[..., ::-1].copy()).convert("RGBA"),
+    "a torch tensor": lambda pixels, file: torch.from_numpy(pixels),
+    "a view of a torch tensor": lambda pixels, file: torch.from_numpy(pixels.transpose(2, 0, 1).copy()).permute(
+        1, 2, 0
+    ),
+    "an object with DLPack": lambda pixels, file: OnlyDlpack(pixels),
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_what_people_have_in_memory_gives_the_same_pixels(tmp_path, colour, kind):
+    found = to_image(GIVEN[kind](colour, write(tmp_path / "a.png", colour)))
+    assert found.dtype == np.uint8
+    assert found.flags.c_contiguous
+    np.testing.assert_array_equal(found, colour)
+
+
+def test_a_pil_photo_is_turned_as_its_exif_orientation_says(tmp_path, colour):
+    photo = PIL.Image.fromarray(colour[..., ::-1].copy())
+    exif = photo.getexif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "portrait.png", exif=exif)
+    with PIL.Image.open(tmp_path / "portrait.png") as opened:
+        np.testing.assert_array_equal(to_image(opened), np.rot90(colour, -1))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK"])
+def test_pil_images_of_every_mode_become_bgr(colour, mode):
+    given = PIL.Image.fromarray(colour[..., ::-1].copy()).convert(mode)
+    np.testing.assert_array_equal(to_image(given), np.asarray(given.convert("RGB"))[..., ::-1])
+
+
+REFUSED = {
+    "nothing": (lambda: None, "None is no image", "cv2.imread returns None"),
+    "a number": (lambda: 3, "A int is no image", "H x W x 3"),
+    "a set": (lambda: {1}, "A set is no image", "H x W x 3"),
+    "a float array": (lambda: np.zeros((4, 4, 3), np.float32), "float32", "uint8"),
+    "a float tensor": (lambda: torch.zeros(4, 4, 3), "float32", "uint8"),
+    "a tensor with its channels first": (
+        lambda: torch.zeros(3, 40, 60, dtype=torch.uint8), r"Tensor of shape \(3, 40, 60\) has its channels first",
+        "permute",
+    ),
+    "a tensor without a NumPy dtype": (lambda: torch.zeros(4, 4, 3, dtype=torch.bfloat16), "Tensor cannot be", ""),
+    "a tensor that is nowhere": (lambda: torch.zeros(4, 4, 3, device="meta"), "Tensor cannot be read", "CPU"),
+    "a batch": (lambda: np.zeros((2, 4, 4, 3), np.uint8), "no pixels", "H x W x 3"),
+    "bytes of no image": (lambda: b"hello", "the given bytes is not an image", "PNG"),
+    "no bytes": (lambda: b"", "the given bytes is empty", ""),
+    "a path of nothing": (lambda: "nowhere.png", "There is no image nowhere.png", "path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_image_is_refused_by_name(kind):
+    make, message, remedy = REFUSED[kind]
+    with pytest.raises(ImageError, match=message) as caught:
+        to_image(make())
+    assert caught.value.hint
+    assert remedy in caught.value.hint
 
 
 def test_scenes_depend_on_the_seed_alone():

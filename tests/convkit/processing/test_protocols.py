@@ -1,4 +1,4 @@
-"""The two ends of a predictor are plain callables: no base class is needed."""
+"""The contracts of preprocess and decode: what a subclass owes, and what it gets."""
 
 from __future__ import annotations
 
@@ -6,21 +6,31 @@ import dataclasses
 
 import numpy as np
 import pytest
+from support.pair import Tokens
 from support.toy import Resize, Softmax
 
 from convkit import Decode, Prepared, Preprocess
+from convkit.processing import ImageReader
+
+SPEC = {"kind": "toy", "height": 8, "width": 12, "scale": 1.0, "classes": ["a", "b"]}
 
 
-def test_any_callable_of_the_right_shape_is_a_preprocess_and_a_decode():
-    spec = {"kind": "toy", "height": 8, "width": 12, "scale": 1.0, "classes": ["a", "b"]}
-    assert isinstance(Resize(spec), Preprocess)
-    assert isinstance(Softmax(spec), Decode)
-    assert not isinstance(3, Preprocess)
-    prepared = Resize(spec)(np.zeros((4, 4, 3), np.uint8))
-    assert prepared.tensor.shape == (3, 8, 12)
+def test_a_preprocess_reads_images_unless_it_says_otherwise_and_stays_on_the_host():
+    assert isinstance(Resize(SPEC).reader, ImageReader)
+    assert Tokens({"n": 4}).reader.suffixes == {".npz"}
+    assert Resize(SPEC).on_device() is None
+    assert Softmax(SPEC).on_device() is None
+
+
+@pytest.mark.parametrize("kind", [Preprocess, Decode])
+def test_a_class_without_a_call_is_none(kind):
+    with pytest.raises(TypeError, match="__call__"):
+        type("Empty", (kind,), {})()
+
+
+def test_a_prepared_input_cannot_be_changed_and_needs_no_meta():
+    prepared = Resize(SPEC)(np.zeros((4, 4, 3), np.uint8))
+    assert prepared.tensors["images"].shape == (3, 8, 12)
     assert prepared.meta == {}
-
-
-def test_a_prepared_image_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Prepared(np.zeros(1)).tensor = np.ones(1)
+        Prepared({}).tensors = {}

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
-from convkit import ModelSpec, TensorSpec
-from convkit.proof import Ledger, Verdict
+from convkit import Detections, Dim, ModelSpec, TensorSpec
+from convkit.proof import DECODED, Ledger, Verdict
 
 SPEC = ModelSpec(
     "v",
-    (),
+    (Dim("batch", 1, 1, 4),),
     (TensorSpec("x", ("batch", 4)),),
     (TensorSpec("double", ("batch", 4)), TensorSpec("half", ("batch", 4))),
-    {},
-    {},
 )
 FEED = {"x": np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)}
-YARDSTICKS = {name: {"max_abs": 1e-7, "rel_l2": 1e-7, "scale": 3.0} for name in ("double", "half")}
+BASELINES = {name: {"max_abs": 1e-7, "rel_l2": 1e-7, "scale": 3.0} for name in ("double", "half")}
 
 
 def stage(double: float = 2.0, half: float = 0.5):
@@ -26,7 +28,7 @@ def stage(double: float = 2.0, half: float = 0.5):
 
 @pytest.fixture
 def ledger() -> Ledger:
-    return Ledger(SPEC, FEED, lambda feed: {"double": feed["x"] * 2.0, "half": feed["x"] * 0.5}, YARDSTICKS)
+    return Ledger(SPEC, FEED, [{}, {}], lambda feed: {"double": feed["x"] * 2.0, "half": feed["x"] * 0.5}, BASELINES)
 
 
 def test_each_stage_is_compared_with_float64_and_with_the_one_before(ledger):
@@ -71,23 +73,49 @@ def test_a_stage_without_numbers_fails(ledger, broken):
     assert ledger.stages[0].against_float64 == np.inf
 
 
-def test_outputs_of_detections_count_what_is_unexplained():
-    spec = ModelSpec("v", (), SPEC.inputs, (TensorSpec("boxes", ("batch", 20, 6), compare="detections"),), {}, {})
+def boxes(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> list[Detections]:
+    assert [meta["row"] for meta in metas] == [0, 1]
+    return [Detections(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64)) for rows in outputs["rows"]]
+
+
+def test_outputs_that_are_compared_by_results_count_what_is_unexplained():
+    by_results = TensorSpec("rows", ("batch", 20, 6), compare="results")
+    spec = replace(SPEC, outputs=(by_results,), decode={"kind": "boxes"})
     rows = np.zeros((2, 20, 6), np.float32)
     rows[..., 0] = np.arange(20) * 30
     rows[..., 2:4] = rows[..., :1] + 20
     rows[..., 4] = np.linspace(0.9, 0.2, 20)
-    yard = {"boxes": {"unexplained": 0.0, "max_box": 1e-5, "max_score": 1e-7, "scale": 0.0}}
-    ledger = Ledger(spec, FEED, lambda feed: {"boxes": rows}, yard)
-    assert ledger.add("shuffled", lambda feed: {"boxes": rows[:, ::-1]})
+    baselines = {DECODED: {"unexplained": 0.0, "max_box": 1e-5, "max_score": 1e-7, "scale": 0.0}}
+    metas = [{"row": 0}, {"row": 1}]
+    ledger = Ledger(spec, FEED, metas, lambda feed: {"rows": rows}, baselines, boxes)
+    assert ledger.add("shuffled", lambda feed: {"rows": rows[:, ::-1]})
     wrong = rows.copy()
     wrong[0, 3, 5] = 1
-    assert not ledger.add("one class wrong", lambda feed: {"boxes": wrong})
+    assert not ledger.add("one class wrong", lambda feed: {"rows": wrong})
     assert ledger.stages[-1].against_float64 == 2
     assert ledger.stages[-1].against_previous == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: np.where(np.arange(6) == 5, np.nan, rows),
+        lambda rows: np.where(np.arange(6) == 4, np.inf, rows),
+        lambda rows: rows[:, :10],
+    ],
+    ids=["NaN", "infinite", "fewer rows"],
+)
+def test_outputs_that_are_compared_by_results_must_be_numbers_of_the_same_shape(change):
+    """A decode may drop rows that are no numbers, or find no fault with them."""
+    spec = replace(SPEC, outputs=(TensorSpec("rows", ("batch", 20, 6), compare="results"),), decode={"kind": "boxes"})
+    rows = np.ones((2, 20, 6), np.float32)
+    baselines = {DECODED: {"unexplained": 0.0}}
+    ledger = Ledger(spec, FEED, [{"row": 0}, {"row": 1}], lambda feed: {"rows": rows}, baselines, lambda *_: [])
+    assert not ledger.add("broken", lambda feed: {"rows": change(rows).astype(np.float32)})
+    assert ledger.stages[-1].against_float64 == np.inf
+
+
 def test_where_pytorch_itself_overflows_no_stage_passes():
-    yard = {name: {"max_abs": np.inf, "rel_l2": np.inf, "scale": 1.0} for name in ("double", "half")}
-    ledger = Ledger(SPEC, FEED, lambda feed: {"double": feed["x"] * 2.0, "half": feed["x"] * 0.5}, yard)
+    baselines = {name: {"max_abs": np.inf, "rel_l2": np.inf, "scale": 1.0} for name in ("double", "half")}
+    ledger = Ledger(SPEC, FEED, [{}, {}], lambda feed: {"double": feed["x"] * 2.0, "half": feed["x"] * 0.5}, baselines)
     assert not ledger.add("first", stage(double=7.0))

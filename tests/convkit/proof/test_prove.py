@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from convkit import Dim, ModelSpec, Prepared, TensorSpec, Verdict
-from convkit.proof import Samples, measure_yardsticks, prove, shape_cases
+from convkit.proof import Samples, measure_baselines, prove, shape_cases
 from convkit.results import Classification
 
 Arrays = Mapping[str, np.ndarray]
@@ -24,14 +24,12 @@ def spec(batch: Dim = BATCH, **changes: Any) -> ModelSpec:
         "dims": (batch,),
         "inputs": (TensorSpec("x", ("batch", 6)),),
         "outputs": (TensorSpec("logits", ("batch", 3)), TensorSpec("top", ("batch",), "int64")),
-        "preprocess": {},
-        "decode": {},
     }
     return ModelSpec(**{**fields, **changes})
 
 
 SAMPLES = Samples(
-    spec().inputs[0], {(): [Prepared(RNG.standard_normal(6).astype(np.float32), {"n": n}) for n in range(3)]}
+    spec(), {(): [Prepared({"x": RNG.standard_normal(6).astype(np.float32)}, {"n": n}) for n in range(3)]}
 )
 
 
@@ -45,26 +43,31 @@ def float32(feed: Arrays) -> dict[str, np.ndarray]:
     return {"logits": logits, "top": logits.argmax(1)}
 
 
-def decode(outputs: Arrays, metas: Sequence[Mapping[str, Any]]) -> list[Classification]:
+def softmax(outputs: Arrays, metas: Sequence[Mapping[str, Any]]) -> list[Classification]:
     weights = np.exp(outputs["logits"].astype(np.float64))
     assert len(metas) == len(weights)
     return [Classification((row / row.sum()).astype(np.float32)) for row in weights]
 
 
 def judged(
-    engine: Callable[[Arrays], Arrays], model: ModelSpec | None = None, *, with_decode: bool = True, **options: Any
+    engine: Callable[[Arrays], Arrays],
+    model: ModelSpec | None = None,
+    *,
+    with_decode: bool = True,
+    decode: Any = softmax,
+    **options: Any,
 ) -> Verdict:
     model = model or spec()
     cases = shape_cases(model.dims)
     used = decode if with_decode else None
-    yardsticks = measure_yardsticks(model, exact, float32, SAMPLES, cases, used)
+    baselines = measure_baselines(model, exact, float32, SAMPLES, cases, used)
     return prove(
         model,
         reference=exact,
         engine=engine,
         samples=SAMPLES,
         cases=cases,
-        yardsticks=yardsticks,
+        baselines=baselines,
         decode=used,
         verdict=Verdict("engine", "cpu"),
         **options,
@@ -167,22 +170,59 @@ def test_values_that_are_no_numbers_fail():
     assert {("values", "logits"), ("decoded", "decoded results")} <= failed(verdict)
 
 
+ROWS = spec(
+    outputs=(TensorSpec("logits", ("batch", 3), compare="results"),), decode={"kind": "softmax of any row of numbers"}
+)
+
+
+def first_class(outputs: Arrays, metas: Sequence[Mapping[str, Any]]) -> list[Classification]:
+    """Return results that depend on the first column only."""
+    assert np.isfinite(outputs["logits"]).all(), "what is no number is not decoded"
+    return [Classification(np.array([x, 1 - x], np.float32)) for x in 1 / (1 + np.exp(-outputs["logits"][:, 0]))]
+
+
+def test_an_output_that_is_compared_by_results_is_judged_by_them_alone():
+    def other_columns(feed: Arrays) -> dict[str, np.ndarray]:
+        logits = float32(feed)["logits"]
+        logits[:, 1:] += 1
+        return {"logits": logits}
+
+    verdict = judged(other_columns, ROWS, decode=first_class)
+    assert verdict.passed
+    assert {check.kind for check in verdict.checks} == {"shape", "decoded", "batch"}
+    assert {check.output for check in verdict.checks if check.kind == "batch"} == {"decoded results"}
+    wrong = judged(lambda feed: {"logits": -float32(feed)["logits"]}, ROWS, decode=first_class)
+    assert failed(wrong) == {("decoded", "decoded results")}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_output_that_is_compared_by_results_must_be_numbers_wherever_they_stand(value):
+    def engine(feed: Arrays) -> dict[str, np.ndarray]:
+        outputs = float32(feed)
+        outputs["logits"][-1, -1] = value
+        return {"logits": outputs["logits"]}
+
+    verdict = judged(engine, ROWS, decode=first_class)
+    assert failed(verdict) == {("shape", "logits")}
+    assert all("1 values are not finite" in check.note for check in verdict.failures)
+
+
 def test_without_a_decode_the_verdict_says_so():
     verdict = judged(float32, with_decode=False)
     assert verdict.passed
-    assert verdict.notes == ["decoded results were not compared: no loaded plugin decodes this model's outputs"]
+    assert verdict.notes == ["the model has no decode: its outputs are what was compared"]
     assert all(check.kind != "decoded" for check in verdict.checks)
 
 
 def test_an_ill_conditioned_output_is_named():
-    yardsticks = {name: {"max_abs": 0.5, "rel_l2": 0.02, "scale": 9.0} for name in ("logits", "top")}
+    baselines = {name: {"max_abs": 0.5, "rel_l2": 0.02, "scale": 9.0} for name in ("logits", "top")}
     verdict = prove(
         spec(),
         reference=exact,
         engine=float32,
         samples=SAMPLES,
         cases=shape_cases(spec().dims),
-        yardsticks={**yardsticks, "top": {"max_abs": 0.0, "rel_l2": 0.0, "scale": 2.0}},
+        baselines={**baselines, "top": {"max_abs": 0.0, "rel_l2": 0.0, "scale": 2.0}},
         decode=None,
         verdict=Verdict("engine", "cpu"),
     )
@@ -191,9 +231,9 @@ def test_an_ill_conditioned_output_is_named():
     assert "2.0%" in note
 
 
-def test_yardsticks_are_pytorchs_own_errors_over_all_cases():
+def test_baselines_are_pytorchs_own_errors_over_all_cases():
     cases = shape_cases(spec().dims)
-    table = measure_yardsticks(spec(), exact, float32, SAMPLES, cases, decode)
+    table = measure_baselines(spec(), exact, float32, SAMPLES, cases, softmax)
     worst = max(
         np.abs(exact(SAMPLES.feed(case))["logits"] - float32(SAMPLES.feed(case))["logits"]).max() for case in cases
     )

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convkit import TensorSpec, Tolerance
-from convkit.proof import MatchError, measure
-from convkit.proof._errors import TensorError
-from convkit.proof._rule import judge, limits_of, yardsticks_of
+from convkit.proof import TensorError, baselines_of, judge, limits_of, measure
+from convkit.results import Difference
 
 HM = TensorSpec("hm", ("batch", 2))
 ULP = 2.0**-23
@@ -23,12 +22,18 @@ def error(max_abs: float = 0.0, rel_l2: float = 0.0, scale: float = 1.0) -> Tens
     return TensorError(max_abs, rel_l2, scale)
 
 
-def match(unexplained: int = 0, ties: int = 0, max_box: float = 0.0, max_score: float = 0.0) -> MatchError:
-    return MatchError(10, 10 - unexplained - ties, ties, unexplained, max_box, max_score)
+FLOORS = {"max_box": 0.01, "max_score": 1e-4}
 
 
-def test_yardsticks_are_the_worst_of_each_figure_over_all_runs():
-    table = yardsticks_of(
+def match(
+    unexplained: int = 0, ties: int = 0, max_box: float = 0.0, max_score: float = 0.0, note: str = ""
+) -> Difference:
+    figures = {"max_box": max_box, "max_score": max_score}
+    return Difference(10, 10 - unexplained - ties, ties, unexplained, figures, FLOORS, note)
+
+
+def test_baselines_are_the_worst_of_each_figure_over_all_runs():
+    table = baselines_of(
         [
             {"hm": [error(1e-3, 1e-6, 5.0), error(2e-3, 1e-7, 9.0)], "boxes": [match(max_box=0.2)]},
             {"hm": [error(1e-4, 3e-6, 7.0)], "boxes": [match(max_box=0.1, max_score=0.3), match(unexplained=2)]},
@@ -46,12 +51,15 @@ def test_limits_are_the_documented_formula(max_abs, rel_l2, scale, factor, atol)
     assert set(limits) == {"max_abs", "rel_l2"}
 
 
-def test_decoded_results_get_a_hundredth_of_a_pixel_and_a_ten_thousandth_of_score():
-    limits = limits_of({"unexplained": 1.0, "max_box": 0.1, "max_score": 1e-3, "scale": 0.0}, Tolerance())
-    assert limits == pytest.approx({"unexplained": 3.0, "max_box": 0.31, "max_score": 3.1e-3})
+def test_figures_of_results_get_their_floors_on_top_of_three_times_the_baseline():
+    baseline = {"unexplained": 1.0, "max_box": 0.1, "max_score": 1e-3, "scale": 0.0}
+    assert limits_of(baseline, Tolerance(), FLOORS) == pytest.approx(
+        {"unexplained": 3.0, "max_box": 0.31, "max_score": 3.1e-3}
+    )
+    assert limits_of(baseline, Tolerance()) == pytest.approx({"unexplained": 3.0, "max_box": 0.3, "max_score": 3e-3})
 
 
-YARD = {"max_abs": 1e-5, "rel_l2": 1e-6, "scale": 10.0}
+BASELINE = {"max_abs": 1e-5, "rel_l2": 1e-6, "scale": 10.0}
 
 
 @pytest.mark.parametrize(
@@ -68,23 +76,23 @@ YARD = {"max_abs": 1e-5, "rel_l2": 1e-6, "scale": 10.0}
     ],
 )
 def test_an_error_passes_up_to_its_limit(measured, passed):
-    check = judge([measured], HM, "opt", YARD)
+    check = judge([measured], HM, "opt", BASELINE)
     assert check.passed is passed
     assert (check.kind, check.output, check.case) == ("values", "hm", "opt")
     assert set(check.figures) == set(check.limits) == {"max_abs", "rel_l2"}
 
 
 def test_of_several_errors_the_worst_counts():
-    assert not judge([error(), error(1.0, 1.0), error()], HM, "opt", YARD).passed
+    assert not judge([error(), error(1.0, 1.0), error()], HM, "opt", BASELINE).passed
 
 
 def test_the_adapters_tolerance_is_used():
     wide = TensorSpec("hm", (1,), tolerance=Tolerance(factor=100, reason="int8"))
-    assert judge([error(9e-4, 9e-5)], wide, "opt", YARD).passed
-    assert judge([error(0.5, 1e-6)], TensorSpec("hm", (1,), tolerance=Tolerance(atol=0.5)), "opt", YARD).passed
+    assert judge([error(9e-4, 9e-5)], wide, "opt", BASELINE).passed
+    assert judge([error(0.5, 1e-6)], TensorSpec("hm", (1,), tolerance=Tolerance(atol=0.5)), "opt", BASELINE).passed
 
 
-def test_a_perfect_yardstick_leaves_four_units_in_the_last_place():
+def test_a_perfect_baseline_leaves_four_units_in_the_last_place():
     perfect = {"max_abs": 0.0, "rel_l2": 0.0, "scale": 8.0}
     assert judge([error(4 * ULP * 8, 4 * ULP)], HM, "", perfect).passed
     assert not judge([error(5 * ULP * 8, 0)], HM, "", perfect).passed
@@ -111,21 +119,31 @@ def test_where_pytorch_itself_overflows_nothing_is_proved(broken, measured):
     ],
 )
 def test_decoded_results_pass_when_every_box_is_explained_and_close(measured, passed):
-    yard = {"unexplained": 0.0, "max_box": 0.0, "max_score": 0.0, "scale": 0.0}
-    check = judge([match(), measured], None, "opt", yard)
+    baseline = {"unexplained": 0.0, "max_box": 0.0, "max_score": 0.0, "scale": 0.0}
+    check = judge([match(), measured], None, "opt", baseline)
     assert check.passed is passed
     assert (check.kind, check.output) == ("decoded", "decoded results")
 
 
 def test_notes_count_matches_and_ties_and_locate_the_worst_value():
-    yard = {"unexplained": 0.0, "max_box": 0.0, "max_score": 0.0}
-    assert judge([match(ties=1), match(unexplained=2)], None, "", yard).note == "17 of 20 matched, 1 ties"
+    baseline = {"unexplained": 0.0, "max_box": 0.0, "max_score": 0.0}
+    assert judge([match(ties=1), match(unexplained=2)], None, "", baseline).note == "17 of 20 matched, 1 ties"
     reference = np.array([[1.0, 2.0], [3.0, 4.0]])
-    wrong = judge([measure(reference, reference + np.array([[0, 0], [0.5, 0]]))], HM, "", YARD)
+    wrong = judge([measure(reference, reference + np.array([[0, 0], [0.5, 0]]))], HM, "", BASELINE)
     assert wrong.note == "worst at [1, 0]: 3.5 where 3 is right"
-    assert judge([measure(reference, np.full((2, 2), np.nan))], HM, "", YARD).note == "4 values are NaN"
-    assert judge([error()], HM, "", YARD).note == ""
+    assert judge([measure(reference, np.full((2, 2), np.nan))], HM, "", BASELINE).note == "4 values are NaN"
+    assert judge([error()], HM, "", BASELINE).note == ""
+    assert (
+        judge([match(note="result.name differs")], None, "", baseline).note == "10 of 10 matched; result.name differs"
+    )
+
+
+def test_a_figure_that_pytorch_never_had_must_be_zero():
+    assert judge([Difference(1, 1, 0, 0, {"depth": 0.0})], None, "", {"unexplained": 0.0}).passed
+    check = judge([Difference(1, 1, 0, 0, {"depth": 1e-9})], None, "", {"unexplained": 0.0})
+    assert not check.passed
+    assert check.limits["depth"] == 0
 
 
 def test_a_check_may_be_called_otherwise():
-    assert judge([error()], HM, "batch 2", YARD, kind="batch").kind == "batch"
+    assert judge([error()], HM, "batch 2", BASELINE, kind="batch").kind == "batch"

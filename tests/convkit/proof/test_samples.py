@@ -1,4 +1,4 @@
-"""The inputs of a proof: one tensor an image and size, by the adapter's own preprocess."""
+"""The inputs of a proof: one set of tensors a raw input and size, by the adapter's own preprocess."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 import pytest
 from support.plugins import registered
 
-from convkit import Dim, ModelSpec, Prepared, TensorSpec, hookimpl
-from convkit.errors import ConversionError
-from convkit.processing import find_decode, find_preprocess, synthetic_scenes
+from convkit import Dim, ModelSpec, Prepared, Preprocess, TensorSpec, hookimpl
+from convkit.errors import AdapterError, ConversionError, ConvkitError
+from convkit.processing import synthetic_scenes
 from convkit.proof import Case, Samples, shape_cases
 
 SPEC = ModelSpec(
     "toy_1",
     (Dim("batch", 1, 1, 5), Dim("height", 16, 32, 48), Dim.fixed("width", 32)),
     (TensorSpec("images", ("batch", 3, "height", "width")),),
-    (),
+    (TensorSpec("logits", ("batch", 4)),),
     {"kind": "toy.resize", "height": 32, "width": 32, "scale": 1.0},
     {"kind": "toy.softmax", "classes": []},
 )
 CASES = shape_cases(SPEC.dims)
-PICTURES = [case.picture for case in CASES]
+SIZES = [case.item_sizes for case in CASES]
 
 
 @pytest.fixture
 def samples(toy) -> Samples:
-    return Samples.prepare("toy", SPEC, synthetic_scenes(2, seed=1), PICTURES)
+    return Samples.prepare(SPEC, synthetic_scenes(2, seed=1), SIZES)
 
 
 def test_every_image_is_preprocessed_at_every_size(samples):
@@ -57,66 +57,88 @@ def test_the_first_samples_are_a_set_of_their_own(samples):
     np.testing.assert_array_equal(one.feed(CASES[0])["images"][0], samples.feed(CASES[0])["images"][0])
 
 
-KEEP = {"kind": "keep", "height": 0}
-
-
 class Keeping:
-    """Preprocess to the size the image has, whatever is asked; the tensor holds 0, 1, 2 …"""
+    """A preprocess that keeps the size of the array, whatever is asked."""
 
     @hookimpl
-    def convkit_preprocess(self, spec: Any) -> Any:
+    def convkit_preprocess(self, spec: Any) -> Preprocess | None:
         if spec["kind"] != "keep":
             return None
-        return lambda image: Prepared(
-            np.arange(image.size, dtype=np.float32).reshape(image.shape[2], *image.shape[:2]), {"seen": spec["height"]}
-        )
+
+        class Keep(Preprocess):
+            def __call__(self, raw: np.ndarray) -> Prepared:
+                return Prepared({"x": raw}, {"seen": spec["height"]})
+
+        return Keep()
 
 
-def keeping(height: int, width: int) -> Samples:
+def keeping(height: int, raw: np.ndarray) -> Samples:
+    dims = (Dim("batch", 1, 1, 2), Dim("height", 2, 4, 8), Dim.fixed("width", 6))
     spec = ModelSpec(
-        "v", (), (TensorSpec("x", ("batch", 3, "height", "width")),), (), {"kind": "keep", "height": 0}, {}
+        "v",
+        dims,
+        (TensorSpec("x", ("batch", 3, "height", "width")),),
+        (TensorSpec("y", ("batch",)),),
+        {"kind": "keep", "height": 0},
     )
     with registered(Keeping(), "keeping"):
-        return Samples.prepare("a", spec, [np.zeros((4, 6, 3), np.uint8)], [(("height", height), ("width", width))])
-
-
-@pytest.mark.parametrize("size", [(4, 6), (3, 5), (6, 9), (2, 8)])
-def test_a_tensor_of_a_size_of_its_own_is_cropped_or_padded_at_the_edge(size):
-    tensor = keeping(*size).feed(Case("c", (("height", size[0]), ("width", size[1]))))["x"][0]
-    plane = np.arange(4 * 6 * 3, dtype=np.float32).reshape(3, 4, 6)
-    rows, columns = np.minimum(np.arange(size[0]), 3), np.minimum(np.arange(size[1]), 5)
-    np.testing.assert_array_equal(tensor, plane[:, rows][:, :, columns])
-    assert tensor.flags.c_contiguous
+        return Samples.prepare(spec, [raw], [(("height", height), ("width", 6))])
 
 
 def test_the_size_of_the_case_goes_into_the_specification_where_it_has_such_a_name():
-    (items,) = keeping(8, 8).prepared.values()
-    assert items[0].meta == {"seen": 8}
+    (items,) = keeping(4, np.zeros((3, 4, 6), np.float32)).prepared.values()
+    assert items[0].meta == {"seen": 4}
 
 
-def test_a_preprocess_with_other_channels_than_the_model_is_refused():
-    spec = ModelSpec(
-        "v", (), (TensorSpec("x", ("batch", 1, "height", "width")),), (), {"kind": "keep", "height": 0}, {}
-    )
-    with (
-        registered(Keeping(), "keeping"),
-        pytest.raises(ConversionError, match=r"\(3, 4, 6\); the model takes \(1, 8, 8\)"),
-    ):
-        Samples.prepare("a", spec, [np.zeros((4, 6, 3), np.uint8)], [(("height", 8), ("width", 8))])
+@pytest.mark.parametrize(
+    ("shape", "message", "hint"),
+    [
+        ((3, 5, 6), "height 5 where 4 was asked for", "Name height in ModelSpec.preprocess"),
+        ((3, 9, 6), "height of 9; the model is for 2 to 8", "--shape height=2:4:9"),
+        ((3, 4, 7), "width of 7; the model is for 6", "--shape width=6:6:7"),
+        ((1, 4, 6), r"\(1, 4, 6\) for 'x'; one item of it is \(3, 4, 6\)", "disagree"),
+        ((4, 6), r"\(4, 6\) for 'x'; one item of it is 3 x height x width", "without the batch axis"),
+        ((1, 3, 4, 6), "one item of it is 3 x height x width", "without the batch axis"),
+    ],
+)
+def test_a_preprocess_that_returns_another_size_than_was_asked_for_is_refused(shape, message, hint):
+    with pytest.raises(ConvkitError, match=message) as caught:
+        keeping(4, np.zeros(shape, np.float32))
+    assert hint in caught.value.hint
 
 
-def test_a_model_of_two_inputs_is_refused():
-    two = ModelSpec("v", (), (TensorSpec("x", (1,)), TensorSpec("y", (1,))), (), {}, {})
-    with pytest.raises(ConversionError, match="2 inputs"):
-        Samples.prepare("a", two, [], [])
+PAIR = ModelSpec(
+    "v",
+    (Dim("batch", 1, 1, 3), Dim("n", 2, 4, 8)),
+    (TensorSpec("ids", ("batch", "n"), "int64"), TensorSpec("table", (2, 3)), TensorSpec("x", ("batch", "n+1"))),
+    (TensorSpec("y", ("batch",)),),
+)
 
 
-def test_a_specification_that_nobody_knows_has_no_preprocess_and_no_decode():
+def pair(number: int, n: int = 4) -> dict[str, np.ndarray]:
+    return {
+        "ids": np.full(n, number),
+        "table": np.ones((2, 3), np.float32),
+        "x": np.full(n + 1, number, np.float32),
+    }
+
+
+def test_without_a_preprocess_raw_inputs_are_the_input_arrays_of_any_number_and_dtype():
+    samples = Samples.prepare(PAIR, [pair(0), pair(1)], [(("n", 4),)])
+    feed = samples.feed(Case("c", (("batch", 3), ("n", 4))))
+    assert {name: (value.shape, value.dtype.name) for name, value in feed.items()} == {
+        "ids": ((3, 4), "int64"),
+        "table": ((2, 3), "float32"),
+        "x": ((3, 5), "float32"),
+    }
+    assert feed["ids"][:, 0].tolist() == feed["x"][:, 0].tolist() == [0, 1, 0]
+
+
+def test_inputs_that_disagree_on_a_dimension_are_refused():
+    with pytest.raises(AdapterError, match=r"\(6,\) for 'x'; one item of it is \(5,\)"):
+        Samples.prepare(PAIR, [{**pair(0), "x": np.zeros(6, np.float32)}], [(("n", 4),)])
+
+
+def test_a_specification_that_nobody_knows_is_an_error():
     with pytest.raises(ConversionError, match=r"'toy\.resize'"):
-        find_preprocess("toy", SPEC.preprocess)
-    assert find_decode("toy", SPEC.decode) is None
-
-
-def test_preprocess_and_decode_come_from_whose_kind_it_is(toy):
-    assert type(find_preprocess("toy", SPEC.preprocess)).__name__ == "Resize"
-    assert type(find_decode("toy", SPEC.decode)).__name__ == "Softmax"
+        Samples.prepare(SPEC, [], SIZES)

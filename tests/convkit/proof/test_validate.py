@@ -22,7 +22,7 @@ def test_an_artifact_is_proved_again_with_more_checks_than_a_conversion_makes(to
     found = {(check.kind, check.case, check.output) for check in verdict.checks}
     assert recorded <= found
     assert {kind for kind, _, _ in found - recorded} == {"preprocess", "decode"}
-    assert verdict.yardsticks == toy_artifact.verdict["yardsticks"]
+    assert verdict.baselines == toy_artifact.verdict["baselines"]
 
 
 def test_it_works_on_a_copy_elsewhere_and_by_text(toy, toy_artifact, tmp_path):
@@ -71,14 +71,14 @@ def test_without_the_plugin_of_its_adapter_it_says_so(toy_artifact):
     assert "plugin" in caught.value.hint
 
 
-def test_a_verdict_with_infinite_yardsticks_can_be_validated_and_never_passes(toy, toy_artifact, tmp_path):
-    """JSON has no infinity: where PyTorch overflowed the recorded yardstick is null."""
+def test_a_verdict_with_infinite_baselines_can_be_validated_and_never_passes(toy, toy_artifact, tmp_path):
+    """JSON has no infinity: where PyTorch overflowed the recorded baseline is null."""
     target = tmp_path / "overflow.rejected"
     with staging(target) as folder:
         shutil.copytree(toy_artifact.path, folder, dirs_exist_ok=True)
         (folder / "manifest.json").unlink()
         verdict = json.loads((folder / VERDICT).read_text())
-        verdict["yardsticks"]["logits"].update(max_abs=None, rel_l2=None)
+        verdict["baselines"]["logits"].update(max_abs=None, rel_l2=None)
         (folder / VERDICT).write_text(json.dumps(verdict))
         manifest = {key: value for key, value in toy_artifact.manifest.items() if key not in ("files", "seal")}
         publish(folder, target, manifest, overwrite=False)

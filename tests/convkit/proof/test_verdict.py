@@ -47,7 +47,7 @@ def test_a_verdict_survives_json():
         inputs="8 images",
         checks=[check(max_abs=0.25), check(rel_l2=1e-8)],
         ledger=[stage()],
-        yardsticks={"hm": {"max_abs": 1e-6}},
+        baselines={"hm": {"max_abs": 1e-6}},
         notes=["something"],
     )
     assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
@@ -55,10 +55,10 @@ def test_a_verdict_survives_json():
 
 def test_infinite_figures_are_written_as_null_and_the_json_is_strict():
     verdict = Verdict(
-        "e", "cpu", checks=[check(False, max_abs=math.inf, rel_l2=math.nan)], yardsticks={"hm": {"max_abs": math.inf}}
+        "e", "cpu", checks=[check(False, max_abs=math.inf, rel_l2=math.nan)], baselines={"hm": {"max_abs": math.inf}}
     )
     text = json.dumps(verdict.to_json(), allow_nan=False)
     document = json.loads(text)
     assert document["checks"][0]["figures"] == {"max_abs": None, "rel_l2": None}
     assert document["passed"] is False
-    assert Verdict.from_json(document).yardsticks == {"hm": {"max_abs": math.inf}}
+    assert Verdict.from_json(document).baselines == {"hm": {"max_abs": math.inf}}

@@ -19,7 +19,7 @@ WEIGHTS = Path("examples/digits/digits_resdcn18.pth")
 SIZES = [(480, 640), (64, 64), (720, 1280), (513, 211), (2, 3), (1080, 1920)]
 
 
-@pytest.fixture(scope="module", params=["heads", "tutorial", "detections"])
+@pytest.fixture(scope="module", params=["heads", "tensorrt-pro", "detections"])
 def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The digits detector in one of its forms, proved on the torch backend."""
     target = tmp_path_factory.mktemp("pipeline") / request.param

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import torch
-from support.blobs import BlobNet, Resize, blob_weights, draw_blobs
+from support.blobs import BlobNet, Components, Resize, blob_weights, draw_blobs
 from support.toy import ToyNet, toy_weights
 
 from convkit import Artifact, Classification, Detections, load
 from convkit.artifact import MODEL, publish, staging
 from convkit.errors import (
+    AdapterError,
     ArtifactError,
     ConversionError,
     EnvironmentProblem,
     ImageError,
+    InputError,
     IntegrityError,
     ValidationError,
 )
-from convkit.processing import synthetic_scenes
+from convkit.processing import find_decode, synthetic_scenes
 from convkit.runtime import Predictor
 
 
@@ -76,8 +81,6 @@ def test_one_image_gives_a_result_and_a_list_gives_a_list(predictor, tmp_path):
     cv2.imwrite(str(path), image)
     single = predictor(image)
     assert isinstance(single, Detections)
-    for given in (str(path), path):
-        np.testing.assert_array_equal(predictor(given).boxes, single.boxes)
     listed = predictor([image, str(path), path])
     assert [type(item) for item in listed] == [Detections] * 3
     stacked = predictor(np.stack([image, image]))
@@ -95,10 +98,77 @@ def test_grey_deep_and_transparent_images_are_converted(predictor):
     assert len(predictor(image[..., 0])) == 0, "grey is neither red nor green"
 
 
-@pytest.mark.parametrize("image", [np.zeros((0, 5, 3), np.uint8), np.zeros((4, 4, 3), np.float32), "nowhere.png"])
-def test_what_is_no_image_is_refused(predictor, image):
-    with pytest.raises(ImageError):
-        predictor(image)
+IN_MEMORY = {
+    "a path": lambda image, file: file,
+    "a path as text": lambda image, file: str(file),
+    "the bytes of a file": lambda image, file: file.read_bytes(),
+    "a PIL image": lambda image, file: PIL.Image.open(file),
+    "a torch tensor": lambda image, file: torch.from_numpy(image),
+    "a NumPy array of another library, by DLPack": lambda image, file: Foreign(image),
+}
+
+
+class Foreign:
+    """Pixels in an object of which only the exchange protocol is known."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.__dlpack__ = image.__dlpack__
+        self.__dlpack_device__ = image.__dlpack_device__
+
+
+@pytest.mark.parametrize("kind", IN_MEMORY)
+def test_every_kind_of_image_gives_what_the_array_gives(predictor, tmp_path, kind):
+    image = draw_blobs(6)[0]
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    given = IN_MEMORY[kind](image, tmp_path / "a.png")
+    expected = predictor(image)
+    assert len(expected) > 0
+    for found in (predictor(given), *predictor([given, given]), *predictor.stream([given])):
+        assert found.to_json() == expected.to_json()
+
+
+REFUSED = {
+    "None": (None, "None is no image"),
+    "a list with None": ([None], "None is no image"),
+    "a number": (3, "int is no image"),
+    "a NumPy number": (np.uint8(3), "no pixels|no image"),
+    "no pixels": (np.zeros((0, 5, 3), np.uint8), "no pixels"),
+    "a scalar": (np.zeros((), np.uint8), "no pixels"),
+    "a float array": (np.zeros((4, 4, 3), np.float32), "float32 values"),
+    "a tensor with its channels first": (torch.zeros(3, 64, 96, dtype=torch.uint8), "has its channels first"),
+    "bytes": ([b"bytes"], "the given bytes is not an image"),
+    "an iterator": (iter([np.zeros((4, 4, 3), np.uint8)]), "list_iterator is no image"),
+    "a path of nothing": ("nowhere.png", r"There is no image nowhere\.png"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_image_is_refused_by_name_with_a_remedy(predictor, kind):
+    value, message = REFUSED[kind]
+    with pytest.raises(ImageError, match=message) as caught:
+        predictor(value)
+    assert caught.value.hint
+
+
+def test_cv2_imread_of_a_missing_file_is_explained(predictor):
+    with pytest.raises(ImageError, match="None is no image") as caught:
+        predictor(cv2.imread("nowhere.png"))
+    assert "cv2.imread returns None" in caught.value.hint
+
+
+def test_a_file_of_an_unfit_size_is_named(predictor, tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "tall.png"), np.zeros((160, 96, 3), np.uint8))
+    prepares(monkeypatch, height=160, width=96)
+    with pytest.raises(InputError, match=r"tall\.png: This needs an input height of 160; .* 48 to 96"):
+        predictor([tmp_path / "tall.png"])
+
+
+def prepares(monkeypatch: pytest.MonkeyPatch, *, height: int, width: int) -> None:
+    """Let the preprocess of the rectangle detector resize to another size than its specification names."""
+    resize = Resize.__call__
+    monkeypatch.setattr(
+        Resize, "__call__", lambda self, image: resize(Resize({"height": height, "width": width}), image)
+    )
 
 
 def test_boxes_come_back_in_pixels_of_the_original_image(predictor):
@@ -143,22 +213,89 @@ def test_prepared_images_of_several_sizes_run_in_groups_and_keep_their_order(pre
     sizes = [(64, 96), (64, 96), (48, 64), (64, 96)]
     images = [draw_blobs(seed, *size)[0] for seed, size in enumerate(sizes)]
     prepared = [Resize({"height": h, "width": w})(image) for image, (h, w) in zip(images, sizes, strict=True)]
-    net = BlobNet().eval()
-    net.load_state_dict(blob_weights())
+    decode = find_decode(predictor.spec.decode)
     for item, result in zip(prepared, predictor.run(prepared), strict=True):
-        with torch.no_grad():
-            maps = net(torch.from_numpy(item.tensor)[None])["maps"]
-        expected = predictor._decode({"maps": maps.numpy()}, [item.meta])[0]
+        maps = pytorch_maps(item.tensors["images"])
+        expected = decode({"maps": maps[None]}, [item.meta])[0]
         np.testing.assert_array_equal(result.boxes, expected.boxes)
 
 
-@pytest.mark.parametrize("size", [(160, 96), (32, 96), (64, 160)])
-def test_an_input_size_outside_the_proved_range_is_refused_with_the_shape_to_convert_with(predictor, size):
-    predictor._preprocess = Resize({"height": size[0], "width": size[1]})
+def pytorch_maps(tensor: np.ndarray) -> np.ndarray:
+    """Return what the rectangle detector itself computes for one prepared image."""
+    net = BlobNet().eval()
+    net.load_state_dict(blob_weights())
+    with torch.no_grad():
+        return net(torch.from_numpy(tensor)[None])["maps"][0].numpy()
+
+
+def test_outputs_are_those_of_pytorch_without_the_batch_axis(predictor):
+    images = [draw_blobs(seed)[0] for seed in range(4)]
+    single = predictor.outputs(images[0])
+    several = predictor.outputs(images, batch=3)
+    assert list(single) == ["maps"]
+    for image, found in zip(images, several, strict=True):
+        tensor = predictor.prepare(image).tensors["images"]
+        np.testing.assert_allclose(found["maps"], pytorch_maps(tensor), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(single["maps"], several[0]["maps"])
+    assert predictor.outputs([]) == []
+
+
+def test_a_stream_of_outputs_takes_inputs_as_it_goes(predictor):
+    taken = []
+
+    def source() -> Iterator[np.ndarray]:
+        for seed in range(5):
+            taken.append(seed)
+            yield draw_blobs(seed)[0]
+
+    stream = predictor.stream_outputs(source(), batch=2)
+    next(stream)
+    assert taken == [0, 1]
+    assert len(list(stream)) == 4
+
+
+def test_threads_that_share_a_predictor_get_what_one_gets(predictor):
+    """Two at a time in the engine would be seen: each run counts who is in it."""
+    images = [draw_blobs(seed, *((64, 96) if seed % 2 else (48, 64)))[0] for seed in range(24)]
+    expected = [result.to_json() for result in predictor(images)]
+    inside, most = [], []
+    run = predictor.session.run
+
+    def counting(feed):
+        inside.append(1)
+        most.append(len(inside))
+        try:
+            time.sleep(0.001)
+            return run(feed)
+        finally:
+            inside.pop()
+
+    predictor.session.run = counting
+    with ThreadPoolExecutor(8) as pool:
+        one_by_one = list(pool.map(predictor, images))
+        streams = list(pool.map(lambda batch: list(predictor.stream(images, batch=batch)), [1, 2, 3, 3]))
+    assert [result.to_json() for result in one_by_one] == expected
+    for stream in streams:
+        assert [result.to_json() for result in stream] == expected
+    assert max(most) == 1
+
+
+def test_a_decode_that_loses_inputs_is_found_in_every_batch(predictor, monkeypatch):
+    decode = Components.__call__
+    monkeypatch.setattr(Components, "__call__", lambda self, outputs, metas: decode(self, outputs, metas)[:1])
+    images = [draw_blobs(seed)[0] for seed in range(3)]
+    assert len(list(predictor.stream(images, batch=1))) == 3
+    with pytest.raises(AdapterError, match="1 results for 3 inputs"):
+        list(predictor.stream(images, batch=3))
+
+
+@pytest.mark.parametrize("size", [(160, 96), (32, 96), (64, 160), (56, 96)])
+def test_an_input_size_outside_the_proved_range_is_refused_with_the_shape_to_convert_with(predictor, size, monkeypatch):
+    prepares(monkeypatch, height=size[0], width=size[1])
     name, value = ("height", size[0]) if size[0] != 64 else ("width", size[1])
-    with pytest.raises(ImageError, match=f"input {name} of {value}") as caught:
+    with pytest.raises(InputError, match=f"input {name} of {value}") as caught:
         predictor(draw_blobs(0)[0])
-    assert f"--shape {name}=" in caught.value.hint
+    assert (f"--shape {name}=" if value % 16 == 0 else "a multiple of 16") in caught.value.hint
 
 
 def test_a_smallest_batch_of_more_than_one_is_filled_up(blobs, blob_artifact, tmp_path):

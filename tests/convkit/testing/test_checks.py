@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,11 +36,14 @@ from convkit import (
     Artifact,
     CheckpointError,
     Classification,
+    Difference,
     Dim,
+    ImageReader,
     NodeRewrite,
     Option,
     Prepared,
     Request,
+    Result,
     SourceModel,
     TensorSpec,
     Tolerance,
@@ -55,6 +58,7 @@ from convkit import Adapter, hookimpl
 class Toy(Adapter):
     name, summary = "toy", "toy"
     def load(self, request): ...
+    def samples(self, spec, count, seed): ...
 @hookimpl
 def convkit_adapters():
     {body}
@@ -135,6 +139,28 @@ def ill_scaled(module: torch.nn.Module, logits: torch.Tensor) -> torch.Tensor:
     return logits * (1.1 if logits.dtype == torch.float32 else 1.0)
 
 
+class Jpeg(ImageReader):
+    """Keeps images in files that lose something of them."""
+
+    def write(self, raw: np.ndarray, path: Path) -> Path:
+        file = path.with_suffix(".jpg")
+        file.write_bytes(cv2.imencode(".jpg", raw)[1].tobytes())
+        return file
+
+
+def reader_with(reader: ImageReader) -> Variant:
+    return Variant(preprocess=type("Changed", (Resize,), {"reader": reader}))
+
+
+def tensor_with(change: Callable[[np.ndarray], Any]) -> Variant:
+    """Return a variant whose preprocess returns ``change(tensor)``."""
+    return preprocess_with(lambda image, prepared: Prepared({"images": change(prepared.tensors["images"])}))
+
+
+def never_equal(self: Classification, other: Result, *, slack: float = 0.0) -> Difference:
+    return Difference(1, 0, 0, 1, note="always")
+
+
 def draw_into(self: Classification, image: np.ndarray) -> np.ndarray:
     image[:] = 0
     return image
@@ -148,6 +174,12 @@ def scribble(image: np.ndarray, prepared: Prepared) -> Prepared:
 def spoil(outputs: Mapping[str, np.ndarray], results: Any) -> Any:
     outputs["logits"][:] = 0
     return results
+
+
+def shuffled(outputs: Mapping[str, np.ndarray], results: list[Classification]) -> list[Classification]:
+    """Mix up the classes, every time in another way."""
+    rng = np.random.default_rng(next(counter))
+    return [Classification(rng.permutation(result.probabilities), result.classes) for result in results]
 
 
 def across_batch(outputs: Mapping[str, np.ndarray], results: list[Classification]) -> list[Classification]:
@@ -167,6 +199,16 @@ def with_range(source: SourceModel) -> SourceModel:
     return spec_with(preprocess={**source.spec.preprocess, "range": (0, 1)})(source)
 
 
+def with_second_output(source: SourceModel) -> SourceModel:
+    """Return an output that the specification lacks, and so nothing ever compares."""
+
+    def reference(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        logits = source.reference(module, inputs)["logits"]
+        return {"logits": logits, "scores": logits.softmax(-1)}
+
+    return SourceModel(source.module, source.spec, reference)
+
+
 counter = iter(range(1_000_000))
 OUTPUT = TensorSpec("logits", ("batch", 4))
 IMAGES = TensorSpec("images", ("batch", 3, "height", "width"))
@@ -182,7 +224,6 @@ FAULTY: dict[str, list[tuple[Variant, str]]] = {
         (adapter_with(options=(replace(OPTION, help=""),)), "has no help"),
         (adapter_with(options=(replace(OPTION, default="c"),)), "none of its choices"),
         (adapter_with(options=(replace(OPTION, default=["a"], choices=()),)), "default of type list"),
-        (adapter_with(options=(Option("fast", True, "whether"),)), "for a switch take the choices"),
     ],
     "test_damaged_file_is_refused": [(Variant(adapter=Curt), "the error for a file that is empty has no hint")],
     "test_foreign_checkpoint_is_refused": [(Variant(adapter=Lenient), "DID NOT RAISE")],
@@ -200,19 +241,23 @@ FAULTY: dict[str, list[tuple[Variant, str]]] = {
     ],
     "test_spec_is_complete": [
         (Variant(edit=spec_with(variant="")), "variant is empty"),
-        (Variant(edit=spec_with(dims=ToyAdapter.dims[:2])), "dims are not those asked for"),
-        (Variant(edit=spec_with(inputs=(IMAGES, IMAGES))), "2 inputs"),
-        (Variant(edit=spec_with(outputs=())), "no outputs"),
-        (Variant(edit=spec_with(outputs=(OUTPUT, OUTPUT))), "share a name"),
-        (Variant(edit=spec_with(outputs=(replace(OUTPUT, shape=("batch", "height/64")),))), r"has the shape \(1, 0\)"),
-        (Variant(edit=spec_with(outputs=(replace(OUTPUT, compare="loosely"),))), "unknown comparison"),
-        (Variant(edit=spec_with(facts={"scale": np.float32(1)})), "facts is no JSON object"),
+        (Variant(edit=spec_with(dims=(*ToyAdapter.dims, Dim.fixed("depth", 1)))), "dims are not those asked for"),
+        (Variant(edit=spec_with(inputs=(IMAGES, IMAGES))), "declares the inputs images, images"),
+        (Variant(edit=spec_with(outputs=())), "declares the outputs none"),
+        (Variant(edit=spec_with(outputs=(replace(OUTPUT, name="images"),))), "share a name"),
+        (Variant(edit=spec_with(outputs=(replace(OUTPUT, shape=("batch", "height-32")),))), r"has the shape \(1, 0\)"),
+        (Variant(edit=spec_with(outputs=(replace(OUTPUT, shape=("batch", "height/64")),))), "is no whole number"),
+        (Variant(edit=spec_with(outputs=(replace(OUTPUT, shape=("batch", "clases")),))), "unknown dimension 'clases'"),
+        (Variant(edit=spec_with(outputs=(replace(OUTPUT, dtype="float23"),))), "float23"),
+        (Variant(edit=spec_with(info={"scale": np.float32(1)})), "info is no JSON object"),
+        (Variant(edit=spec_with(preprocess={"kind": "toy.resize", "mean": np.ones(3)})), "preprocess is no JSON"),
         (Variant(edit=spec_with(decode={"kind": ""})), "decode has no 'kind'"),
     ],
     "test_reference_gives_the_declared_outputs": [
         (Variant(edit=spec_with(outputs=(replace(OUTPUT, name="scores"),))), "the spec declares"),
         (Variant(edit=spec_with(outputs=(replace(OUTPUT, shape=("batch", 5)),))), r"has the shape \(1, 4\)"),
         (Variant(edit=reference_with(lambda module, logits: logits.half())), "is float16"),
+        (Variant(edit=with_second_output), r"reference returns \['logits', 'scores'\]; the spec declares \['logits'\]"),
     ],
     "test_reference_is_deterministic": [
         (Variant(edit=reference_with(lambda module, logits: logits + torch.rand_like(logits))), "two runs differ"),
@@ -230,41 +275,57 @@ FAULTY: dict[str, list[tuple[Variant, str]]] = {
             "changed the values of head.bias",
         ),
     ],
-    "test_preprocess_gives_the_declared_tensor": [
-        (preprocess_with(lambda image, p: Prepared(p.tensor.astype(np.float64))), "gave float64"),
-        (preprocess_with(lambda image, p: Prepared(p.tensor[:, :16])), r"gave the shape \(3, 16, 32\)"),
-        (preprocess_with(lambda image, p: Prepared(p.tensor[None])), r"gave the shape \(1, 3, 32, 32\)"),
-        (preprocess_with(lambda image, p: Prepared(np.full_like(p.tensor, np.inf))), "not finite"),
-        (preprocess_with(lambda image, p: Prepared(p.tensor, {"size": image.shape[0] * np.int64(1)})), "is not JSON"),
+    "test_preprocess_gives_the_declared_tensors": [
+        (tensor_with(lambda tensor: tensor.astype(np.float64)), "float64 for 'images'; the model takes float32"),
+        (tensor_with(lambda tensor: tensor.tolist()), "list for 'images'; the model takes float32"),
+        (tensor_with(lambda tensor: tensor[:, :16]), r"shape \(3, 16, 32\)|height of 16"),
+        (tensor_with(lambda tensor: tensor[:2]), r"shape \(2, 32, 32\)"),
+        (tensor_with(lambda tensor: tensor[None]), r"shape \(1, 3, 32, 32\)"),
+        (tensor_with(lambda tensor: np.full_like(tensor, np.inf)), "not finite"),
+        (preprocess_with(lambda image, p: p.tensors["images"]), "returned a ndarray"),
+        (preprocess_with(lambda image, p: Prepared(p.tensors["images"])), "returned a ndarray"),
+        (preprocess_with(lambda image, p: Prepared({})), "returned tensors for nothing"),
+        (preprocess_with(lambda image, p: Prepared({**p.tensors, "sizes": p.tensors["images"]})), "images, sizes"),
+        (preprocess_with(lambda image, p: Prepared(p.tensors, {"n": image.shape[0] * np.int64(1)})), "is not JSON"),
+        (Variant(preprocess=lambda spec: lambda image: image), "returned a function"),
+        (Variant(preprocess=lambda spec: None), "No plugin preprocesses inputs for 'toy.resize'"),
     ],
     "test_preprocess_is_deterministic": [
-        (preprocess_with(lambda image, p: Prepared(p.tensor + np.float32(next(counter)))), "two runs differ"),
-        (preprocess_with(lambda image, p: Prepared(p.tensor, {"n": next(counter)})), "different metas"),
-        (preprocess_with(scribble), "preprocess wrote into the image"),
+        (tensor_with(lambda tensor: tensor + np.float32(next(counter))), "two runs differ"),
+        (preprocess_with(lambda image, p: Prepared(p.tensors, {"n": next(counter)})), "different metas"),
+        (preprocess_with(scribble), "preprocess wrote into its input"),
     ],
-    "test_decode_gives_one_result_an_image": [
-        (decode_with(lambda outputs, results: results[1:]), "4 images gave 3 results"),
-        (decode_with(lambda outputs, results: [r.probabilities for r in results]), "lacks a method"),
+    "test_inputs_survive_a_file": [(reader_with(Jpeg()), "input_0.jpg reads back as another input")],
+    "test_decode_gives_one_result_an_input": [
+        (decode_with(lambda outputs, results: results[1:]), "returned 3 results for 4 inputs"),
+        (decode_with(lambda outputs, results: results[0]), "returned a Classification instead of results for 4 inputs"),
+        (decode_with(lambda outputs, results: [r.probabilities for r in results]), "returned a ndarray"),
         (result_with(to_json=lambda self: {"p": self.probabilities}), "is not JSON"),
         (result_with(summary=lambda self: ""), "summary.. is empty"),
         (result_with(summary=lambda self: "a\nb"), "several lines"),
-        (result_with(draw=draw_into), "draw.. wrote into the image"),
-        (result_with(draw=lambda self, image: image[:1]), "draw.. returned"),
-        (Variant(decode=lambda spec: None), "no plugin decodes 'toy.softmax'"),
+        (result_with(draw=draw_into), "draw.. wrote into the input"),
+        (result_with(draw=lambda self, image: image[:1] / 2), "draw.. returned float64"),
+        (result_with(draw=lambda self, image: image[0]), "draw.. returned the shape"),
+        (result_with(compare=never_equal), "differs from itself: always"),
+        (Variant(decode=lambda spec: None), "No plugin decodes outputs for 'toy.softmax'"),
+        (Variant(decode=lambda spec: lambda outputs, metas: []), "returned a function"),
+        (Variant(edit=spec_with(decode={"kind": "toy.sofmax"})), "No plugin decodes outputs for 'toy.sofmax'"),
     ],
     "test_decode_is_deterministic": [
         (decode_with(spoil), "decode wrote into logits"),
         (decode_with(across_batch), "one by one give other results"),
         (decode_with(lambda outputs, results: sorted(results, key=lambda r: r.probabilities[0])), "in reverse"),
+        (decode_with(shuffled), "gives other results"),
     ],
     "test_specification_survives_the_manifest": [
         (Variant(edit=with_range, preprocess=TupleScale), "the preprocess that was read back differs"),
         (Variant(edit=spec_with(classes=["a", "b", "c", "d"])), "classes reads back as another one"),
     ],
     "test_patched_model_returns_the_declared_outputs": [
-        (patch_with(lambda module, result: (*result, *result)), "returns 2 values, not 1"),
+        (patch_with(lambda module, result: (*result, *result)), "returns 2 values; the adapter declares 1"),
         (patch_with(lambda module, result: (result[0][:, :3],)), "has the shape"),
-        (patch_with(lambda module, result: (result[0].double(),)), "is torch.float64"),
+        (patch_with(lambda module, result: {"logits": result[0]}), "returns a dict"),
+        (patch_with(lambda module, result: (result[0].double(),)), "logits is float64"),
         (Variant(patch=lambda patch: [replace(patch, match=lambda path, module: False)]), "matches 0 modules"),
     ],
     "test_patches_come_off": [(patch_with(leave_trace), "left traces: seen")],
@@ -286,8 +347,8 @@ FAULTY: dict[str, list[tuple[Variant, str]]] = {
             "goes unnoticed in logits",
         ),
     ],
-    "test_predictor_takes_paths_arrays_and_lists": [
-        (preprocess_with(lambda image, p: Prepared(p.tensor * np.float32(1 + next(counter)))), "another result"),
+    "test_predictor_takes_files_values_and_lists": [
+        (tensor_with(lambda tensor: tensor * np.float32(1 + next(counter))), "another result"),
     ],
 }
 ELSEWHERE = {
@@ -313,6 +374,11 @@ def test_check_finds_the_fault(
 ) -> None:
     with pytest.raises((Exception, pytest.fail.Exception), match=message):
         run_check(check, variant, toy_weights_file, tmp_path)
+
+
+def test_a_switch_is_an_option_like_any_other(toy_weights_file: Path, tmp_path: Path) -> None:
+    variant = adapter_with(options=(*ToyAdapter.options, Option("fast", True, "whether to hurry")))
+    run_check("test_adapter_is_described", variant, toy_weights_file, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from convkit.testing._faults import changes_nothing, plant
 
 FAULT = {fault.name: fault for fault in FAULTS}
 VALUES = TensorSpec("logits", ("batch", 3))
-ROWS = TensorSpec("boxes", ("batch", 2, 6), compare="detections")
+ROWS = TensorSpec("boxes", ("batch", 2, 6), compare="results")
 VALUE = np.array([[1.0, -2.0, 3.0], [4.0, 5.0, -6.0]], np.float32)
 
 

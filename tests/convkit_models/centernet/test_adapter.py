@@ -51,7 +51,7 @@ sys.exit(f"imported {heavy}" if heavy else 0)
 
 def test_the_declaration() -> None:
     (adapter,) = convkit_adapters()
-    assert adapter.forms == ("heads", "tutorial", "detections")
+    assert adapter.forms == ("heads", "tensorrt-pro", "detections")
     assert {dim.name: (dim.min, dim.opt, dim.max, dim.multiple_of) for dim in adapter.dims} == {
         "batch": (1, 1, 8, 1),
         "height": (512, 512, 512, 32),
@@ -90,8 +90,8 @@ class TestSpecification:
     @pytest.mark.parametrize(
         ("form", "name", "shape", "compare"),
         [
-            ("tutorial", "output", ("batch", "height/4*width/4", 10), "values"),
-            ("detections", "detections", ("batch", 100, 6), "detections"),
+            ("tensorrt-pro", "output", ("batch", "height/4*width/4", 10), "values"),
+            ("detections", "detections", ("batch", 100, 6), "results"),
         ],
     )
     def test_of_the_other_forms(self, weights: Path, form: str, name: str, shape: Any, compare: str) -> None:
@@ -100,16 +100,16 @@ class TestSpecification:
 
     def test_survives_json(self, weights: Path) -> None:
         spec = load(weights).spec
-        for part in (spec.preprocess, spec.decode, spec.facts):
+        for part in (spec.preprocess, spec.decode, spec.info):
             assert json.loads(json.dumps(part)) == part
 
-    def test_facts_for_people(self, weights: Path) -> None:
-        facts = load(weights).spec.facts
+    def test_info_for_people(self, weights: Path) -> None:
+        info = load(weights).spec.info
         network = make_network(width=0.05)
-        assert facts["architecture"] == "resdcn_18"
-        assert facts["parameters"] == sum(parameter.numel() for parameter in network.parameters())
-        assert (facts["classes"], facts["head_conv"]) == (3, {"hm": 16, "wh": 16, "reg": 16})
-        assert (facts["epoch"], facts["file_format"], facts["notes"]) == (140, "zip", [])
+        assert info["architecture"] == "resdcn_18"
+        assert info["parameters"] == sum(parameter.numel() for parameter in network.parameters())
+        assert (info["classes"], info["head_conv"]) == (3, {"hm": 16, "wh": 16, "reg": 16})
+        assert (info["epoch"], info["file_format"], info["notes"]) == (140, "zip", [])
 
     def test_dimensions_are_narrowed_to_the_stride(self, weights: Path) -> None:
         assert [dim.multiple_of for dim in load(weights).spec.dims] == [1, 32, 32]
@@ -163,10 +163,10 @@ class TestRefusals:
         with pytest.raises(SettingError, match=said):
             load(weights, options=options)
 
-    def test_the_tutorial_form_has_no_room_for_sizes_per_class(self, tmp_path: Path) -> None:
+    def test_the_packed_form_has_no_room_for_sizes_per_class(self, tmp_path: Path) -> None:
         path = make_checkpoint(tmp_path / "w.pth", "res_18", width=0.05, heads={"hm": 4, "wh": 8, "reg": 2})
         with pytest.raises(SettingError, match="no room"):
-            load(path, "tutorial")
+            load(path, "tensorrt-pro")
         assert load(path, "detections").spec.decode["sizes_per_class"] is True
 
     def test_a_checkpoint_that_does_not_fit(self, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ class TestRefusals:
 
 
 class TestModel:
-    @pytest.mark.parametrize("form", ["heads", "tutorial", "detections"])
+    @pytest.mark.parametrize("form", ["heads", "tensorrt-pro", "detections"])
     @pytest.mark.parametrize("dims", [DIMS, RANGES])
     def test_the_patched_module_returns_what_the_reference_defines(
         self, weights: Path, form: str, dims: tuple[Dim, ...]
@@ -211,9 +211,9 @@ class TestModel:
         assert decode is not None
         image = np.random.default_rng(0).integers(0, 256, (120, 200, 3), dtype=np.uint8)
         prepared = prepare(image)
-        assert prepared.tensor.shape == (3, 64, 96)
+        assert prepared.tensors["images"].shape == (3, 64, 96)
         with torch.no_grad():
-            outputs = model.reference(model.module, {"images": torch.from_numpy(prepared.tensor[None])})
+            outputs = model.reference(model.module, {"images": torch.from_numpy(prepared.tensors["images"][None])})
         (result,) = decode({name: value.numpy() for name, value in outputs.items()}, [prepared.meta])
         assert 0 < len(result.to_json()["detections"]) <= 100
 
@@ -221,7 +221,7 @@ class TestModel:
         spec = load(weights, dims=RANGES, options={"resize": "keep_res"}).spec
         prepare = convkit_preprocess(spec.preprocess)
         assert prepare is not None
-        assert prepare(np.zeros((100, 130, 3), np.uint8)).tensor.shape == (3, 128, 160)
+        assert prepare(np.zeros((100, 130, 3), np.uint8)).tensors["images"].shape == (3, 128, 160)
 
     def test_foreign_specifications_are_left_to_others(self) -> None:
         assert convkit_preprocess({"kind": "other"}) is None

@@ -42,6 +42,6 @@ class TestKeptResolution(AdapterConformance):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def images(cls) -> list[np.ndarray]:
+    def raws(cls) -> list[np.ndarray]:
         """Return images that fit into the range without being resized."""
         return synthetic_scenes(4, height=60, width=90)

@@ -93,9 +93,9 @@ def test_real_scenes() -> None:
 
 
 def compare(found: Prepared, tensor: np.ndarray, meta: dict[str, Any]) -> None:
-    assert found.tensor.dtype == np.float32
-    assert found.tensor.flags.c_contiguous
-    np.testing.assert_array_equal(found.tensor, tensor)
+    assert found.tensors["images"].dtype == np.float32
+    assert found.tensors["images"].flags.c_contiguous
+    np.testing.assert_array_equal(found.tensors["images"], tensor)
     assert json.loads(json.dumps(found.meta)) == meta
 
 
@@ -111,21 +111,21 @@ def test_keep_res_is_centring_in_the_next_larger_multiple(rows: int, columns: in
     canvas[top : top + rows, left : left + columns] = image
     expected = (canvas / 255.0 - np.float32(MEAN)) / np.float32(STD)
     found = Affine(spec("keep_res", None, None))(image)
-    np.testing.assert_array_equal(found.tensor, expected.astype(np.float32).transpose(2, 0, 1))
+    np.testing.assert_array_equal(found.tensors["images"], expected.astype(np.float32).transpose(2, 0, 1))
 
 
 def test_keep_res_in_a_given_size_is_centred_too() -> None:
     """A proof asks for sizes of its own; the image keeps its scale in them."""
     image = noise(50, 70)
     found = Affine(spec("keep_res", 32, 128))(image)
-    assert found.tensor.shape == (3, 32, 128)
+    assert found.tensors["images"].shape == (3, 32, 128)
     assert found.meta == {"center": [35.0, 25.0], "scale": 128.0, "input": [32, 128]}
-    whole = Affine(spec("keep_res", None, None))(image).tensor
-    np.testing.assert_array_equal(found.tensor[:, :, 16:112], whole[:, 16:48])
+    whole = Affine(spec("keep_res", None, None))(image).tensors["images"]
+    np.testing.assert_array_equal(found.tensors["images"][:, :, 16:112], whole[:, 16:48])
 
 
 def test_padding_is_black_before_the_normalisation() -> None:
-    tensor = Affine(spec())(np.full((100, 200, 3), 255, np.uint8)).tensor
+    tensor = Affine(spec())(np.full((100, 200, 3), 255, np.uint8)).tensors["images"]
     black = (-np.float32(MEAN).astype(np.float64) / np.float32(STD)).astype(np.float32)
     white = ((1 - np.float32(MEAN).astype(np.float64)) / np.float32(STD)).astype(np.float32)
     np.testing.assert_array_equal(tensor[:, 0, 0], black)
@@ -136,7 +136,7 @@ def test_padding_is_black_before_the_normalisation() -> None:
 def test_channels_keep_their_order() -> None:
     image = np.zeros((64, 64, 3), np.uint8)
     image[..., 2] = 255
-    tensor = Affine(spec(height=64, width=64))(image).tensor
+    tensor = Affine(spec(height=64, width=64))(image).tensors["images"]
     assert tensor[2].min() > 1.9
     assert tensor[:2].max() < -1.4
 
@@ -144,9 +144,9 @@ def test_channels_keep_their_order() -> None:
 def test_results_do_not_share_memory() -> None:
     prepare = Affine(spec(height=64, width=64))
     first = prepare(noise(64, 64, 1))
-    kept = first.tensor.copy()
+    kept = first.tensors["images"].copy()
     prepare(noise(64, 64, 2))
-    np.testing.assert_array_equal(first.tensor, kept)
+    np.testing.assert_array_equal(first.tensors["images"], kept)
 
 
 def test_an_image_that_is_a_view() -> None:

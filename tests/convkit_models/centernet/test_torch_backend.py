@@ -21,7 +21,7 @@ from convkit_models.centernet.tasks.ctdet import CtdetDecode
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=["heads", "tutorial", "detections"])
+@pytest.fixture(scope="module", params=["heads", "tensorrt-pro", "detections"])
 def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A small network whose batch, height and width vary, so that shapes within the graph depend on the input."""
     folder = tmp_path_factory.mktemp("network")

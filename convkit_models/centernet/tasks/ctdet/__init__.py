@@ -1,10 +1,20 @@
 """Object detection as in CenterNet: outputs, specification, decode on the host and on the GPU."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from convkit_models.centernet.tasks.ctdet._decode import CtdetDecode, are_peaks, best, find_peaks, max_pool, sigmoid
 from convkit_models.centernet.tasks.ctdet._decode_pro import MODE, MOST_CELLS, ProDecode, least_logit, overlaps
 from convkit_models.centernet.tasks.ctdet._device_decode import CudaDecode, DecodeLaunch, Tuning
-from convkit_models.centernet.tasks.ctdet._outputs import output_patch, reference
 from convkit_models.centernet.tasks.ctdet._spec import DECODE, MULTIPLE, OUTPUT_PATCH, PREPROCESS, describe
+
+if TYPE_CHECKING:
+    from convkit_models.centernet.tasks.ctdet._outputs import output_patch, reference
+
+_WITH_TORCH = ("output_patch", "reference")
+"""What is imported when it is first used: an artifact runs where there is no torch."""
 
 __all__ = [
     "DECODE",
@@ -29,3 +39,9 @@ __all__ = [
     "reference",
     "sigmoid",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}._outputs"), name)

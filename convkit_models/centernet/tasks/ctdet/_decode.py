@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from convkit import Detections, Result
+from convkit import Decode, Detections, Result
 from convkit_models.centernet._geometry import affine, transform
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _LOG_2 = (0.6931471803691238, 1.9082149292705877e-10)  # their sum; multiples of
 _TAYLOR = [1 / math.factorial(degree) for degree in range(13, -1, -1)]
 
 
-class CtdetDecode:
+class CtdetDecode(Decode):
     """Decode any of the output forms; see ``_forms`` for what they are.
 
     The K best peaks of the heat map become boxes; a cell may give several, of different classes.
@@ -41,7 +41,7 @@ class CtdetDecode:
         self.topk: int = spec["topk"]
         self.sizes_per_class: bool = spec["sizes_per_class"]
         self.classes: Sequence[str] = tuple(spec["classes"])
-        self._decode = {"heads": self._heads, "tutorial": self._tutorial, "detections": self._rows}[spec["form"]]
+        self._decode = {"heads": self._heads, "tensorrt-pro": self._packed, "detections": self._rows}[spec["form"]]
 
     def on_device(self) -> CudaDecode:
         """Return the same decoding on the GPU.
@@ -72,7 +72,7 @@ class CtdetDecode:
         offsets = maps["reg"].reshape(2, -1)[:, cells].T if "reg" in maps else np.full_like(sizes, 0.5)
         return self._boxes(labels, cells, width, logits[peaks], offsets, sizes, meta)
 
-    def _tutorial(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
+    def _packed(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
         rows = maps["output"]
         classes, width = (rows.shape[1] - 4) // 2, meta["input"][1] // self.stride
         logits, pooled = rows[:, 4 : 4 + classes], rows[:, 4 + classes :]

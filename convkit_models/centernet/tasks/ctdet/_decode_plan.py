@@ -25,7 +25,7 @@ from convkit_models.centernet.tasks.ctdet._decode_pro import MODE, least_logit
 
 __all__ = ["PACKED_FORM", "DecodeLaunch", "Tuning"]
 
-PACKED_FORM = "tutorial"
+PACKED_FORM = "tensorrt-pro"
 """The output form of packed rows."""
 
 

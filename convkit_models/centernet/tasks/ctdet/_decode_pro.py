@@ -38,7 +38,7 @@ MOST_CELLS = 1024
 
 
 class ProDecode(CtdetDecode):
-    """Decode ``heads`` or ``tutorial`` as tensorRT_Pro does.
+    """Decode ``heads`` or ``tensorrt-pro`` as tensorRT_Pro does.
 
     The specification has ``confidence``, the lowest score, and ``nms``, the largest intersection over union that two
     boxes of a class may have.
@@ -50,7 +50,8 @@ class ProDecode(CtdetDecode):
     def __init__(self, spec: Mapping[str, Any]) -> None:
         if spec["form"] == "detections":
             raise SettingError(
-                f"The form 'detections' cannot be decoded in the mode {MODE!r}.", hint="Use --form heads or tutorial."
+                f"The form 'detections' cannot be decoded in the mode {MODE!r}.",
+                hint="Use --form heads or tensorrt-pro.",
             )
         for name in ("confidence", "nms"):
             if not 0 < spec[name] < 1:
@@ -77,7 +78,7 @@ class ProDecode(CtdetDecode):
         offsets = maps["reg"].reshape(2, -1)[:, cells].T if "reg" in maps else np.full_like(sizes, 0.5)
         return self._suppressed(self._boxes(labels, cells, width, logits, offsets, sizes, meta))
 
-    def _tutorial(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
+    def _packed(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
         rows = maps["output"]
         classes, width = (rows.shape[1] - 4) // 2, meta["input"][1] // self.stride
         logits = rows[:, 4 : 4 + classes]

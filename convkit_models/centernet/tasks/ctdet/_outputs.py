@@ -1,7 +1,7 @@
 """The output forms, each twice: as the official code defines it, and as the graph computes it.
 
 * ``heads``: the raw maps ``hm``, ``wh`` and, where the network has it, ``reg``.
-* ``tutorial``: one tensor [B, H*W, 4 + 2C] with the columns reg x, reg y, width, height, C heat map
+* ``tensorrt-pro``: one tensor [B, H*W, 4 + 2C] with the columns reg x, reg y, width, height, C heat map
   logits and the same logits after 3x3 max pooling, as the tutorial of tensorRT_Pro exports it. A
   network without ``reg`` gives 0.5 there, which is what its decoding adds.
 * ``detections``: [B, K, 6] with x1, y1, x2, y2 in input pixels, score and class, best first. Rows
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convkit import ModulePatch, exactly
+from convkit_models.centernet._names import INPUT
 from convkit_models.centernet.tasks.ctdet._spec import OUTPUT_PATCH
 
 __all__ = ["output_patch", "reference"]
@@ -37,17 +38,17 @@ NO_PEAK = -1e4
 
 def reference(spec: Mapping[str, Any]) -> Callable[[nn.Module, Mapping[str, Tensor]], dict[str, Tensor]]:
     """Return what runs the untouched network and composes the form of a decode specification, officially."""
-    compose = {"heads": _heads, "tutorial": _official_tutorial, "detections": _official_detections}[spec["form"]]
+    compose = {"heads": _heads, "tensorrt-pro": _official_packed, "detections": _official_detections}[spec["form"]]
 
     def run(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return compose(module(inputs["images"])[-1], spec)
+        return compose(module(inputs[INPUT])[-1], spec)
 
     return run
 
 
 def output_patch(spec: Mapping[str, Any]) -> ModulePatch:
     """Return the patch that makes the network return the form of a decode specification as a tuple."""
-    compose = {"heads": _heads, "tutorial": _graph_tutorial, "detections": _graph_detections}[spec["form"]]
+    compose = {"heads": _heads, "tensorrt-pro": _graph_packed, "detections": _graph_detections}[spec["form"]]
 
     def forward(module: nn.Module, original: Callable[[Tensor], list[dict[str, Tensor]]], images: Tensor) -> Any:
         return tuple(compose(original(images)[-1], spec).values())
@@ -70,19 +71,19 @@ def _offsets(heads: Heads) -> Tensor:
     return heads["reg"] if "reg" in heads else torch.full_like(heads["hm"][:, :1], 0.5).repeat(1, 2, 1, 1)
 
 
-def _tutorial_channels(heads: Heads) -> Tensor:
+def _packed_channels(heads: Heads) -> Tensor:
     pooled = F.max_pool2d(heads["hm"], 3, stride=1, padding=1)
     return torch.cat([_offsets(heads), heads["wh"], heads["hm"], pooled], dim=1)
 
 
-def _official_tutorial(heads: Heads, spec: Mapping[str, Any]) -> dict[str, Tensor]:
-    joined = _tutorial_channels(heads)
+def _official_packed(heads: Heads, spec: Mapping[str, Any]) -> dict[str, Tensor]:
+    joined = _packed_channels(heads)
     batch, channels, height, width = joined.shape
     return {"output": joined.reshape(batch, channels, height * width).permute(0, 2, 1)}
 
 
-def _graph_tutorial(heads: Heads, spec: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {"output": _tutorial_channels(heads).flatten(2).transpose(1, 2)}
+def _graph_packed(heads: Heads, spec: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {"output": _packed_channels(heads).flatten(2).transpose(1, 2)}
 
 
 def _official_detections(heads: Heads, spec: Mapping[str, Any]) -> dict[str, Tensor]:

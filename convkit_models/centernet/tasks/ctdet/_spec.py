@@ -8,7 +8,7 @@ from typing import Any
 
 from convkit import Dim, ModelSpec, Request, TensorSpec, Tolerance, exactly
 from convkit.errors import SettingError
-from convkit_models.centernet._names import class_names
+from convkit_models.centernet._names import INPUT, class_names
 from convkit_models.centernet.networks import STRIDE, Layout
 
 __all__ = ["DECODE", "MULTIPLE", "OUTPUT_PATCH", "PREPROCESS", "describe"]
@@ -28,7 +28,7 @@ _THRESHOLDS = {"confidence": 0.25, "nms": 0.5}
 """The options that only the decoding of tensorRT_Pro has, with their defaults."""
 
 
-def describe(request: Request, layout: Layout, options: Mapping[str, Any], facts: Mapping[str, Any]) -> ModelSpec:
+def describe(request: Request, layout: Layout, options: Mapping[str, Any], info: Mapping[str, Any]) -> ModelSpec:
     """Return the specification of a network in the form and sizes that were asked for.
 
     Raises:
@@ -46,7 +46,7 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], facts
     return ModelSpec(
         variant=layout.architecture,
         dims=tuple(dims.values()),
-        inputs=(TensorSpec("images", ("batch", 3, "height", "width")),),
+        inputs=(TensorSpec(INPUT, ("batch", 3, "height", "width")),),
         outputs=_outputs(request.form, layout, options["topk"]),
         preprocess={
             "kind": PREPROCESS,
@@ -67,7 +67,7 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], facts
             **_mode(options),
         },
         classes=names,
-        facts=facts,
+        info=info,
         expect=expect,
     )
 
@@ -105,14 +105,14 @@ def _check(form: str, dims: Mapping[str, Dim], options: Mapping[str, Any], sizes
         if form == "detections":
             raise SettingError(
                 f"The form 'detections' holds boxes that the official decoding chose; {options['decode']} cannot.",
-                hint="Use --form heads or --form tutorial.",
+                hint="Use --form heads or --form tensorrt-pro.",
             )
         for name in _THRESHOLDS:
             if not 0 < options[name] < 1:
                 raise SettingError(f"Option {name!r} cannot be {options[name]}.", hint="Give a number between 0 and 1.")
-    if form == "tutorial" and sizes_per_class:
+    if form == "tensorrt-pro" and sizes_per_class:
         raise SettingError(
-            "This network predicts a size for each class (--cat_spec_wh), for which the form 'tutorial' has no room.",
+            "This network predicts a size for each class (--cat_spec_wh), for which the form 'tensorrt-pro' has no room.",
             hint="Use --form heads or --form detections.",
         )
     cells = dims["height"].min // STRIDE * (dims["width"].min // STRIDE)
@@ -126,8 +126,8 @@ def _check(form: str, dims: Mapping[str, Dim], options: Mapping[str, Any], sizes
 def _outputs(form: str, layout: Layout, topk: int) -> tuple[TensorSpec, ...]:
     channels = layout.channels
     if form == "detections":
-        return (TensorSpec("detections", ("batch", topk, 6), compare="detections", tolerance=_PIXELS),)
-    if form == "tutorial":
+        return (TensorSpec("detections", ("batch", topk, 6), compare="results", tolerance=_PIXELS),)
+    if form == "tensorrt-pro":
         columns = 4 + 2 * channels["hm"]
         return (TensorSpec("output", ("batch", "height/4*width/4", columns), tolerance=_CELLS),)
     return tuple(

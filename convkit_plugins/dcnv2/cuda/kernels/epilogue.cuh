@@ -7,6 +7,7 @@
 //
 // Outputs of a thread are numbered o = 16 b + 8 h + i: channel i of the 8 in block b of 32 columns, of pixel g + 8 h.
 #pragma once
+#include "activation.cuh"
 #include "deform.cuh"
 
 // Index of output o among the accumulators of the thread.
@@ -16,10 +17,9 @@ CONVKIT_INLINE constexpr int sum_of(int o) { return (o / 16 * 4 + o % 8 / 2) * 4
 CONVKIT_INLINE constexpr int column_of(unsigned thread, int o) { return o / 16 * 32 + thread % 4 * 8 + o % 8; }
 
 // Pixel of o; warps have 16 pixels each.
-CONVKIT_INLINE constexpr int row_of(unsigned thread, int o) { return thread / 32 * 16 + thread % 32 / 4 + o / 8 % 2 * 8; }
-
-// ReLU if the variant has one. NaN stays NaN.
-CONVKIT_INLINE float activate(float value) { return RELU && value < 0.f ? 0.f : value; }
+CONVKIT_INLINE constexpr int row_of(unsigned thread, int o) {
+    return thread / 32 * 16 + thread % 32 / 4 + o / 8 % 2 * 8;
+}
 
 // Add the bias to COUNT neighbouring channels of a pixel, apply the ReLU, and write those below N.
 //

@@ -8,8 +8,8 @@
 // TILE_N output channels: PATCHES of them per turn, for as many turns as there are. The weights are packed in tiles of
 // 128 bytes of channels (`pack_for_wgmma` in _weights.py) in the order of their use: taps innermost.
 //
-// Further macros: N (output channels); the fields of a tactic (`Tactic` in _tactics.py); SHARED and the registers of the
-// roles (hopper_layout.cuh); BF16, RELU, OUT_PLANES (NCHW). With CLUSTER_K > 1 there is one turn.
+// Further macros: N (output channels); the fields of a tactic (`Tactic` in _tactics.py); SHARED and the registers of
+// the roles (hopper_layout.cuh); BF16, RELU, OUT_PLANES (NCHW). With CLUSTER_K > 1 there is one turn.
 #define TF32 0
 #include "gather.cuh"
 
@@ -31,7 +31,7 @@ struct Pipeline {
     CONVKIT_INLINE void advance() {
         slot += STEPS;
         if (STEPS == 1 ? slot == COUNT : slot >= COUNT) {
-            slot -= COUNT;
+            slot = STEPS == 1 ? 0 : slot - COUNT;
             phase ^= 1;
         }
     }
@@ -45,11 +45,44 @@ struct Call {
     Strides offset_strides, mask_strides;
 };
 
-// The part of a call that a block computes.
-struct Work {
+// A block: its threads, its shared memory, and the part of the call that it computes.
+struct Block {
+    unsigned thread, in_group, lane;  // of the calling thread: in the block, in its warpgroup, in its warp
+    unsigned char* memory;
+    Shared full_weights, empty_weights, full_samples, empty_samples, full_tables, empty_tables;
+    Shared weights, samples, tables, sums;
+    int rank_m, rank_k;         // in the cluster
     unsigned tiles_x, tiles_y;  // patches per image
     int first_patch, turns;
-    int rank_m, rank_k;  // of the block in its cluster
+
+    CONVKIT_INLINE Block(const Sizes& sizes, unsigned char* dynamic_memory) {
+        memory = dynamic_memory;
+        const Shared base = shared_address(memory);
+        full_weights = base + SharedStorage::full_weights;
+        empty_weights = base + SharedStorage::empty_weights;
+        full_samples = base + SharedStorage::full_samples;
+        empty_samples = base + SharedStorage::empty_samples;
+        full_tables = base + SharedStorage::full_tables;
+        empty_tables = base + SharedStorage::empty_tables;
+        weights = base + SharedStorage::weights;
+        samples = base + SharedStorage::samples;
+        tables = base + SharedStorage::tables;
+        sums = base + SharedStorage::sums;
+        thread = threadIdx.x;
+        in_group = thread % 128;
+        lane = thread % 32;
+        rank_m = CLUSTER_M > 1 ? blockIdx.x % CLUSTER_M : 0;
+        rank_k = blockIdx.z;
+        tiles_x = (sizes.out_width + TILE_W - 1) / TILE_W;
+        tiles_y = (sizes.out_height + TILE_H - 1) / TILE_H;
+        const unsigned sets = (sizes.batch * tiles_x * tiles_y + PATCHES - 1) / PATCHES;  // patches of one turn
+        const int most = CLUSTER_K > 1 ? 1 : (sets + gridDim.x - 1) / gridDim.x, first_set = int(blockIdx.x) * most;
+        first_patch = first_set * PATCHES;
+        // Blocks that share weights have equally many turns; what they compute beyond the last patch is not written.
+        turns = CLUSTER_M > 1 ? most : min(most, max(0, int(sets) - first_set));
+    }
+
+    CONVKIT_INLINE float* bias() const { return (float*)(memory + SharedStorage::bias); }
 
     // The block's patch of that number; its image lies beyond the batch where there are no more.
     CONVKIT_INLINE Patch patch_of(int number) const {
@@ -57,20 +90,6 @@ struct Work {
         return {int(image), int(line - image * tiles_y) * TILE_H, int(patch - line * tiles_x) * TILE_W};
     }
 };
-
-CONVKIT_INLINE Work work_of(const Sizes& sizes) {
-    Work work;
-    work.rank_m = CLUSTER_M > 1 ? blockIdx.x % CLUSTER_M : 0;
-    work.rank_k = blockIdx.z;
-    work.tiles_x = (sizes.out_width + TILE_W - 1) / TILE_W;
-    work.tiles_y = (sizes.out_height + TILE_H - 1) / TILE_H;
-    const unsigned sets = (sizes.batch * work.tiles_x * work.tiles_y + PATCHES - 1) / PATCHES;  // patches of one turn
-    const int most = CLUSTER_K > 1 ? 1 : (sets + gridDim.x - 1) / gridDim.x, first_set = int(blockIdx.x) * most;
-    work.first_patch = first_set * PATCHES;
-    // Blocks that share weights have equally many turns; what they compute beyond the last patch is not written.
-    work.turns = CLUSTER_M > 1 ? most : min(most, max(0, int(sets) - first_set));
-    return work;
-}
 
 // Load offset and mask of pixel r of a patch and tap t; those of another pixel where there is no such one.
 CONVKIT_INLINE Raw load_raw(const Call& call, const Patch& patch, int r, int t) {
@@ -81,82 +100,78 @@ CONVKIT_INLINE Raw load_raw(const Call& call, const Patch& patch, int r, int t) 
                 exists ? t : 0, exists ? y * call.sizes.out_width + x : 0);
 }
 
-// Write what the producers need of pixel r and tap t to a table.
-CONVKIT_INLINE void store_sample(const Call& call, unsigned char* table, const Patch& patch, int r, int t,
+// Write what the producers need of pixel r and tap t of a patch to the table of that number.
+CONVKIT_INLINE void store_sample(const Call& call, const Block& block, int table, const Patch& patch, int r, int t,
                                  const Raw& raw) {
     if (r >= ROWS || t >= ALL_TAPS) return;
-    const Sample sample = sample_of(raw, patch.image < call.sizes.batch ? patch.image : 0, t % TAPS,
-                                    patch.y + r / TILE_W, patch.x + r % TILE_W, call.sizes);
-    write_weights(table + t * WEIGHT_PITCH + r * WEIGHT_SIZE, sample);
-    *(unsigned*)(table + CORNERS + t * CORNER_PITCH + r * 4) = sample.corner;
+    const Sample sample = sample_of(raw, t % TAPS, patch.y + r / TILE_W, patch.x + r % TILE_W, call.sizes);
+    unsigned char* const to = block.memory + SharedStorage::tables + table * TABLE_BYTES;
+    write_weights(to + t * WEIGHT_PITCH + r * WEIGHT_SIZE, sample);
+    *(unsigned*)(to + CORNERS + t * CORNER_PITCH + r * 4) =
+        corner_of(sample, patch.image < call.sizes.batch ? patch.image : 0, call.sizes);
 }
 
-CONVKIT_INLINE unsigned char* table_in(unsigned char* memory, int number) {
-    return memory + SharedStorage::tables + number * TABLE_BYTES;
-}
-
-CONVKIT_INLINE void init_barriers(Shared shared) {
+CONVKIT_INLINE void init_barriers(const Block& block) {
     for (int s = 0; s < WEIGHT_STAGES; ++s) {
-        init_barrier(shared + SharedStorage::full_weights + 8 * s, 1);
-        init_barrier(shared + SharedStorage::empty_weights + 8 * s, CLUSTER_M);
+        init_barrier(block.full_weights + 8 * s, 1);
+        init_barrier(block.empty_weights + 8 * s, CLUSTER_M);
     }
     for (int s = 0; s < SAMPLE_STAGES; ++s) {
-        init_barrier(shared + SharedStorage::full_samples + 8 * s, 4);
-        init_barrier(shared + SharedStorage::empty_samples + 8 * s, 1);
+        init_barrier(block.full_samples + 8 * s, 4);
+        init_barrier(block.empty_samples + 8 * s, 1);
     }
     for (int s = 0; s < 2; ++s) {
-        init_barrier(shared + SharedStorage::full_tables + 8 * s, PREPARERS / 32);
-        init_barrier(shared + SharedStorage::empty_tables + 8 * s, PRODUCERS * 4);
+        init_barrier(block.full_tables + 8 * s, PREPARERS / 32);
+        init_barrier(block.empty_tables + 8 * s, PRODUCERS * 4);
     }
     publish_barriers();
 }
 
 // Copy the block's n-th tile of weights. Blocks that share weights copy a part of it each, to all of them.
-CONVKIT_INLINE void copy_weights(const Call& call, const Work& work, Shared shared, int n) {
+CONVKIT_INLINE void copy_weights(const Call& call, const Block& block, int n) {
     const int s = n % WEIGHT_STAGES;
-    if (n >= WEIGHT_STAGES) wait(shared + SharedStorage::empty_weights + 8 * s, (n / WEIGHT_STAGES - 1) & 1);
+    if (n >= WEIGHT_STAGES) wait(block.empty_weights + 8 * s, (n / WEIGHT_STAGES - 1) & 1);
     const unsigned char* from =
-        (const unsigned char*)call.weight + work.rank_m * (WEIGHT_BYTES / CLUSTER_M) +
-        ((size_t)blockIdx.y * CHUNKS + work.rank_k * PART + n % PART) * WEIGHT_BYTES;
+        (const unsigned char*)call.weight + block.rank_m * (WEIGHT_BYTES / CLUSTER_M) +
+        ((size_t)blockIdx.y * CHUNKS + block.rank_k * PART + n % PART) * WEIGHT_BYTES;
     copy_tile<CLUSTER_M>(
-        shared + SharedStorage::weights + s * WEIGHT_BYTES + work.rank_m * (WEIGHT_BYTES / CLUSTER_M), from,
-        WEIGHT_BYTES, shared + SharedStorage::full_weights + 8 * s,
-        ((1u << CLUSTER_M) - 1) << (CLUSTER_M * work.rank_k));
+        block.weights + s * WEIGHT_BYTES + block.rank_m * (WEIGHT_BYTES / CLUSTER_M), from,
+        WEIGHT_BYTES, block.full_weights + 8 * s,
+        ((1u << CLUSTER_M) - 1) << (CLUSTER_M * block.rank_k));
 }
 
 // The helpers: fill the tables of the next turn; one thread copies the weights that did not fit at the start.
-CONVKIT_INLINE void help(const Call& call, const Work& work, unsigned char* memory, Shared shared, int copied,
-                         int total_weights) {
-    const unsigned in_group = threadIdx.x % 128, lane = threadIdx.x % 32;
-    if (!RESIDENT && in_group == 0)
-        for (; copied < total_weights; ++copied) copy_weights(call, work, shared, copied);
-    if (in_group < 128 - PREPARERS) return;
-    constexpr int BATCH = 5;  // offsets are loaded that many passes before their use
-    const Walk<PREPARERS> walk(in_group - (128 - PREPARERS), call.offset_strides.pixel == 1);
-    Raw raws[BATCH];
-    auto load_ahead = [&](const Patch& patch, int pass) {
-#pragma unroll
-        for (int e = 0; e < BATCH; ++e)
-            raws[e] = load_raw(call, patch, walk.row + (pass + e) * walk.rows, walk.tap + (pass + e) * walk.taps);
-    };
-    if (work.turns > 1) load_ahead(work.patch_of(PATCHES), 0);
-    for (int number = PATCHES; number < work.turns * PATCHES; ++number) {
-        const int turn = number / PATCHES;
-        const Patch patch = work.patch_of(number);
-        if (number % PATCHES == 0 && turn >= 2)
-            wait(shared + SharedStorage::empty_tables + turn % 2 * 8, (turn / 2 - 1) & 1);
-        for (int pass = 0; pass < walk.passes; pass += BATCH) {
-            if (pass > 0) load_ahead(patch, pass);
+CONVKIT_INLINE void help(const Call& call, const Block& block, int copied, int total_weights) {
+    if (!RESIDENT && block.thread == 128)
+        for (; copied < total_weights; ++copied) copy_weights(call, block, copied);
+    if (block.in_group >= 128 - PREPARERS) {
+        constexpr int BATCH = 5;  // offsets are loaded that many passes before their use
+        const Walk<PREPARERS> walk(block.in_group - (128 - PREPARERS), call.offset_strides.pixel == 1);
+        Raw raws[BATCH];
+        auto load_ahead = [&](const Patch& patch, int pass) {
 #pragma unroll
             for (int e = 0; e < BATCH; ++e)
-                store_sample(call, table_in(memory, number % (2 * PATCHES)), patch,
-                             walk.row + (pass + e) * walk.rows, walk.tap + (pass + e) * walk.taps, raws[e]);
+                raws[e] = load_raw(call, patch, walk.row + (pass + e) * walk.rows, walk.tap + (pass + e) * walk.taps);
+        };
+        if (block.turns > 1) load_ahead(block.patch_of(PATCHES), 0);
+        for (int number = PATCHES; number < block.turns * PATCHES; ++number) {
+            const int turn = number / PATCHES;
+            const Patch patch = block.patch_of(number);
+            if (number % PATCHES == 0 && turn >= 2)
+                wait(block.empty_tables + turn % 2 * 8, (turn / 2 - 1) & 1);
+            for (int pass = 0; pass < walk.passes; pass += BATCH) {
+                if (pass > 0) load_ahead(patch, pass);
+#pragma unroll
+                for (int e = 0; e < BATCH; ++e)
+                    store_sample(call, block, number % (2 * PATCHES), patch, walk.row + (pass + e) * walk.rows,
+                                 walk.tap + (pass + e) * walk.taps, raws[e]);
+            }
+            if (number % PATCHES == PATCHES - 1) {
+                __syncwarp();
+                if (block.lane == 0) arrive(block.full_tables + turn % 2 * 8);
+            }
+            if (number + 1 < block.turns * PATCHES) load_ahead(block.patch_of(number + 1), 0);
         }
-        if (number % PATCHES == PATCHES - 1) {
-            __syncwarp();
-            if (lane == 0) arrive(shared + SharedStorage::full_tables + turn % 2 * 8);
-        }
-        if (number + 1 < work.turns * PATCHES) load_ahead(work.patch_of(number + 1), 0);
     }
 }
 
@@ -166,12 +181,12 @@ struct Source {
     const char *upper, *lower;
     Shared weights;
 
-    CONVKIT_INLINE void seek(const Call& call, Shared tables, int begin, int tile, int turn, int first_row, int piece) {
-        const int at = begin + tile / PATCHES, channel = at / TAPS * CHUNK + piece * PIECE;
+    CONVKIT_INLINE void seek(const Call& call, const Block& block, int tile, int turn, int first_row, int piece) {
+        const int at = block.rank_k * PART + tile / PATCHES, channel = at / TAPS * CHUNK + piece * PIECE;
         const int inside = C % CHUNK ? min(channel, C - PIECE) : channel;  // beyond C the weights are zero
         const int tap = (G > 1 ? inside / (C / G) * TAPS : 0) + at % TAPS;
         const int number = (TABLES > PATCHES ? turn % 2 * PATCHES : 0) + tile % PATCHES;
-        const Shared table = tables + number * TABLE_BYTES;
+        const Shared table = block.tables + number * TABLE_BYTES;
         weights = table + tap * WEIGHT_PITCH + first_row * WEIGHT_SIZE;
         corner = load_shared(table + CORNERS + tap * CORNER_PITCH + first_row * 4);
         upper = (const char*)(call.x + inside);
@@ -190,35 +205,33 @@ struct Source {
 };
 
 // A producer: every PRODUCERS-th tile of samples.
-CONVKIT_INLINE void produce(const Call& call, const Work& work, Shared shared, unsigned producer) {
+CONVKIT_INLINE void produce(const Call& call, const Block& block, int producer) {
     constexpr int TILES = PART * PATCHES;  // of samples, per turn
-    const unsigned in_group = threadIdx.x % 128, lane = threadIdx.x % 32;
-    const int total = work.turns * TILES, piece = lane % 8;
-    const int first_row = in_group / 32 * 16 + lane / 8 * ROWS_EACH;
-    const Shared tables = shared + SharedStorage::tables;
+    const int total = block.turns * TILES, piece = block.lane % 8;
+    const int first_row = block.in_group / 32 * 16 + block.lane / 8 * ROWS_EACH;
     // Row r of a tile has its 16-byte piece i at i ^ (r % 8).
-    const Shared to = shared + SharedStorage::samples + first_row * 128 + (piece & 4 ^ first_row & 4) * 16;
+    const Shared to = block.samples + first_row * 128 + (piece & 4 ^ first_row & 4) * 16;
     uint4 v[PREFETCH][4];
     Source source;
     int next = producer, next_turn = 0, used_turn = 0;  // the tile to load, its turn, and the turn of the last one
-    Pipeline<SAMPLE_STAGES> ring = {int(producer), 1};
+    Pipeline<SAMPLE_STAGES> ring = {producer, 1};
 
     auto advance = [&] {
         next += PRODUCERS;
         if (next >= TILES) {
-            if (next_turn + 1 == work.turns) {
+            if (next_turn + 1 == block.turns) {
                 next -= PRODUCERS;  // nothing is left; what is loaded once more is not used
             } else {
                 next -= TILES;
                 ++next_turn;
-                wait(shared + SharedStorage::full_tables + next_turn % 2 * 8, ((next_turn - 1) / 2) & 1);
+                wait(block.full_tables + next_turn % 2 * 8, ((next_turn - 1) / 2) & 1);
             }
         }
-        source.seek(call, tables, work.rank_k * PART, next, next_turn, first_row, piece);
+        source.seek(call, block, next, next_turn, first_row, piece);
     };
 
-    if (int(producer) < total) {
-        source.seek(call, tables, work.rank_k * PART, next, next_turn, first_row, piece);
+    if (producer < total) {
+        source.seek(call, block, next, next_turn, first_row, piece);
 #pragma unroll
         for (int j = 0; j < PREFETCH; ++j) source.load(v[j], j);
     }
@@ -231,30 +244,30 @@ CONVKIT_INLINE void produce(const Call& call, const Work& work, Shared shared, u
             blend(word, v[j % PREFETCH], read.of(weights, j));
             if (j + PREFETCH == ROWS_EACH) advance();
             source.load(v[j % PREFETCH], (j + PREFETCH) % ROWS_EACH);
-            if (j == 0) wait(shared + SharedStorage::empty_samples + 8 * ring.slot, ring.phase);
+            if (j == 0) wait(block.empty_samples + 8 * ring.slot, ring.phase);
             store_shared(row + j * 128 + (piece & 3 ^ j) * 16, word[0], word[1], word[2], word[3]);
         }
         __syncwarp();
-        if (lane == 0) {
-            arrive(shared + SharedStorage::full_samples + 8 * ring.slot);
-            if (used_turn < next_turn) arrive(shared + SharedStorage::empty_tables + used_turn % 2 * 8);
+        if (block.lane == 0) {
+            arrive(block.full_samples + 8 * ring.slot);
+            if (used_turn < next_turn) arrive(block.empty_tables + used_turn % 2 * 8);
         }
         used_turn = next_turn;
         ring.advance<PRODUCERS>();
     }
 }
 
-// Write COUNT outputs of a thread from o on, of one pixel, if that pixel and these channels exist.
+// Write COUNT outputs of a thread from o on, all of one pixel, where that pixel and its channels exist.
 template <int COUNT>
 CONVKIT_INLINE void epilogue(const Call& call, const Patch& patch, unsigned thread, int o, const float* sums,
                              const float* bias) {
     const int r = row_of(thread, o), y = patch.y + r / TILE_W, x = patch.x + r % TILE_W;
-    const int column = column_of(thread, o), channel = blockIdx.y * TILE_N + column;
-    if (patch.image >= call.sizes.batch || channel >= N || y >= call.sizes.out_height || x >= call.sizes.out_width)
+    const int channel = blockIdx.y * TILE_N + column_of(thread, o);
+    if (channel >= N || y >= call.sizes.out_height || x >= call.sizes.out_width)
         return;
     const long long plane = (long long)call.sizes.out_height * call.sizes.out_width;
     const long long pixel = patch.image * (OUT_PLANES ? N : 1) * plane + (long long)y * call.sizes.out_width + x;
-    store<COUNT, true>(call.out + (OUT_PLANES ? pixel : pixel * N), channel, plane, sums, bias + column);
+    store<COUNT, true>(call.out + (OUT_PLANES ? pixel : pixel * N), channel, plane, sums, bias);
 }
 
 constexpr int SLICE_COUNT = SHARE < 4 ? 2 : 4;  // outputs that a slice sends, and finishes, at a time
@@ -272,34 +285,33 @@ struct Accumulators {
 };
 
 // The consumer: multiply tiles of samples by tiles of weights.
-CONVKIT_INLINE void consume(const Call& call, const Work& work, Shared shared, const float* biases) {
-    const unsigned in_group = threadIdx.x;
+CONVKIT_INLINE void consume(const Call& call, const Block& block) {
     Accumulators acc;
     Pipeline<RESIDENT ? PART : WEIGHT_STAGES> weights = {0, 0};
     Pipeline<SAMPLE_STAGES> samples = {0, 0};
-    for (int turn = 0; turn < work.turns; ++turn) {
+    for (int turn = 0; turn < block.turns; ++turn) {
 #pragma unroll
         for (int m = 0; m < PATCHES; ++m)
 #pragma unroll
             for (int i = 0; i < ACC; ++i) acc.at(m, i) = 0.f;
         int last_weights = -1, last_samples = 0;
         auto release = [&](bool weights_too) {
-            if (in_group != 0) return;
-            arrive(shared + SharedStorage::empty_samples + 8 * last_samples);
+            if (block.in_group != 0) return;
+            arrive(block.empty_samples + 8 * last_samples);
             if (RESIDENT || !weights_too) return;
-            const Shared empty = shared + SharedStorage::empty_weights + 8 * last_weights;
+            const Shared empty = block.empty_weights + 8 * last_weights;
             if (CLUSTER_M == 1) arrive(empty);
 #pragma unroll
-            for (int block = 0; CLUSTER_M > 1 && block < CLUSTER_M; ++block)
-                arrive_remote(empty, block + CLUSTER_M * work.rank_k);
+            for (int rank = 0; CLUSTER_M > 1 && rank < CLUSTER_M; ++rank)
+                arrive_remote(empty, rank + CLUSTER_M * block.rank_k);
         };
         for (int i = 0; i < PART; ++i) {
-            if (!RESIDENT || turn == 0) wait(shared + SharedStorage::full_weights + 8 * weights.slot, weights.phase);
-            const Shared columns = shared + SharedStorage::weights + weights.slot * WEIGHT_BYTES;
+            if (!RESIDENT || turn == 0) wait(block.full_weights + 8 * weights.slot, weights.phase);
+            const Shared columns = block.weights + weights.slot * WEIGHT_BYTES;
 #pragma unroll
             for (int m = 0; m < PATCHES; ++m) {
-                wait(shared + SharedStorage::full_samples + 8 * samples.slot, samples.phase);
-                const Shared rows = shared + SharedStorage::samples + samples.slot * SAMPLE_BYTES;
+                wait(block.full_samples + 8 * samples.slot, samples.phase);
+                const Shared rows = block.samples + samples.slot * SAMPLE_BYTES;
                 fence_async_proxy();
                 wgmma_begin();
 #pragma unroll
@@ -332,30 +344,38 @@ CONVKIT_INLINE void consume(const Call& call, const Work& work, Shared shared, c
                     float values[SLICE_COUNT];
 #pragma unroll
                     for (int i = 0; i < SLICE_COUNT; ++i) values[i] = acc.at(m, sum_of(o + i));
-                    store_remote(shared + SharedStorage::sums + slice_sums(work.rank_k, m, o, in_group) * 4,
-                                 work.rank_m + CLUSTER_M * (o / SHARE), values);
+                    store_remote(block.sums + slice_sums(block.rank_k, m, o, block.in_group) * 4,
+                                 block.rank_m + CLUSTER_M * (o / SHARE), values);
                 }
             continue;
         }
 #pragma unroll
         for (int m = 0; m < PATCHES; ++m) {
-            const Patch patch = work.patch_of(turn * PATCHES + m);
+            const Patch patch = block.patch_of(turn * PATCHES + m);
+            if (patch.image >= call.sizes.batch) continue;
 #pragma unroll
-            for (int o = 0; o < ACC; o += 8) {
-                float values[8];
+            for (int first = 0; first < ACC; first += 16) {  // two pixels with the same 8 channels
+                float bias[8];
 #pragma unroll
-                for (int i = 0; i < 8; ++i) values[i] = acc.at(m, sum_of(o + i));
-                epilogue<8>(call, patch, in_group, o, values, biases);
+                for (int i = 0; i < 8; ++i) bias[i] = block.bias()[column_of(block.in_group, first + i)];
+#pragma unroll
+                for (int o = first; o < first + 16; o += 8) {
+                    float values[8];
+#pragma unroll
+                    for (int i = 0; i < 8; ++i) values[i] = acc.at(m, sum_of(o + i));
+                    epilogue<8>(call, patch, block.in_group, o, values, bias);
+                }
             }
         }
     }
 }
 
 // Add up the sums of all slices for this slice's share of the outputs, and write these.
-CONVKIT_INLINE void finish_slices(const Call& call, const Work& work, const float* sums, const float* biases) {
-    for (unsigned item = threadIdx.x; item < PATCHES * SHARE / SLICE_COUNT * 128; item += THREADS) {
+CONVKIT_INLINE void finish_slices(const Call& call, const Block& block) {
+    const float* const sums = (const float*)(block.memory + SharedStorage::sums);
+    for (unsigned item = block.thread; item < PATCHES * SHARE / SLICE_COUNT * 128; item += THREADS) {
         const int from = item % 128, part = item / 128 % (SHARE / SLICE_COUNT), m = item / 128 / (SHARE / SLICE_COUNT);
-        const int o = work.rank_k * SHARE + part * SLICE_COUNT;
+        const int o = block.rank_k * SHARE + part * SLICE_COUNT;
         float values[SLICE_COUNT];
 #pragma unroll
         for (int i = 0; i < SLICE_COUNT; ++i) values[i] = 0.f;
@@ -365,7 +385,9 @@ CONVKIT_INLINE void finish_slices(const Call& call, const Work& work, const floa
 #pragma unroll
             for (int i = 0; i < SLICE_COUNT; ++i) values[i] += sums[at + i];
         }
-        epilogue<SLICE_COUNT>(call, work.patch_of(m), from, o, values, biases);
+        const Patch patch = block.patch_of(m);
+        if (patch.image >= call.sizes.batch) continue;
+        epilogue<SLICE_COUNT>(call, patch, from, o, values, block.bias() + column_of(from, o));
     }
 }
 
@@ -378,8 +400,6 @@ extern "C" __global__ void
                  int height, int width, int out_height, int out_width, int offset_image, int offset_channel,
                  int offset_pixel, int mask_image, int mask_channel, int mask_pixel) {
     extern __shared__ __align__(1024) unsigned char memory[];
-    const Shared shared = shared_address(memory);
-    float* const biases = (float*)(memory + SharedStorage::bias);
     const Call call = {x,
                        offset,
                        mask,
@@ -389,54 +409,53 @@ extern "C" __global__ void
                        {batch, height, width, out_height, out_width},
                        {offset_image, offset_channel, offset_pixel},
                        {mask_image, mask_channel, mask_pixel}};
-    const Work work = work_of(call.sizes);
-    const unsigned thread = threadIdx.x;
-    const unsigned group = __shfl_sync(0xffffffffu, thread / 128, 0);
-    const int total_weights = RESIDENT ? min(work.turns, 1) * PART : work.turns * PART;
+    const Block block(call.sizes, memory);
+    const unsigned thread = block.thread, group = __shfl_sync(0xffffffffu, thread / 128, 0);
+    const int total_weights = RESIDENT ? min(block.turns, 1) * PART : block.turns * PART;
 
     // All threads prepare the first turn.
     const Walk<THREADS> walk(thread, offset_pixel == 1);
-    const Raw raw = load_raw(call, work.patch_of(0), walk.row, walk.tap);
-    if (thread == 0) init_barriers(shared);
-    // A block may write to another's memory once that one has begun. With CLUSTER_M == 1 there is time to find out until
-    // the end; the barriers of the others matter from now on.
+    const Raw raw = load_raw(call, block.patch_of(0), walk.row, walk.tap);
+    if (thread == 0) init_barriers(block);
+    // A block may write to another's memory once that one has begun. With CLUSTER_M == 1 there is time to find out
+    // until the end; the barriers of the others matter from now on.
     if (CLUSTER_M * CLUSTER_K > 1) cluster_arrive<false>();
     if (CLUSTER_M > 1) cluster_wait();
     else __syncthreads();
     int copied = 0;
     if (thread == 128)
-        for (; copied < WEIGHT_STAGES && copied < total_weights; ++copied) copy_weights(call, work, shared, copied);
+        for (; copied < WEIGHT_STAGES && copied < total_weights; ++copied) copy_weights(call, block, copied);
     for (int i = thread; i < TILE_N; i += THREADS) {
         const int channel = blockIdx.y * TILE_N + i;
-        biases[i] = channel < N ? to_float(bias[channel]) : 0.f;
+        block.bias()[i] = channel < N ? to_float(bias[channel]) : 0.f;
     }
 #pragma unroll
-    for (int m = 0; m < PATCHES && work.turns > 0; ++m) {
-        const Patch patch = work.patch_of(m);
-        if (m == 0) store_sample(call, table_in(memory, 0), patch, walk.row, walk.tap, raw);
+    for (int m = 0; m < PATCHES && block.turns > 0; ++m) {
+        const Patch patch = block.patch_of(m);
+        if (m == 0) store_sample(call, block, 0, patch, walk.row, walk.tap, raw);
         for (int e = m == 0; e < walk.passes; ++e) {
             const int r = walk.row + e * walk.rows, t = walk.tap + e * walk.taps;
-            store_sample(call, table_in(memory, m), patch, r, t, load_raw(call, patch, r, t));
+            store_sample(call, block, m, patch, r, t, load_raw(call, patch, r, t));
         }
     }
     __syncthreads();
 
     if (group == 0) {
         set_registers<CONSUMER_REGISTERS, LAUNCH_REGISTERS>();
-        consume(call, work, shared, biases);
+        consume(call, block);
     } else if (group == 1) {
         set_registers<HELPER_REGISTERS, LAUNCH_REGISTERS>();
-        help(call, work, memory, shared, copied, total_weights);
+        help(call, block, copied, total_weights);
     } else {
         set_registers<PRODUCER_REGISTERS, LAUNCH_REGISTERS>();
-        produce(call, work, shared, group - 2);
+        produce(call, block, group - 2);
     }
 
     if (CLUSTER_K > 1) {
         if (CLUSTER_M == 1 && group != 0) cluster_wait();
         cluster_arrive<true>();
         cluster_wait();
-        finish_slices(call, work, (const float*)(memory + SharedStorage::sums), biases);
+        finish_slices(call, block);
     }
     if (CLUSTER_M > 1) {  // no block ends while others may still write to its memory
         cluster_arrive<false>();

@@ -1,16 +1,18 @@
-// Modulated deformable convolution in one launch without tensor cores: the path of float32 and of sm_75.
+// Modulated deformable convolution in one launch without tensor cores, for float32 and for sm_75.
 //
 // A block computes PIXELS output pixels x FILTERS filters as an implicit matrix product over (group, tap, channel). In
 // each step its threads sample CHUNK channels at one tap into a tile of shared memory, while they multiply the tile of
 // the step before; samples and weights travel through registers, so that their loads overlap with the product.
 //
-// Constants: T, the type of all tensors; SIGMOID, whether the mask still lacks it; RELU; VECTOR, which says that four
-// channels of a pixel follow each other and may be loaded at once: the channel stride of x is 1, and its other strides,
-// its address (in elements) and channels / groups are multiples of 4; PIXELS, FILTERS, and the ROWS x COLUMNS of them
-// that one thread holds; PARTS, the groups of threads that share the steps of a block, for small problems. Strides
-// count elements; the pixels of offset, mask and out are numbered row by row. `weight` is packed as [filter tile]
-// [group][tap][channel of the group, padded to CHUNK][filter of the tile], zeros in the gaps; `bias` may be null.
-#include "convkit.cuh"
+// Constants: T, the type of all tensors; SIGMOID, whether the mask is a logit; RELU; VECTOR, whether four channels of a
+// pixel may be loaded at once: the channel stride of x is 1, and its other strides, its address (in elements) and
+// channels / groups are multiples of 4; PIXELS and FILTERS of a block; ROWS and COLUMNS, those of a thread; PARTS,
+// groups of threads that divide the steps of a block, for small problems. Strides count elements; the pixels of offset,
+// mask and out are numbered row by row. `weight` is packed as [filter tile] [group][tap][channel of the group, padded
+// to CHUNK][filter of the tile], zeros in the gaps; `bias` may be null.
+#define FULL_PRECISION 1
+#include "activation.cuh"
+#include "bilinear.cuh"
 
 constexpr int CHUNK = 16;
 constexpr int THREADS = PIXELS / ROWS * (FILTERS / COLUMNS);  // of one part
@@ -23,7 +25,7 @@ static_assert(PIECES * THREADS * 4 == CHUNK * FILTERS, "the threads divide the w
 static_assert((PARTS - 1) * PIXELS * FILTERS <= PARTS * 2 * CHUNK * (PIXELS + 4 + FILTERS), "the sums fit the tiles");
 static_assert(ROW_GROUPS * 4 == ROWS && COLUMN_GROUPS * 4 == COLUMNS, "a thread holds multiples of 4 x 4");
 
-// Four neighbouring values as they lie in memory.
+// Four neighbouring values in memory.
 template <int BYTES>
 struct Word {
     typedef uint2 type;
@@ -55,45 +57,6 @@ __device__ __forceinline__ void join(const float (&values)[4], Halves& four) {
     four = make_uint2(pack2<T>(values[0], values[1]), pack2<T>(values[2], values[3]));
 }
 
-// One tap at one pixel as it is read: the displacement in pixels and the factor.
-struct Tap {
-    T y, x, mask;
-};
-
-// Where a tap samples: its upper left corner, which may lie outside, as an offset into x, and the share of each of the
-// four corners (upper left, upper right, lower left, lower right). Corners without a bit in `inside` are not read.
-struct Sample {
-    int corner;
-    unsigned inside;
-    float share[4];
-};
-
-// Split the displacement, not the position, into whole pixels and a rest: so no coordinate is ever rounded.
-__device__ __forceinline__ Sample place(const Tap& tap, int base_y, int base_x, int height, int width, int x_row,
-                                        int x_pixel) {
-    const float dy = to_float(tap.y), dx = to_float(tap.x);
-    const float whole_y = floorf(dy), whole_x = floorf(dx), below = dy - whole_y, right = dx - whole_x;
-    const float top = float(base_y) + whole_y, left = float(base_x) + whole_x;
-    Sample sample = {0, 0u, {0.f, 0.f, 0.f, 0.f}};
-    // False also where the position is not a number.
-    const bool touches = top >= -1.f && top < float(height) && (top >= 0.f || below > 0.f) &&
-                         left >= -1.f && left < float(width) && (left >= 0.f || right > 0.f);
-    if (!touches) return sample;
-    const int y = int(top), x = int(left);
-    const unsigned rows = (y >= 0 ? 3u : 0u) | (y + 1 < height ? 12u : 0u);
-    const unsigned columns = (x >= 0 ? 5u : 0u) | (x + 1 < width ? 10u : 0u);
-    float factor = to_float(tap.mask);
-    if (SIGMOID) factor = 1.f / (1.f + expf(-factor));
-    const float upper = factor * (1.f - below), lower = factor * below;
-    sample.corner = y * x_row + x * x_pixel;
-    sample.inside = rows & columns;
-    sample.share[0] = upper * (1.f - right);
-    sample.share[1] = upper * right;
-    sample.share[2] = lower * (1.f - right);
-    sample.share[3] = lower * right;
-    return sample;
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain(
     const T* __restrict__ x, const T* __restrict__ offset, const T* __restrict__ mask, const T* __restrict__ weight,
     const T* __restrict__ bias, T* __restrict__ out, int batch, int channels, int height, int width, int filters,
@@ -109,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain
     const int tile = blockIdx.x % tiles, first_pixel = blockIdx.x / tiles * PIXELS;
     const int plane = out_height * out_width, total = batch * plane;
 
-    // The pixel that this thread samples. Neighbouring lanes read what lies side by side: channels or pixels.
+    // The pixel that this thread samples. Neighbouring lanes read neighbours in memory: channels or pixels.
     const int slot = VECTOR ? thread / SHARERS : thread % PIXELS, sharer = VECTOR ? thread % SHARERS : thread / PIXELS;
     const int sampled = first_pixel + slot, image = sampled / plane, position = sampled % plane;
     const bool exists = sampled < total;
@@ -124,7 +87,9 @@ extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain
     const int most = (all + PARTS - 1) / PARTS, first = min(part * most, all), steps = min(most, all - first);
     const T* next_weights = weight + (tile * all + first) * (CHUNK * FILTERS);
 
-    Tap ahead = {};
+    struct {
+        T y, x, mask;
+    } ahead = {};  // of the next tap, on its way from memory
     auto read_tap = [&](int number) {
         if (!exists || number >= groups * taps) return;
         ahead.y = offset[offset_start + 2 * number * offset_channel];
@@ -132,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain
         ahead.mask = mask[mask_start + number * mask_channel];
     };
 
-    // What the step ahead needs, on its way from memory.
+    // Loads in flight for the next step.
 #if VECTOR
     Four values[QUADS][4];
 #else
@@ -145,8 +110,9 @@ extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain
 
     auto read_sample = [&]() {
         const int y = origin_y + tap_y * dilation_y, x = origin_x + tap_x * dilation_x;
-        sample = place(ahead, y, x, height, width, x_row, x_pixel);
-        if (!exists) sample.inside = 0u;
+        const Raw raw = {to_float(ahead.y), to_float(ahead.x), to_float(ahead.mask)};
+        sample = sample_at(raw, y, x, height, width);
+        if (!exists) sample.touched = 0u;
         read_tap(++number);
     };
 
@@ -156,17 +122,17 @@ extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain
             const int channel = chunk * CHUNK + (sharer + q * SHARERS) * 4;
 #pragma unroll
             for (int c = 0; c < 4; ++c) {
-                const int start = sample.corner + (c & 1 ? x_pixel : 0) + (c & 2 ? x_row : 0);
-                const bool inside = sample.inside >> c & 1u;
+                const int start = (sample.row + c / 2) * x_row + (sample.column + c % 2) * x_pixel;
+                const bool touched = sample.touched >> c & 1u;
 #if VECTOR
                 values[q][c] = Four();
-                if (inside && channel < members)
+                if (touched && channel < members)
                     values[q][c] = *reinterpret_cast<const Four*>(pixels + start + group * members + channel);
 #else
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
                     values[q][c][i] = T();
-                    if (inside && channel + i < members)
+                    if (touched && channel + i < members)
                         values[q][c][i] = pixels[start + (group * members + channel + i) * x_channel];
                 }
 #endif
@@ -192,7 +158,7 @@ extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain
                 for (int i = 0; i < 4; ++i) corner[i] = to_float(values[q][c][i]);
 #endif
 #pragma unroll
-                for (int i = 0; i < 4; ++i) sums[i] = fmaf(sample.share[c], corner[i], sums[i]);
+                for (int i = 0; i < 4; ++i) sums[i] = fmaf(sample.weight[c], corner[i], sums[i]);
             }
 #pragma unroll
             for (int i = 0; i < 4; ++i) memory[part][buffer][(sharer + q * SHARERS) * 4 + i][slot] = sums[i];
@@ -207,7 +173,7 @@ extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain
         }
     };
 
-    // The outputs of this thread. Neighbouring lanes write what lies side by side: filters or pixels.
+    // The outputs of this thread. Neighbouring lanes write neighbours in memory: filters or pixels.
     constexpr int ACROSS = FILTERS / COLUMNS, DOWN = PIXELS / ROWS;
     const bool last = out_channel == 1;
     const int across = last ? thread % ACROSS : thread / DOWN, down = last ? thread / ACROSS : thread % DOWN;
@@ -254,7 +220,7 @@ extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain
         __syncthreads();
     }
 
-    if (PARTS > 1) {  // the first part adds up what the others have
+    if (PARTS > 1) {  // the first part adds up the sums of all
         float* const shared = &memory[0][0][0][0];
         if (part > 0) {
 #pragma unroll
@@ -276,8 +242,7 @@ extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain
         const float constant = bias != nullptr && filter < filters ? to_float(bias[filter]) : 0.f;
 #pragma unroll
         for (int r = 0; r < ROWS; ++r) {
-            sums[r][c] += constant;
-            if (RELU) sums[r][c] = sums[r][c] < 0.f ? 0.f : sums[r][c];  // keeps what is not a number
+            sums[r][c] = activate(sums[r][c] + constant);
         }
     }
     const bool aligned = reinterpret_cast<unsigned long long>(out) % sizeof(Four) == 0 && out_image % 4 == 0;

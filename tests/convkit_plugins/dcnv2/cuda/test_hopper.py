@@ -8,20 +8,19 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.deform_host import layout
+from support.dcn_variants import hopper_variants
+from support.deform_host import view
 
-from convkit.cuda import Launch, evaluate
+from convkit.cuda import ArrayView, LaunchConfig, evaluate
 from convkit.errors import KernelArgumentError
 from convkit_plugins.dcnv2.cuda import (
     HOPPER,
     LAYOUT_SCALARS,
     Layer,
-    Layout,
     Tactic,
     candidates,
     hopper_serves,
     hopper_variant,
-    hopper_variants,
     layout_scalars,
     problem_of,
 )
@@ -30,18 +29,18 @@ SQUARE = Layer(64, (3, 3), (1, 1), (1, 1))
 Sizes = tuple[int, int, int]
 
 
-def written(launch: Launch, tactic: Tactic, sizes: Sizes) -> Counter[tuple[int, int, int]]:
+def written(config: LaunchConfig, tactic: Tactic, sizes: Sizes) -> Counter[tuple[int, int, int]]:
     """Patches (image, first row, first column) and how often each is written: the loops of ``hopper.cu``."""
     batch, out_height, out_width = sizes
-    tiles_x, tiles_y, blocks = (out_width + 7) // 8, (out_height + 7) // 8, launch.grid[0]
+    tiles_x, tiles_y, blocks = (out_width + 7) // 8, (out_height + 7) // 8, config.grid[0]
     sets = -(-batch * tiles_x * tiles_y // tactic.patches)
     most = -(-sets // blocks)
-    if tactic.ck > 1:
+    if tactic.cluster_k > 1:
         assert most == 1, "sums of slices meet once"
     found: Counter[tuple[int, int, int]] = Counter()
     for block in range(blocks):
         first_set = block * most  # each block has sets that follow each other
-        turns = most if tactic.cm > 1 else min(most, max(0, sets - first_set))
+        turns = most if tactic.cluster_m > 1 else min(most, max(0, sets - first_set))
         assert turns >= 1, "a block without work"
         for number in range(turns * tactic.patches):
             image, place = divmod(first_set * tactic.patches + number, tiles_x * tiles_y)
@@ -71,16 +70,16 @@ def written(launch: Launch, tactic: Tactic, sizes: Sizes) -> Counter[tuple[int, 
 def test_every_patch_is_written_once(sizes: Sizes, filters: int, multiprocessors: int, tactic: Tactic) -> None:
     variant = hopper_variant(Layer(filters, (3, 3)), "float16", 128, tactic, sigmoid=True)
     batch, out_height, out_width = sizes
-    launch = variant.geometry(
+    config = variant.launch_config(
         batch=batch, out_height=out_height, out_width=out_width, multiprocessors=multiprocessors
     ).check()
     every = {(n, y, x) for n in range(batch) for y in range(0, out_height, 8) for x in range(0, out_width, 8)}
-    assert written(launch, tactic, sizes) == Counter(every)
-    assert launch.grid[0] % tactic.cm == 0
-    assert launch.grid[2] == tactic.ck
-    assert launch.grid[1] * tactic.tile_n >= filters > (launch.grid[1] - 1) * tactic.tile_n
-    assert launch.block == ((tactic.producers + 2) * 128, 1, 1)
-    assert launch.resident == tactic.blocks
+    assert written(config, tactic, sizes) == Counter(every)
+    assert config.grid[0] % tactic.cluster_m == 0
+    assert config.grid[2] == tactic.cluster_k
+    assert config.grid[1] * tactic.tile_n >= filters > (config.grid[1] - 1) * tactic.tile_n
+    assert config.block == ((tactic.producers + 2) * 128, 1, 1)
+    assert config.min_blocks_per_sm == tactic.blocks_per_sm
 
 
 @pytest.mark.parametrize("patches", [1, 2, 3])
@@ -89,7 +88,7 @@ def test_blocks_stay_as_long_as_there_are_patches(patches: int) -> None:
     variant = hopper_variant(SQUARE, "float16", 64, Tactic(64, patches, 1, 1, 1, 2, 2, 2, 2), sigmoid=True)
     sizes = {"batch": 8, "out_height": 128, "out_width": 128, "multiprocessors": 132}
     sets, at_once = -(-8 * 16 * 16 // patches), 264
-    (blocks, *_) = variant.geometry(**sizes).grid
+    (blocks, *_) = variant.launch_config(**sizes).grid
     assert blocks <= at_once
     assert -(-sets // blocks) == -(-sets // at_once)
     assert blocks * -(-sets // blocks) - sets < -(-sets // at_once) * 2
@@ -131,8 +130,8 @@ def test_there_are_tactics_for_what_it_serves(
     layer, channels = Layer(filters, kernel, groups=groups), 8 * pieces * groups
     for dtype in ("float16", "bfloat16"):
         if hopper_serves(layer, dtype, (1, channels, 9, 9)):
-            for exact in (True, False):
-                assert candidates(problem_of(layer, channels, pixels, exact), 6)
+            for blend_fp32 in (True, False):
+                assert candidates(problem_of(layer, channels, pixels, blend_fp32=blend_fp32), 6)
 
 
 def tensor(shape: tuple[int, ...], last: bool) -> torch.Tensor:
@@ -147,31 +146,31 @@ def test_scalars_find_every_offset_and_mask(raw_last: bool) -> None:
     raw = raw.contiguous(memory_format=torch.channels_last if raw_last else torch.contiguous_format)
     offset, mask = raw[:, :18], raw[:, 18:]
     x, out = tensor((2, 8, 5, 7), True), tensor((2, 3, 5, 7), False)
-    values = layout_scalars(*map(layout, (x, offset, mask, out)))
+    values = layout_scalars(*map(view, (x, offset, mask, out)))
     names = [argument.name for argument in HOPPER.arguments if not argument.pointer]
     assert tuple(names) == LAYOUT_SCALARS
     found = dict(zip(names, values, strict=True))
     assert [found[name] for name in ("batch", "height", "width", "out_height", "out_width")] == [2, 5, 7, 5, 7]
-    for name, view in (("offset", offset), ("mask", mask)):
-        flat = view.as_strided((raw.numel() - view.storage_offset(),), (1,))
+    for name, part in (("offset", offset), ("mask", mask)):
+        flat = part.as_strided((raw.numel() - part.storage_offset(),), (1,))
         image, channel, pixel = (found[f"{name}_{axis}"] for axis in ("image", "channel", "pixel"))
         for n, c, y, x_ in ((0, 0, 0, 0), (1, 8, 4, 6), (1, 3, 2, 5), (0, 7, 3, 0)):
-            assert flat[n * image + c * channel + (y * 7 + x_) * pixel] == view[n, c, y, x_]
+            assert flat[n * image + c * channel + (y * 7 + x_) * pixel] == part[n, c, y, x_]
 
 
 def test_layouts_that_the_kernel_cannot_read_are_refused() -> None:
     x, raw, out = tensor((2, 8, 5, 7), True), tensor((2, 27, 5, 7), False), tensor((2, 3, 5, 7), True)
-    good = [layout(t) for t in (x, raw[:, :18], raw[:, 18:], out)]
+    good = [view(t) for t in (x, raw[:, :18], raw[:, 18:], out)]
     assert len(layout_scalars(*good)) == len(LAYOUT_SCALARS)
     for wrong in (x.contiguous(), tensor((2, 9, 5, 7), True)[:, :8], tensor((2, 8, 5, 8), True)[..., :7]):
         with pytest.raises(KernelArgumentError, match="dense channels-last") as caught:
-            layout_scalars(layout(wrong), *good[1:])
+            layout_scalars(view(wrong), *good[1:])
         assert "channels_last" in caught.value.hint
-    apart = layout(tensor((2, 18, 5, 8), False)[..., :7])
+    apart = view(tensor((2, 18, 5, 8), False)[..., :7])
     with pytest.raises(KernelArgumentError, match="rows of offset are 8 elements apart, and not 7 pixels of 1"):
         layout_scalars(good[0], apart, *good[2:])
     with pytest.raises(KernelArgumentError, match="rows of mask"):
-        layout_scalars(*good[:2], layout(tensor((2, 9, 5, 8), True)[..., :7]), good[3])
+        layout_scalars(*good[:2], view(tensor((2, 9, 5, 8), True)[..., :7]), good[3])
 
 
 def test_a_single_image_may_have_any_stride() -> None:
@@ -179,13 +178,13 @@ def test_a_single_image_may_have_any_stride() -> None:
     x = torch.empty(5, 7, 8, device="meta").permute(2, 0, 1)[None]
     assert x.is_contiguous(memory_format=torch.channels_last)
     raw, out = tensor((1, 27, 5, 7), False), tensor((1, 3, 5, 7), True)
-    others = [layout(t) for t in (raw[:, :18], raw[:, 18:], out)]
-    assert layout_scalars(layout(x), *others) == layout_scalars(layout(tensor((1, 8, 5, 7), True)), *others)
+    others = [view(t) for t in (raw[:, :18], raw[:, 18:], out)]
+    assert layout_scalars(view(x), *others) == layout_scalars(view(tensor((1, 8, 5, 7), True)), *others)
 
 
 def test_rows_of_one_need_no_order() -> None:
     x, raw, out = tensor((1, 8, 2, 2), True), tensor((1, 27, 9, 3), False)[:, :, ::9], tensor((1, 3, 1, 3), False)
-    assert layout_scalars(*map(layout, (x, raw[:, :18], raw[:, 18:], out)))[1:5] == (2, 2, 1, 3)
+    assert layout_scalars(*map(view, (x, raw[:, :18], raw[:, 18:], out)))[1:5] == (2, 2, 1, 3)
 
 
 @pytest.mark.parametrize(
@@ -197,8 +196,8 @@ def test_rows_of_one_need_no_order() -> None:
     ],
 )
 def test_what_32_bits_cannot_index_is_refused(name: str, batch: int, size: tuple[int, int], taps: int) -> None:
-    def of(channels: int, side: tuple[int, int] = size) -> Layout:
-        return layout(tensor((batch, channels, *side), True))
+    def of(channels: int, side: tuple[int, int] = size) -> ArrayView:
+        return view(tensor((batch, channels, *side), True))
 
     offsets, masks = of(2 * taps if name == "offset" else 2), of(taps if name == "mask" else 1)
     small = (1, 1) if name.startswith("the number") else size
@@ -210,17 +209,17 @@ def test_what_32_bits_cannot_index_is_refused(name: str, batch: int, size: tuple
 def test_output_pixels_that_32_bits_cannot_count_are_refused() -> None:
     """With offsets that lie on top of each other, nothing else is too large."""
     size = (2**15, 2**16)
-    raw = Layout((1, 18, *size), (0, 0, 0, 0))
+    raw = ArrayView((1, 18, *size), (0, 0, 0, 0), "float16")
     with pytest.raises(KernelArgumentError, match="the number of output pixels is too large"):
-        layout_scalars(layout(tensor((1, 8, 9, 9), True)), raw, raw, layout(tensor((1, 3, *size), True)))
+        layout_scalars(view(tensor((1, 8, 9, 9), True)), raw, raw, view(tensor((1, 3, *size), True)))
 
 
 def test_variants_trace_to_c_and_cover_every_constant() -> None:
     variants = hopper_variants()
     sizes = {"batch": 3, "out_height": 33, "out_width": 65, "multiprocessors": 114}
     for variant in variants:
-        traced, launch = variant.trace(), variant.geometry(**sizes)
-        assert tuple(evaluate(value, sizes) for value in traced.grid) == launch.grid
-    fields = ("TILE_N", "PATCHES", "PRODUCERS", "CM", "CK", "STAGES", "RING", "DEPTH")
+        traced, config = variant.trace(), variant.launch_config(**sizes)
+        assert tuple(evaluate(value, sizes) for value in traced.grid) == config.grid
+    fields = [name.upper() for name in Tactic._fields if name != "blocks_per_sm"]
     for name in ("T", "SIGMOID", "RELU", "OUT_PLANES", "BLEND_FLOAT", "G", *fields):
         assert len({dict(variant.constants)[name] for variant in variants}) > 1, name

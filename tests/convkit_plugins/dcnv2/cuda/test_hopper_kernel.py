@@ -16,7 +16,7 @@ import torch
 from support.deform_host import Call, Inputs, distance
 from torch import Tensor
 
-from convkit.cuda import Argument, Kernel, Launch, flatten
+from convkit.cuda import Argument, Kernel, LaunchConfig, flatten
 from convkit.errors import KernelError
 from convkit.testing.cuda_host import run_on_host
 from convkit_plugins.dcnv2.cuda import HOPPER, Layer, Tactic, hopper_variant, pack_for_wgmma
@@ -26,8 +26,16 @@ BOUNDS = {"float16": 2**-11, "bfloat16": 2**-8}
 SQUARE = Layer(40, (3, 3), (1, 1), (1, 1))
 
 
-def one(tile_n: int, stages: int, depth: int = 2, producers: int = 1, ring: int = 2, patches: int = 1) -> Tactic:
-    return Tactic(tile_n, patches, producers, 1, 1, stages, ring, depth, 1)
+def one(
+    tile_n: int,
+    weight_stages: int,
+    prefetch: int = 2,
+    producers: int = 1,
+    sample_stages: int = 2,
+    patches: int = 1,
+) -> Tactic:
+    """A tactic without a cluster."""
+    return Tactic(tile_n, patches, producers, 1, 1, weight_stages, sample_stages, prefetch, 1)
 
 
 USUAL = one(64, 9)
@@ -51,12 +59,12 @@ def compute(case: Case, given: Inputs, *, multiprocessors: int = 2, kernel: Kern
 
 CASES = {
     "weights that stay": Case(),
-    "blended in float16": Case(exact=False),
+    "blended in float16": Case(blend_fp32=False),
     "bfloat16": Case(dtype="bfloat16"),
     "a ring of weights": Case(tactic=one(32, 4), channels=72),
-    "several producers": Case(tactic=one(64, 4, depth=1, producers=3, ring=4)),
-    "two patches at a time": Case(tactic=one(64, 3, producers=2, ring=3, patches=2), size=(17, 19)),
-    "four samples ahead": Case(tactic=one(64, 3, depth=4, ring=3)),
+    "several producers": Case(tactic=one(64, 4, prefetch=1, producers=3, sample_stages=4)),
+    "two patches at a time": Case(tactic=one(64, 3, producers=2, sample_stages=3, patches=2), size=(17, 19)),
+    "four samples ahead": Case(tactic=one(64, 3, prefetch=4, sample_stages=3)),
     "256 columns": Case(Layer(200, (2, 2)), tactic=one(256, 4)),
     "128 columns, two blocks of them": Case(Layer(200, (1, 2)), tactic=one(128, 2), planes=True),
     "filters that no 8 divide": Case(Layer(9, (2, 2)), tactic=one(32, 4)),
@@ -65,13 +73,13 @@ CASES = {
     "groups": Case(Layer(24, (3, 3), padding=(1, 1), groups=3), tactic=one(32, 5)),
     "groups over tiles": Case(Layer(8, (2, 2), groups=2), channels=144, tactic=one(32, 6)),
     "unequal axes": Case(Layer(72, (5, 2), (2, 1), (1, 0), (1, 3), 2), channels=32, size=(9, 11), tactic=one(128, 3)),
-    "pairs of filters": Case(Layer(34, (1, 2)), tactic=one(32, 4), channels=8),
+    "pairs of filters": Case(Layer(34, (1, 2)), tactic=one(32, 2), channels=8),
     "planes of 8 filters": Case(Layer(40, (1, 1)), channels=8, tactic=one(64, 1), planes=True, batch=2, size=(9, 5)),
     "stride and dilation": Case(Layer(8, (3, 3), (2, 3), (2, 1), (2, 1)), channels=8, tactic=one(32, 4), size=(9, 11)),
     "one tap": Case(Layer(16, (1, 1)), channels=64, tactic=one(32, 1)),
     "masks as they are": Case(sigmoid=False, raw_last=False),
     "relu in bfloat16": Case(dtype="bfloat16", relu=True, planes=True, raw_last=False),
-    "more producers than taps": Case(Layer(16, (1, 2)), tactic=one(32, 2, producers=5, ring=6), channels=136),
+    "more producers than taps": Case(Layer(16, (1, 2)), tactic=one(32, 2, producers=5, sample_stages=6), channels=136),
     "as many producers as tiles": Case(Layer(16, (1, 2)), tactic=one(32, 2, 4, 4, 4, 2), size=(17, 10), channels=8),
     "no offsets": Case(strange=(0.0,) * 9),
     "the smallest image": Case(size=(2, 2)),
@@ -87,12 +95,12 @@ def test_computes_the_definition(case: Case) -> None:
 
 SHORT = Layer(24, (2, 2))
 MANY_TURNS = {
-    "one tile of a turn": Case(Layer(8, (1, 1)), tactic=one(32, 1, ring=4), channels=8, size=(48, 8)),
+    "one tile of a turn": Case(Layer(8, (1, 1)), tactic=one(32, 1, sample_stages=4), channels=8, size=(48, 8)),
     "one sample ahead": Case(SHORT, tactic=one(32, 2, 1, 3, 4, 2), channels=72, size=(17, 50)),
     "two samples ahead": Case(SHORT, tactic=one(32, 3, 2, 3, 3, 2), channels=72, size=(17, 50)),
     "four samples ahead": Case(SHORT, tactic=one(32, 2, 4, 2, 5, 2), channels=72, size=(17, 50)),
     "weights that stay": Case(SHORT, tactic=one(32, 4, 2, 3, 4, 2), size=(17, 50), raw_last=False),
-    "one patch at a time": Case(SHORT, tactic=one(32, 2, 4, 3, 5), size=(9, 50), batch=2, exact=False),
+    "one patch at a time": Case(SHORT, tactic=one(32, 2, 4, 3, 5), size=(9, 50), batch=2, blend_fp32=False),
     "offsets in planes": Case(tactic=one(64, 2, 2, 4, 5), size=(8, 48), raw_last=False),
     "groups": Case(Layer(24, (3, 3), padding=(1, 1), groups=3), tactic=one(32, 2, 2, 4, 5, 2), size=(9, 31), batch=2),
     "more producers than taps": Case(
@@ -142,25 +150,31 @@ def test_does_not_depend_on_the_order_of_threads_or_the_number_of_blocks() -> No
 
 
 FAULTS = {
-    "writes samples that are not multiplied yet": ("if (j == 0) wait(empty_samples + 8 * slot, phase);", ""),
-    "copies weights over others": ("if (n >= STAGES) wait(empty_weights + 8 * s, (n / STAGES - 1) & 1);", ""),
+    "writes samples that are not multiplied yet": (
+        "if (j == 0) wait(block.empty_samples + 8 * ring.slot, ring.phase);",
+        "",
+    ),
+    "copies weights over others": (
+        "if (n >= WEIGHT_STAGES) wait(block.empty_weights + 8 * s, (n / WEIGHT_STAGES - 1) & 1);",
+        "",
+    ),
     "multiplies weights that are not there yet": (
-        "if (!RESIDENT || turn == 0) wait(full_weights + 8 * weights_slot, weights_phase);",
+        "if (!RESIDENT || turn == 0) wait(block.full_weights + 8 * weights.slot, weights.phase);",
         "",
     ),
-    "reads tables that are not there yet": ("wait(full_tables + next_turn % 2 * 8, ((next_turn - 1) / 2) & 1);", ""),
+    "reads tables that are not there yet": (
+        "wait(block.full_tables + next_turn % 2 * 8, ((next_turn - 1) / 2) & 1);",
+        "",
+    ),
     "reads tables of an earlier turn": ("((next_turn - 1) / 2) & 1", "((next_turn - 1) / 2) & 1 ^ 1"),
-    "writes tables that are in use": (
-        "if (number % PATCHES == 0 && turn >= 2) wait(empty_tables + turn % 2 * 8, (turn / 2 - 1) & 1);",
-        "",
-    ),
-    "keeps back tables": ("if (used_turn < next_turn) arrive(empty_tables + used_turn % 2 * 8);", ""),
-    "begins before the tables are there": ("__syncthreads();\n\n    const int row", "const int row"),
+    "writes tables that are in use": ("wait(block.empty_tables + turn % 2 * 8, (turn / 2 - 1) & 1);", ";"),
+    "keeps back tables": ("if (used_turn < next_turn) arrive(block.empty_tables + used_turn % 2 * 8);", ""),
+    "begins before the tables are there": ("__syncthreads();\n\n    if (group == 0) {", "if (group == 0) {"),
     "counts too few producers": (
-        "init_barrier(empty_tables + 8 * s, PRODUCERS * 4);",
-        "init_barrier(empty_tables + 8 * s, PRODUCERS);",
+        "init_barrier(block.empty_tables + 8 * s, PRODUCERS * 4);",
+        "init_barrier(block.empty_tables + 8 * s, PRODUCERS);",
     ),
-    "forgets the phase": ("samples_phase ^= 1;", ""),
+    "forgets the phase": ("phase ^= 1;", ""),
 }
 
 
@@ -204,30 +218,30 @@ def test_has_no_races_in_many_turns(name: str) -> None:
 
 
 MORE_FAULTS = FAULTS | {
-    "multiplies samples that are not there yet": ("wait(full_samples + 8 * samples_slot, samples_phase);", ""),
+    "multiplies samples that are not there yet": ("wait(block.full_samples + 8 * samples.slot, samples.phase);", ""),
     "a warp says too early that its samples are there": (
-        "__syncwarp();\n            if (lane == 0) {\n                arrive(full_samples",
-        "if (lane == 0) {\n                arrive(full_samples",
+        "__syncwarp();\n        if (block.lane == 0) {\n            arrive(block.full_samples",
+        "if (block.lane == 0) {\n            arrive(block.full_samples",
     ),
     "a warp says too early that its tables are there": (
-        "__syncwarp();\n                    if (lane == 0) arrive(full_tables",
-        "if (lane == 0) arrive(full_tables",
+        "__syncwarp();\n                if (block.lane == 0) arrive(block.full_tables",
+        "if (block.lane == 0) arrive(block.full_tables",
     ),
     "counts too few warps of a producer": (
-        "init_barrier(full_samples + 8 * s, 4);",
-        "init_barrier(full_samples + 8 * s, s == 0 ? 3 : 4);",
+        "init_barrier(block.full_samples + 8 * s, 4);",
+        "init_barrier(block.full_samples + 8 * s, s == 0 ? 3 : 4);",
     ),
     "counts too few warps that prepare": (
-        "init_barrier(full_tables + 8 * s, PREPARERS / 32);",
-        "init_barrier(full_tables + 8 * s, PREPARERS / 32 - 1);",
+        "init_barrier(block.full_tables + 8 * s, PREPARERS / 32);",
+        "init_barrier(block.full_tables + 8 * s, PREPARERS / 32 - 1);",
     ),
     "uses barriers before they are there": ("else __syncthreads();", ""),
     "keeps back samples": ("if (i > 0 || m > 0) release(m == 0);\n", ""),
     "gives back what is being multiplied": ("wgmma_wait<1>();", ""),
     "waits for too few products": ("wgmma_wait<1>();", "wgmma_wait<2>();"),
     "gives back the tile of a running product": (
-        "if (i > 0 || m > 0) release(m == 0);\n                    last_samples = samples_slot;",
-        "last_samples = samples_slot; if (i > 0 || m > 0) release(m == 0);",
+        "if (i > 0 || m > 0) release(m == 0);\n                last_samples = samples.slot;",
+        "last_samples = samples.slot; if (i > 0 || m > 0) release(m == 0);",
     ),
     "gives back the last tile too early": ("wgmma_wait<0>();", ""),
 }
@@ -264,11 +278,11 @@ extern "C" __global__ void describe(const unsigned* at, const unsigned* along, l
         encoding="utf-8",
     )
     arguments = (Argument("at", "uint32"), Argument("along", "uint32"), Argument("out", "int64", output=True))
-    kernel = Kernel("describe", tmp_path / "describe.cu", arguments, lambda: Launch((1, 1, 1), (32, 1, 1)))
+    kernel = Kernel("describe", tmp_path / "describe.cu", arguments, lambda: LaunchConfig((1, 1, 1), (32, 1, 1)))
     tiles = np.arange(32, dtype=np.uint32) * 7 * 1024 + 1024
     along = np.arange(32, dtype=np.uint32) % 4 * 32
     found = np.zeros(32, np.int64)
-    run_on_host(kernel.variant(), Launch((1, 1, 1), (32, 1, 1)), [tiles, along, found])
+    run_on_host(kernel.variant(), LaunchConfig((1, 1, 1), (32, 1, 1)), [tiles, along, found])
     # PTX ISA, "Matrix descriptor": the address is matrix-descriptor-encode(x) = (x & 0x3ffff) >> 4, as are the strides.
     for tile, offset, descriptor in zip(tiles.tolist(), along.tolist(), found.tolist(), strict=True):
         assert descriptor & 0x3FFF == ((tile + offset) & 0x3FFFF) >> 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.deform_definition import deform_conv2d_by_loops
 
+from convkit.cuda import ArrayView
 from convkit.errors import KernelArgumentError
 from convkit.testing.cuda_host import run_on_host
-from convkit_plugins.dcnv2.cuda import PLAIN, Layer, Layout, Tile, can_load_four, pack_plain, plain_scalars, tile_for
-from convkit_plugins.dcnv2.cuda._plain import TILES
+from convkit_plugins.dcnv2.cuda import (
+    PLAIN,
+    TILES,
+    Layer,
+    Tile,
+    can_load_four,
+    pack_for_plain,
+    plain_scalars,
+    tile_for,
+)  # fmt: skip
 from convkit_plugins.dcnv2.op import compute
 
 BOUNDS = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 8e-3}
@@ -83,8 +92,10 @@ def stored(values: np.ndarray, dtype: str, last: bool = False) -> np.ndarray:
     return (tensor.view(torch.uint16) if dtype == "bfloat16" else tensor).numpy().copy()
 
 
-def layout(shape: tuple[int, ...], last: bool, channels: int = 0) -> Layout:
-    """The layout of a tensor, or of some channels of one that has ``channels``."""
+def layout(
+    shape: tuple[int, ...], last: bool, channels: int = 0, *, address: int = 0, dtype: str = "float32"
+) -> ArrayView:
+    """The view of a tensor, or of some channels of one that has ``channels``."""
     _, count, height, width = shape
     count = channels or count
     strides = (
@@ -92,7 +103,7 @@ def layout(shape: tuple[int, ...], last: bool, channels: int = 0) -> Layout:
         if last
         else (count * height * width, height * width, width, 1)
     )
-    return Layout(shape, strides)
+    return ArrayView(tuple(shape), strides, dtype, address)
 
 
 def on_host(case: Case, **options: Any) -> np.ndarray:
@@ -100,24 +111,23 @@ def on_host(case: Case, **options: Any) -> np.ndarray:
     values, layer, dtype = case.inputs(), case.layer, case.dtype
     taps = layer.groups * layer.kernel[0] * layer.kernel[1]
     spatial = case.out_size
-    x = layout(values["x"].shape, case.last[0])
+    x = layout(values["x"].shape, case.last[0], dtype=dtype)
     offset = layout((case.batch, 2 * taps, *spatial), case.last[1], 3 * taps)
     mask = layout((case.batch, taps, *spatial), case.last[1], 3 * taps)
     out = layout((case.batch, layer.filters, *spatial), case.last[2])
-    out = Layout(out.shape, case.out_strides or out.strides)
+    out = replace(out, strides=case.out_strides or out.strides)
     raw = stored(values["raw"], dtype, case.last[1])
-    four = can_load_four(layer, x, 0, 2)
+    four = can_load_four(layer, x)
     constants = {name.upper(): value for name, value in case.tile._asdict().items()}
     variant = PLAIN.variant(T=dtype, SIGMOID=case.sigmoid, RELU=case.relu, VECTOR=four, **constants)
-    weight = pack_plain(
-        stored(values["weight"], dtype).reshape(values["weight"].shape), layer.groups, case.tile.filters
-    )
+    packed = pack_for_plain(torch.from_numpy(values["weight"]).to(TORCH[dtype]), layer.groups, case.tile.filters)
+    weight = (packed.view(torch.uint16) if dtype == "bfloat16" else packed).numpy()
     size = sum((count - 1) * stride for count, stride in zip(out.shape, out.strides, strict=True)) + 1
     memory = stored(np.full(size, np.nan), dtype)
     tensors = (stored(values["x"], dtype, case.last[0]), raw, raw[2 * taps * offset.strides[1] :], weight)
-    launch = variant.geometry(batch=case.batch, filters=layer.filters, out_height=spatial[0], out_width=spatial[1])
+    config = variant.launch_config(batch=case.batch, filters=layer.filters, out_height=spatial[0], out_width=spatial[1])
     args = (*tensors, stored(values["bias"], dtype), memory, *plain_scalars(layer, x, offset, mask, out))
-    run_on_host(variant, launch, args, **options)
+    run_on_host(variant, config, args, **options)
     written = torch.from_numpy(memory).view(TORCH[dtype]).double()
     result = written.as_strided(out.shape, out.strides).clone()
     written.as_strided(out.shape, out.strides).fill_(torch.nan)
@@ -255,23 +265,15 @@ def test_not_a_number_is_kept_by_relu() -> None:
     assert np.isnan(on_host(case)).all()
 
 
-def test_packing_keeps_every_weight_once() -> None:
-    weight = np.arange(1, 5 * 6 * 2 * 3 + 1, dtype=np.float32).reshape(5, 6, 2, 3)
-    packed = pack_plain(weight, 2, 4)
-    assert packed.shape == (2, 2, 6, 16, 4)
-    assert packed[1, 1, 4, 2, 0] == weight[4, 5, 1, 1]
-    np.testing.assert_array_equal(np.sort(packed[packed != 0]), weight.ravel())
-
-
 def test_four_channels_are_loaded_at_once_only_where_that_is_aligned() -> None:
     shape = (2, 8, 5, 7)
-    last = layout(shape, last=True)
-    assert can_load_four(Layer(1, (1, 1), groups=2), last, 64, 4)
-    assert not can_load_four(Layer(1, (1, 1), groups=4), last, 64, 4)
-    assert not can_load_four(Layer(1, (1, 1)), last, 8, 4)
-    assert can_load_four(Layer(1, (1, 1)), last, 8, 2)
-    assert not can_load_four(Layer(1, (1, 1)), layout(shape, last=False), 64, 4)
-    assert not can_load_four(Layer(1, (1, 1)), layout((2, 8, 5, 7), True, 9), 64, 4)
+    one = Layer(1, (1, 1))
+    assert can_load_four(Layer(1, (1, 1), groups=2), layout(shape, True, address=64))
+    assert not can_load_four(Layer(1, (1, 1), groups=4), layout(shape, True, address=64))
+    assert not can_load_four(one, layout(shape, True, address=8))
+    assert can_load_four(one, layout(shape, True, address=8, dtype="float16"))
+    assert not can_load_four(one, layout(shape, False, address=64))
+    assert not can_load_four(one, layout(shape, True, 9, address=64))
 
 
 def test_what_32_bits_cannot_index_is_refused() -> None:
@@ -294,7 +296,7 @@ def test_what_32_bits_cannot_index_is_refused() -> None:
 def test_rows_that_do_not_follow_each_other_are_refused() -> None:
     good, shape = layout((1, 1, 4, 4), last=False), (1, 2, 4, 4)
     with pytest.raises(KernelArgumentError, match="rows of offset are 5 elements apart, and not 4 pixels of 1"):
-        plain_scalars(Layer(1, (1, 1)), good, Layout(shape, (40, 20, 5, 1)), good, good)
+        plain_scalars(Layer(1, (1, 1)), good, ArrayView(shape, (40, 20, 5, 1), "float32"), good, good)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from convkit.errors import ConvkitError, KernelError
-from convkit_plugins.dcnv2.cuda import Problem, Tactic, _search, best_tactic
+from convkit_plugins.dcnv2.cuda import Problem, Tactic, _search
+from convkit_plugins.dcnv2.cuda._search import best_tactic
 
 PROBLEM = Problem(64, 64, 9, 1, 4096, False)
 SLOW, FAST, MIDDLE = (Tactic(tile_n, 1, 1, 1, 1, 4, 2, 2, 1) for tile_n in (32, 64, 128))
@@ -21,7 +22,7 @@ RESULT = torch.randn(50, generator=torch.Generator().manual_seed(0)).half()
 
 @dataclass
 class Device:
-    """Takes so many milliseconds for each tactic, and notes what it is asked."""
+    """A GPU that takes so many milliseconds for each tactic and records the calls."""
 
     times: dict[Tactic, float] = field(default_factory=lambda: {SLOW: 3.0, FAST: 1.0, MIDDLE: 2.0})
     results: dict[Tactic, torch.Tensor | ConvkitError] = field(default_factory=dict)
@@ -30,6 +31,8 @@ class Device:
     now: float = 0.0
     prepared: list[Tactic] = field(default_factory=list)
     compiled: int = 0
+    reference: torch.Tensor | None = field(default_factory=lambda: RESULT)
+    compared: int = 0
 
     def prepare(self, tactic: Tactic) -> Callable[[], torch.Tensor]:
         self.prepared.append(tactic)
@@ -43,6 +46,11 @@ class Device:
 
         return call
 
+    def expected(self) -> torch.Tensor | None:
+        assert not self.prepared
+        self.compared += 1
+        return self.reference
+
     def compile_all(self) -> None:
         assert not self.prepared, "compiled too late"
         self.compiled += 1
@@ -53,7 +61,10 @@ class Device:
         self.compiled = 0
 
     def best(self, problem: Problem = PROBLEM, key: str = "key", tactics: tuple[Tactic, ...] = ()) -> Tactic:
-        return best_tactic(problem, key, tactics or (SLOW, FAST, MIDDLE), self.prepare, self.compile_all)
+        return best_tactic(
+            problem, key, tactics or (SLOW, FAST, MIDDLE), self.prepare,
+            reference=self.expected, compile_all=self.compile_all,
+        )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -123,24 +134,68 @@ def test_one_that_fails_is_left_out(device: Device, result: torch.Tensor | Convk
     assert device.best() == MIDDLE
 
 
-def test_the_first_that_runs_tells_what_is_right(device: Device) -> None:
-    device.results[SLOW] = KernelError("It does not compile.")
-    device.results[MIDDLE] = -RESULT
+@pytest.mark.parametrize("wrong", [SLOW, FAST, MIDDLE], ids=["first", "fastest", "last"])
+@pytest.mark.parametrize(
+    "result",
+    [-RESULT, torch.full_like(RESULT, torch.nan), torch.zeros_like(RESULT), RESULT.roll(1), RESULT * 1.01],
+    ids=["negated", "nan", "zero", "shifted", "scaled"],
+)
+def test_a_tactic_that_computes_something_else_is_left_out(wrong: Tactic, result: torch.Tensor, device: Device) -> None:
+    """Also the first one, although nothing was measured before it, and although the others are slower."""
+    device.results[wrong] = result
+    device.times[wrong] = 0.5
+    assert device.best() == (MIDDLE if wrong == FAST else FAST)
+
+
+def test_one_wrong_element_is_enough(device: Device) -> None:
+    result = RESULT.clone()
+    result[17] += 1
+    device.results[FAST] = result
+    assert device.best() == MIDDLE
+
+
+def test_a_search_without_a_right_tactic_is_an_error(device: Device, cache: Path) -> None:
+    device.results.update(dict.fromkeys(device.times, -RESULT))
+    with pytest.raises(KernelError, match="wrong result with each of 3 tactics") as caught:
+        device.best()
+    assert "report" in caught.value.hint
+    assert not cache.exists()
+
+
+def test_a_tactic_that_does_not_run_is_left_out(device: Device) -> None:
+    device.results[FAST] = KernelError("It does not compile.")
+    assert device.best() == MIDDLE
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float16, 2**-10), (torch.bfloat16, 2**-7)], ids=str)
+def test_results_may_differ_by_roundings(dtype: torch.dtype, rounding: float, device: Device) -> None:
+    device.reference = RESULT.to(dtype)
+    device.results = dict.fromkeys(device.times, device.reference)
+    device.results[FAST] = (RESULT.double() * (1 + rounding)).to(dtype)
     assert device.best() == FAST
 
 
-def test_results_may_round_apart_and_hold_no_numbers(device: Device) -> None:
-    device.results[FAST] = RESULT * (1 + 2**-10)
-    assert device.best() == FAST
-    device.next_process()
-    strange = RESULT.clone()
-    strange[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+def test_overflows_agree_with_the_largest_number(device: Device) -> None:
+    device.reference = RESULT.clone()
+    device.reference[:2] = torch.tensor([torch.inf, -torch.inf])
     for tactic in device.times:
-        device.results[tactic] = strange
-    assert device.best(key="another") == FAST
+        device.results[tactic] = device.reference.clamp(-65504, 65504)
+    assert device.best() == FAST
 
 
-def test_the_error_is_told_where_none_runs(device: Device) -> None:
+@pytest.mark.parametrize("reference", [None, torch.full_like(RESULT, torch.nan)], ids=["none", "nan"])
+def test_inputs_that_allow_no_comparison_are_not_searched_with(
+    reference: torch.Tensor | None, device: Device, cache: Path
+) -> None:
+    device.reference = reference
+    assert device.best() == SLOW, "the most promising"
+    assert not device.prepared
+    assert not cache.exists()
+    device.reference = RESULT
+    assert device.best() == FAST
+
+
+def test_the_error_of_tactics_that_do_not_run_is_raised(device: Device) -> None:
     device.results.update(dict.fromkeys(device.times, KernelError("It does not compile.")))
     with pytest.raises(KernelError, match="does not compile"):
         device.best()
@@ -160,7 +215,9 @@ def test_later_processes_read_the_result(device: Device, cache: Path) -> None:
     (file,) = cache.iterdir()
     content = json.loads(file.read_text())
     assert content["tactic"] == FAST._asdict()
-    assert content["microseconds"] == pytest.approx({str(tuple(t)): 1000 * ms for t, ms in device.times.items()})
+    assert content["measured"] == [
+        {**tactic._asdict(), "microseconds": pytest.approx(1000 * ms)} for tactic, ms in device.times.items()
+    ]
     device.next_process()
     device.times[FAST] = 9.0
     assert device.best() == FAST
@@ -175,7 +232,7 @@ def test_what_a_choice_depends_on_is_searched_apart(device: Device, what: str) -
     device.next_process()
     if what == "device":
         device.name = "another GPU"
-    problem = replace(PROBLEM, pixels=8192) if what == "problem" else replace(PROBLEM, exact=what == "blending")
+    problem = replace(PROBLEM, pixels=8192) if what == "problem" else replace(PROBLEM, blend_fp32=what == "blending")
     assert device.best(problem, "another" if what == "key" else "key") == MIDDLE
 
 

@@ -9,9 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.dcn_variants import tensor_variants
 from support.deform_host import STRANGE, Call, Inputs, distance
 from torch import Tensor
 
+from convkit.cuda import compile_variant
+from convkit.errors import KernelError
 from convkit_plugins.dcnv2.cuda import (
     Division,
     Layer,
@@ -19,7 +22,6 @@ from convkit_plugins.dcnv2.cuda import (
     pack_for_mma,
     tensor_serves,
     tensor_variant,
-    tensor_variants,
 )
 
 BOUNDS = {"float32": 2**-11, "float16": 2**-11, "bfloat16": 2**-8}
@@ -52,11 +54,11 @@ def check(case: Case, **options: Any) -> None:
 
 CASES = {
     "blended in float32": Case(),
-    "blended in float16": Case(exact=False),
+    "blended in float16": Case(blend_fp32=False),
     "bfloat16": Case(dtype="bfloat16"),
     "TF32": Case(dtype="float32", channels=20),
     "whole tiles of channels": Case(Layer(32, (3, 3), padding=(1, 1)), channels=64, division=Division(32, 1, 1, 2)),
-    "three tiles of channels, the last of 8": Case(channels=136, size=(3, 3), exact=False),
+    "three tiles of channels, the last of 8": Case(channels=136, size=(3, 3), blend_fp32=False),
     "TF32, three tiles of channels": Case(dtype="float32", channels=68, size=(3, 4)),
     "one filter": Case(Layer(1, (3, 3)), division=Division(32, 2, 1, 2)),
     "filters over several blocks": Case(Layer(70, (2, 2)), division=Division(32, 1, 1, 3), batch=2),
@@ -67,7 +69,7 @@ CASES = {
     "fewer tiles than warps that share them": Case(Layer(16, (1, 1)), channels=8, division=Division(32, 2, 4, 3)),
     "tiles that the warps do not divide": Case(Layer(16, (1, 5)), division=Division(32, 1, 4, 2), size=(3, 9)),
     "sums of four warps": Case(division=Division(64, 2, 4, 2)),
-    "three stages": Case(division=Division(64, 2, 2, 3), exact=False),
+    "three stages": Case(division=Division(64, 2, 2, 3), blend_fp32=False),
     "unequal axes": Case(Layer(9, (5, 2), (2, 1), (1, 0), (1, 3), 2), channels=32, size=(9, 11)),
     "stride": Case(Layer(40, (3, 3), (2, 3), (1, 1)), size=(9, 11), raw_last=False),
     "dilation": Case(Layer(40, (3, 3), (1, 1), (2, 3), (2, 3)), size=(5, 6)),
@@ -78,7 +80,7 @@ CASES = {
     "relu": Case(relu=True, planes=True),
     "relu in bfloat16": Case(dtype="bfloat16", relu=True, sigmoid=False, raw_last=False),
     "planes before": Case(raw_last=False),
-    "planes behind": Case(planes=True, exact=False),
+    "planes behind": Case(planes=True, blend_fp32=False),
     "TF32 in planes": Case(dtype="float32", planes=True, raw_last=False, batch=2, size=(3, 4)),
     "no offsets": Case(strange=(0.0,) * 9),
     "the smallest image": Case(size=(2, 2)),
@@ -116,7 +118,7 @@ def test_has_no_races(name: str) -> None:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Any shape for a few variants: what is compiled is not drawn, because that takes a second."""
-    layer, dtype, division, channels, exact = draw(
+    layer, dtype, division, channels, blend_fp32 = draw(
         st.sampled_from(
             [
                 (SQUARE, "float16", Division(64, 2, 2, 2), 24, False),
@@ -127,7 +129,7 @@ def cases(draw: st.DrawFn) -> Case:
     )
     height, width = draw(st.tuples(st.integers(5, 11), st.integers(4, 11)))
     return Case(
-        layer, division, dtype=dtype, channels=channels, size=(height, width), exact=exact,
+        layer, division, dtype=dtype, channels=channels, size=(height, width), blend_fp32=blend_fp32,
         batch=draw(st.integers(1, 2)), raw_last=draw(st.booleans()),
         strange=draw(st.sampled_from([(), STRANGE])), seed=draw(st.integers(0, 99)),
     )  # fmt: skip
@@ -158,16 +160,6 @@ def test_what_is_not_a_number_is_kept(dtype: str, relu: bool) -> None:
         assert compute(case, given).isnan()[expected].all(), name
 
 
-def used_shared(division: Division, layer: Layer, itemsize: int) -> int:
-    """The bytes of shared memory that `tensor.cu` addresses, from the sizes that its comments give."""
-    samples = layer.groups * layer.kernel[0] * layer.kernel[1] * 16 * division.wm
-    channels = 128 // itemsize
-    tiles = division.stages * division.wk * division.tile_n * channels * itemsize
-    four_weights, corner, lanes, sums_of_a_lane = 16, 4, 32, division.tile_n // 8 * 4
-    sums = division.wm * sums_of_a_lane * lanes * 4 if division.wk > 1 else 0
-    return max(tiles + samples * (four_weights + corner), sums)
-
-
 @settings(max_examples=300)
 @given(
     filters=st.integers(1, 600), kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)), groups=st.integers(1, 8),
@@ -177,28 +169,47 @@ def used_shared(division: Division, layer: Layer, itemsize: int) -> int:
 def test_every_division_fits_48_kib(
     filters: int, kernel: tuple[int, int], groups: int, pieces: int, pixels: int, multiprocessors: int, dtype: str
 ) -> None:
-    layer, itemsize = Layer(filters, kernel, groups=groups), 4 if dtype == "float32" else 2
-    channels = groups * pieces * 16 // itemsize
-    division = division_for(layer, channels, dtype, pixels, multiprocessors)
+    layer = Layer(filters, kernel, groups=groups)
+    channels = groups * pieces * (4 if dtype == "float32" else 8)
+    division = division_for(layer, pixels, multiprocessors)
     assert (division is not None) == tensor_serves(layer, dtype, (1, channels, 9, 9))
     if division is None:
-        assert used_shared(Division(32, 1, 1, 2), layer, itemsize) > 48 * 1024, "the least would fit"
         return
-    launch = tensor_variant(layer, dtype, channels, division, sigmoid=True).geometry(batch=1, out_height=3, out_width=9)
-    assert used_shared(division, layer, itemsize) <= launch.shared <= 48 * 1024
-    assert launch.block == (32 * division.wm * division.wk, 1, 1)
-    assert launch.block[0] <= 256
-    assert launch.grid[1] * division.tile_n >= filters > (launch.grid[1] - 1) * division.tile_n
+    variant = tensor_variant(layer, dtype, channels, division, sigmoid=True)
+    config = variant.launch_config(batch=1, out_height=3, out_width=9)
+    assert 0 < config.dynamic_smem_bytes <= 48 * 1024
+    assert config.block == (32 * division.warps_m * division.warps_k, 1, 1)
+    assert config.block[0] <= 256
+    assert config.grid[1] * division.tile_n >= filters > (config.grid[1] - 1) * division.tile_n
+
+
+@pytest.mark.parametrize("change", [-16, 16])
+def test_the_kernel_checks_the_shared_memory_of_its_launch(change: int) -> None:
+    variant = tensor_variants()[0]
+    constants = dict(variant.constants)
+    constants["SHARED"] += change
+    wrong = variant.kernel.variant(**constants)
+    pytest.importorskip("cupy")
+    with pytest.raises(KernelError, match="SHARED is not what the block lays out"):
+        compile_variant(wrong, "compute_80", "ptx")
+
+
+def test_where_there_is_no_division_the_smallest_does_not_fit() -> None:
+    pytest.importorskip("cupy")
+    layer = Layer(8, (7, 7), groups=4)
+    assert division_for(layer, 1) is None
+    with pytest.raises(KernelError, match="too much shared memory"):
+        compile_variant(tensor_variant(layer, "float16", 32, Division(32, 1, 1, 2), sigmoid=True), "compute_80", "ptx")
 
 
 def test_few_pixels_are_spread_over_more_blocks() -> None:
     layer = Layer(256, (3, 3), (1, 1), (1, 1))
-    few, many = (division_for(layer, 512, "float16", pixels) for pixels in (256, 2**17))
+    few, many = (division_for(layer, pixels) for pixels in (256, 2**17))
     assert few is not None
     assert many is not None
-    assert (many.tile_n, many.wm) == (128, 4)
-    assert few.tile_n * few.wm < many.tile_n * many.wm
-    assert few.wk > 1
+    assert (many.tile_n, many.warps_m) == (128, 4)
+    assert few.tile_n * few.warps_m < many.tile_n * many.warps_m
+    assert few.warps_k > 1
 
 
 @pytest.mark.parametrize(
@@ -222,4 +233,4 @@ def test_serves_what_it_can_load(layer: Layer, dtype: str, shape: tuple[int, ...
 
 def test_variants_trace_to_c() -> None:
     for variant in tensor_variants():
-        assert variant.trace().shared <= 48 * 1024
+        assert variant.trace().dynamic_smem_bytes <= 48 * 1024

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from convkit_plugins.dcnv2.cuda import PackedWeights, _weights, pack_for_mma, pack_for_plain, pack_for_wgmma, pack_plain
+from convkit_plugins.dcnv2.cuda import _weights, pack_for_mma, pack_for_plain, pack_for_wgmma
 
 SHAPES = [(64, 64, 3, 3), (40, 72, 2, 3), (3, 8, 1, 1), (130, 136, 1, 2)]
 SIXTEEN = [torch.float16, torch.bfloat16]
@@ -113,13 +113,21 @@ def test_float32_that_is_not_a_number_stays_none() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, *SIXTEEN])
 @pytest.mark.parametrize(("groups", "columns"), [(1, 64), (2, 32), (4, 64)])
-def test_the_plain_kernel_gets_the_same_from_torch_and_numpy(dtype: torch.dtype, groups: int, columns: int) -> None:
+def test_tiles_of_the_plain_kernel_hold_every_weight_once(dtype: torch.dtype, groups: int, columns: int) -> None:
+    """[tile][group][tap][channel of the group, padded to 16][filter of the tile]."""
     weight = numbered((70, 24, 3, 2), dtype)
-    bits = torch.int32 if dtype == torch.float32 else torch.int16
-    expected = pack_plain(weight.view(bits).numpy(), groups, columns).ravel()
     packed = pack_for_plain(weight, groups, columns)
     assert packed.dtype == dtype
-    np.testing.assert_array_equal(packed.view(bits).numpy(), expected)
+    members, tiles = 24 // groups, -(-70 // columns)
+    padded = -(-members // 16) * 16
+    values = packed.view(tiles, groups, 6, padded, columns)
+    places = itertools.product(range(tiles), range(groups), range(6), range(padded), range(columns))
+    for tile, group, tap, channel, column in itertools.islice(places, 0, None, 7):
+        expected = 0.0
+        if channel < members:
+            expected = at(weight, tile * columns + column, group * members + channel, tap)
+        assert values[tile, group, tap, channel, column].item() == expected
+    assert packed.count_nonzero() == weight.numel()
 
 
 PACKS: list[Callable[[Tensor], Tensor]] = [
@@ -154,7 +162,7 @@ class Doubled:
 
 
 def test_weights_are_packed_once_for_each_way() -> None:
-    packed, pack, weight = PackedWeights(), Doubled(), torch.nn.Parameter(torch.ones(3))
+    packed, pack, weight = _weights.PackedWeights(), Doubled(), torch.nn.Parameter(torch.ones(3))
     first = packed.get(weight, "a", pack)
     assert packed.get(weight, "a", pack) is first
     assert pack.calls == 1
@@ -165,7 +173,7 @@ def test_weights_are_packed_once_for_each_way() -> None:
 
 
 def test_weights_that_change_are_packed_again() -> None:
-    packed, pack, weight = PackedWeights(), Doubled(), torch.nn.Parameter(torch.ones(3))
+    packed, pack, weight = _weights.PackedWeights(), Doubled(), torch.nn.Parameter(torch.ones(3))
     packed.get(weight, "a", pack)
     packed.get(weight, "b", pack)
     with torch.no_grad():
@@ -183,7 +191,7 @@ def test_weights_that_change_are_packed_again() -> None:
 
 def test_a_change_reaches_those_who_hold_the_copy() -> None:
     """A CUDA graph does: it has the address."""
-    packed, pack, weight = PackedWeights(), Doubled(), torch.nn.Parameter(torch.ones(3))
+    packed, pack, weight = _weights.PackedWeights(), Doubled(), torch.nn.Parameter(torch.ones(3))
     held = packed.get(weight, "a", pack)
     with torch.no_grad():
         weight.add_(1)
@@ -195,7 +203,7 @@ def test_a_change_reaches_those_who_hold_the_copy() -> None:
 
 
 def test_copies_of_a_capture_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed, pack, weight = PackedWeights(), Doubled(), torch.ones(3)
+    packed, pack, weight = _weights.PackedWeights(), Doubled(), torch.ones(3)
     monkeypatch.setattr(_weights, "_is_capturing", lambda tensor: True)
     in_graph = packed.get(weight, "a", pack)
     monkeypatch.undo()
@@ -207,7 +215,7 @@ def test_copies_of_a_capture_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_weights_that_are_gone_leave_nothing() -> None:
-    packed, weight = PackedWeights(), torch.ones(3)
+    packed, weight = _weights.PackedWeights(), torch.ones(3)
     copy = weakref.ref(packed.get(weight, "a", Doubled()))
     assert copy() is not None
     del weight
@@ -216,7 +224,7 @@ def test_weights_that_are_gone_leave_nothing() -> None:
 
 
 def test_weights_of_inference_mode_are_packed_once() -> None:
-    packed, pack = PackedWeights(), Doubled()
+    packed, pack = _weights.PackedWeights(), Doubled()
     with torch.inference_mode():
         weight = torch.ones(3)
         assert packed.get(weight, "a", pack).tolist() == [2, 2, 2]

@@ -14,8 +14,8 @@ from support.graphs import make_model, node, run_model
 
 from convkit.backends import open_session
 from convkit.errors import EnvironmentProblem
+from convkit_plugins.dcnv2 import op
 from convkit_plugins.dcnv2.export import _torch_operator
-from convkit_plugins.dcnv2.op import _layer_op
 
 
 def deform(kernel: tuple[int, int] = (3, 3), groups: int = 1, inputs: int = 5, **attributes: Any) -> onnx.ModelProto:
@@ -110,9 +110,9 @@ def test_the_layer_around_it_becomes_one_call(tmp_path, monkeypatch, settings, e
 
     def dcnv2(*arguments: Any, relu: bool) -> torch.Tensor:
         calls.append("DeformConv+Relu" if relu else "DeformConv")
-        return _layer_op.dcnv2(*arguments, relu=relu)
+        return op.dcnv2(*arguments, relu=relu)
 
-    monkeypatch.setattr(_torch_operator, "_KIND", "cpu")
+    monkeypatch.setattr(_torch_operator, "_FUSING_DEVICE", "cpu")
     monkeypatch.setattr(_torch_operator, "dcnv2", dcnv2)
     model, rng = layer(**settings), np.random.default_rng(0)
     given = {

@@ -1,4 +1,4 @@
-"""What comes before a kernel: autocast, the form of outputs, and whether there is a kernel at all."""
+"""Before a kernel: autocast, the form of outputs, and the choice between a kernel and PyTorch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convkit_plugins.dcnv2 import deform_conv2d
 from convkit_plugins.dcnv2.cuda import Layer
-from convkit_plugins.dcnv2.op import _dispatch, dcnv2, layer_of, on_kernels
+from convkit_plugins.dcnv2.op import _dispatch, dcnv2
+from convkit_plugins.dcnv2.op._dispatch import layer_of, on_kernels
 
 LAYER = Layer(5, (2, 3), (1, 2), (0, 1), (2, 1), 2)
 
@@ -98,13 +99,13 @@ def test_layer_of_the_arguments() -> None:
     ids=str,
 )
 def test_what_kernels_compute(dtype: torch.dtype, batch: int, kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_dispatch, "_cupy_is_here", lambda: True)
+    monkeypatch.setattr(_dispatch, "_has_cupy", lambda: True)
     assert on_kernels(torch.empty(batch, 4, 6, 7, dtype=dtype)) == kernels
 
 
 def test_without_cupy_it_is_told_once_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_dispatch, "find_spec", lambda name: None)
-    _dispatch._cupy_is_here.cache_clear()
+    _dispatch._has_cupy.cache_clear()
     try:
         with pytest.warns(UserWarning, match=r'pip install "convkit\[cuda\]"'):
             assert not on_kernels(torch.empty(1, 4, 6, 7))
@@ -112,4 +113,4 @@ def test_without_cupy_it_is_told_once_what_is_missing(monkeypatch: pytest.Monkey
             warnings.simplefilter("error")
             assert not on_kernels(torch.empty(1, 4, 6, 7))
     finally:
-        _dispatch._cupy_is_here.cache_clear()
+        _dispatch._has_cupy.cache_clear()

@@ -307,7 +307,7 @@ def test_autocast_on_the_cpu_computes_in_float32() -> None:
 def test_opcheck(training: bool) -> None:
     layer = Layer(batch=1)
     arguments = [t.requires_grad_(training) for t in tensors(make_inputs(layer, "random"), torch.float32)]
-    torch.library.opcheck(OPERATOR.default, (*arguments, *layer.settings))
+    torch.library.opcheck(OPERATOR.default, (*arguments, *layer.settings, False, False))
 
 
 def test_compiles_without_graph_breaks() -> None:

@@ -128,7 +128,7 @@ class Canned(nn.Module):
 
 
 @pytest.mark.parametrize("with_offsets", [True, False])
-@pytest.mark.parametrize("form", ["tutorial", "detections"])
+@pytest.mark.parametrize("form", ["tensorrt-pro", "detections"])
 def test_all_forms_decode_to_the_same(form: str, with_offsets: bool) -> None:
     maps = heads()
     if not with_offsets:
@@ -137,7 +137,7 @@ def test_all_forms_decode_to_the_same(form: str, with_offsets: bool) -> None:
     settings = spec(form)
     for output in (
         reference(settings)(Canned(maps), {"images": torch.zeros(1)}),
-        {settings["form"].replace("tutorial", "output"): graph_form(maps, settings)},
+        {settings["form"].replace("tensorrt-pro", "output"): graph_form(maps, settings)},
     ):
         found = decode({name: value.numpy() for name, value in output.items()}, settings)
         np.testing.assert_array_equal(found.class_ids, expected.class_ids)
@@ -151,7 +151,7 @@ def graph_form(maps: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> t
     return result
 
 
-@pytest.mark.parametrize("form", ["heads", "tutorial"])
+@pytest.mark.parametrize("form", ["heads", "tensorrt-pro"])
 def test_ties_go_to_the_lower_class_and_then_the_upper_left_cell(form: str) -> None:
     hm = np.full((1, 3, 12, 16), -4, np.float32)
     for label, y, x in ((2, 0, 0), (0, 9, 3), (0, 3, 9), (1, 5, 5), (0, 3, 2)):
@@ -181,13 +181,13 @@ def test_one_cell_may_give_several_classes() -> None:
     assert (found.boxes == found.boxes[0]).all()
 
 
-@pytest.mark.parametrize("form", ["heads", "tutorial", "detections"])
+@pytest.mark.parametrize("form", ["heads", "tensorrt-pro", "detections"])
 def test_fewer_peaks_than_asked_for(form: str) -> None:
     maps = heads(classes=1)
     maps["hm"][0, 0] = np.arange(192, dtype=np.float32).reshape(12, 16) / 100
     settings = spec(form, classes=1, topk=50)
     outputs = maps if form == "heads" else {
-        "output" if form == "tutorial" else "detections": graph_form(maps, settings).numpy()
+        "output" if form == "tensorrt-pro" else "detections": graph_form(maps, settings).numpy()
     }  # fmt: skip
     found = decode(outputs, settings)
     assert len(found) == 1

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.decoding import DTYPES, OnHost, assert_equal, heads, metas_for, tutorial
+from support.decoding import DTYPES, OnHost, assert_equal, heads, metas_for, packed
 
 from convkit import Detections
 from convkit.errors import SettingError
@@ -77,12 +77,12 @@ def host(maps: Mapping[str, torch.Tensor], settings: Mapping[str, Any], metas: A
 
 
 @pytest.mark.parametrize("confidence", [0.1, 0.3, 0.6])
-@pytest.mark.parametrize("form", ["heads", "tutorial"])
+@pytest.mark.parametrize("form", ["heads", "tensorrt-pro"])
 @pytest.mark.parametrize("classes", [1, 3, 40])
 def test_against_loops(form: str, classes: int, confidence: float) -> None:
     maps, settings, metas = heads(1, classes, seed=classes), spec(form, classes, 1000, confidence), metas_for(1)
     expected = by_loops(maps, settings, metas[0])
-    (found,) = host(maps if form == "heads" else tutorial(maps), settings, metas)
+    (found,) = host(maps if form == "heads" else packed(maps), settings, metas)
     assert found.class_ids.tolist() == [label for _, label, _ in expected]
     np.testing.assert_allclose(found.scores, [score for score, _, _ in expected], rtol=1e-6)
     np.testing.assert_allclose(found.boxes, [box for _, _, box in expected], atol=1e-3)
@@ -111,11 +111,11 @@ def test_suppression_is_by_class_and_a_dropped_box_still_drops_others() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", ["heads", "cells", "tutorial"])
+@pytest.mark.parametrize("form", ["heads", "cells", "tensorrt-pro"])
 @pytest.mark.parametrize("classes", [1, 3, 40])
 def test_the_kernel_gives_the_same(form: str, dtype: str, classes: int) -> None:
     maps = {name: value.to(DTYPES[dtype]) for name, value in heads(2, classes).items()}
-    outputs = tutorial(maps) if form == "tutorial" else maps
+    outputs = packed(maps) if form == "tensorrt-pro" else maps
     if form == "cells":
         outputs = {name: value.to(memory_format=torch.channels_last) for name, value in maps.items()}
     settings, metas = spec("heads" if form == "cells" else form, classes), metas_for(2)

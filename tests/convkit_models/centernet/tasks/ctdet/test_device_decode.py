@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.decoding import DTYPES, SMALL, OnHost, assert_equal, described, heads, metas_for, tutorial
+from support.decoding import DTYPES, SMALL, OnHost, assert_equal, described, heads, metas_for, packed
 from torch.nn import functional as F
 
 from convkit import Detections, DeviceDecode
@@ -45,13 +45,13 @@ def check(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["planes", "cells"])
-@pytest.mark.parametrize("form", ["heads", "tutorial"])
+@pytest.mark.parametrize("form", ["heads", "tensorrt-pro"])
 @pytest.mark.parametrize("classes", [1, 3, 8])
 def test_forms_layouts_and_dtypes(form: str, layout: str, dtype: str, classes: int) -> None:
     maps = {name: value.to(DTYPES[dtype]) for name, value in heads(2, classes).items()}
     if layout == "cells":
         maps = {name: value.to(memory_format=torch.channels_last) for name, value in maps.items()}
-    check(spec(form, classes), maps if form == "heads" else tutorial(maps), guard=True)
+    check(spec(form, classes), maps if form == "heads" else packed(maps), guard=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -64,7 +64,7 @@ def test_detections(dtype: str) -> None:
     assert 0 < len(found[0]) < 45
 
 
-@pytest.mark.parametrize("form", ["heads", "tutorial"])
+@pytest.mark.parametrize("form", ["heads", "tensorrt-pro"])
 @pytest.mark.parametrize("kind", ["flat", "steps", "ramp", "descending", "low", "infinite", "nan", "some nan", "zeros"])
 @pytest.mark.parametrize("topk", [1, 20, 700])
 def test_awkward_maps(form: str, kind: str, topk: int) -> None:
@@ -94,14 +94,14 @@ def test_awkward_maps(form: str, kind: str, topk: int) -> None:
         hm[:] = torch.from_numpy(rng.choice([-0.0, 0.0], hm.shape).astype(np.float32))
     metas = metas_for(1, 32, 48)
     settings = spec(form, 4, topk)
-    outputs = maps if form == "heads" else tutorial(maps)
+    outputs = maps if form == "heads" else packed(maps)
     expected = CtdetDecode(settings)({name: value.numpy() for name, value in outputs.items()}, metas)
     for tuning in (SMALL, Tuning(threads=32, unroll=1, groups=1)):
         assert_equal(OnHost(settings, outputs, tuning)(metas), expected)
 
 
 @pytest.mark.parametrize("kind", ["noise", "smooth", "crowded", "flat", "nan"])
-@pytest.mark.parametrize("layout", ["planes", "cells", "tutorial"])
+@pytest.mark.parametrize("layout", ["planes", "cells", "tensorrt-pro"])
 def test_full_size_with_the_tunings_that_a_gpu_gets(layout: str, kind: str) -> None:
     maps = heads(1, 80, 128, 128, seed=4)
     hm = maps["hm"]
@@ -117,8 +117,8 @@ def test_full_size_with_the_tunings_that_a_gpu_gets(layout: str, kind: str) -> N
     maps = {name: value.half() for name, value in maps.items()}
     if layout == "cells":
         maps = {name: value.to(memory_format=torch.channels_last) for name, value in maps.items()}
-    settings, metas = spec("tutorial" if layout == "tutorial" else "heads", 80, 100), metas_for(1, 128, 128)
-    outputs = tutorial(maps) if layout == "tutorial" else maps
+    settings, metas = spec("tensorrt-pro" if layout == "tensorrt-pro" else "heads", 80, 100), metas_for(1, 128, 128)
+    outputs = packed(maps) if layout == "tensorrt-pro" else maps
     expected = CtdetDecode(settings)({name: value.float().numpy() for name, value in outputs.items()}, metas)
     assert len(expected[0]) == 100
     for tuning in TUNINGS:
@@ -137,10 +137,10 @@ def test_the_tuning_depends_on_how_much_there_is_to_scan() -> None:
         )
 
 
-@pytest.mark.parametrize("form", ["heads", "tutorial"])
+@pytest.mark.parametrize("form", ["heads", "tensorrt-pro"])
 def test_threads_that_scan_several_tiles(form: str) -> None:
     maps = heads(2, 5, 40, 36)
-    outputs = maps if form == "heads" else tutorial(maps)
+    outputs = maps if form == "heads" else packed(maps)
     settings, metas = spec(form, 5, 6), metas_for(2, 40, 36)
     expected = CtdetDecode(settings)({name: value.numpy() for name, value in outputs.items()}, metas)
     for rounds in (2, 3, 64):
@@ -183,11 +183,11 @@ def test_more_tiles_than_the_list_in_shared_memory_holds(kind: str) -> None:
         assert_equal(launch(metas, order=order, guard=True), expected)
 
 
-@pytest.mark.parametrize("form", ["heads", "tutorial"])
+@pytest.mark.parametrize("form", ["heads", "tensorrt-pro"])
 def test_the_order_of_threads_and_blocks_does_not_matter(form: str) -> None:
     maps = heads(2, 4, 32, 48, seed=5)
     maps["hm"] = maps["hm"].round()
-    outputs = maps if form == "heads" else tutorial(maps)
+    outputs = maps if form == "heads" else packed(maps)
     settings, metas = spec(form, 4, 60), metas_for(2, 32, 48)
     launch = OnHost(settings, outputs)
     assert launch.call.config.grid[0] > 3
@@ -357,7 +357,7 @@ class Buffers:
 
 def arrays(batch: int = 1, form: str = "heads", seed: int = 0) -> dict[str, np.ndarray]:
     maps = heads(batch, seed=seed)
-    return {name: value.numpy() for name, value in (tutorial(maps) if form == "tutorial" else maps).items()}
+    return {name: value.numpy() for name, value in (packed(maps) if form == "tensorrt-pro" else maps).items()}
 
 
 class TestLaunch:
@@ -367,7 +367,7 @@ class TestLaunch:
     def launchers(self, monkeypatch: pytest.MonkeyPatch) -> Launchers:
         return Launchers(monkeypatch)
 
-    @pytest.mark.parametrize("form", ["heads", "tutorial"])
+    @pytest.mark.parametrize("form", ["heads", "tensorrt-pro"])
     def test_gives_what_the_host_gives(self, launchers: Launchers, form: str) -> None:
         decode = CudaDecode(spec(form), SMALL)
         for seed, batch in ((0, 2), (1, 2), (2, 3)):
@@ -469,9 +469,11 @@ class TestBadInput:
         with pytest.raises(KernelArgumentError, match=r"expected \[1, 20, 6\]"):
             DecodeLaunch.plan(spec("detections"), {"detections": ArrayView((1, 9, 6), (54, 6, 1), "float32")}, SMALL)
         with pytest.raises(KernelArgumentError, match=r"expected \[1, 192, 10\]"):
-            DecodeLaunch.plan(spec("tutorial"), {"output": ArrayView((1, 192, 7), (1344, 7, 1), "float32")}, SMALL)
+            DecodeLaunch.plan(spec("tensorrt-pro"), {"output": ArrayView((1, 192, 7), (1344, 7, 1), "float32")}, SMALL)
         with pytest.raises(KernelArgumentError, match="strides"):
-            DecodeLaunch.plan(spec("tutorial"), {"output": ArrayView((1, 192, 10), (1920, 1, 192), "float32")}, SMALL)
+            DecodeLaunch.plan(
+                spec("tensorrt-pro"), {"output": ArrayView((1, 192, 10), (1920, 1, 192), "float32")}, SMALL
+            )
 
     def test_too_many_detections(self) -> None:
         with pytest.raises(KernelArgumentError, match="at most 2048"):

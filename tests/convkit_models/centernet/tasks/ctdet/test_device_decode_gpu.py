@@ -56,7 +56,7 @@ def in_form(form: str, maps: Mapping[str, torch.Tensor], topk: int) -> dict[str,
         return dict(maps)
     if form == "cells":
         return {name: value.to(memory_format=torch.channels_last) for name, value in maps.items()}
-    if form == "tutorial":
+    if form == "tensorrt-pro":
         pooled = F.max_pool2d(maps["hm"], 3, stride=1, padding=1)
         joined = torch.cat([maps["reg"], maps["wh"], maps["hm"], pooled], dim=1)
         return {"output": joined.flatten(2).transpose(1, 2).contiguous()}
@@ -122,7 +122,7 @@ def on_host(settings: Mapping[str, Any], device: OnGpu) -> Any:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", ["heads", "cells", "tutorial", "detections"])
+@pytest.mark.parametrize("form", ["heads", "cells", "tensorrt-pro", "detections"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_full_size(form: str, dtype: str, kind: str) -> None:
     maps = {name: value.to(DTYPES[dtype]) for name, value in heads(kind, 2, 80, 128, 128).items()}
@@ -152,7 +152,7 @@ def test_other_sizes(
     kind: str, batch: int, classes: int, height: int, width: int, topk: int, tuning: Tuning | None
 ) -> None:
     settings = {**spec("heads", classes, topk), "input": [4 * height, 4 * width]}
-    for form in ("heads", "cells", "tutorial"):
+    for form in ("heads", "cells", "tensorrt-pro"):
         settings["form"] = "heads" if form == "cells" else form
         maps = {name: value.half() for name, value in heads(kind, batch, classes, height, width).items()}
         device = OnGpu(settings, in_form(form, maps, topk), tuning)
@@ -160,7 +160,7 @@ def test_other_sizes(
 
 
 @pytest.mark.parametrize("kind", ["noise", "rounded", "flat", "crowded"])
-@pytest.mark.parametrize("form", ["heads", "cells", "tutorial"])
+@pytest.mark.parametrize("form", ["heads", "cells", "tensorrt-pro"])
 def test_the_mode_of_tensorrt_pro(form: str, kind: str) -> None:
     settings = {**spec("heads" if form == "cells" else form, 80, 100), "mode": MODE, "confidence": 0.3, "nms": 0.5}
     maps = {name: value.half() for name, value in heads(kind, 2, 80, 128, 128).items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from convkit.conversion import patched
 from convkit_models.centernet.tasks.ctdet import output_patch, reference
 
-FORMS = ("heads", "tutorial", "detections")
+FORMS = ("heads", "tensorrt-pro", "detections")
 
 
 class Canned(nn.Module):
@@ -110,10 +110,10 @@ def test_heads_come_in_a_fixed_order() -> None:
     assert list(reference(spec("heads"))(module, {"images": torch.zeros(1)})) == ["hm", "wh", "reg"]
 
 
-def test_tutorial_columns() -> None:
+def test_packed_columns() -> None:
     """Column by column and cell by cell: reg x, reg y, w, h, logits, logits pooled over the neighbours."""
     heads = canned(batch=1, classes=2, height=3, width=4)
-    (rows,) = official(Canned(**heads), spec("tutorial"))
+    (rows,) = official(Canned(**heads), spec("tensorrt-pro"))
     assert rows.shape == (1, 12, 8)
     for y in range(3):
         for x in range(4):
@@ -127,10 +127,10 @@ def test_tutorial_columns() -> None:
                 assert row[6 + label] == around.max()
 
 
-def test_tutorial_without_offsets_has_the_middle_of_the_cell() -> None:
+def test_packed_form_without_offsets_has_the_middle_of_the_cell() -> None:
     heads = canned()
     del heads["reg"]
-    (rows,) = official(Canned(**heads), spec("tutorial"))
+    (rows,) = official(Canned(**heads), spec("tensorrt-pro"))
     assert (rows[..., :2] == 0.5).all()
 
 
@@ -164,6 +164,6 @@ def test_saturated_neighbours_differ_as_documented() -> None:
 
 def test_the_patch_comes_off() -> None:
     module = Canned(**canned())
-    exported(module, spec("tutorial"))
+    exported(module, spec("tensorrt-pro"))
     assert isinstance(module(torch.zeros(1)), list)
     assert "forward" not in vars(module)

@@ -1,0 +1,16 @@
+"""ONNX Runtime with its telemetry off: the only module of convkit that imports onnxruntime.
+
+From version 1.32 on, ONNX Runtime writes a device identifier below the home directory and an event store into the
+temporary directory, and contacts its vendor. `ORT_DISABLE_TELEMETRY` prevents that only if it is set before the import.
+A value that the user has set is kept. Import this module, too, before a call of a library that imports onnxruntime.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime
+
+__all__ = ["onnxruntime"]

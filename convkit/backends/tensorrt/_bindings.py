@@ -1,0 +1,369 @@
+"""Every direct use of TensorRT's Python bindings: load, log, parse, read back, build.
+
+Only child processes import a flavour (see `_worker`): its library ends the process on some inputs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from convkit.backends.tensorrt._flavour import Flavour
+from convkit.backends.tensorrt._layers import ATTENTION, LAYERS, PLUGIN
+from convkit.errors import ConversionError, EnvironmentProblem
+
+__all__ = ["Bindings", "BuildResult", "ParsedModel", "load_bindings"]
+
+Sink = Callable[[str, str], None]
+"""Takes the name of a severity and a message."""
+Step = Callable[[str, int, int], bool]
+"""Takes a phase, the steps done and their number; returns whether to go on."""
+
+
+@dataclass(eq=False)
+class Bindings:
+    """A loaded flavour: its module, and the one logger that a process can have."""
+
+    flavour: Flavour
+    api: Any
+    logger: Any
+    sinks: list[Sink] = field(default_factory=list)
+
+    @property
+    def version(self) -> str:
+        """The version of the bindings."""
+        return str(self.api.__version__)
+
+
+def load_bindings(flavour: Flavour, folder: Path) -> Bindings:
+    """Return the bindings of a flavour, with its libraries loaded under the names that its parser looks for.
+
+    Those names are links in ``folder``, which has to last as long as the process uses the bindings.
+
+    Raises:
+        EnvironmentProblem: bindings or libraries are not installed, do not load, or are of two versions.
+    """
+    flavour.require()
+    versions = set(flavour.versions().values())
+    if flavour.link and len(versions) > 1:
+        raise EnvironmentProblem(
+            f"Bindings and libraries of {flavour.title} are of different versions: {', '.join(sorted(versions))}.",
+            hint=flavour.remedy,
+        )
+    try:
+        if flavour.link:
+            _link_libraries(flavour, folder)
+        api = importlib.import_module(flavour.module)
+    except (ImportError, OSError) as error:
+        raise EnvironmentProblem(
+            f"The libraries of {flavour.title} do not load: {str(error).splitlines()[0]}", hint=flavour.remedy
+        ) from error
+    sinks: list[Sink] = []
+    return Bindings(flavour, api, _make_logger(api, sinks), sinks)
+
+
+def _link_libraries(flavour: Flavour, folder: Path) -> None:
+    """Load the libraries by way of a folder in which they have their unversioned name, too."""
+    spec = importlib.util.find_spec(flavour.libraries)
+    assert spec is not None
+    assert spec.origin is not None
+    home = Path(spec.origin).parent
+    for name, source in ((flavour.link, flavour.files[0]), *((name, name) for name in flavour.files)):
+        (folder / name).symlink_to(home / source)
+    for name in flavour.files:
+        ctypes.CDLL(str(folder / name))
+
+
+def _make_logger(api: Any, sinks: list[Sink]) -> Any:
+    """Return a logger that hands every message to each of ``sinks``."""
+
+    class Logger(api.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            api.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            for sink in sinks:
+                sink(severity.name, message)
+
+    return Logger()
+
+
+class ParsedModel:
+    """An ONNX model in the hands of NVIDIA's parser.
+
+    Builder, network, parser and logger are kept together: the library crashes when one outlives another.
+    ``errors`` has what the parser objected to; without errors the network has layers and outputs.
+    """
+
+    def __init__(self, bindings: Bindings, model: Path) -> None:
+        self.bindings = bindings
+        self.model = model
+        self.builder = self._builder()
+        self.network, self.parser = self._fresh()
+        accepted = self.parser.parse_from_file(str(model))
+        self.errors = _parser_errors(self.parser)
+        if not accepted:
+            self.errors = self._unsupported_nodes() or self.errors or [_error("the parser gave no reason")]
+        elif self.network.num_layers == 0 or self.network.num_outputs == 0:
+            self.errors = [_error("the parser took the file and made no layers of it")]
+
+    def _builder(self) -> Any:
+        try:
+            return self.bindings.api.Builder(self.bindings.logger)
+        except Exception as error:
+            raise EnvironmentProblem(
+                f"{self.bindings.flavour.title} cannot make a builder here: {str(error).splitlines()[0]}",
+                hint="It needs an NVIDIA GPU and a driver.",
+            ) from error
+
+    def _fresh(self) -> tuple[Any, Any]:
+        api = self.bindings.api
+        network = self.builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        return network, api.OnnxParser(network, self.bindings.logger)
+
+    def _unsupported_nodes(self) -> list[dict[str, Any]]:
+        """Return the errors of every node: parsing itself stops at the first."""
+        network, parser = self._fresh()
+        parser.supports_model_v2(self.model.read_bytes(), str(self.model))
+        errors = _parser_errors(parser)
+        del parser, network
+        return errors
+
+    def read(self, weights: BinaryIO) -> dict[str, Any]:
+        """Return the whole network as values fit for JSON, and append the weights of its layers to a file."""
+        return _Reader(self, weights).table()
+
+    def build(
+        self,
+        targets: Sequence[str],
+        ranges: Mapping[str, Sequence[Sequence[int]]],
+        values: Mapping[str, Sequence[int]],
+        step: Step,
+    ) -> BuildResult:
+        """Build an engine for these compute capabilities.
+
+        ``ranges`` are the lowest, best and highest shape of each input with a variable one, ``values`` the contents
+        of inputs that are shapes; ``step`` stops the build by returning False.
+        """
+        api, flavour = self.bindings.api, self.bindings.flavour
+        config = self.builder.create_builder_config()
+        if targets:
+            config.num_compute_capabilities = len(targets)
+            for index, target in enumerate(targets):
+                if not config.set_compute_capability(getattr(api.ComputeCapability, target.upper()), index):
+                    raise ConversionError(f"{flavour.title} takes no engine for {target}.", hint=flavour.remedy)
+        inputs = [self.network.get_input(index) for index in range(self.network.num_inputs)]
+        if any(-1 in tensor.shape or tensor.is_shape_tensor for tensor in inputs):
+            profile = self.builder.create_optimization_profile()
+            for tensor in inputs:
+                if tensor.is_shape_tensor and tensor.name in values:
+                    profile.set_shape_input(tensor.name, *(list(values[tensor.name]),) * 3)
+                if tensor.name in ranges:
+                    profile.set_shape(tensor.name, *(tuple(shape) for shape in ranges[tensor.name]))
+            if not profile or config.add_optimization_profile(profile) < 0:
+                return BuildResult(None, ["the range of shapes is not one"])
+        problems: list[str] = []
+
+        def note(severity: str, message: str) -> None:
+            if severity in ("ERROR", "INTERNAL_ERROR"):
+                problems.append(message)
+
+        config.progress_monitor = _make_monitor(api, step)
+        self.bindings.sinks.append(note)
+        try:
+            plan = self.builder.build_serialized_network(self.network, config)
+        finally:
+            self.bindings.sinks.remove(note)
+        return BuildResult(None if plan is None else bytes(plan), problems)
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """The bytes of an engine, or None and what the builder objected to."""
+
+    plan: bytes | None
+    problems: list[str]
+
+
+def _make_monitor(api: Any, step: Step) -> Any:
+    """Return a progress monitor that counts the steps of the outermost phase."""
+
+    class Monitor(api.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            api.IProgressMonitor.__init__(self)
+            self.phases: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if not parent_phase:
+                self.phases[phase_name] = num_steps
+
+        def step_complete(self, phase_name: str, step_number: int) -> bool:
+            if phase_name not in self.phases:
+                return step("", 0, 0)
+            return step(phase_name, step_number + 1, self.phases[phase_name])
+
+        def phase_finish(self, phase_name: str) -> None:
+            total = self.phases.pop(phase_name, 0)
+            if total:
+                step(phase_name, total, total)
+
+    return Monitor()
+
+
+def _error(message: str, *, node: int = -1, name: str = "", operator: str = "", code: str = "") -> dict[str, Any]:
+    return {"node": node, "name": name, "operator": operator, "code": code, "message": message}
+
+
+def _parser_errors(parser: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for error in (parser.get_error(index) for index in range(parser.num_errors)):
+        entry = _error(
+            _reason(error.desc()),
+            node=error.node(),
+            name=error.node_name(),
+            operator=error.node_operator(),
+            code=error.code().name,
+        )
+        if entry not in found:
+            found.append(entry)
+    return found
+
+
+def _reason(text: str) -> str:
+    """Return an error of the parser without the conditions, source lines and CUDA messages of its own code."""
+    lines = [line for line in text.strip().splitlines() if "catchCudaError" not in line]
+    text = re.sub(r'^.*? && "(.*)"$', r"\1", " ".join(lines).strip())
+    text = re.sub(r"^Assertion failed: .*?(?<!:): (?=[A-Z])", "", text)
+    return re.sub(r"\s*In \w+ at \S+\)", ")", text).replace('" "', "")
+
+
+class _Reader:
+    """Reads a network back, layer by layer."""
+
+    def __init__(self, parsed: ParsedModel, weights: BinaryIO) -> None:
+        self.api = parsed.bindings.api
+        self.parsed = parsed
+        self.weights = weights
+        self.alive: list[Any] = []
+        self.numbers: dict[int, int] = {}
+        self.tensors: list[tuple[str, str, list[int] | None]] = []
+        self.groups: dict[int, str] = {}
+
+    def table(self) -> dict[str, Any]:
+        network = self.parsed.network
+        inputs = [network.get_input(index) for index in range(network.num_inputs)]
+        outputs = [network.get_output(index) for index in range(network.num_outputs)]
+        return {
+            "flavour": self.parsed.bindings.flavour.name,
+            "version": self.parsed.bindings.version,
+            "inputs": [self._tensor(tensor) for tensor in inputs],
+            "outputs": [self._tensor(tensor) for tensor in outputs],
+            "shape_inputs": [tensor.name for tensor in inputs if tensor.is_shape_tensor],
+            "layers": [self._layer(network.get_layer(index)) for index in range(network.num_layers)],
+            "tensors": self.tensors,
+        }
+
+    def _tensor(self, tensor: Any) -> int:
+        """Return the number of a tensor; wrappers are kept alive, so that their identities do not come again."""
+        if id(tensor) not in self.numbers:
+            self.alive.append(tensor)
+            self.numbers[id(tensor)] = len(self.tensors)
+            self.tensors.append((tensor.name, tensor.dtype.name, _dimensions(tensor.shape)))
+        return self.numbers[id(tensor)]
+
+    def _layer(self, layer: Any) -> dict[str, Any]:
+        kind = layer.type.name
+        inputs = [layer.get_input(index) for index in range(layer.num_inputs)]
+        outputs = [layer.get_output(index) for index in range(layer.num_outputs)]
+        match = re.match(r"\[ONNX Layer: (.*)\]$", layer.metadata, flags=re.DOTALL)
+        entry: dict[str, Any] = {
+            "name": layer.name,
+            "type": kind,
+            "node": match.group(1).split(" | ")[0] if match else "",
+            "inputs": [None if tensor is None else self._tensor(tensor) for tensor in inputs],
+            "outputs": [self._tensor(tensor) for tensor in outputs if tensor is not None],
+            "attributes": {},
+            "weights": {},
+            "group": "",
+        }
+        known = LAYERS.get(kind)
+        if known is not None:
+            layer.__class__ = getattr(self.api, known.cls)
+            entry["attributes"] = {name: _plain(_ask(layer, name)) for name in known.attributes}
+            entry["weights"] = {name: self._weights(getattr(layer, name)) for name in known.weights}
+            if known.owner:
+                owner = getattr(layer, known.owner)
+                entry["group"] = self._group(owner)
+                if kind == "ATTENTION_INPUT":
+                    entry["attributes"] = {name: _plain(_ask(owner, name)) for name in ATTENTION}
+            if kind == "PLUGIN_V3":
+                core = layer.plugin.get_capability_interface(self.api.PluginCapabilityType.CORE)
+                entry["attributes"] = {name: getattr(core, name, "") for name in PLUGIN}
+        self.alive.append(layer)
+        return entry
+
+    def _group(self, owner: Any) -> str:
+        if id(owner) not in self.groups:
+            self.alive.append(owner)
+            self.groups[id(owner)] = f"{owner.name} #{len(self.groups)}"
+        return self.groups[id(owner)]
+
+    def _weights(self, weights: Any) -> tuple[str, int, int, int]:
+        """Write weights; return their type, number of items, first byte and number of bytes."""
+        start = self.weights.tell()
+        if hasattr(weights, "tobytes"):
+            data = weights.tobytes()
+            name = {"float32": "FLOAT", "float16": "HALF"}.get(weights.dtype.name, weights.dtype.name.upper())
+            count = weights.size
+        else:
+            name, count, data = weights.dtype.name, weights.size, _raw_bytes(weights)
+        self.weights.write(data)
+        return name, count, start, len(data)
+
+
+def _raw_bytes(weights: Any) -> bytes:
+    """Return the bytes of weights whose type numpy lacks.
+
+    The bindings offer no other way than the C++ structure (type, pointer, count) that the Python object points to;
+    type and count must be those that the object itself reports.
+    """
+    bits = {"BF16": 16, "FP8": 8, "INT4": 4, "FP4": 4, "E8M0": 8}[weights.dtype.name]
+    address = ctypes.c_void_p.from_address(id(weights) + object.__basicsize__).value
+    if not address or (
+        ctypes.c_int32.from_address(address).value != int(weights.dtype)
+        or ctypes.c_int64.from_address(address + 16).value != weights.size
+    ):
+        raise ConversionError(f"Weights of type {weights.dtype.name} cannot be read back from this version.")
+    pointer = ctypes.c_void_p.from_address(address + 8).value
+    return b"" if not pointer else ctypes.string_at(pointer, (weights.size * bits + 7) // 8)
+
+
+def _ask(layer: Any, name: str) -> Any:
+    """Return an attribute; None where the layer has it from an input instead, which some report by an exception."""
+    try:
+        return getattr(layer, name)
+    except (AttributeError, RuntimeError, ValueError, TypeError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """Return enumerators as their names and dimensions as lists."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if hasattr(value, "__members__") and hasattr(value, "name"):
+        return value.name
+    return _dimensions(value)
+
+
+def _dimensions(value: Any) -> list[Any] | None:
+    """Return dimensions as a list; None where their number is not set."""
+    try:
+        return list(value)
+    except (ValueError, RuntimeError):
+        return None

@@ -1,0 +1,109 @@
+"""Whether two tensors are the same as far as their type can tell."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Verdicts", "judge_tensor"]
+
+FACTOR = 10.0
+"""How many times the replay's own rounding error a reference may differ from exact arithmetic."""
+ULPS = 16.0
+"""Units in the last place by which a value may always differ."""
+SCALE_ULPS = 8.0
+"""Units in the last place of the largest value of a tensor by which any of its values may differ."""
+FLOOR = 2.0**-24
+"""By which any value may differ: ONNX Runtime's sigmoid is 0 where the true one is smaller."""
+_EPSILON = {"FLOAT": 2.0**-23, "HALF": 2.0**-10, "BF16": 2.0**-7}
+_SAME_TYPE = {
+    "float32": "FLOAT", "float64": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int8": "INT8", "int32": "INT32",
+    "int64": "INT64", "uint8": "UINT8", "bool": "BOOL", "float8_e4m3fn": "FP8", "int4": "INT4",
+    "float4_e2m1fn": "FP4",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What comparing one tensor gave.
+
+    ``error`` and ``limit`` are those of the element that is worst in proportion; ``place`` is its index, with what
+    is expected there and what the replay has. ``note`` says it in words where numbers do not.
+    """
+
+    passed: bool
+    error: float = 0.0
+    limit: float = 0.0
+    place: tuple[int, ...] = ()
+    expected: float | None = None
+    actual: float | None = None
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object; numbers that are not finite become text."""
+        return {
+            "passed": self.passed, "error": _finite(self.error), "limit": _finite(self.limit), "place": self.place,
+            "expected": _finite(self.expected), "actual": _finite(self.actual), "note": self.note,
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        if self.note:
+            return self.note
+        return f"{self.expected:.7g} expected, {self.actual:.7g} built, at {list(self.place)}"
+
+
+def _finite(value: float | None) -> float | str | None:
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def judge_tensor(expected: np.ndarray, narrow: np.ndarray, wide: np.ndarray, dtype: str) -> Verdicts:
+    """Compare what ONNX means with what TensorRT built.
+
+    ``narrow`` is the replay in the network's own types, ``wide`` the replay in float64, ``dtype`` the type in TensorRT.
+    Numbers of a floating type may differ from one of the two replays by ``FACTOR`` times the largest difference between
+    them, which is what rounding does to this network, and ``ULPS`` units of the last place; other types not at all.
+    float64 of the model counts as float32, which is what TensorRT makes of it.
+    """
+    known = _SAME_TYPE.get(expected.dtype.name)
+    if known != dtype:
+        return Verdicts(False, note=f"{expected.dtype.name} is expected, and {dtype} is built")
+    if expected.shape != narrow.shape:
+        return Verdicts(False, note=f"the shape {expected.shape} is expected, and {narrow.shape} is built")
+    if not expected.size:
+        return Verdicts(True)
+    whole = dtype not in (*_EPSILON, "FP8", "FP4")
+    want, mine, best = (value.astype(np.int64 if whole else np.float64) for value in (expected, narrow, wide))
+    if dtype not in _EPSILON:
+        wrong = np.minimum(_distance(want, mine), _distance(want, best)) > 0
+        return _worst(want, mine, wrong.astype(np.float64), np.zeros(want.shape))
+    with np.errstate(all="ignore"):
+        spread = np.abs(mine - best)
+        own = float(np.max(spread[np.isfinite(spread)], initial=0.0))
+        magnitude = np.where(np.isfinite(best), np.abs(best), 0.0)
+        scale = float(np.max(magnitude))
+        limit = FLOOR + FACTOR * own + _EPSILON[dtype] * (ULPS * magnitude + SCALE_ULPS * scale)
+        error = np.minimum(_distance(want, mine), _distance(want, best))
+    return _worst(want, mine, error, limit)
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the difference; 0 for equal values that are no numbers, infinite where only one is none."""
+    difference = np.abs(a - b)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    return np.asarray(np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference)))
+
+
+def _worst(want: np.ndarray, mine: np.ndarray, error: np.ndarray, limit: np.ndarray) -> Verdicts:
+    excess = np.where(error > limit, error, 0.0)
+    if excess.any():
+        place = np.unravel_index(int(np.argmax(excess)), want.shape)
+    else:
+        ratio = np.divide(error, limit, out=np.zeros_like(error), where=limit > 0)
+        place = np.unravel_index(int(np.argmax(ratio)), want.shape)
+    return Verdicts(
+        not bool(excess.any()), float(error[place]), float(limit[place]), tuple(int(axis) for axis in place),
+        float(want[place]), float(mine[place]),
+    )  # fmt: skip

@@ -1,0 +1,215 @@
+"""The rung *understood*: what TensorRT's parser built, replayed, against what the ONNX model means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convkit.backends.tensorrt._judge import Verdicts, judge_tensor
+from convkit.backends.tensorrt._network import ParsedLayer, ParsedNetwork
+from convkit.backends.tensorrt._reference import OnnxReference
+from convkit.backends.tensorrt._replay import NotReplayed, ReplayError, missing_replays, replay, trace
+from convkit.errors import ConversionError
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Parting", "Understanding", "understand"]
+
+Feeds = Mapping[str, np.ndarray]
+SUSPECT = 1000.0
+"""How far over its limit an error may be and still be put down to the reference, if another one does not have it."""
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where the two part first.
+
+    ``node`` is the index of the ONNX node (-1 if there is none to name), with its ``operator`` and ``name``; ``tensor``
+    is the value that differs and ``layer`` what made it in TensorRT's network.
+    """
+
+    tensor: str
+    verdict: Verdicts
+    node: int = -1
+    operator: str = ""
+    name: str = ""
+    layer: str = ""
+
+    def __str__(self) -> str:
+        where = f"node {self.node} {self.operator} {self.name!r}" if self.node >= 0 else f"the tensor {self.tensor!r}"
+        layer = f", built as {self.layer}" if self.layer else ""
+        return f"{where}{layer}: {self.verdict}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return {
+            "node": self.node, "operator": self.operator, "name": self.name, "tensor": self.tensor,
+            "layer": self.layer, **self.verdict.to_json(),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """Whether a network computes what its model means.
+
+    ``not_replayed`` has the layer types, or what about a layer, that no replay knows: then nothing was compared.
+    ``outputs`` has the worst verdict of each output over all inputs that were tried.
+    """
+
+    reference: str = ""
+    cases: int = 0
+    outputs: Mapping[str, Verdicts] = field(default_factory=dict)
+    parting: Parting | None = None
+    not_replayed: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything was replayed, and agreed."""
+        return not self.not_replayed and self.parting is None
+
+
+def understand(
+    network: ParsedNetwork,
+    model: onnx.ModelProto,
+    feeds: Sequence[Feeds],
+    *,
+    expected: Sequence[Mapping[str, np.ndarray]] | None = None,
+) -> Understanding:
+    """Replay a network on inputs and compare its outputs with those of the ONNX model.
+
+    ``expected`` are the outputs of the model for each of ``feeds`` if they are known; otherwise ONNX Runtime computes
+    them, or the reference evaluator of ONNX.
+
+    Raises:
+        ConversionError: nothing here can run the model.
+    """
+    missing = missing_replays(network)
+    if missing:
+        texts = [f"{kind} ({len(names)} layers, for example {names[0]!r})" for kind, names in missing.items()]
+        return Understanding(not_replayed=tuple(texts))
+    names = _input_names(network, model)
+    for mine, theirs in names.items():
+        if mine != theirs:
+            verdict = Verdicts(False, note=f"the input {theirs!r} is called {mine!r}")
+            return Understanding(parting=Parting(theirs, verdict))
+    reference = OnnxReference(model)
+    outputs: dict[str, Verdicts] = {}
+    for index, inputs in enumerate(feeds):
+        wanted = expected[index] if expected is not None else reference.run(inputs)
+        try:
+            failing = _compare(network, inputs, wanted, outputs)
+        except NotReplayed as reason:
+            return Understanding(not_replayed=(str(reason),))
+        except ReplayError as error:
+            failing = Parting("", Verdicts(False, note=error.message))
+        if failing is not None and expected is None and _perhaps_rounding(failing.verdict):
+            failing = _second_opinion(network, reference, inputs, outputs, failing)
+        if failing is not None:
+            parting = _locate(network, model, reference, inputs) or failing
+            return Understanding(reference.name, index + 1, outputs, parting)
+    return Understanding(reference.name, len(feeds), outputs)
+
+
+def _perhaps_rounding(verdict: Verdicts) -> bool:
+    return 0 < verdict.error <= SUSPECT * verdict.limit
+
+
+def _second_opinion(
+    network: ParsedNetwork, reference: OnnxReference, inputs: Feeds, outputs: dict[str, Verdicts], failing: Parting
+) -> Parting | None:
+    """Compare with ONNX's reference evaluator: some of ONNX Runtime's sums round far worse than PyTorch's."""
+    first = reference.name
+    try:
+        wanted = reference.run(inputs, by_evaluator=True)
+    except ConversionError:
+        return failing
+    again = dict(outputs)
+    for name in wanted:
+        again.pop(name, None)
+    if _compare(network, inputs, wanted, again) is not None:
+        reference.name = first
+        return failing
+    outputs.update(again)
+    return None
+
+
+def _input_names(network: ParsedNetwork, model: onnx.ModelProto) -> dict[str, str]:
+    """Return the model's name of each input of the network: the same one, or the one at its place."""
+    held = {tensor.name for tensor in model.graph.initializer}
+    theirs = [value.name for value in model.graph.input if value.name not in held]
+    mine = network.names(network.inputs)
+    left = [name for name in theirs if name not in mine]
+    return {name: name if name in theirs or not left else left.pop(0) for name in mine}
+
+
+def _compare(
+    network: ParsedNetwork, inputs: Feeds, wanted: Mapping[str, np.ndarray], outputs: dict[str, Verdicts]
+) -> Parting | None:
+    """Compare every output and enter the verdicts; return the first that fails.
+
+    The replay in float64 takes longest and only ever widens a limit, so it runs where the other does not do.
+    """
+    narrow = replay(network, inputs)
+    verdicts = _judge_outputs(network, wanted, narrow, narrow)
+    if any(not verdict.passed and verdict.error for verdict in verdicts.values()):
+        verdicts = _judge_outputs(network, wanted, narrow, replay(network, inputs, wide=True))
+    failing = None
+    for name, verdict in verdicts.items():
+        worst = outputs.get(name)
+        if worst is None or not verdict.passed or (worst.passed and _share(verdict) > _share(worst)):
+            outputs[name] = verdict
+        if not verdict.passed and failing is None:
+            failing = Parting(name, verdict)
+    return failing
+
+
+def _judge_outputs(network: ParsedNetwork, wanted: Feeds, narrow: Feeds, wide: Feeds) -> dict[str, Verdicts]:
+    types = {network.tensors[index].name: network.tensors[index].dtype for index in network.outputs}
+    return {
+        name: judge_tensor(np.asarray(value), narrow[name], wide[name], types[name])
+        if name in narrow
+        else Verdicts(False, note=f"the output {name!r} is missing")
+        for name, value in wanted.items()
+    }
+
+
+def _share(verdict: Verdicts) -> float:
+    return verdict.error / verdict.limit if verdict.limit else 0.0
+
+
+def _locate(network: ParsedNetwork, model: onnx.ModelProto, reference: OnnxReference, inputs: Feeds) -> Parting | None:
+    """Return the first ONNX node whose result differs, or whose layers cannot run; None if no node can be named.
+
+    TensorRT's parser calls the results of nodes as ONNX does, so the same names are the same values.
+    """
+    index_of = {tensor.name: index for index, tensor in enumerate(network.tensors)}
+    producer = {index: layer for layer in network.layers for index in layer.outputs}
+    names = [name for node in model.graph.node for name in node.output if index_of.get(name) in producer]
+    try:
+        theirs = reference.run(inputs, names)
+    except ConversionError:
+        return None
+    narrow, wide = (trace(network, inputs, names, wide=wide) for wide in (False, True))
+    for number, node in enumerate(model.graph.node):
+        for name in node.output:
+            if name not in narrow:
+                continue
+            mine, best = narrow[name], wide[name]
+            if isinstance(mine, Exception) or isinstance(best, Exception):
+                verdict = Verdicts(False, note=str(mine if isinstance(mine, Exception) else best))
+            else:
+                verdict = judge_tensor(np.asarray(theirs[name]), mine, best, network.tensors[index_of[name]].dtype)
+            if not verdict.passed:
+                layer = _describe(producer[index_of[name]])
+                return Parting(name, verdict, number, node.op_type, node.name, layer)
+    return None
+
+
+def _describe(layer: ParsedLayer) -> str:
+    """Return a layer's type and name, and what it is set to."""
+    settings = ", ".join(f"{name} {value}" for name, value in layer.attributes.items() if value is not None)
+    return f"{layer}{f' ({settings})' if settings else ''}"

@@ -1,0 +1,45 @@
+"""``convkit build``: an engine of an artifact."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from convkit.cli._console import set_verbosity
+from convkit.cli._options import ArtifactArgument, JsonOption, QuietOption, VerboseOption
+
+
+def build(
+    artifact: ArtifactArgument,
+    to: Annotated[str, typer.Option("--to", help="Kind of engine: tensorrt-rtx.", metavar="NAME")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="Compute capabilities to build for: sm86,sm89 …", metavar="SM[,SM…]"),
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", help="An option of a plugin, such as dcn=gather.", metavar="NAME=VALUE")
+    ] = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Build an engine of an artifact and prove as much of it as this machine can.
+
+    The exit code is 3 where the backend does not accept or build the graph, 4 where it understands it differently.
+    """
+    set_verbosity(quiet=quiet, verbose=verbose)
+    from convkit.cli._console import emit, emit_json, stderr, steps
+    from convkit.cli._ladder import print_ladder
+    from convkit.conversion import build_engine, option_pairs
+
+    with steps(f"build {artifact}") as step:
+        built = build_engine(
+            artifact, to, targets=tuple(target or ()), options=option_pairs(option or ()), progress=step
+        )
+    if json:
+        emit_json({"engine": str(built.folder), "targets": built.engine.targets, "ladder": built.ladder.to_json()})
+        return 0
+    print_ladder(built.ladder, stderr())
+    emit(str(built.folder))
+    return 0

@@ -1,0 +1,224 @@
+"""Engines of an artifact: the graph fitted to a backend, proved again, built, and written beside the proof."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convkit.artifact import Artifact, engine_staging, spec_from_manifest
+from convkit.backends import (
+    FAILED,
+    PASSED,
+    PENDING,
+    Backend,
+    BuildRequest,
+    Engine,
+    Ladder,
+    Rung,
+    find_builder,
+    open_session,
+)
+from convkit.conversion._export import check_graph, save_onnx
+from convkit.conversion._settings import resolve_options
+from convkit.errors import ConversionError, ProofFailedError
+from convkit.files import sha256
+from convkit.graph import RewriteRecord, apply_rewrite, in_phases
+from convkit.model import ModelSpec, Target, resolve
+from convkit.plugins import manager
+from convkit.processing import find_decode
+from convkit.progress import Progress, silent
+from convkit.proof import GoldenSamples, Verdict, prove, shape_cases
+
+__all__ = ["BuiltEngine", "build_engine"]
+
+REFERENCE_BACKEND = "onnxruntime"
+"""The backend that proves the graph of an engine, before the engine's own parser gets it."""
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine of an artifact: its folder, what was built, and what was proved of it."""
+
+    folder: Path
+    engine: Engine
+    ladder: Ladder
+
+
+def build_engine(
+    path: Path | str,
+    to: str,
+    *,
+    targets: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> BuiltEngine:
+    """Build an engine of an artifact, from the artifact alone, and write it to ``engines/<to>`` in it.
+
+    The rewrites of phase *target* fit the graph to the backend; what they change is proved on the golden samples
+    before the backend parses it. An engine of that name is replaced. ``options`` override those of the conversion.
+
+    Raises:
+        ArtifactError, IntegrityError: it is no artifact, or not the one that was proved.
+        SettingError: there is no such backend, target or option.
+        ProofFailedError: the graph for the backend, or what the backend understood, computes something else; the
+            result was kept as ``engines/<to>.rejected``.
+        ConversionError: the backend does not accept or build the graph.
+        EnvironmentProblem: the backend cannot build here.
+    """
+    artifact = Artifact.open(path)
+    progress("checking hashes")
+    artifact.verify()
+    backend = find_builder(to)
+    spec = spec_from_manifest(artifact.manifest)
+    target = _target(artifact, to, options or {})
+    with engine_staging(artifact.path, to) as staged:
+        folder = staged.folder
+        graph, records = _fit(artifact, spec, target, folder, progress)
+        golden = GoldenSamples.load(artifact.path, spec)
+        exported = _prove_fitted(artifact, spec, golden, graph, records, progress)
+        ladder = Ladder((exported,))
+        engine = Engine(backend.name, folder / "model.plan")
+        if exported.state == PASSED:
+            engine = backend.build(graph, folder, _request(spec, golden, targets), progress)
+            ladder = Ladder((exported, *engine.ladder.rungs, _pipeline(to)))
+        _write(folder, artifact, backend, target, engine, ladder, records)
+        kept = staged.publish(rejected=ladder.exit_code != 0)
+    if ladder.exit_code:
+        raise _refusal(kept, to, ladder)
+    return BuiltEngine(kept, Engine(engine.backend, kept / engine.file.name, engine.targets, engine.details), ladder)
+
+
+def _target(artifact: Artifact, to: str, options: Mapping[str, Any]) -> Target:
+    graph = artifact.manifest["graph"]
+    return Target(
+        to, graph["opset"], graph["form"], graph["precision"], {**graph["options"], **resolve_options(options)}
+    )
+
+
+def _fit(
+    artifact: Artifact, spec: ModelSpec, target: Target, folder: Path, progress: Progress
+) -> tuple[Path, list[tuple[str, RewriteRecord]]]:
+    """Return the graph for the backend, the artifact's own where no rewrite changes it, and what the rewrites did."""
+    import onnx
+
+    name = artifact.manifest["adapter"]["name"]
+    found = manager().gather("convkit_graph_rewrites", adapter=name, target=target)
+    model = onnx.load(str(artifact.model))
+    records = []
+    for plugin, change in in_phases(found):
+        if change.phase == "target":
+            progress(f"rewriting: {change.name}")
+            model, record = apply_rewrite(model, change, spec.expect.get(change.name))
+            records.append((plugin, record))
+    if not any(record.fired for _, record in records):
+        return artifact.model, records
+    check_graph(model, "the rewrites of phase target")
+    save_onnx(model, folder / "model.onnx")
+    return folder / "model.onnx", records
+
+
+def _prove_fitted(
+    artifact: Artifact,
+    spec: ModelSpec,
+    golden: GoldenSamples,
+    graph: Path,
+    records: Sequence[tuple[str, RewriteRecord]],
+    progress: Progress,
+) -> Rung:
+    """Return the rung of the graph itself: the artifact's own is proved, another one is proved here."""
+    if graph == artifact.model:
+        return Rung("exported", PASSED, f"The graph of the artifact: {artifact.manifest['verdict']['headline']}.")
+    recorded = Verdict.from_json(artifact.verdict)
+    session = open_session(REFERENCE_BACKEND, graph)
+    try:
+        verdict = prove(
+            spec,
+            reference=golden.reference(),
+            engine=session.run,
+            samples=golden.samples,
+            cases=shape_cases(spec.dims),
+            baselines=recorded.baselines,
+            decode=find_decode(spec.decode),
+            verdict=Verdict(REFERENCE_BACKEND, "cpu", f"stored {recorded.reference} results"),
+            progress=progress,
+        )
+    finally:
+        session.close()
+    fired = {record.name: record.fired for _, record in records if record.fired}
+    names = ", ".join(f"{name} ({count})" for name, count in fired.items())
+    state = PASSED if verdict.passed else FAILED
+    details = {"rewrites": fired, "checks": [_check_json(check) for check in verdict.failures]}
+    return Rung("exported", state, f"Rewritten by {names}; {verdict.headline()}.", details)
+
+
+def _check_json(check: Any) -> dict[str, Any]:
+    return {"output": check.output, "kind": check.kind, "case": check.case, "note": check.note}
+
+
+def _request(spec: ModelSpec, golden: GoldenSamples, targets: Sequence[str]) -> BuildRequest:
+    corners = [{dim.name: size for dim, size in zip(spec.dims, sizes, strict=True)} for sizes in _corners(spec)]
+    ranges = {
+        tensor.name: tuple(resolve(tensor.shape, sizes) for sizes in corners)
+        for tensor in spec.inputs
+        if any(isinstance(extent, str) for extent in tensor.shape)
+    }
+    varying = {name: shapes for name, shapes in ranges.items() if len(set(shapes)) > 1}
+    feeds: list[Mapping[str, np.ndarray]] = [golden.samples.feed(case) for case in shape_cases(spec.dims)]
+    return BuildRequest(tuple(targets), varying, feeds)  # type: ignore[arg-type]
+
+
+def _corners(spec: ModelSpec) -> list[list[int]]:
+    return [[getattr(dim, corner) for dim in spec.dims] for corner in ("min", "opt", "max")]
+
+
+def _pipeline(to: str) -> Rung:
+    return Rung(
+        "pipeline", PENDING, f"From raw inputs to results by {to} on a GPU; nothing was run and nothing measured."
+    )
+
+
+def _write(
+    folder: Path,
+    artifact: Artifact,
+    backend: Backend,
+    target: Target,
+    engine: Engine,
+    ladder: Ladder,
+    records: Sequence[tuple[str, RewriteRecord]],
+) -> None:
+    files = {
+        file.name: {"sha256": sha256(file), "bytes": file.stat().st_size}
+        for file in sorted(folder.iterdir())
+        if file.is_file()
+    }
+    description = {
+        "backend": backend.name,
+        "targets": list(engine.targets),
+        "options": dict(target.options),
+        "artifact": {"model.onnx": artifact.manifest["files"]["model.onnx"]["sha256"]},
+        "rewrites": [{"plugin": plugin, "name": record.name, "fired": record.fired} for plugin, record in records],
+        "files": files,
+        **engine.details,
+    }
+    for name, document in (("engine.json", description), ("verdict.json", {"ladder": ladder.to_json()})):
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _refusal(kept: Path, to: str, ladder: Ladder) -> ConversionError | ProofFailedError:
+    rung = next(rung for rung in ladder.rungs if rung.state == FAILED)
+    hint = f"What was found is in {kept / 'verdict.json'}."
+    if rung.name in ("exported", "understood"):
+        return ProofFailedError(
+            f"The engine for {to} does not compute what the model computes: {rung.summary}", hint=hint
+        )
+    nodes = [
+        f"\n  node {error['node']} {error['operator']} {error['name']!r}: {error['message']}"
+        for error in rung.details.get("errors", [])[:8]
+    ]
+    return ConversionError(f"{to} did not get past {rung.name!r}: {rung.summary}", hint=hint + "".join(nodes))

@@ -1,0 +1,161 @@
+"""Prepared inputs into batches, batches of outputs into results; what adapters return is checked here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from convkit.errors import AdapterError, ConvkitError, InputError, blamed_on
+from convkit.model import ModelSpec, TensorSpec, extent_names, resolve
+from convkit.processing._protocols import Decode, Prepared, Preprocess
+from convkit.processing._registry import NamedArrays
+from convkit.results import Result
+
+__all__ = ["collate", "decode_batch", "item_sizes", "prepare", "take_items"]
+
+
+def prepare(spec: ModelSpec, preprocess: Preprocess, raw: Any) -> Prepared:
+    """Return one raw input as the preprocess makes it ready.
+
+    Raises:
+        InputError: it is no input that the model takes.
+        AdapterError: the preprocess failed, or returned something else than a `Prepared` whose tensors have the names,
+            dtypes and ranks of the model's inputs. Where a raw input is the input arrays, that is an `InputError`.
+    """
+    error, gives = _blame(preprocess)
+    with blamed_on("the preprocess"):
+        prepared: Any = preprocess(raw)
+    if not isinstance(prepared, Prepared) or not isinstance(prepared.tensors, Mapping):
+        what = type(prepared).__name__ if not isinstance(prepared, Prepared) else type(prepared.tensors).__name__
+        raise AdapterError(
+            f"The preprocess returned a {what}.",
+            hint="Return Prepared({input name: array, ...}, meta), with arrays that have no batch axis.",
+        )
+    names = [tensor.name for tensor in spec.inputs]
+    if set(prepared.tensors) != set(names):
+        raise error(
+            f"{gives} tensors for {', '.join(prepared.tensors) or 'nothing'};"
+            f" the model's inputs are {', '.join(names)}.",
+            hint="Each of the model's inputs needs one array under its name, and no other may be there.",
+        )
+    for tensor in spec.inputs:
+        value = prepared.tensors[tensor.name]
+        if not isinstance(value, np.ndarray) or str(value.dtype) != tensor.dtype:
+            kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+            raise error(
+                f"{gives} {kind} for {tensor.name!r}; the model takes {tensor.dtype}.",
+                hint=f"A NumPy array of that dtype is needed, for example from .astype({tensor.dtype!r}).",
+            )
+        if value.ndim != len(tensor.item_shape):
+            raise error(
+                f"{gives} a tensor of shape {value.shape} for {tensor.name!r};"
+                f" one item of it is {_shape_text(tensor)}.",
+                hint="It has to come without the batch axis, and with channels where the shape has them.",
+            )
+    return prepared
+
+
+def item_sizes(spec: ModelSpec, preprocess: Preprocess, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return the size of each dimension but the batch that input tensors of these shapes have.
+
+    ``shapes`` are those of one item by input name, as the preprocess made it.
+
+    Raises:
+        InputError: a size is outside the range in which the model was proved.
+        AdapterError: the shapes contradict each other or the specification. Where a raw input is the input arrays, that
+            is an `InputError`.
+    """
+    error, gives = _blame(preprocess)
+    dims = {dim.name: dim for dim in spec.dims}
+    sizes: dict[str, int] = {}
+    for tensor in spec.inputs:
+        for size, extent in zip(shapes[tensor.name], tensor.item_shape, strict=True):
+            if isinstance(extent, str) and extent in dims and sizes.setdefault(extent, size) != size:
+                raise error(
+                    f"{gives} tensors with {extent} {sizes[extent]} and {size}.",
+                    hint="Every input must have the same size along a dimension.",
+                )
+    for name, size in sizes.items():
+        dim = dims[name]
+        if not dim.min <= size <= dim.max or size % dim.multiple_of:
+            proved = f"{dim.min} to {dim.max}" if dim.dynamic else f"{dim.opt}"
+            range_ = f"--shape {name}={min(dim.min, size)}:{dim.opt}:{max(dim.max, size)}"
+            raise InputError(
+                f"This needs an input {name} of {size}; the model is for {proved}"
+                + (f" in steps of {dim.multiple_of}." if dim.multiple_of > 1 and dim.dynamic else "."),
+                hint=f"Give a multiple of {dim.multiple_of}." if size % dim.multiple_of else f"Convert with {range_}.",
+            )
+    known = {name: sizes.get(name, dim.opt) for name, dim in dims.items() if name in sizes or not dim.dynamic}
+    for tensor in spec.inputs:
+        if all(name in known for extent in tensor.item_shape for name in extent_names(extent)):
+            wanted = resolve(tensor.item_shape, known)
+            if tuple(shapes[tensor.name]) != wanted:
+                raise error(
+                    f"{gives} a tensor of shape {tuple(shapes[tensor.name])} for {tensor.name!r};"
+                    f" one item of it is {wanted}.",
+                    hint=f"The model declares it as {_shape_text(tensor)}.",
+                )
+    return sizes
+
+
+def _blame(preprocess: Preprocess) -> tuple[type[ConvkitError], str]:
+    """Return the error for tensors that do not fit the model, and how its message begins."""
+    if isinstance(preprocess, NamedArrays):
+        return InputError, "The input has"
+    return AdapterError, "The preprocess returned"
+
+
+def collate(inputs: Sequence[TensorSpec], items: Sequence[Prepared]) -> dict[str, np.ndarray]:
+    """Return the input arrays of a batch: stacked along axis 0 for inputs with a batch axis, others as they are.
+
+    Raises:
+        AdapterError: the items differ in an input without a batch axis.
+    """
+    arrays = {}
+    for tensor in inputs:
+        values = [item.tensors[tensor.name] for item in items]
+        if not tensor.batched and any(value.tobytes() != values[0].tobytes() for value in values[1:]):
+            raise AdapterError(
+                f"The items of one batch differ in {tensor.name!r}, which has no batch axis.",
+                hint="Give the input a batch axis in ModelSpec.inputs, or convert with --shape batch=1.",
+            )
+        arrays[tensor.name] = np.stack(values) if tensor.batched else values[0]
+    return arrays
+
+
+def take_items(tensors: Sequence[TensorSpec], arrays: Mapping[str, np.ndarray], index: Any) -> dict[str, np.ndarray]:
+    """Return the items at ``index`` (a number, slice or list) of the arrays that have a batch axis, others whole."""
+    return {
+        tensor.name: np.asarray(arrays[tensor.name][index]) if tensor.batched else arrays[tensor.name]
+        for tensor in tensors
+    }
+
+
+def decode_batch(
+    decode: Decode, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]
+) -> Sequence[Result]:
+    """Return one result for each of ``metas``.
+
+    Raises:
+        AdapterError: the decode failed, returned another number of results, or something that is no `Result`.
+    """
+    with blamed_on("the decode"):
+        results = decode(outputs, metas)
+    if not isinstance(results, Sequence) or len(results) != len(metas):
+        count = len(results) if isinstance(results, Sequence) else f"a {type(results).__name__} instead of"
+        raise AdapterError(
+            f"The decode returned {count} results for {len(metas)} inputs.",
+            hint="Return a list with one result for each of metas, in their order.",
+        )
+    for result in results:
+        if not isinstance(result, Result):
+            raise AdapterError(
+                f"The decode returned a {type(result).__name__}.", hint="Return objects of a class from convkit.Result."
+            )
+    return results
+
+
+def _shape_text(tensor: TensorSpec) -> str:
+    return " x ".join(map(str, tensor.item_shape)) or "a scalar"

@@ -1,0 +1,145 @@
+"""What a proof runs: anything that turns input arrays into output arrays, PyTorch modules among them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convkit.errors import AdapterError, blamed_on
+from convkit.processing import take_items
+
+if TYPE_CHECKING:
+    import torch
+
+    from convkit.model import ModelSpec, SourceModel
+
+__all__ = ["Compute", "TorchCompute", "by_items", "feed_key", "patched_compute", "run_parallel"]
+
+Compute = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+"""Anything that turns a feed (input arrays by name, batch on axis 0) into outputs by name."""
+
+
+def feed_key(feed: Mapping[str, np.ndarray]) -> bytes:
+    """Return a digest of the names, shapes and values of a feed."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(feed):
+        tensor = feed[name]
+        digest.update(f"{name}{tensor.dtype}{tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+    return digest.digest()
+
+
+def by_items(spec: ModelSpec, compute: Compute, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Run ``compute`` on each item of a batch alone; return the outputs put together."""
+    first = next((tensor for tensor in spec.inputs if tensor.batched), None)
+    if first is None:
+        return dict(compute(feed))
+    rows = [compute(take_items(spec.inputs, feed, slice(index, index + 1))) for index in range(len(feed[first.name]))]
+    batched = {tensor.name for tensor in spec.outputs if tensor.batched}
+    return {name: np.concatenate([row[name] for row in rows]) if name in batched else rows[0][name] for name in rows[0]}
+
+
+class TorchCompute:
+    """Runs the untouched PyTorch model in ``dtype``, one item at a time, and remembers what each item gave.
+
+    Single items make every batch that an engine runs a comparison of batch against single as well, and an item that
+    several shapes share is computed once. ``remember`` False keeps nothing, for long streams.
+    """
+
+    def __init__(self, source: SourceModel, module: torch.nn.Module, dtype: str, *, remember: bool = True) -> None:
+        import torch
+
+        self.remember = remember
+        self.source, self.module, self.dtype = source, module, getattr(torch, dtype)
+        self._known: dict[bytes, dict[str, np.ndarray]] = {}
+
+    def __call__(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the outputs of a batch."""
+        return by_items(self.source.spec, self._item, feed)
+
+    def pending(self, feeds: Iterable[Mapping[str, np.ndarray]]) -> list[Callable[[], object]]:
+        """Return calls that compute, each on its own, what is not known yet of these batches."""
+        items: dict[bytes, Mapping[str, np.ndarray]] = {}
+
+        def note(item: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            items.setdefault(feed_key(item), item)
+            return {}
+
+        for feed in feeds:
+            by_items(self.source.spec, note, feed)
+        return [partial(self._item, item) for key, item in items.items() if key not in self._known]
+
+    def _item(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if not self.remember:
+            return self._run(feed)
+        key = feed_key(feed)
+        if key not in self._known:
+            self._known[key] = self._run(feed)
+        return self._known[key]
+
+    def _run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        import torch
+
+        with torch.no_grad():
+            tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feed.items()}
+            cast = {n: t.to(self.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+            with blamed_on(f"the adapter's reference in {str(self.dtype).removeprefix('torch.')}"):
+                outputs = self.source.reference(self.module, cast)
+        return self._checked(outputs)
+
+    def _checked(self, outputs: Any) -> dict[str, np.ndarray]:
+        wanted = {tensor.name for tensor in self.source.spec.outputs}
+        found = set(outputs) if isinstance(outputs, Mapping) else {type(outputs).__name__}
+        if found != wanted:
+            raise AdapterError(
+                f"The adapter's reference returned {', '.join(sorted(found)) or 'nothing'};"
+                f" its outputs are {', '.join(sorted(wanted))}.",
+                hint="SourceModel.reference must return a mapping with exactly the names of ModelSpec.outputs.",
+            )
+        return {name: value.detach().numpy() for name, value in outputs.items()}
+
+
+def run_parallel(calls: Sequence[Callable[[], object]], done: Callable[[int], None]) -> None:
+    """Run calls side by side, one for each core, with one PyTorch thread each; ``done`` gets how many are over.
+
+    One thread for each item is faster than all threads for one item: nobody waits for anybody.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "convkit-reference", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for count, future in enumerate(as_completed([pool.submit(call) for call in calls]), start=1):
+            future.result()
+            done(count)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def patched_compute(source: SourceModel) -> Compute:
+    """Return what runs the module under the export patches, which returns its outputs as a tuple."""
+    import torch
+
+    def compute(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            inputs = (torch.from_numpy(np.ascontiguousarray(feed[tensor.name])) for tensor in source.spec.inputs)
+            with blamed_on("the patched model"):
+                result: Any = source.module(*inputs)
+        values = (result,) if isinstance(result, torch.Tensor) else result
+        declared = source.spec.outputs
+        good = isinstance(values, tuple | list) and all(isinstance(value, torch.Tensor) for value in values)
+        if not good or len(values) != len(declared):
+            what = f"{len(values)} values" if good else f"a {type(result).__name__}"
+            raise AdapterError(
+                f"The patched model returns {what}; the adapter declares {len(declared)} outputs.",
+                hint="Patch the model's forward so that it returns the outputs as a tuple of tensors.",
+            )
+        return {tensor.name: value.numpy() for tensor, value in zip(declared, values, strict=True)}
+
+    return compute

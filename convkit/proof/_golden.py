@@ -1,0 +1,178 @@
+"""Golden samples: raw inputs, prepared tensors, float64 outputs and results that an artifact carries.
+
+With them an artifact is proved again anywhere, without the checkpoint. A proof feeds the same tensors to reference and
+engine and decodes both alike, so it is blind to a preprocess or decode that changed: `GoldenSamples.replay` runs these
+again on what is stored.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convkit.artifact import SAMPLES
+from convkit.errors import InputError, IntegrityError
+from convkit.model import ModelSpec
+from convkit.processing import Decode, Prepared, collate, decode_batch, find_preprocess, prepare
+from convkit.proof._cases import ItemSizes
+from convkit.proof._computes import Compute, by_items, feed_key
+from convkit.proof._metrics import measure
+from convkit.proof._rule import DECODED
+from convkit.proof._samples import Samples
+from convkit.proof._verdict import Check
+from convkit.results import json_difference
+
+__all__ = ["GoldenSamples"]
+
+INDEX = "proof/samples.json"
+INPUT_LIMIT = 0.01
+"""Relative difference of an input tensor: versions of OpenCV round a little differently when they resample."""
+REPLAY_SLACK = 1e-4
+
+
+@dataclass
+class GoldenSamples:
+    """A few samples with their reference outputs, by item sizes.
+
+    ``outputs`` are the reference's for each sample alone, float64 rounded to float32: half a unit in the last place,
+    within the floor of the rule. ``results`` are the decoded results as JSON, empty for a model without decode.
+    """
+
+    samples: Samples
+    raws: Sequence[Any]
+    sources: Sequence[str]
+    outputs: Mapping[ItemSizes, Sequence[Mapping[str, np.ndarray]]]
+    results: Mapping[ItemSizes, list[Any]]
+
+    @classmethod
+    def record(
+        cls, samples: Samples, raws: Sequence[Any], sources: Sequence[str], reference: Compute, decode: Decode | None
+    ) -> GoldenSamples:
+        """Return the golden samples of prepared inputs and the raw inputs that they come from."""
+        outputs = {}
+        for sizes, items in samples.prepared.items():
+            found = [reference(collate(samples.spec.inputs, [item])) for item in items]
+            outputs[sizes] = [{name: _rounded(value) for name, value in row.items()} for row in found]
+        golden = cls(samples, raws, sources, outputs, {})
+        golden.results = {sizes: golden._decoded(sizes, decode) for sizes in outputs} if decode else {}
+        return golden
+
+    def save(self, folder: Path) -> None:
+        """Write the samples below ``folder``."""
+        (folder / SAMPLES).parent.mkdir(exist_ok=True)
+        reader = find_preprocess(self.samples.spec.preprocess).reader
+        files = [
+            reader.write(raw, folder / "proof" / f"input_{number}").relative_to(folder).as_posix()
+            for number, raw in enumerate(self.raws)
+        ]
+        arrays: dict[str, np.ndarray] = {}
+        index: dict[str, Any] = {"sources": list(self.sources), "files": files, "sizes": []}
+        for number, (sizes, items) in enumerate(self.samples.prepared.items()):
+            for row, item in enumerate(items):
+                arrays |= {f"{number}/{row}/{name}": value for name, value in item.tensors.items()}
+                arrays |= {f"{number}/{row}/output/{name}": v for name, v in self.outputs[sizes][row].items()}
+            metas = [dict(item.meta) for item in items]
+            index["sizes"].append({"sizes": dict(sizes), "metas": metas, "results": self.results.get(sizes, [])})
+        with (folder / SAMPLES).open("wb") as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+        (folder / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, spec: ModelSpec) -> GoldenSamples:
+        """Return what `save` wrote below ``folder``.
+
+        Raises:
+            IntegrityError: a file is missing or damaged.
+        """
+        try:
+            return cls._load(folder, spec)
+        except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, InputError) as error:
+            raise IntegrityError(
+                f"The golden samples of {folder} cannot be read: {str(error).splitlines()[0]}",
+                hint="Restore the artifact or convert again.",
+            ) from error
+
+    @classmethod
+    def _load(cls, folder: Path, spec: ModelSpec) -> GoldenSamples:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        reader = find_preprocess(spec.preprocess).reader
+        prepared: dict[ItemSizes, list[Prepared]] = {}
+        outputs, results = {}, {}
+        with np.load(folder / SAMPLES, allow_pickle=False) as arrays:
+            for number, entry in enumerate(index["sizes"]):
+                sizes = tuple((str(name), int(size)) for name, size in entry["sizes"].items())
+                prepared[sizes] = [
+                    Prepared({tensor.name: arrays[f"{number}/{row}/{tensor.name}"] for tensor in spec.inputs}, meta)
+                    for row, meta in enumerate(entry["metas"])
+                ]
+                outputs[sizes] = [
+                    {tensor.name: arrays[f"{number}/{row}/output/{tensor.name}"] for tensor in spec.outputs}
+                    for row in range(len(entry["metas"]))
+                ]
+                results[sizes] = entry["results"]
+        raws = [reader.read(folder / file) for file in index["files"]]
+        return cls(Samples(spec, prepared), raws, index["sources"], outputs, results)
+
+    def reference(self) -> Compute:
+        """Return a `Compute` that looks the outputs of each stored item up.
+
+        It raises `IntegrityError` for an item that is not stored.
+        """
+        spec, known = self.samples.spec, {}
+        for sizes, items in self.samples.prepared.items():
+            for item, outputs in zip(items, self.outputs[sizes], strict=True):
+                known[feed_key(collate(spec.inputs, [item]))] = outputs
+
+        def look_up(feed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+            try:
+                return known[feed_key(feed)]
+            except KeyError:
+                raise IntegrityError("The proof contains no such sample.", hint="Convert again.") from None
+
+        return lambda feed: by_items(spec, look_up, feed)
+
+    def replay(self, decode: Decode | None) -> list[Check]:
+        """Return the checks of preprocess and decode against what is stored, for each of the item sizes."""
+        checks = []
+        for sizes, items in self.samples.prepared.items():
+            checks += self._preprocess_checks(sizes, items)
+            if decode:
+                stored, found = self.results[sizes], self._decoded(sizes, decode)
+                note = json_difference(stored, found, REPLAY_SLACK, "results")
+                checks.append(Check("decode", _case(sizes), DECODED, not note, {}, {}, note or "as stored"))
+        return checks
+
+    def _preprocess_checks(self, sizes: ItemSizes, items: Sequence[Prepared]) -> list[Check]:
+        spec = self.samples.spec
+        preprocess = find_preprocess(spec.preprocess, dict(sizes))
+        found = [prepare(spec, preprocess, raw) for raw in self.raws]
+        metas = [json.loads(json.dumps(dict(item.meta))) for item in found]
+        note = json_difference([dict(item.meta) for item in items], metas, REPLAY_SLACK, "meta")
+        checks = []
+        for tensor in spec.inputs:
+            pairs = zip(items, found, strict=True)
+            error = max(measure(a.tensors[tensor.name], b.tensors[tensor.name]).rel_l2 for a, b in pairs)
+            passed = error <= INPUT_LIMIT and not note
+            figures, limits = {"rel_l2": error}, {"rel_l2": INPUT_LIMIT}
+            checks.append(Check("preprocess", _case(sizes), tensor.name, passed, figures, limits, note))
+        return checks
+
+    def _decoded(self, sizes: ItemSizes, decode: Decode) -> list[Any]:
+        """Return what the stored outputs decode to, in plain JSON."""
+        pairs = zip(self.outputs[sizes], self.samples.prepared[sizes], strict=True)
+        results = [decode_batch(decode, outputs, [item.meta])[0].to_json() for outputs, item in pairs]
+        return list(json.loads(json.dumps(results)))
+
+
+def _rounded(value: np.ndarray) -> np.ndarray:
+    return value.astype(np.float32) if value.dtype == np.float64 else value
+
+
+def _case(sizes: ItemSizes) -> str:
+    return ", ".join(f"{name} {size}" for name, size in sizes) or "stored samples"
