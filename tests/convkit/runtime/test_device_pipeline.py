@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.centernet import Affine
 from support.device_pipeline import HostAffine, HostDecode, NumpyDevice
 from support.gpu import missing_gpu
 
@@ -21,7 +22,6 @@ from convkit.model import Dim, ModelSpec, TensorSpec
 from convkit.processing import synthetic_scenes
 from convkit.runtime import Cuda, DevicePipeline
 from convkit.runtime._device_pipeline import PLANS
-from convkit_models.centernet._preprocess import Affine
 from convkit_models.centernet.tasks.ctdet import CtdetDecode
 
 SIDE = 64

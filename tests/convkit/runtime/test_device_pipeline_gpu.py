@@ -121,7 +121,8 @@ def test_sixteen_bits_find_what_is_plain_to_see(artifact, images, expected, prec
 
 @pytest.mark.parametrize("end", ["preprocess", "decode"])
 def test_an_end_without_a_device_side_runs_on_the_host(artifact, images, expected, monkeypatch, end):
-    from convkit_models.centernet._preprocess import Affine
+    from support.centernet import Affine
+
     from convkit_models.centernet.tasks.ctdet import CtdetDecode
 
     monkeypatch.setattr({"preprocess": Affine, "decode": CtdetDecode}[end], "on_device", lambda _: None)
