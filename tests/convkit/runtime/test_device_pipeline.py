@@ -78,7 +78,7 @@ def heads(images: np.ndarray) -> dict[str, np.ndarray]:
 
 SPEC = ModelSpec(
     variant="pool",
-    dims=(Dim("batch", 1, 1, 64), Dim("height", 4, 64, 4096, 4), Dim("width", 4, 64, 4096, 4)),
+    dims=(Dim("batch", 1, 1, 8), Dim("height", 4, 64, 4096), Dim("width", 4, 64, 4096)),
     inputs=(TensorSpec("images", ("batch", 3, "height", "width")),),
     outputs=tuple(TensorSpec(name, ("batch", 2, "height/4", "width/4")) for name in ("hm", "wh", "reg")),
     preprocess={},

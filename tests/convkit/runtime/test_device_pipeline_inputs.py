@@ -21,7 +21,7 @@ from convkit.runtime import DevicePipeline
 
 SPEC = ModelSpec(
     variant="text",
-    dims=(Dim("batch", 1, 1, 8), Dim("length", 1, 4, 64)),
+    dims=(Dim("batch", 1, 1, 8), Dim("length", 1, 5, 10**6)),
     inputs=(
         TensorSpec("ids", ("batch", "length"), "int64"),
         TensorSpec("scale", ("batch",), "float32"),
