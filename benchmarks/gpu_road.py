@@ -336,7 +336,9 @@ def build(folder: Path) -> convkit.Artifact:
     """Return a fresh artifact of the network."""
     weights = make_checkpoint(folder / "net.pth", "resdcn_18", heads=HEADS, width=1.0, head_conv=64)
     shape = ["batch=1:8:32"]
-    return convkit.convert("centernet", weights=weights, output=folder / "artifact", shape=shape, backend="torch")
+    return convkit.convert(
+        "centernet", weights=weights, output=folder / "artifact", shape=shape, backend="torch"
+    ).artifact
 
 
 def network_rows(

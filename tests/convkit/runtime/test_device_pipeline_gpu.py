@@ -23,7 +23,7 @@ SIZES = [(480, 640), (64, 64), (720, 1280), (513, 211), (2, 3), (1080, 1920)]
 def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The digits detector in one of its forms, proved on the torch backend."""
     target = tmp_path_factory.mktemp("pipeline") / request.param
-    return convert("centernet", weights=WEIGHTS, output=target, form=request.param, backend="torch", samples=2)
+    return convert("centernet", weights=WEIGHTS, output=target, form=request.param, backend="torch", samples=2).artifact
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,9 @@ def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("network")
     weights = make_checkpoint(folder / "net.pth", classes=3)
     shape = ["batch=1:1:3", "height=64:64:128", "width=64:96:128"]
-    return convert("centernet", weights=weights, output=folder / "a", form=request.param, shape=shape, samples=2)
+    return convert(
+        "centernet", weights=weights, output=folder / "a", form=request.param, shape=shape, samples=2
+    ).artifact
 
 
 def test_it_is_proved_and_finds_the_same_boxes(artifact):
@@ -58,7 +60,7 @@ def test_the_predictor_of_the_gpu_gives_the_same_bits_with_a_cpu_in_its_place(
     """Buffers, layouts (channels-last in 16 bits), kernels and order are those of the GPU; only it is missing."""
     monkeypatch.setattr("torch.cuda.ExternalStream", lambda stream, device: None)
     monkeypatch.setattr("torch.cuda.stream", lambda stream: nullcontext())
-    monkeypatch.setattr("convkit.runtime.Cuda", lambda device: NumpyDevice())
+    monkeypatch.setattr("convkit.runtime._predictor.Cuda", lambda device: NumpyDevice())
     monkeypatch.setattr(TorchSession, "on_device", lambda session, stream: Engine(session, stream))
     monkeypatch.setattr(Affine, "on_device", lambda affine: HostAffine(affine))
     monkeypatch.setattr(CtdetDecode, "on_device", lambda decode: HostDecode(decode.spec))
