@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.centernet import TorchOnDevice, TorchSession
 from support.checkpoints import make_checkpoint
 from support.device_pipeline import HostAffine, HostDecode, NumpyDevice
 
 from convkit import Artifact, Detections, convert, load, validate
-from convkit.backends.torch._session import TorchOnDevice, TorchSession
 from convkit.processing import synthetic_scenes
-from convkit.runtime import GpuPredictor, Predictor
+from convkit.runtime import DevicePredictor, Predictor
 from convkit_models.centernet._preprocess import Affine
 from convkit_models.centernet.tasks.ctdet import CtdetDecode
 
@@ -69,7 +69,7 @@ def test_the_predictor_of_the_gpu_gives_the_same_bits_with_a_cpu_in_its_place(
     images = [
         synthetic_scenes(1, seed=n, height=h, width=w)[0] for n, (h, w) in enumerate([(90, 120), (64, 64), (200, 31)])
     ]
-    host, gpu = Predictor(artifact, session()), GpuPredictor(artifact, session())
+    host, gpu = Predictor(artifact, session()), DevicePredictor(artifact, session())
     assert gpu.pipeline is not None
     pipeline: Any = gpu.pipeline
     assert pipeline._preprocess is not None
