@@ -37,7 +37,8 @@ from support.checkpoints import make_checkpoint, make_network
 import convkit
 from convkit.backends.torch import Torch
 from convkit.processing import synthetic_scenes
-from convkit_models.centernet._preprocess import INPUT, Affine
+from convkit_models.centernet._names import INPUT
+from convkit_models.centernet._preprocess import Affine
 from convkit_plugins.dcnv2 import DCN
 
 HEADS = {"hm": 80, "wh": 2, "reg": 2}

@@ -77,11 +77,6 @@ class PluginManager:
         self._infos: dict[str, PluginInfo] = {}
         self._traced = os.environ.get(TRACE_VARIABLE, "0") not in ("", "0")
 
-    @property
-    def hook(self) -> Any:
-        """The hook callers of pluggy, ``manager.hook.convkit_adapters()`` and so on; they name no plugin in errors."""
-        return self.pluggy.hook
-
     def discover(self) -> None:
         """Load every plugin that an entry point of the group ``convkit`` names.
 

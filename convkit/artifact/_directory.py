@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -216,11 +217,25 @@ def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite:
 
 
 def _command(manifest: Mapping[str, Any]) -> str:
-    """Return the command that makes an artifact of any schema anew."""
+    """Return the command that makes an artifact of any schema anew, with the settings that were asked for."""
     adapter, weights = (manifest.get(key) for key in ("adapter", "weights"))
     name = adapter.get("name", "ADAPTER") if isinstance(adapter, dict) else "ADAPTER"
     file = weights.get("file", "FILE") if isinstance(weights, dict) else "FILE"
-    return f"convkit convert {name} --weights {file}"
+    words = ["convkit", "convert", str(name), "--weights", str(file)]
+    for setting in manifest.get("settings", ()):
+        if setting["origin"] in ("adapter", "built-in"):
+            continue
+        flag, _, option = setting["name"].partition(".")
+        value = setting["value"]
+        if option:
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words += [f"--{flag}", f"{option}={text}"]
+        elif isinstance(value, bool):
+            words += [f"--{flag.replace('_', '-')}"] * value
+        else:
+            for item in value if isinstance(value, list) else [value]:
+                words += [f"--{flag.replace('_', '-')}", str(item)]
+    return shlex.join(words)
 
 
 def anchored(path: Path) -> Path:

@@ -159,6 +159,7 @@ def _next_commands(done: Conversion, seconds: float) -> None:
 
 def _show_plan(asked: ConversionPlan, *, json: bool) -> None:
     from convkit.cli._console import emit_json, stdout
+    from convkit.cli._layout import add_row, show, table
     from convkit.conversion import STAGES
 
     settings = asked.settings.to_json()
@@ -166,12 +167,7 @@ def _show_plan(asked: ConversionPlan, *, json: bool) -> None:
     if json:
         emit_json({"adapter": asked.adapter.name, "stages": list(STAGES), "settings": settings, "dims": dims})
         return
-    from rich.table import Table
-
-    console = stdout()
-    console.print("Stages: " + " > ".join(STAGES), markup=False)
-    console.print("Shapes: " + ", ".join(dims), markup=False)
-    table = Table("setting", "value", "origin", box=None, pad_edge=False)
+    rows = table("setting", "value", "origin")
     for item in settings:
-        table.add_row(item["name"], str(item["value"]), item["origin"])
-    console.print(table)
+        add_row(rows, item["name"], str(item["value"]), item["origin"])
+    show(stdout(), "Stages: " + " > ".join(STAGES), "Shapes: " + ", ".join(dims), rows)

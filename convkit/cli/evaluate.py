@@ -36,6 +36,7 @@ def evaluate(
     """Print AP@[.5:.95], AP50 and the other COCO figures of an artifact; images are streamed."""
     set_verbosity(quiet=quiet, verbose=verbose)
     from convkit.cli._console import emit_json, stderr, stdout, steps
+    from convkit.cli._layout import add_row, show, table
     from convkit.evaluation import evaluate_artifact
 
     with steps("evaluate") as step:
@@ -47,14 +48,10 @@ def evaluate(
     if json:
         emit_json(report.to_json())
     else:
-        from rich.table import Table
-
-        table = Table("", *report.figures, box=None, pad_edge=False)
+        rows = table("", *report.figures)
         for metric in next(iter(report.figures.values())):
-            table.add_row(metric, *(_figure(values[metric]) for values in report.figures.values()))
-        console = stdout()
-        console.print(table)
-        console.print(f"{report.images} images, {report.annotations} annotations, {report.seconds:.1f} s", markup=False)
+            add_row(rows, metric, *(_figure(values[metric]) for values in report.figures.values()))
+        show(stdout(), rows, f"{report.images} images, {report.annotations} annotations, {report.seconds:.1f} s")
     return 0 if report.agrees else 4
 
 

@@ -80,7 +80,7 @@ def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:
     model, graph, verdict = manifest["model"], manifest["graph"], manifest["verdict"]
     adapter, weights, packages = manifest["adapter"], manifest["weights"], manifest["environment"]["packages"]
     onnx_file = manifest["files"][artifact.model.name]
-    info = model["info"] if "info" in model else model["facts"]
+    info = model["info"]
     dims = [Dim(**dim) for dim in model["dims"]]
     yield styled(str(artifact.path), style="bold")
     yield styled(verdict["headline"], style="green" if verdict["passed"] else "bold red")

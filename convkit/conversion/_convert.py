@@ -191,9 +191,11 @@ def _manifest(
     plan: ConversionPlan, source: SourceModel, exported: Exported, rewritten: Rewritten, verdict: Verdict
 ) -> dict[str, Any]:
     """Return the manifest of a finished conversion, but for the hashes of its files."""
+    owner = manager().owner(plan.adapter.name)
+    origin = {"plugin": owner.name, "distribution": owner.distribution, "version": owner.version}
     return {
         "convkit": __version__,
-        "adapter": {"name": plan.adapter.name, **_origin(plan.adapter.name)},
+        "adapter": {"name": plan.adapter.name, **origin},
         "weights": _weights_record(plan.weights),
         "model": spec_to_json(source.spec),
         "graph": {**asdict(plan.target), "ir_version": rewritten.model.ir_version},
@@ -251,14 +253,6 @@ def default_output(adapter: Adapter, source: SourceModel, form: str) -> Path:
     if form != adapter.forms[0]:
         parts.append(form)
     return Path("-".join(part for part in parts if part))
-
-
-def _origin(adapter: str) -> dict[str, str]:
-    """Return the plugin that offers an adapter and its distribution."""
-    offers = manager().gather("convkit_adapters")
-    plugin = next(name for name, items in offers.items() if adapter in {item.name for item in items})
-    info = next(info for info in manager().infos() if info.name == plugin)
-    return {"plugin": plugin, "distribution": info.distribution, "version": info.version}
 
 
 def _reserve(output: Path, *, overwrite: bool) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from convkit.model import ModelSpec
 from convkit.processing import Decode, decode_batch
 from convkit.proof._computes import Compute
-from convkit.proof._metrics import measure
+from convkit.proof._metrics import broken_values, measure
 from convkit.proof._rule import DECODED, limits_of
 from convkit.proof._verdict import Stage
 
@@ -49,7 +49,7 @@ class Ledger:
             baseline = self.baselines[output.name if output.compare == "values" else DECODED]
             limit = limits_of(baseline, output.tolerance).get(key, 0.0)
             exact = self._figure(output.name, output.compare, self._reference, outputs)
-            previous = self._figure(output.name, output.compare, self._previous or outputs, outputs)
+            previous = self._figure(output.name, output.compare, self._previous, outputs) if self._previous else 0.0
             good = exact <= limit < math.inf
             passed &= good
             self.stages.append(Stage(name, output.name, previous, exact, limit, good, note))
@@ -60,6 +60,8 @@ class Ledger:
         if compare == "values":
             return measure(base[name], outputs[name]).rel_l2
         assert self.decode is not None
+        if base[name].shape != outputs[name].shape or broken_values(self._reference[name], outputs[name]):
+            return math.inf
         pairs = zip(
             decode_batch(self.decode, base, self.metas), decode_batch(self.decode, outputs, self.metas), strict=True
         )

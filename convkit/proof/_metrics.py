@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["TensorError", "measure"]
+__all__ = ["TensorError", "broken_values", "measure"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,13 @@ def measure(reference: np.ndarray, value: np.ndarray) -> TensorError:
         expected=float(expected[worst]),
         actual=float(actual[worst]),
     )
+
+
+def broken_values(reference: np.ndarray, value: np.ndarray) -> int:
+    """Return how many values are NaN or infinite, 0 where the reference has such values too."""
+    if not np.issubdtype(value.dtype, np.inexact) or not np.isfinite(reference).all():
+        return 0
+    return int(value.size - np.isfinite(value).sum())
 
 
 def _broken(note: str) -> TensorError:

@@ -13,7 +13,7 @@ from convkit.processing import Decode, decode_batch, take_items
 from convkit.progress import Progress, silent
 from convkit.proof._cases import Case
 from convkit.proof._computes import Compute
-from convkit.proof._metrics import measure
+from convkit.proof._metrics import broken_values, measure
 from convkit.proof._rule import DECODED, ILL_CONDITIONED, baselines_of, judge
 from convkit.proof._samples import Samples
 from convkit.proof._verdict import Check, Verdict
@@ -67,13 +67,13 @@ def prove(
         progress(f"proving {case}", number, len(cases))
         feed = samples.feed(case)
         expected, actual = reference(feed), engine(feed)
-        shapes = [_shape_check(output, case, actual) for output in spec.outputs]
+        shapes = [_shape_check(output, case, expected, actual) for output in spec.outputs]
         verdict.checks.extend(shapes)
         for output in _by_values(spec):
             errors = [measure(expected[output.name], actual[output.name])]
             verdict.checks.append(judge(errors, output, str(case), baselines[output.name]))
         if not all(check.passed for check in shapes):
-            continue  # what has another shape can be neither decoded nor taken apart
+            continue  # what has another shape, or no numbers, can be neither decoded nor taken apart
         if decode:
             slack = max(SLACK, 3 * baselines.get(DECODED, {}).get("max_score", 0.0))
             found = _differences(decode, samples.metas(case), expected, actual, slack)
@@ -96,7 +96,8 @@ def _by_values(spec: ModelSpec) -> list[TensorSpec]:
     return [output for output in spec.outputs if output.compare == "values"]
 
 
-def _shape_check(output: TensorSpec, case: Case, actual: Outputs) -> Check:
+def _shape_check(output: TensorSpec, case: Case, expected: Outputs, actual: Outputs) -> Check:
+    """Check shape and dtype; where values are not compared themselves, also that they are numbers."""
     if output.name not in actual:
         raise ValidationError(
             f"The engine has no output {output.name!r}; it returns {', '.join(actual)}.",
@@ -106,6 +107,9 @@ def _shape_check(output: TensorSpec, case: Case, actual: Outputs) -> Check:
     found, dtype = actual[output.name].shape, str(actual[output.name].dtype)
     passed = found == wanted and dtype == output.dtype
     note = f"{list(found)} {dtype}" + ("" if passed else f" where {list(wanted)} {output.dtype} is declared")
+    if output.compare == "results":
+        broken = broken_values(expected[output.name], actual[output.name])
+        passed, note = passed and not broken, f"{note}, {broken} values are not finite" if broken else note
     return Check("shape", str(case), output.name, passed, {}, {}, note)
 
 

@@ -46,8 +46,7 @@ class Subject:
     @property
     def plugin(self) -> str:
         """The entry-point name of the plugin that offers the adapter."""
-        offers = manager().gather("convkit_adapters").items()
-        return next(name for name, adapters in offers if self.adapter.name in {one.name for one in adapters})
+        return manager().owner(self.adapter.name).name
 
     @property
     def dims(self) -> tuple[Dim, ...]:

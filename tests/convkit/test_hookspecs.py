@@ -41,6 +41,6 @@ def test_every_hook_has_one_short_docstring(name):
 
 
 def test_only_preprocess_and_decode_stop_at_the_first_answer():
-    hook = PluginManager().hook
+    hook = PluginManager().pluggy.hook
     first = {name for name in hook_names() if getattr(hook, name).spec.opts["firstresult"]}
     assert first == {"convkit_preprocess", "convkit_decode"}

@@ -1,9 +1,4 @@
-"""Kernels on the host: the same source, built by a C++ compiler, for tests on machines without a GPU.
-
-`run_on_host` compiles a kernel with ``include/host.h`` in front, which gives the language of CUDA to C++: threads of a
-block are fibres, blocks run one after another. Code within ``#if CONVKIT_DEVICE`` is left out, so kernels that need
-tensor cores or asynchronous copies cannot run here. Linux only.
-"""
+"""Compile a kernel for the host and run one launch of it."""
 
 from __future__ import annotations
 
@@ -30,7 +25,7 @@ from convkit.files import sha256
 __all__ = ["Order", "run_on_host"]
 
 Order = Literal["forward", "reverse"] | int
-"""How blocks, and threads between two barriers, follow each other; an int seeds a shuffle."""
+"""The order of blocks, and of threads between two barriers; an int is the seed of a random order."""
 
 _INCLUDE = Path(__file__).parent / "include"
 _HEADERS = ("host.h", "host_races.h", "host_functions.h", "host_guard.h")
@@ -38,23 +33,23 @@ _FLAGS = (
     *("-std=c++17", "-O1", "-g1", "-fPIC", "-w", "-fvisibility=hidden", "-U_FORTIFY_SOURCE"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-fno-exceptions"),
 )
-_CHECKS = (  # without the sanitizer's library: an instruction that stops the run
+_CHECKS = (  # trap instructions instead of the sanitizer's library
     "-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero",
     "-fsanitize-undefined-trap-on-error",
 )
-# Every access calls a function of host_races.h; helpers are inlined, so that the line of their caller can be told.
+# Every access calls a function of host_races.h. Helpers are inlined, so that messages name the line of their caller.
 _RACES = ("-fsanitize=thread", "-DCONVKIT_HOST_RACES=1", "-finline-small-functions")
 _DYNAMIC_SHARED = re.compile(
     r"extern\s+__shared__\s+(?:(?:__align__|alignas)\s*\(\s*\d+\s*\)\s*)?([\w:]+(?:\s+[\w:]+)*)\s+(\w+)\s*\[\s*\]\s*;"
 )
 _DYNAMIC_ON_HOST = r"static \1*& \2 = reinterpret_cast<\1*&>(convkit_host::dynamic_memory);"
-_MOST_SHARED = 232448  # the bytes that a block of sm_90 may use; SHARED of host.h
+_MOST_SHARED = 232448  # bytes that a block of sm_90 may use; SHARED of host.h
 _MESSAGE_BYTES = 4096
-_LOCK = threading.Lock()  # a library keeps the state of its launch in global variables
+_LOCK = threading.Lock()  # the state of a launch is in global variables of its library
 
 
 class _Span(ctypes.Structure):
-    """``convkit_host::Span``: an array and what the library notes about its guarded copy."""
+    """``convkit_host::Span``: an array, and private data about its guarded copy."""
 
     _fields_ = (
         ("name", ctypes.c_char_p),
@@ -98,33 +93,31 @@ def run_on_host(
 ) -> None:
     """Run one launch of a kernel on the host; outputs are written in place.
 
-    Shared memory holds 0xff bytes before each block, which is NaN in every floating type. A barrier that some thread of
-    a block never reaches, and lanes of a warp that meet at different operations, end the launch with an error.
+    Shared memory is filled with 0xff bytes before each block, which is NaN in every floating-point type. A barrier that
+    a thread of a block never reaches, and lanes of a warp that wait at different operations, are errors.
 
     Args:
-        variant: what to run; its source must compile where CONVKIT_DEVICE is 0.
+        variant: the kernel; its source must compile where CONVKIT_DEVICE is 0.
         launch: grid, block and dynamic shared memory.
-        args: one for each declared argument: C-contiguous arrays of the declared dtype (bfloat16 as uint16) or None,
-            which is a null pointer, for pointers; numbers for scalars.
-        compiler: the C++ compiler; otherwise ``$CXX``, g++ or clang++.
-        guard: run in a child process on copies that lie between inaccessible memory, inputs read-only, so that an
-            access outside of an array is an error and no crash. True and "end" put the inaccessible memory directly
-            behind each array, "start" directly before it. Misaligned accesses, indices beyond arrays of known size,
-            and signed overflow, shifts and divisions that are undefined are found, too.
-        order: the order in which blocks run, and threads between barriers. With a seed, some warps also get as far
-            ahead of the others as barriers let them. Results that depend on it show a race.
-        races: make it an error, in whatever order threads run, that two of them access the same byte of shared memory,
-            not both reading or both atomic, and nothing makes one wait for the other: a block barrier, ``__syncwarp``,
-            or an mbarrier as ``hopper.cuh`` emulates it. Shuffles and votes do not count. The first race ends the
-            launch; ask for ``guard`` too where what is read too early may lead outside of an array.
-            ``include/host_races.h`` tells what is not seen.
-        timeout: after how many seconds a guarded run is an error; 0 for never.
+        args: one per declared argument: for pointers C-contiguous arrays of the declared dtype (bfloat16 as uint16), or
+            None for a null pointer; for scalars numbers.
+        compiler: the C++ compiler; by default ``$CXX``, g++ or clang++.
+        guard: run in a child process on copies next to inaccessible memory, inputs read-only: an access outside of an
+            array is an error instead of a crash. With True and "end" the inaccessible memory is directly behind each
+            array, with "start" directly before it. Misaligned accesses, indices beyond arrays of known size, signed
+            overflow, and undefined shifts and divisions are errors, too.
+        order: the order of blocks, and of threads between barriers. With a seed, some warps also run ahead of others
+            as far as barriers allow. Results that depend on the order show a race.
+        races: report races in shared memory, in any order of execution: two threads access the same byte, not both
+            reading or both atomic, and neither a block barrier, ``__syncwarp`` nor an mbarrier orders them. Shuffles
+            and votes do not order memory. The first race ends the launch. Add ``guard`` where a value that is read too
+            early may be used as an index. ``include/host_races.h`` lists what is not detected.
+        timeout: seconds after which a guarded run is an error; 0 for never.
 
     Raises:
         EnvironmentProblem: this is no Linux, or there is no C++ compiler.
         KernelArgumentError: the launch or an argument does not fit the declaration.
-        KernelError: the source does not compile, has another signature than the declaration, or did something wrong
-            while it ran.
+        KernelError: the source does not compile, its signature is not the declared one, or the run failed a check.
     """
     launch.check()
     shared = launch.dynamic_smem_bytes
@@ -157,7 +150,7 @@ def run_on_host(
 
 
 def _box(variant: Variant, argument: Argument, value: Any) -> Any:
-    """Return the ctypes object that holds the value of an argument as the kernel takes it."""
+    """Return the value of an argument as a ctypes object."""
     dtype = variant.dtype(argument)
     where = f"Argument {argument.name!r} of {variant.label}"
     if not argument.pointer:
@@ -209,7 +202,7 @@ def _compiler(given: str | None) -> str:
 
 @lru_cache(maxsize=64)
 def _library(text: str, entry: str, compiler: str, checked: bool, races: bool) -> ctypes.CDLL:
-    """Compile a flat source, unless the cache has it, and load it."""
+    """Return the library of a flat source, from the cache or compiled."""
     parts = [(name, (_INCLUDE / name).read_text(encoding="utf-8")) for name in _HEADERS]
     parts += [("constants", _DYNAMIC_SHARED.sub(_DYNAMIC_ON_HOST, text)), ("entry", f"CONVKIT_HOST_ENTRY({entry})\n")]
     source = "".join(f'#line 1 "{name}"\n{part}\n' for name, part in parts)
@@ -237,14 +230,14 @@ def _compile(entry: str, source: str, compiler: str, flags: Sequence[str], outpu
     made = f"{output}.o"
     command = [compiler, *flags, "-c", "-x", "c++", "-", "-o", made]
     done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
-    if not done.returncode:  # without the flags, which would link libraries of sanitizers
+    if not done.returncode:  # without the flags, which would link the sanitizers' libraries
         command = [compiler, "-shared", made, "-o", str(output), "-ldl", "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
         raise KernelError(
             f"{entry} does not compile on the host.\n" + "\n".join(lines[:8]),
-            hint="What only a GPU can do belongs into #if CONVKIT_DEVICE; host_functions.h has all the rest.",
+            hint="Put code for the GPU only into #if CONVKIT_DEVICE; host_functions.h defines the rest.",
         )
 
 
@@ -273,7 +266,7 @@ def _version(compiler: str) -> str:
 
 
 def _line(library: str, counter: str) -> str:
-    """Return ``file:line`` of an instruction of a library, as far as addr2line knows it, and of what inlines it."""
+    """Return ``file:line`` of an instruction and of the functions that inline it, where addr2line finds them."""
     if not shutil.which("addr2line"):
         return f"at {counter} of {library}"
     command = ["addr2line", "-i", "-e", library, counter]

@@ -15,9 +15,21 @@ from support import crash
 from support.crash import make_artifact
 from support.disks import small_disk
 
-from convkit.artifact import MODEL, SAMPLES, VERDICT, Artifact, check_destination, publish, sha256, staging
+from convkit.artifact import (
+    MODEL,
+    SAMPLES,
+    SCHEMA_VERSION,
+    VERDICT,
+    Artifact,
+    check_destination,
+    publish,
+    staging,
+)
 from convkit.artifact._directory import MANIFEST
 from convkit.errors import ArtifactError, EnvironmentProblem, IntegrityError, OutputError
+from convkit.files import sha256
+
+ROOT = Path(__file__).parents[3]
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -68,7 +80,7 @@ def test_the_hash_is_sha256_of_the_whole_file(tmp_path):
         {"content": "other"},
         {"verdict": {"passed": True}},
         {"files": {}},
-        {"schema_version": 2},
+        {"schema_version": 1},
         {"seal": "0" * 64},
         {"seal": None},
     ],
@@ -94,12 +106,39 @@ def test_a_manifest_that_is_none_is_refused(artifact, content):
         Artifact.open(artifact.path)
 
 
-def test_a_manifest_of_a_newer_schema_is_refused_even_when_sealed(tmp_path, monkeypatch):
-    monkeypatch.setattr("convkit.artifact._directory.SCHEMA_VERSION", 99)
-    make_artifact(tmp_path / "future")
-    monkeypatch.undo()
-    with pytest.raises(ArtifactError, match="schema 99; this convkit reads 1"):
-        Artifact.open(tmp_path / "future")
+SETTINGS = [
+    {"name": "form", "value": "detections", "origin": "flag"},
+    {"name": "shape", "value": ["batch=1:4:8", "height=64"], "origin": "convkit.toml"},
+    {"name": "opset", "value": 20, "origin": "adapter"},
+    {"name": "keep_exported", "value": True, "origin": "flag"},
+    {"name": "device", "value": "cpu", "origin": "built-in"},
+    {"name": "set.mean", "value": [0.5, 0.25], "origin": "flag"},
+    {"name": "set.k", "value": 100, "origin": "adapter"},
+]
+
+
+@pytest.mark.parametrize(
+    ("version", "manifest", "command"),
+    [
+        (
+            1,
+            {"adapter": {"name": "centernet"}, "weights": {"file": "my net.pth"}, "settings": SETTINGS},
+            "convkit convert centernet --weights 'my net.pth' --form detections --shape batch=1:4:8 --shape height=64"
+            " --keep-exported --set mean=0.5,0.25",
+        ),
+        (1, {"adapter": {"name": "toy"}, "weights": {"file": "t.pth"}}, "convkit convert toy --weights t.pth"),
+        (99, {"content": "of the future"}, "convkit convert ADAPTER --weights FILE"),
+    ],
+)
+def test_a_manifest_of_another_schema_is_refused_with_the_command_that_makes_it_anew(
+    tmp_path, monkeypatch, version, manifest, command
+):
+    with monkeypatch.context() as patch:
+        patch.setattr("convkit.artifact._directory.SCHEMA_VERSION", version)
+        make_artifact(tmp_path / "other", manifest=manifest)
+    with pytest.raises(ArtifactError, match=f"schema {version}; this convkit reads {SCHEMA_VERSION}") as caught:
+        Artifact.open(tmp_path / "other")
+    assert caught.value.hint.endswith(f"convert again: {command}")
 
 
 def flip(path: Path) -> None:
@@ -298,7 +337,12 @@ def test_a_disk_that_fills_up_is_an_error_of_the_environment_and_nothing_stays(t
 @pytest.mark.parametrize("mode", ["new", "replace"])
 def test_a_process_killed_at_any_change_of_the_disk_leaves_all_or_nothing(tmp_path, mode):
     run = subprocess.run(
-        [sys.executable, crash.__file__, str(tmp_path), mode], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, crash.__file__, str(tmp_path), mode],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     deaths = run.stdout.splitlines()
     assert len(deaths) == len(list(tmp_path.iterdir())) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import operator
 import platform
 
 import numpy as np
@@ -16,14 +17,15 @@ from convkit import Dim, ModelSpec, TensorSpec, Tolerance, exactly
 from convkit.artifact import spec_from_manifest, spec_to_json
 
 texts = st.text(max_size=8)
-extents = st.one_of(st.integers(1, 999), st.sampled_from(["batch", "height/4", "height/4*width/4"]))
+DIMS = (Dim("batch", 1, 2, 4), Dim("height", 32, 64, 96, 32), Dim.fixed("width", 64), Dim("n", 1, 5, 9))
+extents = st.one_of(st.integers(1, 999), st.sampled_from(["batch", "height/4", "height/4*width/4", "n+1", "21*n"]))
 tolerances = st.builds(Tolerance, st.floats(1, 10), st.floats(0, 1), texts)
 tensors = st.builds(
     TensorSpec,
     name=texts,
     shape=st.lists(extents, max_size=5).map(tuple),
     dtype=st.sampled_from(["float32", "int64"]),
-    compare=st.sampled_from(["values", "detections"]),
+    compare=st.sampled_from(["values", "results"]),
     tolerance=tolerances,
 )
 values = st.recursive(
@@ -32,16 +34,17 @@ values = st.recursive(
     max_leaves=6,
 )
 tables = st.dictionaries(texts, values, max_size=4)
+NAME = operator.attrgetter("name")
 specs = st.builds(
     ModelSpec,
     variant=texts,
-    dims=st.lists(st.builds(Dim.fixed, texts, st.integers(1, 99)), max_size=3).map(tuple),
-    inputs=st.lists(tensors, min_size=1, max_size=2).map(tuple),
-    outputs=st.lists(tensors, min_size=1, max_size=3).map(tuple),
+    dims=st.permutations(DIMS).map(tuple),
+    inputs=st.lists(tensors, min_size=1, max_size=2, unique_by=NAME).map(tuple),
+    outputs=st.lists(tensors, min_size=1, max_size=3, unique_by=NAME).map(tuple),
     preprocess=tables,
-    decode=tables,
+    decode=tables.map(lambda table: {"kind": "any", **table}),
     classes=st.lists(texts, max_size=4).map(tuple),
-    facts=tables,
+    info=tables,
 )
 
 
@@ -52,7 +55,7 @@ def test_a_specification_survives_the_manifest(spec):
 
 
 def test_every_field_of_a_specification_is_in_the_manifest_but_the_expectations():
-    spec = ModelSpec("v", (), (), (), {}, {}, expect={"patch": exactly(1)})
+    spec = ModelSpec("v", (), (TensorSpec("x", (1,)),), (TensorSpec("y", (1,)),), expect={"patch": exactly(1)})
     fields = {field.name for field in dataclasses.fields(ModelSpec)}
     assert set(spec_to_json(spec)) == fields - {"expect"}
 

@@ -73,7 +73,7 @@ def test_it_describes_itself():
     assert backend.problem() == ""
     assert backend.describe()["version"] == onnxruntime.__version__
     assert "CPUExecutionProvider" in backend.describe()["execution providers"]
-    assert backend.files == ("model.onnx",)
+    assert backend.targets() == ()
 
 
 def test_an_unknown_backend_is_an_error_with_a_suggestion(model):

@@ -20,13 +20,14 @@ from support.toy import ToyAdapter, ToyNet, ToyPlugin, toy_weights
 
 import convkit
 from convkit import Artifact, ModulePatch, Request, SourceModel, convert, exactly, hookimpl, load, validate
-from convkit.conversion import Conversion, check_graph, default_output
+from convkit.conversion import check_graph, default_output, plan_conversion
 from convkit.errors import (
     AdapterNotFoundError,
     ConversionError,
     EnvironmentProblem,
     ExportError,
     ImageError,
+    InputError,
     OutputError,
     PatchError,
     PluginError,
@@ -48,9 +49,8 @@ def test_an_artifact_holds_graph_manifest_proof_and_report(toy_artifact):
         "proof/verdict.json",
         "proof/samples.npz",
         "proof/samples.json",
-        "proof/results.json",
-        "proof/image_0.png",
-        "proof/image_1.png",
+        "proof/input_0.png",
+        "proof/input_1.png",
     }
     assert set(toy_artifact.manifest["files"]) == files - {"manifest.json"}
     assert [path.name for path in toy_artifact.path.parent.iterdir()] == ["toy"]
@@ -74,7 +74,7 @@ def test_the_ledger_enters_every_stage_in_order(toy_artifact):
     assert stages[:3] == ["PyTorch float32", "patched", "exported"]
     assert set(stages[3:]) <= {entry["name"] for entry in toy_artifact.manifest["rewrites"]}
     assert all(stage["passed"] for stage in toy_artifact.verdict["ledger"])
-    assert toy_artifact.verdict["inputs"] == "8 synthetic scenes, seed 0"
+    assert toy_artifact.verdict["inputs"] == "8 samples of the adapter, seed 0"
 
 
 def test_nothing_in_an_artifact_tells_where_it_was_made(toy_artifact, toy_weights_file):
@@ -104,7 +104,7 @@ def tailored(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -
             names=folder / "names.txt",
             shape=["batch=2", "height=48", "width=40"],
             set={"scale": 2.0},
-        )
+        ).artifact
 
 
 def test_settings_reach_the_result_and_the_manifest_says_whence(tailored):
@@ -148,8 +148,8 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"output": "taken"}, OutputError, "exists already"),
     ({"output": "taken/file/out"}, OutputError, "Cannot write"),
     ({"output": "occupied"}, OutputError, r"occupied\.rejected is not an artifact"),
-    ({"inputs": "nowhere"}, ImageError, "no folder"),
-    ({"inputs": "taken"}, ImageError, "holds no images"),
+    ({"inputs": "nowhere"}, InputError, "no folder"),
+    ({"inputs": "taken"}, InputError, "holds no images"),
     ({"inputs": "broken.png"}, ImageError, "0 bytes"),
     ({"names": "nowhere.txt"}, SettingError, "cannot be read"),
     ({"names": "broken.png"}, SettingError, "is empty"),
@@ -178,13 +178,13 @@ def test_what_cannot_be_done_is_refused_before_any_work(
 
 def test_an_artifact_is_replaced_only_on_request(toy, toy_weights_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first = convert("toy", weights=toy_weights_file, samples=1)
+    first = convert("toy", weights=toy_weights_file, samples=1).artifact
     assert first.path == Path("toy-toy1-32")
     with pytest.raises(OutputError, match="toy-toy1-32 exists already"):
         convert("toy", weights=toy_weights_file, samples=2)
-    second = convert("toy", weights=toy_weights_file, samples=2, overwrite=True)
+    second = convert("toy", weights=toy_weights_file, samples=2, overwrite=True).artifact
     second.verify()
-    assert second.verdict["inputs"] == "2 synthetic scenes, seed 0"
+    assert second.verdict["inputs"] == "2 samples of the adapter, seed 0"
     assert [path.name for path in tmp_path.iterdir()] == ["toy-toy1-32"]
 
 
@@ -194,7 +194,7 @@ def test_the_artifact_in_the_working_directory_is_replaced_by_the_name_dot(
     copy = Path(shutil.copytree(toy_artifact.path, tmp_path / "out"))
     (copy / "of the old one").touch()
     monkeypatch.chdir(copy)
-    made = convert("toy", weights=toy_weights_file, output=".", samples=1, overwrite=True)
+    made = convert("toy", weights=toy_weights_file, output=".", samples=1, overwrite=True).artifact
     made.verify()
     assert made.path == copy
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -211,7 +211,7 @@ def test_the_artifact_in_the_working_directory_is_replaced_by_the_name_dot(
     ],
 )
 def test_the_default_name_tells_variant_size_and_form(toy, toy_weights_file, variant, shape, form, name):
-    plan = Conversion.plan("toy", weights=toy_weights_file, settings={"shape": shape})
+    plan = plan_conversion("toy", weights=toy_weights_file, settings={"shape": shape})
     source = plan.adapter.load(Request(toy_weights_file, "logits", plan.settings.dims, None, {"scale": 1.0}))
     source.spec = replace(source.spec, variant=variant)
     assert default_output(plan.adapter, source, form) == Path(name)

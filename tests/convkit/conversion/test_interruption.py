@@ -14,6 +14,7 @@ from support.plugins import TOY_MODULE, write_distribution
 from convkit import Artifact, convert
 from convkit.errors import ArtifactError
 
+ROOT = Path(__file__).parents[3]
 MOMENTS = (
     "reading",
     "running PyTorch",
@@ -34,7 +35,7 @@ def outcomes(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -
     write_distribution(site, "convkit-toy", {"toy": "toy_entry:plugin"}, {"toy_entry": TOY_MODULE})
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(site), str(Path(__file__).parents[2])]),
+        "PYTHONPATH": os.pathsep.join(map(str, (site, ROOT, ROOT / "tests"))),
         "CONVKIT_LOAD_PLUGINS": "toy,graph,onnxruntime",
         "OMP_NUM_THREADS": "1",
     }
@@ -56,7 +57,7 @@ def test_a_killed_conversion_leaves_nothing_that_is_taken_for_an_artifact(outcom
                 Artifact.open(entry)
     folder = work / KILLS[-1]
     assert list(folder.iterdir()), "the last one was killed while it wrote"
-    convert("toy", weights=toy_weights_file, output=folder / "out", samples=1).verify()
+    convert("toy", weights=toy_weights_file, output=folder / "out", samples=1).artifact.verify()
     assert [entry.name for entry in folder.iterdir()] == ["out"], "what the killed one left is cleared away"
 
 

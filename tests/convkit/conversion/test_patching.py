@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 from typing import Any
 
@@ -217,12 +218,25 @@ def test_the_model_itself_can_be_patched_and_is_called_by_its_class(net):
     assert record.sites == ["Net"]
 
 
-def test_a_patched_forward_keeps_the_signature_that_exporters_read(net):
-    import inspect
+def test_a_patched_forward_that_takes_anything_keeps_the_signature_that_exporters_read(net):
+    plain = inspect.signature(net.first.forward)
+
+    def forward(module: nn.Module, original: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    with patched(net, [ModulePatch("p", "", on("first"), forward, optional())]):
+        assert inspect.signature(net.first.forward) == plain
+
+
+def test_the_arguments_that_a_patched_forward_names_are_the_signature_that_exporters_read(net):
+    def forward(module: nn.Module, original: Any, x: torch.Tensor, scale: float = 2.0) -> Any:
+        return original(x) * scale
 
     plain = inspect.signature(net.first.forward)
-    with patched(net, [ModulePatch("p", "", on("first"), plus(0.0), optional())]):
-        assert inspect.signature(net.first.forward) == plain
+    with torch.no_grad(), patched(net, [ModulePatch("p", "", on("first"), forward)]):
+        assert list(inspect.signature(net.first.forward).parameters) == ["x", "scale"]
+        torch.testing.assert_close(net.first(X), 2 * nn.Linear.forward(net.first, X))
+    assert inspect.signature(net.first.forward) == plain
 
 
 library = types.SimpleNamespace(__name__="library", double=lambda x: 2 * x)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from convkit import Adapter, Dim, Option, Request, SourceModel
-from convkit.conversion import Settings, read_config, resolve_settings
+from convkit import Adapter, Dim, ModelSpec, Option, Request, SourceModel
+from convkit.conversion import ConvertSettings, read_config, resolve_settings
 from convkit.errors import SettingError
 
 
@@ -28,24 +28,27 @@ class Sample(Adapter):
     def load(self, request: Request) -> SourceModel:
         raise NotImplementedError
 
+    def samples(self, spec: ModelSpec, count: int, seed: int) -> list[Any]:
+        raise NotImplementedError
 
-def resolve(flags: dict[str, Any] | None = None, config: dict[str, Any] | None = None) -> Settings:
+
+def resolve(flags: dict[str, Any] | None = None, config: dict[str, Any] | None = None) -> ConvertSettings:
     return resolve_settings(Sample(), flags or {}, config or {}, "convkit.toml")
 
 
-def origin(settings: Settings, name: str) -> str:
-    return next(item.origin for item in settings.items if item.name == name)
+def origin(settings: ConvertSettings, name: str) -> str:
+    return settings.origins[name]
 
 
 def test_without_any_word_everything_comes_from_adapter_or_built_in():
     settings = resolve()
-    assert settings["form"] == "heads"
-    assert settings["opset"] == 21
-    assert settings["samples"] == 8
+    assert settings.form == "heads"
+    assert settings.opset == 21
+    assert settings.samples == 8
     assert settings.dims == Sample.dims
     assert settings.options == {"k": 100, "scale": 1.0, "mode": "fix", "mean": (0.1, 0.2, 0.3)}
-    assert {item.origin for item in settings.items} == {"adapter", "built-in"}
-    assert {item.name for item in settings.items if item.origin == "adapter"} == {
+    assert set(settings.origins.values()) == {"adapter", "built-in"}
+    assert {name for name, origin in settings.origins.items() if origin == "adapter"} == {
         "form", "opset", "shape", "set.k", "set.scale", "set.mode", "set.mean",
     }  # fmt: skip
 
@@ -55,25 +58,25 @@ LAYERS = [
     ("samples", 3, 4, 5, 8, "built-in"),
     ("form", "boxes", "heads", "boxes", "heads", "adapter"),
     ("seed", 7, 8, 9, 0, "built-in"),
-    ("shape", ["batch=2"], ["batch=3"], ["batch=4"], [], "adapter"),
+    ("shape", ("batch=2",), ("batch=3",), ("batch=4",), (), "adapter"),
 ]
 
 
 @pytest.mark.parametrize(("name", "flag", "own", "general", "fallback", "source"), LAYERS)
 def test_each_layer_goes_over_the_one_below(name, flag, own, general, fallback, source):
     table = {"sample": {name: own}, name: general}
-    assert resolve({name: flag}, table)[name] == flag
+    assert getattr(resolve({name: flag}, table), name) == flag
     assert origin(resolve({name: flag}, table), name) == "flag"
-    assert resolve({}, table)[name] == own
+    assert getattr(resolve({}, table), name) == own
     assert origin(resolve({}, table), name) == "convkit.toml"
-    assert resolve({}, {name: general})[name] == general
-    assert resolve({name: None})[name] == fallback
+    assert getattr(resolve({}, {name: general}), name) == general
+    assert getattr(resolve({name: None}), name) == fallback
     assert origin(resolve({name: None}), name) == source
 
 
 def test_zero_is_a_value_and_not_an_absent_one():
     settings = resolve({"seed": 0}, {"seed": 5})
-    assert (settings["seed"], origin(settings, "seed")) == (0, "flag")
+    assert (settings.seed, origin(settings, "seed")) == (0, "flag")
 
 
 def test_options_of_the_adapter_come_from_flags_as_text_and_from_toml_as_values():
@@ -91,13 +94,13 @@ def test_options_of_the_adapter_come_from_flags_as_text_and_from_toml_as_values(
 
 
 def test_another_adapters_table_is_left_alone():
-    assert resolve({}, {"other": {"form": "nonsense", "anything": 1}})["form"] == "heads"
+    assert resolve({}, {"other": {"form": "nonsense", "anything": 1}}).form == "heads"
 
 
 REFUSED = [
     ({"form": "box"}, {}, "no output form 'box'", "Did you mean 'boxes'"),
-    ({"opset": 12}, {}, "Opset 12", "19"),
-    ({"opset": 99}, {}, "Opset 99", "23"),
+    ({"opset": 12}, {}, "opset cannot be 12", "19"),
+    ({"opset": 99}, {}, "opset cannot be 99", "23"),
     ({"to": "coreml"}, {}, "coreml", "onnx"),
     ({"precision": "int4"}, {}, "int4", "fp32"),
     ({"samples": 0}, {}, "0", "1 to 64"),
@@ -115,16 +118,20 @@ REFUSED = [
     ({}, {"set": {"k": 2.7}}, "'k' cannot be 2.7", "how many"),
     ({}, {"set": {"k": True}}, "'k' cannot be True", "how many"),
     ({}, {"set": {"scale": "nan"}}, "'scale' cannot be 'nan'", "pixel scale"),
-    ({}, {"samples": "8"}, "samples is '8'", "whole number"),
-    ({}, {"opset": True}, "opset is True", "whole number"),
-    ({}, {"seed": 1.5}, "seed is 1.5", "whole number"),
-    ({}, {"seed": -1}, "seed is -1", "0"),
-    ({}, {"shape": 3}, "shape is 3", "NAME=N"),
-    ({}, {"shape": [64]}, "shape is [64]", "NAME=N"),
-    ({}, {"form": 3}, "form is 3", "text"),
-    ({}, {"names": 3}, "names is 3", "text"),
-    ({}, {"device": ["cpu"]}, "device is ['cpu']", "text"),
+    ({}, {"samples": "8"}, "samples cannot be '8'", "whole number"),
+    ({}, {"opset": True}, "opset cannot be True", "whole number"),
+    ({}, {"seed": 1.5}, "seed cannot be 1.5", "whole number"),
+    ({}, {"seed": -1}, "seed cannot be -1", "0"),
+    ({}, {"shape": 3}, "shape cannot be 3", "NAME=N"),
+    ({}, {"shape": [64]}, "shape cannot be [64]", "NAME=N"),
+    ({}, {"form": 3}, "form cannot be 3", "text"),
+    ({}, {"names": 3}, "names cannot be 3", "path"),
+    ({}, {"device": ["cpu"]}, "device cannot be ['cpu']", "text"),
     ({}, {"set": "k=3"}, "set is 'k=3'", "[convert.set]"),
+    ({"keep_exported": 1}, {}, "keep_exported cannot be 1", "true or false"),
+    ({"inputs": 3}, {}, "inputs cannot be 3", "path"),
+    ({"inptus": "x"}, {}, "This call has an unknown setting 'inptus'", "Did you mean 'inputs'"),
+    ({}, {"dims": ["batch=1"]}, "unknown setting 'dims'", ""),
     ({}, {"sample": 3}, "'sample' is not a table", "[convert.sample]"),
 ]
 
@@ -140,7 +147,7 @@ def test_what_cannot_be_obeyed_is_refused_with_a_remedy(flags, config, message, 
 
 def test_the_record_of_the_settings_names_files_without_their_folders():
     settings = resolve({"inputs": "/home/someone/images", "names": Path("/etc/names.txt")})
-    assert settings["inputs"] == Path("/home/someone/images")
+    assert settings.inputs == Path("/home/someone/images")
     record = {item["name"]: item for item in settings.to_json()}
     assert record["inputs"] == {"name": "inputs", "value": "images", "origin": "flag"}
     assert record["names"]["value"] == "names.txt"
@@ -154,7 +161,7 @@ def test_convkit_toml_of_the_working_directory_is_read_where_there_is_one(tmp_pa
     table, name = read_config()
     assert (table, name) == ({"opset": 22, "sample": {"form": "boxes"}}, "convkit.toml")
     settings = resolve_settings(Sample(), {}, table, name)
-    assert (settings["opset"], settings["form"]) == (22, "boxes")
+    assert (settings.opset, settings.form) == (22, "boxes")
 
 
 def test_a_named_file_goes_over_convkit_toml_and_gives_its_name_as_origin(tmp_path, monkeypatch):

@@ -96,6 +96,25 @@ def test_outputs_that_are_compared_by_results_count_what_is_unexplained():
     assert ledger.stages[-1].against_previous == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: np.where(np.arange(6) == 5, np.nan, rows),
+        lambda rows: np.where(np.arange(6) == 4, np.inf, rows),
+        lambda rows: rows[:, :10],
+    ],
+    ids=["NaN", "infinite", "fewer rows"],
+)
+def test_outputs_that_are_compared_by_results_must_be_numbers_of_the_same_shape(change):
+    """A decode may drop rows that are no numbers, or find no fault with them."""
+    spec = replace(SPEC, outputs=(TensorSpec("rows", ("batch", 20, 6), compare="results"),), decode={"kind": "boxes"})
+    rows = np.ones((2, 20, 6), np.float32)
+    baselines = {DECODED: {"unexplained": 0.0}}
+    ledger = Ledger(spec, FEED, [{"row": 0}, {"row": 1}], lambda feed: {"rows": rows}, baselines, lambda *_: [])
+    assert not ledger.add("broken", lambda feed: {"rows": change(rows).astype(np.float32)})
+    assert ledger.stages[-1].against_float64 == np.inf
+
+
 def test_where_pytorch_itself_overflows_no_stage_passes():
     baselines = {name: {"max_abs": np.inf, "rel_l2": np.inf, "scale": 1.0} for name in ("double", "half")}
     ledger = Ledger(SPEC, FEED, [{}, {}], lambda feed: {"double": feed["x"] * 2.0, "half": feed["x"] * 0.5}, baselines)

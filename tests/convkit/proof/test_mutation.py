@@ -19,7 +19,7 @@ from support.toy import ToyPlugin
 
 from convkit import Artifact, Verdict, convert, validate
 from convkit.artifact import MODEL, publish, spec_from_manifest, staging
-from convkit.proof import load_evidence, shape_cases
+from convkit.proof import GoldenSamples, shape_cases
 
 NOT_IN_TOY = {
     "sigmoid_dropped",
@@ -42,7 +42,7 @@ class Subject:
     def __post_init__(self) -> None:
         self.model = onnx.load(self.artifact.model)
         spec = spec_from_manifest(self.artifact.manifest)
-        samples, _ = load_evidence(self.artifact.path, spec.inputs[0])
+        samples = GoldenSamples.load(self.artifact.path, spec).samples
         largest = max(shape_cases(spec.dims), key=lambda case: case.batch)
         self.feed = samples.feed(largest)[spec.inputs[0].name]
 
@@ -84,7 +84,7 @@ def centernet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     shape = ["batch=1:1:3", "height=64", "width=96"]
     artifact = convert(
         "centernet", weights=weights, output=folder / "artifact", form=request.param, shape=shape, samples=2
-    )
+    ).artifact
     return Subject(artifact, folder)
 
 

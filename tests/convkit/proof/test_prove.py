@@ -43,14 +43,19 @@ def float32(feed: Arrays) -> dict[str, np.ndarray]:
     return {"logits": logits, "top": logits.argmax(1)}
 
 
-def decode(outputs: Arrays, metas: Sequence[Mapping[str, Any]]) -> list[Classification]:
+def softmax(outputs: Arrays, metas: Sequence[Mapping[str, Any]]) -> list[Classification]:
     weights = np.exp(outputs["logits"].astype(np.float64))
     assert len(metas) == len(weights)
     return [Classification((row / row.sum()).astype(np.float32)) for row in weights]
 
 
 def judged(
-    engine: Callable[[Arrays], Arrays], model: ModelSpec | None = None, *, with_decode: bool = True, **options: Any
+    engine: Callable[[Arrays], Arrays],
+    model: ModelSpec | None = None,
+    *,
+    with_decode: bool = True,
+    decode: Any = softmax,
+    **options: Any,
 ) -> Verdict:
     model = model or spec()
     cases = shape_cases(model.dims)
@@ -165,6 +170,43 @@ def test_values_that_are_no_numbers_fail():
     assert {("values", "logits"), ("decoded", "decoded results")} <= failed(verdict)
 
 
+ROWS = spec(
+    outputs=(TensorSpec("logits", ("batch", 3), compare="results"),), decode={"kind": "softmax of any row of numbers"}
+)
+
+
+def first_class(outputs: Arrays, metas: Sequence[Mapping[str, Any]]) -> list[Classification]:
+    """Return results that depend on the first column only."""
+    assert np.isfinite(outputs["logits"]).all(), "what is no number is not decoded"
+    return [Classification(np.array([x, 1 - x], np.float32)) for x in 1 / (1 + np.exp(-outputs["logits"][:, 0]))]
+
+
+def test_an_output_that_is_compared_by_results_is_judged_by_them_alone():
+    def other_columns(feed: Arrays) -> dict[str, np.ndarray]:
+        logits = float32(feed)["logits"]
+        logits[:, 1:] += 1
+        return {"logits": logits}
+
+    verdict = judged(other_columns, ROWS, decode=first_class)
+    assert verdict.passed
+    assert {check.kind for check in verdict.checks} == {"shape", "decoded", "batch"}
+    assert {check.output for check in verdict.checks if check.kind == "batch"} == {"decoded results"}
+    wrong = judged(lambda feed: {"logits": -float32(feed)["logits"]}, ROWS, decode=first_class)
+    assert failed(wrong) == {("decoded", "decoded results")}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_output_that_is_compared_by_results_must_be_numbers_wherever_they_stand(value):
+    def engine(feed: Arrays) -> dict[str, np.ndarray]:
+        outputs = float32(feed)
+        outputs["logits"][-1, -1] = value
+        return {"logits": outputs["logits"]}
+
+    verdict = judged(engine, ROWS, decode=first_class)
+    assert failed(verdict) == {("shape", "logits")}
+    assert all("1 values are not finite" in check.note for check in verdict.failures)
+
+
 def test_without_a_decode_the_verdict_says_so():
     verdict = judged(float32, with_decode=False)
     assert verdict.passed
@@ -191,7 +233,7 @@ def test_an_ill_conditioned_output_is_named():
 
 def test_baselines_are_pytorchs_own_errors_over_all_cases():
     cases = shape_cases(spec().dims)
-    table = measure_baselines(spec(), exact, float32, SAMPLES, cases, decode)
+    table = measure_baselines(spec(), exact, float32, SAMPLES, cases, softmax)
     worst = max(
         np.abs(exact(SAMPLES.feed(case))["logits"] - float32(SAMPLES.feed(case))["logits"]).max() for case in cases
     )

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.centernet import TorchOnDevice, TorchSession
 from support.checkpoints import make_checkpoint
 from support.device_pipeline import HostAffine, HostDecode, NumpyDevice
 
 from convkit import Artifact, Detections, convert, load, validate
-from convkit.backends.torch._session import TorchOnDevice, TorchSession
 from convkit.processing import synthetic_scenes
 from convkit.runtime import DevicePredictor, Predictor
 from convkit_models.centernet._preprocess import Affine

@@ -1,10 +1,10 @@
-// Runs one CUDA kernel on the host. convkit/testing/cuda_host puts this file, host_races.h, host_functions.h and
-// host_guard.h before the flattened source of a kernel and compiles all as one C++17 shared library for Linux.
+// Runs one CUDA kernel on the host. The Python module concatenates this file, host_races.h, host_functions.h,
+// host_guard.h and the flattened source of a kernel, and compiles them to a C++17 shared library for Linux.
 //
-// Blocks run one after another. The threads of a block are fibres with stacks of their own; one runs until it waits at
-// a barrier, a shuffle or a vote, or returns, and then the next one does. A barrier that some thread never reaches stops
-// the launch with a message, as do lanes that meet at different warp operations. Shared memory holds 0xff before each
-// block, which is NaN in every floating type, so that reading what nobody wrote shows.
+// Blocks run one after another. Each thread of a block is a fibre with its own stack. A fibre runs until it waits at a
+// barrier, a shuffle or a vote, or returns; then the next one runs. A barrier that a thread never reaches ends the
+// launch with an error, as do lanes of a warp that wait at different operations. Shared memory is filled with 0xff
+// before each block, which is NaN in every floating-point type, so uninitialised reads show in the results.
 #define CONVKIT_HOST 1
 
 #include <limits.h>
@@ -34,8 +34,8 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
-// Thread-local memory is the one segment of the library that holds nothing but the kernel's shared variables. host.py
-// turns `extern __shared__ T name[];` into a reference to the pointer convkit_host::dynamic_memory.
+// Shared variables are thread-local variables of the library: they have a segment of their own. The Python module
+// replaces `extern __shared__ T name[];` by a reference to the pointer convkit_host::dynamic_memory.
 #define __shared__ static thread_local
 
 #define CONVKIT_HOST_VECTORS(T, name, align2, align4)                                        \
@@ -68,7 +68,7 @@ __attribute__((visibility("hidden"))) uint3 threadIdx, blockIdx;
 __attribute__((visibility("hidden"))) dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
-// CUDA takes these between specifiers too, which C++ does not.
+// CUDA allows these between specifiers, C++ does not.
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define alignas(bytes) __attribute__((aligned(bytes)))
 
@@ -77,11 +77,11 @@ constexpr int warpSize = 32;
 namespace convkit_host {
 
 constexpr int MOST_THREADS = 1024, WARP = 32;
-constexpr size_t STACK = 256 * 1024, PAGE_GUARD = 16 << 20, SHARED = 232448;  // 227 KiB: the most of any GPU
+constexpr size_t STACK = 256 * 1024, PAGE_GUARD = 16 << 20, SHARED = 232448;  // 227 KiB, the most of any GPU
 
 enum Operation : unsigned char { NONE, BARRIER, SYNCWARP, SHUFFLE, VOTE, WATCH };
 constexpr const char* NAMES[] = {"", "a block barrier", "__syncwarp", "a shuffle", "a vote",
-                                   "a place in memory"};
+                                   "a memory location"};
 
 struct Place {  // a line of the source
     const char* file;
@@ -93,12 +93,12 @@ struct Fibre {
     jmp_buf resume;
     uint3 index;
     bool started, done;
-    Operation waits;  // NONE: it can run
+    Operation waits;  // NONE if the thread can run
     Place place;
-    unsigned mask;              // of a warp operation: the lanes that take part
-    int source;                 // of a shuffle: the lane whose value is wanted, or -1
+    unsigned mask;              // of a warp operation: its lanes
+    int source;                 // of a shuffle: the lane to read from, or -1
     unsigned long long value, result;
-    bool (*ready)(const void*, unsigned);  // of a watch: whether what is `watched` is as the thread waits for
+    bool (*ready)(const void*, unsigned);  // of a watch: whether `watched` has the state that the thread waits for
     const void* watched;
     unsigned wanted;
 };
@@ -107,22 +107,23 @@ struct Warp {
     unsigned live, waiting;
 };
 
-// What host.py hands over: one launch.
+// An argument of a launch; the Python module fills in the first five members.
 struct Span {
     const char* name;
     unsigned char* data;
     size_t bytes, alignment;
     int output;
-    unsigned char *mapped, *placed;  // filled in here: the guarded copy
+    unsigned char *mapped, *placed;  // the guarded copy
     size_t mapped_bytes;
 };
 
+// A launch, as the Python module passes it.
 struct Request {
     unsigned grid[3], block[3];
     unsigned shared;
     int order;  // 0 forward, 1 reverse, 2 shuffled with the seed
     unsigned long long seed;
-    void** values;  // one pointer to its value for each argument
+    void** values;  // for each argument a pointer to its value
     Span* spans;    // one for each argument; data is null for scalars
     int count;
     int guard;  // 0 none, 1 behind the arrays, 2 before them
@@ -137,23 +138,23 @@ __attribute__((visibility("hidden"))) Warp warps[MOST_THREADS / WARP];
 __attribute__((visibility("hidden"))) jmp_buf scheduler;
 __attribute__((visibility("hidden"))) unsigned char *stacks, *shared_region, *dynamic_memory;
 __attribute__((visibility("hidden"))) int threads, live, arrived;
-__attribute__((visibility("hidden"))) int votes;  // of the barrier that the block waits at
+__attribute__((visibility("hidden"))) int votes;  // at the current block barrier
 __attribute__((visibility("hidden"))) Request request;
 __attribute__((visibility("hidden"))) void (*body)(void**);
-static thread_local char first_of_shared;  // so that the segment exists and can be found
+static thread_local char first_of_shared;  // makes the segment exist, to be found by its address
 
-// What host_races.h does if races are looked for.
+// Defined in host_races.h; they do nothing unless races are checked.
 bool begin_races(void* variables, size_t bytes);
 void end_races();
 void begin_block();
-void meet_block();
-void meet_lanes(int warp, unsigned lanes);
+void on_block_barrier();
+void on_syncwarp(int warp, unsigned lanes);
 bool is_ready(const Fibre* fibre);
 
 inline int lane_of(const Fibre* fibre) { return int(fibre - fibres) % WARP; }
 inline Warp& warp_of(const Fibre* fibre) { return warps[(fibre - fibres) / WARP]; }
 
-__attribute__((noinline)) inline void say(const char* format, ...) {
+__attribute__((noinline)) inline void report(const char* format, ...) {
     const size_t used = strlen(request.message);
     va_list list;
     va_start(list, format);
@@ -161,8 +162,8 @@ __attribute__((noinline)) inline void say(const char* format, ...) {
     va_end(list);
 }
 
-inline void say_where() {
-    say(" in block (%u, %u, %u), thread (%u, %u, %u)", blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y,
+inline void report_thread() {
+    report(" in block (%u, %u, %u), thread (%u, %u, %u)", blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y,
         threadIdx.z);
 }
 
@@ -179,7 +180,7 @@ inline void release_barrier() {
         if (fibre.waits != BARRIER) continue;
         if (first == nullptr) first = &fibre;
         if (first->place != fibre.place) {
-            say("threads of block (%u, %u, %u) wait at different barriers, %s:%d and %s:%d", blockIdx.x, blockIdx.y,
+            report("threads of block (%u, %u, %u) wait at different barriers, %s:%d and %s:%d", blockIdx.x, blockIdx.y,
                 blockIdx.z, first->place.file, first->place.line, fibre.place.file, fibre.place.line);
             stop();
         }
@@ -188,10 +189,10 @@ inline void release_barrier() {
         if (fibres[i].waits == BARRIER) fibres[i].waits = NONE, fibres[i].result = unsigned(votes);
     }
     arrived = votes = 0;
-    meet_block();
+    on_block_barrier();
 }
 
-// Let the lanes of `mask` go on if all of them that have not returned wait at one operation.
+// Resume the lanes of `mask` if all of them that have not returned wait at the same operation.
 inline void release_warp(int warp, unsigned mask) {
     const unsigned lanes = mask & warps[warp].live;
     if ((warps[warp].waiting & lanes) != lanes || lanes == 0) return;
@@ -220,7 +221,7 @@ inline void release_warp(int warp, unsigned mask) {
         if (lanes >> i & 1) first[i].waits = NONE;
     }
     warps[warp].waiting &= ~lanes;
-    if (leader_waits == SYNCWARP) meet_lanes(warp, lanes);
+    if (leader_waits == SYNCWARP) on_syncwarp(warp, lanes);
 }
 
 __attribute__((noinline)) inline int wait_block(bool vote, Place place) {
@@ -236,8 +237,9 @@ __attribute__((noinline)) inline unsigned long long wait_warp(Operation kind, un
                                                               int source, Place place) {
     const int lane = lane_of(current);
     if (!(mask >> lane & 1)) {
-        say("lane %d uses %s whose mask 0x%08x leaves it out, %s:%d", lane, NAMES[kind], mask, place.file, place.line);
-        say_where();
+        report("lane %d uses %s whose mask 0x%08x leaves it out, %s:%d", lane, NAMES[kind], mask, place.file,
+               place.line);
+        report_thread();
         stop();
     }
     current->waits = kind;
@@ -263,7 +265,7 @@ __attribute__((noinline)) inline void wait_until(bool (*ready)(const void*, unsi
     yield();
 }
 
-// A thread has returned: those that waited for it may go on.
+// End a thread, and resume threads that waited for it.
 inline void finish() {
     const int warp = int(current - fibres) / WARP;
     current->done = true;
@@ -284,7 +286,7 @@ inline void fibre_main() {
     }
 }
 
-// Run a thread until it waits or returns. False if it stopped the launch.
+// Run a thread until it waits or returns. Return false if it ended the launch.
 __attribute__((noinline)) inline bool enter(Fibre* fibre) {
     current = fibre;
     threadIdx = fibre->index;
@@ -310,33 +312,33 @@ inline unsigned long long random_bits(unsigned long long& state) {  // splitmix6
     return z ^ z >> 31;
 }
 
-// Put the numbers below `count` into the order that was asked for.
+// Write the numbers below `count` in the requested order.
 inline void arrange(unsigned* order, unsigned count, unsigned long long& state) {
     for (unsigned i = 0; i < count; ++i) order[i] = request.order == 1 ? count - 1 - i : i;
     if (request.order != 2) return;
     for (unsigned i = count; i > 1; --i) std::swap(order[i - 1], order[random_bits(state) % i]);
 }
 
-inline void say_deadlock() {
-    say("threads of block (%u, %u, %u) wait for others that never arrive:", blockIdx.x, blockIdx.y, blockIdx.z);
-    bool told[MOST_THREADS] = {};
+inline void report_deadlock() {
+    report("threads of block (%u, %u, %u) wait for threads that never arrive:", blockIdx.x, blockIdx.y, blockIdx.z);
+    bool reported[MOST_THREADS] = {};
     int groups = 0;
     for (int i = 0; i < threads && groups < 4; ++i) {
         const Fibre& fibre = fibres[i];
-        if (fibre.done || told[i]) continue;
+        if (fibre.done || reported[i]) continue;
         int members = 0;
         for (int j = i; j < threads; ++j) {
             const Fibre& other = fibres[j];
             const bool same = !other.done && other.waits == fibre.waits && !(other.place != fibre.place) &&
                               (fibre.waits == BARRIER || other.mask == fibre.mask);
-            if (same) told[j] = true, ++members;
+            if (same) reported[j] = true, ++members;
         }
-        say("%s %d at %s, %s:%d", groups == 0 ? "" : ";", members, NAMES[fibre.waits], fibre.place.file,
+        report("%s %d at %s, %s:%d", groups == 0 ? "" : ";", members, NAMES[fibre.waits], fibre.place.file,
             fibre.place.line);
-        if (fibre.mask != 0 && fibre.waits != BARRIER) say(" (mask 0x%08x)", fibre.mask);
+        if (fibre.mask != 0 && fibre.waits != BARRIER) report(" (mask 0x%08x)", fibre.mask);
         ++groups;
     }
-    if (live < threads) say("; %d have returned", threads - live);
+    if (live < threads) report("; %d have returned", threads - live);
 }
 
 inline bool run_block(unsigned* order, unsigned long long& state) {
@@ -348,27 +350,27 @@ inline bool run_block(unsigned* order, unsigned long long& state) {
         warps[w] = {lanes >= WARP ? ~0u : (1u << lanes) - 1, 0};
     }
     for (int i = 0; i < threads; ++i) fibres[i].done = false, fibres[i].waits = NONE;
-    // With a seed, about half of the warps stand still until the others can go no further, then these do: shuffles do
-    // not keep warps together, barriers do.
-    unsigned still = request.order == 2 ? unsigned(random_bits(state)) : 0;
+    // With a seed, about half of the warps pause until the others cannot continue, then they change roles. Barriers
+    // limit how far warps get ahead of each other; shuffles do not.
+    unsigned paused = request.order == 2 ? unsigned(random_bits(state)) : 0;
     bool stuck = request.order != 2;
     while (live > 0) {
         bool progress = false;
         arrange(order, unsigned(threads), state);
         for (int i = 0; i < threads; ++i) {
             Fibre* const fibre = fibres + order[i];
-            if (fibre->done || still >> order[i] / WARP & 1) continue;
+            if (fibre->done || paused >> order[i] / WARP & 1) continue;
             if (fibre->waits == WATCH && is_ready(fibre)) fibre->waits = NONE;
             if (fibre->waits != NONE) continue;
             progress = true;
             if (!enter(fibre)) return false;
         }
         if (!progress && stuck) {
-            say_deadlock();
+            report_deadlock();
             return false;
         }
         stuck = request.order != 2 || !progress;
-        if (!progress) still = ~still;
+        if (!progress) paused = ~paused;
     }
     return true;
 }
@@ -394,22 +396,21 @@ inline unsigned char* map(size_t bytes, int protection, int flags) {
     return result == MAP_FAILED ? nullptr : static_cast<unsigned char*>(result);
 }
 
-// Run all blocks. False, with a message, if the launch was stopped.
+// Run all blocks. Return false, with a message, if the launch ended with an error.
 inline bool run_grid() {
     gridDim = {request.grid[0], request.grid[1], request.grid[2]};
     blockDim = {request.block[0], request.block[1], request.block[2]};
     threads = int(blockDim.x * blockDim.y * blockDim.z);
     const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
     const size_t shared_bytes = (SHARED + 4095) / 4096 * 4096;
-    // The dynamic shared memory ends at an inaccessible page.
     const size_t fibre_bytes = sizeof(Fibre) * size_t(threads);
     const size_t order_bytes = sizeof(unsigned) * (size_t(threads) + blocks);
     fibres = reinterpret_cast<Fibre*>(map(fibre_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE));
     stacks = map(STACK * size_t(threads), PROT_READ | PROT_WRITE, MAP_PRIVATE);
-    shared_region = map(shared_bytes + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    shared_region = map(shared_bytes + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE);  // the last page is inaccessible
     unsigned* const order = reinterpret_cast<unsigned*>(map(order_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE));
     bool good = fibres != nullptr && stacks != nullptr && shared_region != nullptr && order != nullptr;
-    if (!good) say("the host has no memory for %d fibres", threads);
+    if (!good) report("the host has no memory for %d fibres", threads);
     if (good) {
         mprotect(shared_region + shared_bytes, 4096, PROT_NONE);
         dynamic_memory = shared_region + shared_bytes - (request.shared + 15) / 16 * 16;
@@ -422,7 +423,7 @@ inline bool run_grid() {
         first_of_shared = 0;
         dl_iterate_phdr(find_shared, &segment);
         good = begin_races(segment.start, segment.bytes);
-        if (!good) say("the host has no memory to look for races");
+        if (!good) report("the host has no memory to check races");
         unsigned long long state = request.seed;
         unsigned* const block_order = order + threads;
         arrange(block_order, blocks, state);

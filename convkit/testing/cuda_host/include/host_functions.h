@@ -1,5 +1,5 @@
-// What a kernel may call, for host.h: barriers, votes and shuffles of fibres, arithmetic, memory. Atomics need not be
-// atomic, as fibres change places at barriers only.
+// The functions of CUDA: barriers, votes and shuffles of fibres, arithmetic, memory. Atomics are plain operations,
+// because fibres are switched at barriers only.
 
 // --- Barriers, votes, shuffles ---------------------------------------------------------------------------------------
 
@@ -93,7 +93,7 @@ To bits(From value) {
     return result;
 }
 
-// A float as an int the way a GPU does it: 0 for NaN, the nearest int for what lies outside.
+// A float as an int as on a GPU: 0 for NaN, the nearest int for values out of range.
 inline int to_int(float value) {
     if (value != value) return 0;
     return value >= 2147483648.f ? INT_MAX : value <= -2147483648.f ? INT_MIN : int(value);
@@ -159,7 +159,7 @@ V __ldg(const V* address) {
     return *address;
 }
 
-// An access that races with no other atomic one.
+// An access that does not race with other atomic ones.
 #define CONVKIT_HOST_ATOMIC                              \
     convkit_host::on_atomic(address, sizeof *address);   \
     const convkit_host::Quiet quiet

@@ -20,13 +20,13 @@ inline bool place(Span& span, void* value) {
     return true;
 }
 
-// Copy an output back, and report what was written beside it.
+// Copy an output back, and report writes outside of it.
 inline void take(Span& span) {
     const unsigned char *byte = span.mapped + PAGE_GUARD, *const end = span.mapped + span.mapped_bytes - PAGE_GUARD;
     for (; span.output && byte < end; ++byte) {
         if (byte == span.placed) byte += span.bytes;
         if (byte < end && *byte != 0xff) {
-            say("%swrite at byte %td of '%s', which has %zu", *request.message ? "; " : "", byte - span.placed,
+            report("%swrite at byte %td of '%s', which has %zu", *request.message ? "; " : "", byte - span.placed,
                 span.name, span.bytes);
             break;
         }
@@ -48,11 +48,11 @@ inline void take(Span& span) {
     const uintptr_t offset = known ? counter - uintptr_t(library.dli_fbase) : 0;
     const unsigned char* const address = static_cast<unsigned char*>(info->si_addr);
     if (number == SIGALRM) {
-        say("no end after %u seconds", request.timeout);
+        report("no end after %u seconds", request.timeout);
     } else if (number == SIGILL || number == SIGTRAP) {
-        say("undefined behaviour (misaligned access, index beyond its array, overflow, shift or division)");
+        report("undefined behaviour (misaligned access, index beyond its array, overflow, shift or division)");
     } else if (number == SIGFPE) {
-        say("division by zero");
+        report("division by zero");
     } else {
         const Span* hit = nullptr;
         for (int i = 0; i < request.count; ++i) {
@@ -61,16 +61,16 @@ inline void take(Span& span) {
         }
         const unsigned char* const end = shared_region + (SHARED + 4095) / 4096 * 4096;
         if (hit != nullptr) {
-            say("%s at byte %td of '%s', which has %zu", access, address - hit->placed, hit->name, hit->bytes);
+            report("%s at byte %td of '%s', which has %zu", access, address - hit->placed, hit->name, hit->bytes);
         } else if (shared_region != nullptr && address >= end && address < end + 4096) {
-            say("%s at byte %td of the dynamic shared memory, which has %u", access, address - dynamic_memory,
+            report("%s at byte %td of the dynamic shared memory, which has %u", access, address - dynamic_memory,
                 request.shared);
         } else {
-            say("%s at address %p, where nothing is", access, static_cast<const void*>(address));
+            report("%s at address %p, where nothing is", access, static_cast<const void*>(address));
         }
     }
-    say_where();
-    say(", [pc %zx]", size_t(offset));
+    report_thread();
+    report(", [pc %zx]", size_t(offset));
     _exit(1);
 }
 
@@ -106,11 +106,11 @@ inline void run_guarded() {
     }
     int status = 0;
     if (child < 0) {
-        say("the host could not start a guarded run");
+        report("the host could not start a guarded run");
     } else {
         while (waitpid(child, &status, 0) < 0) {
         }
-        if (status != 0 && *request.message == 0) say("the run ended with status %d", status);
+        if (status != 0 && *request.message == 0) report("the run ended with status %d", status);
     }
     for (int i = 0; i < request.count; ++i) {
         Span& span = request.spans[i];
@@ -126,7 +126,7 @@ inline void run_guarded() {
 // --- The entry of the library ----------------------------------------------------------------------------------------
 
 template <typename P>
-int describe() {  // what host.py compares with the declaration: kind and size
+int describe() {  // kinds and sizes of the parameters, which the Python module compares with the declaration
     using Bare = std::remove_pointer_t<P>;
     if constexpr (std::is_pointer_v<P>) {
         if constexpr (std::is_void_v<Bare>) return 'p' << 8;

@@ -1,24 +1,24 @@
-// Finds races in shared memory, for host.h, where CONVKIT_HOST_RACES is set; else nothing is left of this.
+// Detects races in shared memory, where CONVKIT_HOST_RACES is 1; otherwise the functions do nothing.
 //
-// The kernel is compiled with -fsanitize=thread, so that every access to memory calls a function here; the sanitizer's
-// own library is not linked. Two accesses of different threads to one byte of shared memory are a race unless both
-// read, both are atomic, or one happens before the other. That is known from vector clocks: a thread knows of each
-// other one up to which of its `ticks` all that it did has happened. What teaches it:
+// The kernel is compiled with -fsanitize=thread, so every memory access calls a function here; the sanitizer's library
+// is not linked. Two accesses of different threads to a byte of shared memory are a race unless both are reads, both
+// are atomic, or one happens before the other. Happens-before is tracked with vector clocks: the clock of a thread has,
+// for each other thread, the last of its ticks whose accesses happen before the thread's next access. Synchronisation:
 //
-// - A block barrier: all that came before has happened. Threads that have returned count as arrived.
-// - __syncwarp: the lanes learn what the others know. Shuffles and votes teach nothing, as CUDA does not say that they
-//   order memory.
-// - An mbarrier: who waits learns what those knew that arrived in the phase it waited for. That is the first one after
-//   those it knows of that has the parity, even if more of them are over by now.
-// - The end of an asynchronous copy: who waits for its mbarrier knows that it is over, and before that not even the
-//   thread that began it. A block barrier does not end it.
-// - Matrix products of a warpgroup: its threads learn that the others came here, not what those know of others.
+// - Block barrier: all accesses of the block before it happen before those after it. Threads that have returned count
+//   as arrived.
+// - __syncwarp: the lanes join their clocks. Shuffles and votes do not, because CUDA does not define that they order
+//   memory.
+// - mbarrier wait: the waiting thread acquires the clocks of all threads that arrived in the phase it waited for: the
+//   first phase with that parity that it has not seen, even if later ones are complete.
+// - Asynchronous copy: it is complete for threads that waited for its mbarrier, and for no others, including the thread
+//   that issued it. A block barrier does not complete it.
+// - wgmma wait: the threads of the warpgroup acquire each other's accesses, but not each other's clocks.
 //
-// So a race is found in whatever order threads run here, as long as both accesses are made. Not seen are: global
-// memory; other blocks of a cluster; that a fence between proxies is missing; memcpy and memset that g++ does not
-// expand; that copies by cp.async go on, on a GPU, until a thread waits for them: here they are made at once. Of reads
-// that others cover only the last ones are kept, which forgets one where the threads of a product learn of its successor
-// and not of itself.
+// So a race is found in any order of execution in which both accesses occur. Not detected: races in global memory and
+// between the blocks of a cluster; missing proxy fences; memcpy and memset that g++ does not expand; reading the target
+// of cp.async before waiting for it (here these copies are made at once). Reads dominated by a later read are dropped;
+// this can miss a race in which a thread of a wgmma has seen only the later one.
 #ifndef CONVKIT_HOST_RACES
 #define CONVKIT_HOST_RACES 0
 #endif
@@ -29,19 +29,19 @@ namespace convkit_host {
 
 #define CONVKIT_HOST_UNSEEN __attribute__((no_sanitize("thread"), noinline)) inline
 
-constexpr unsigned MBARRIERS = 128, PHASES = 4;     // of a block; of an mbarrier, those that are not forgotten
+constexpr unsigned MBARRIERS = 128, PHASES = 4;     // per block; per mbarrier, the last ones are kept
 constexpr unsigned RECORDS = 1u << 24, COPIES = 256;
 constexpr unsigned short COPY = 0x8000;
 
 enum Access : unsigned char { READ, WRITE, ATOMIC };
 constexpr const char* ACCESSES[] = {"a read", "a write", "an atomic operation"};
 
-struct Record {  // of accesses of one kind to the same bytes
-    unsigned next;        // the next one of the cell; 0 for none
-    unsigned tick;        // of the warp; of a copy, how many phases of its mbarrier are over when it is
-    unsigned lanes;       // of the warp; of a copy, the thread that began it
-    unsigned counter;     // where in the library
-    unsigned short warp;  // or COPY, and the number of the mbarrier
+struct Record {  // accesses of one kind to the same bytes
+    unsigned next;        // the next record of the cell; 0 for none
+    unsigned tick;        // of the warp; of a copy, the number of phases of its mbarrier after which it is complete
+    unsigned lanes;       // of the warp; of a copy, the thread that issued it
+    unsigned counter;     // program counter, relative to the library
+    unsigned short warp;  // or COPY and the number of the mbarrier
     unsigned char bytes;  // one bit each
     Access access;
 };
@@ -50,28 +50,28 @@ struct Cell {  // four bytes of shared memory
     unsigned generation, first;
 };
 
-struct Copy {  // one that may be on its way
+struct Copy {  // one that may be incomplete
     unsigned first, end;  // offsets
     Record record;
 };
 
 struct Mbarrier {
-    unsigned over;  // phases
-    bool copies;    // in this phase
+    unsigned over;  // completed phases
+    bool copies;    // in the current phase
 };
 
 struct Races {
     unsigned char* mapped;
     size_t mapped_bytes;
-    uintptr_t code, dynamic, variables;  // where they begin
+    uintptr_t code, dynamic, variables;  // start addresses
     size_t dynamic_bytes, variables_bytes;
-    Cell* cells;                // of the dynamic shared memory, then of the variables
-    unsigned char* numbers;     // for each cell, one more than the number of the mbarrier in it
+    Cell* cells;                // of the dynamic shared memory, then of the shared variables
+    unsigned char* numbers;     // for each cell, the number of its mbarrier plus 1, or 0
     Record* records;
-    unsigned used, spare;       // records ever used, and the first of those that are free again
-    unsigned generation;        // counts block barriers; what cells hold of another one has happened
-    unsigned width;             // of a clock: the threads, then the mbarriers
-    unsigned *clocks, *waiting, *ended;  // of threads; of mbarriers, for this phase and [PHASES] others
+    unsigned used, spare;       // records in use so far, and the first free one
+    unsigned generation;        // counts block barriers; cells of another generation are empty
+    unsigned width;             // entries of a clock: the threads, then the mbarriers
+    unsigned *clocks, *waiting, *ended;  // of threads; of mbarriers, for the current phase and [PHASES] completed ones
     Mbarrier mbarriers[MBARRIERS];
     unsigned count;             // of mbarriers
     Copy copies[COPIES];
@@ -84,11 +84,11 @@ __attribute__((visibility("hidden"))) Races races;
 
 CONVKIT_HOST_UNSEEN unsigned* clock_of(int thread) { return races.clocks + size_t(thread) * races.width; }
 
-CONVKIT_HOST_UNSEEN void learn(unsigned* clock, const unsigned* other) {
+CONVKIT_HOST_UNSEEN void acquire(unsigned* clock, const unsigned* other) {
     for (unsigned i = 0; i < races.width; ++i) clock[i] = clock[i] < other[i] ? other[i] : clock[i];
 }
 
-// Get memory. False if there is none.
+// Allocate memory. Return false if there is none.
 CONVKIT_HOST_UNSEEN bool begin_races(void* variables, size_t bytes) {
     Races& r = races;
     memset(&r, 0, sizeof r);
@@ -124,7 +124,7 @@ CONVKIT_HOST_UNSEEN void end_races() {
     memset(&races, 0, sizeof races);
 }
 
-// Forget all accesses.
+// Drop all accesses.
 CONVKIT_HOST_UNSEEN void next_generation() {
     ++races.generation;
     races.used = races.spare = 0;
@@ -138,21 +138,21 @@ CONVKIT_HOST_UNSEEN void begin_block() {
     r.count = r.copied = 0;
 }
 
-[[noreturn]] CONVKIT_HOST_UNSEEN void say_race(const Record& before, const Record& now, int other, int self,
+[[noreturn]] CONVKIT_HOST_UNSEEN void report_race(const Record& before, const Record& now, int other, int self,
                                                size_t offset) {
     const uint3 a = fibres[other].index, b = fibres[self].index;
     const bool dynamic = offset < races.dynamic_bytes;
     const char* const names[] = {before.warp & COPY ? "a copy" : ACCESSES[before.access],
                                  now.warp & COPY ? "a copy" : ACCESSES[now.access]};
-    say("threads (%u, %u, %u) and (%u, %u, %u) of block (%u, %u, %u) race at byte %zu of the ", a.x, a.y, a.z, b.x, b.y,
-        b.z, blockIdx.x, blockIdx.y, blockIdx.z, dynamic ? offset : offset - races.dynamic_bytes);
-    say("%s: %s at [pc %x] and %s at [pc %x]", dynamic ? "dynamic shared memory" : "shared variables", names[0],
+    report("threads (%u, %u, %u) and (%u, %u, %u) of block (%u, %u, %u) race at byte %zu of the ", a.x, a.y, a.z, b.x,
+           b.y, b.z, blockIdx.x, blockIdx.y, blockIdx.z, dynamic ? offset : offset - races.dynamic_bytes);
+    report("%s: %s at [pc %x] and %s at [pc %x]", dynamic ? "dynamic shared memory" : "shared variables", names[0],
         before.counter, names[1], now.counter);
     stop();
 }
 
-// A thread of the record whose access may not have happened yet for all that the current thread knows, or -1.
-CONVKIT_HOST_UNSEEN int unknown_of(const Record& record, int self, const unsigned* clock) {
+// A thread of the record whose access does not happen before the current one, or -1.
+CONVKIT_HOST_UNSEEN int unordered_thread(const Record& record, int self, const unsigned* clock) {
     if (record.warp & COPY) return clock[threads + (record.warp & ~COPY)] < record.tick ? int(record.lanes) : -1;
     const int first = record.warp * WARP;
     for (unsigned lanes = record.lanes; lanes != 0; lanes &= lanes - 1) {
@@ -169,8 +169,8 @@ CONVKIT_HOST_UNSEEN void insert(Cell& cell, const Record& record) {
     } else if (races.used + 1 < RECORDS) {
         place = ++races.used;
     } else {
-        say("there are too many accesses to look for races");
-        say_where();
+        report("there are too many accesses to check races");
+        report_thread();
         stop();
     }
     races.records[place] = record;
@@ -178,8 +178,8 @@ CONVKIT_HOST_UNSEEN void insert(Cell& cell, const Record& record) {
     cell.first = place;
 }
 
-// Note an access to bytes of a cell, and compare it with those before.
-CONVKIT_HOST_UNSEEN void note_access(size_t place, Record record, int self) {
+// Record an access to bytes of a cell, and check it against earlier ones.
+CONVKIT_HOST_UNSEEN void record_access(size_t place, Record record, int self) {
     Races& r = races;
     Cell& cell = r.cells[place];
     if (cell.generation != r.generation) cell = {r.generation, 0};
@@ -187,8 +187,8 @@ CONVKIT_HOST_UNSEEN void note_access(size_t place, Record record, int self) {
     for (unsigned at = cell.first; at != 0; at = r.records[at].next) {
         Record& old = r.records[at];
         if (old.warp != record.warp || old.tick != record.tick || old.access != record.access) continue;
-        const bool noted = (old.lanes & record.lanes) == record.lanes && (record.bytes & ~old.bytes) == 0;
-        if (noted && !(old.warp & COPY)) return;
+        const bool recorded = (old.lanes & record.lanes) == record.lanes && (record.bytes & ~old.bytes) == 0;
+        if (recorded && !(old.warp & COPY)) return;
         if (old.bytes == record.bytes && record.access != WRITE) same = &old;
     }
     const unsigned* const clock = clock_of(self);
@@ -196,11 +196,11 @@ CONVKIT_HOST_UNSEEN void note_access(size_t place, Record record, int self) {
         Record& old = r.records[*link];
         const unsigned common = old.bytes & record.bytes;
         const bool clash = common != 0 && (record.access != old.access || record.access == WRITE);
-        // Who knows of this access will know of those, and need not be told.
+        // The new access dominates the old one: whoever is ordered after it is ordered after both.
         const bool covers = (old.bytes & ~record.bytes) == 0 && (record.access == WRITE || record.access == old.access);
         if (clash || (covers && same == nullptr)) {
-            const int other = unknown_of(old, self, clock);
-            if (clash && other >= 0) say_race(old, record, other, self, place * 4 + unsigned(__builtin_ctz(common)));
+            const int other = unordered_thread(old, self, clock);
+            if (clash && other >= 0) report_race(old, record, other, self, place * 4 + unsigned(__builtin_ctz(common)));
             if (covers && other < 0 && same == nullptr) {
                 const unsigned free = *link;
                 *link = old.next;
@@ -215,7 +215,7 @@ CONVKIT_HOST_UNSEEN void note_access(size_t place, Record record, int self) {
     else insert(cell, record);
 }
 
-// The offset of an address in the dynamic shared memory, or behind it in the variables; false if it is elsewhere.
+// The offset of an address in the dynamic shared memory, then the shared variables; false if it is in neither.
 CONVKIT_HOST_UNSEEN bool offset_of(const void* address, size_t& offset) {
     offset = uintptr_t(address) - races.dynamic;
     if (offset < races.dynamic_bytes) return true;
@@ -225,13 +225,13 @@ CONVKIT_HOST_UNSEEN bool offset_of(const void* address, size_t& offset) {
     return true;
 }
 
-CONVKIT_HOST_UNSEEN void note_bytes(size_t offset, size_t size, Record record, int self) {
+CONVKIT_HOST_UNSEEN void record_bytes(size_t offset, size_t size, Record record, int self) {
     const size_t dynamic = races.dynamic_bytes, limit = offset < dynamic ? dynamic : dynamic + races.variables_bytes;
-    const size_t end = offset + size < limit ? offset + size : limit;  // beyond it the access itself will fail
+    const size_t end = offset + size < limit ? offset + size : limit;  // an access beyond it faults by itself
     for (size_t next; offset < end; offset = next) {
         next = (offset / 4 + 1) * 4;
         record.bytes = (15u << offset % 4 & 15u) & (end < next ? 15u >> (next - end) : 15u);
-        note_access(offset / 4, record, self);
+        record_access(offset / 4, record, self);
     }
 }
 
@@ -241,13 +241,13 @@ CONVKIT_HOST_UNSEEN void on_access(const void* address, size_t size, Access acce
     const int self = int(current - fibres), warp = self / WARP;
     const unsigned place = unsigned(uintptr_t(counter) - 1 - races.code);
     const Record record = {0, races.ticks[warp], 1u << self % WARP, place, (unsigned short)warp, 0, access};
-    note_bytes(offset, size, record, self);
+    record_bytes(offset, size, record, self);
 }
 
-// --- What teaches threads --------------------------------------------------------------------------------------------
+// --- Synchronisation -------------------------------------------------------------------------------------------------
 
-// All threads meet. What was copied before may still be on its way.
-CONVKIT_HOST_UNSEEN void meet_block() {
+// A block barrier. Copies that were issued before may still be incomplete.
+CONVKIT_HOST_UNSEEN void on_block_barrier() {
     Races& r = races;
     next_generation();
     for (unsigned k = 0; k < r.count; ++k) {
@@ -260,25 +260,25 @@ CONVKIT_HOST_UNSEEN void meet_block() {
         const Copy copy = r.copies[i];
         if (clock_of(0)[threads + (copy.record.warp & ~COPY)] >= copy.record.tick) continue;
         r.copies[kept++] = copy;
-        note_bytes(copy.first, copy.end - copy.first, copy.record, int(copy.record.lanes));
+        record_bytes(copy.first, copy.end - copy.first, copy.record, int(copy.record.lanes));
     }
     r.copied = kept;
 }
 
-CONVKIT_HOST_UNSEEN void meet_lanes(int warp, unsigned lanes) {
+CONVKIT_HOST_UNSEEN void on_syncwarp(int warp, unsigned lanes) {
     Races& r = races;
     unsigned* const all = clock_of(warp * WARP + __builtin_ctz(lanes));
     for (unsigned rest = lanes; rest != 0; rest &= rest - 1) {
         const int thread = warp * WARP + __builtin_ctz(rest);
         clock_of(thread)[thread] = r.ticks[warp];
-        learn(all, clock_of(thread));
+        acquire(all, clock_of(thread));
     }
     for (unsigned rest = lanes & (lanes - 1); rest != 0; rest &= rest - 1)
         memcpy(clock_of(warp * WARP + __builtin_ctz(rest)), all, sizeof(unsigned) * r.width);
     ++r.ticks[warp];
 }
 
-// Threads from `first` on have met, and know of each other what these did; no more.
+// The threads from `first` on acquire each other's accesses, but not each other's clocks.
 CONVKIT_HOST_UNSEEN void meet_only(int first, int count) {
     for (int i = first; i < first + count; ++i)
         for (int j = first; j < first + count; ++j) clock_of(i)[j] = races.ticks[j / WARP];
@@ -297,8 +297,8 @@ CONVKIT_HOST_UNSEEN void on_init(const void* address) {
     on_access(address, 8, WRITE, __builtin_return_address(0));
     if (!offset_of(address, offset)) return;
     if (r.count == MBARRIERS) {
-        say("there are too many mbarriers to look for races");
-        say_where();
+        report("there are too many mbarriers to check races");
+        report_thread();
         stop();
     }
     r.mbarriers[r.count] = {0, false};
@@ -312,10 +312,11 @@ CONVKIT_HOST_UNSEEN void on_arrive(const void* address) {
     const int k = mbarrier_at(address), self = int(current - fibres);
     if (k < 0) return;
     clock_of(self)[self] = r.ticks[self / WARP]++;
-    learn(r.waiting + size_t(k) * r.width, clock_of(self));
+    acquire(r.waiting + size_t(k) * r.width, clock_of(self));
 }
 
-// The current thread's arrival was the last one of a phase. It knows so if it knows of all others, and of no copy.
+// The current thread's arrival completed a phase. The thread has seen it if it is ordered after all other arrivals and
+// the phase has no copy.
 CONVKIT_HOST_UNSEEN void on_phase(const void* address) {
     Races& r = races;
     const int k = mbarrier_at(address);
@@ -332,20 +333,20 @@ CONVKIT_HOST_UNSEEN void on_phase(const void* address) {
     if (known) own[threads + k] = mbarrier.over;
 }
 
-// A phase of this parity is over for the current thread.
+// The current thread waited for a phase of this parity.
 CONVKIT_HOST_UNSEEN void on_wait(const void* address, unsigned parity) {
     Races& r = races;
     on_access(address, 8, ATOMIC, __builtin_return_address(0));
     const int k = mbarrier_at(address);
     if (k < 0) return;
     unsigned* const clock = clock_of(int(current - fibres));
-    const unsigned known = clock[threads + k], over = r.mbarriers[k].over;  // the phase `known - 1` has that parity:
+    const unsigned known = clock[threads + k], over = r.mbarriers[k].over;  // the phase `known - 1` has that parity
     if (((known + 1) & 1) == parity || known >= over) return;
-    if (known + PHASES >= over) learn(clock, r.ended + (size_t(k) * PHASES + known % PHASES) * r.width);
+    if (known + PHASES >= over) acquire(clock, r.ended + (size_t(k) * PHASES + known % PHASES) * r.width);
     else clock[threads + k] = known + 1;
 }
 
-// The current thread begins a copy whose end the mbarrier tells.
+// The current thread issues a copy that completes on the mbarrier.
 CONVKIT_HOST_UNSEEN void on_copy(const void* address, size_t size, const void* mbarrier) {
     Races& r = races;
     size_t offset;
@@ -353,13 +354,13 @@ CONVKIT_HOST_UNSEEN void on_copy(const void* address, size_t size, const void* m
     if (k < 0 || size == 0 || !offset_of(address, offset)) return;
     const unsigned place = unsigned(uintptr_t(__builtin_return_address(0)) - 1 - r.code);
     const Record record = {0, r.mbarriers[k].over + 1, unsigned(self), place, (unsigned short)(COPY | k), 0, WRITE};
-    note_bytes(offset, size, record, self);
+    record_bytes(offset, size, record, self);
     r.mbarriers[k].copies = true;
     if (r.copied == COPIES) memmove(r.copies, r.copies + 1, sizeof(Copy) * --r.copied);  // the oldest
     r.copies[r.copied++] = {unsigned(offset), unsigned(offset + size), record};
 }
 
-// Accesses that do not count, while there is one of these; it must not last while the thread waits.
+// While one exists, accesses are not recorded. It must not exist while the thread waits.
 struct Quiet {
     Quiet() { ++races.quiet; }
     ~Quiet() { --races.quiet; }
@@ -374,8 +375,8 @@ CONVKIT_HOST_UNSEEN void on_atomic(const void* address, size_t size) {
 inline bool begin_races(void*, size_t) { return true; }
 inline void end_races() {}
 inline void begin_block() {}
-inline void meet_block() {}
-inline void meet_lanes(int, unsigned) {}
+inline void on_block_barrier() {}
+inline void on_syncwarp(int, unsigned) {}
 inline void meet_only(int, int) {}
 inline void on_init(const void*) {}
 inline void on_arrive(const void*) {}
@@ -399,7 +400,7 @@ inline bool is_ready(const Fibre* fibre) {
 
 #if CONVKIT_HOST_RACES
 
-// What the compiler calls.
+// Called by instrumented code.
 #define CONVKIT_HOST_ACCESS(name, size, access)                                                                    \
     extern "C" __attribute__((no_sanitize("thread"), visibility("hidden"))) void __tsan_##name(void* address) {    \
         convkit_host::on_access(address, size, convkit_host::access, __builtin_return_address(0));                 \

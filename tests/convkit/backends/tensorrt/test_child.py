@@ -246,6 +246,7 @@ run_tasks(find_flavour("tensorrt-rtx"), [Task(Path(sys.argv[1]), build=build)] *
 """
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("moment", ["parse", "build"])
 def test_the_end_of_the_caller(tmp_path, private_temp, number, moment):

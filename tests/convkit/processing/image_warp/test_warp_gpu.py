@@ -8,11 +8,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from support.centernet import Affine
 
 from convkit.cuda import load
 from convkit.errors import KernelArgumentError
 from convkit.processing.image_warp import ImageWarp, SourceImage, warp
-from convkit_models.centernet._preprocess import Affine
 
 pytestmark = pytest.mark.gpu
 torch = pytest.importorskip("torch")

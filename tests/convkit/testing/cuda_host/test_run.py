@@ -346,19 +346,19 @@ def test_a_wait_that_is_missing_shows_in_the_order(build: Build) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("WAIT_FOR(flag, 1);", r"64 at a place in memory, \S*probe\.cu:\d+\.$"),
-        ("if (t < 40) WAIT_FOR(flag, t + 1);", r"40 at a place in memory, .*:\d+; 24 have returned\.$"),
+        ("WAIT_FOR(flag, 1);", r"64 at a memory location, \S*probe\.cu:\d+\.$"),
+        ("if (t < 40) WAIT_FOR(flag, t + 1);", r"40 at a memory location, .*:\d+; 24 have returned\.$"),
         (
             "if (t < 16) WAIT_FOR(flag, 1);\nelse if (t == 20) WAIT_FOR(flag, 2);",
-            r"16 at a place in memory, .*:\d+; 1 at a place in memory, .*:\d+; 47 have returned",
+            r"16 at a memory location, .*:\d+; 1 at a memory location, .*:\d+; 47 have returned",
         ),
         (
             "if (t == 0) WAIT_FOR(flag, 1);\n__syncthreads();\nflag = 1;",
-            "1 at a place in memory.*; 63 at a block barrier",
+            "1 at a memory location.*; 63 at a block barrier",
         ),
         (
             "if (t == 0) WAIT_FOR(flag, 1);\n__syncwarp();\nif (t == 1) flag = 1;",
-            r"1 at a place in memory, [^(]*; 31 at __syncwarp, .* \(mask 0xffffffff\); 32 have returned",
+            r"1 at a memory location, [^(]*; 31 at __syncwarp, .* \(mask 0xffffffff\); 32 have returned",
         ),
     ],
 )
@@ -368,7 +368,7 @@ def test_waiting_for_what_never_comes_is_an_error(build: Build, body: str, messa
     output = Argument("y", "uint32", output=True)
     variant, y = build("unsigned* y", start + body, output, before=WATCH), np.zeros(1, np.uint32)
     for guard in (False, True):
-        with pytest.raises(KernelError, match=rf"block \(0, 0, 0\) wait for others that never arrive: {message}"):
+        with pytest.raises(KernelError, match=rf"block \(0, 0, 0\) wait for threads that never arrive: {message}"):
             run_on_host(variant, one_block(64), (y,), order=order, guard=guard)
     clean = build(
         "unsigned* y", start + "if (t == 9) flag = 3;\nWAIT_FOR(flag, 3);\ny[0] = flag;", output, before=WATCH

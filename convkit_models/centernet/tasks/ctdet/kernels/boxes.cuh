@@ -61,8 +61,9 @@ CONVKIT_INLINE float to_image(const double* row, float x, float y) {
 
 // Two corners (x, y), (z, w), in cells, as pixels of the image.
 CONVKIT_INLINE float4 to_image(const double* output_to_image, float4 corners) {
-    return make_float4(to_image(output_to_image, corners.x, corners.y), to_image(output_to_image + 3, corners.x, corners.y),
-                       to_image(output_to_image, corners.z, corners.w), to_image(output_to_image + 3, corners.z, corners.w));
+    const double *first = output_to_image, *second = output_to_image + 3;
+    return make_float4(to_image(first, corners.x, corners.y), to_image(second, corners.x, corners.y),
+                       to_image(first, corners.z, corners.w), to_image(second, corners.z, corners.w));
 }
 
 // Write one row: a box in the image with its score and class.

@@ -31,7 +31,7 @@ typedef Codes::Bits Bits;
 
 constexpr int CHUNK = 32 * UNROLL;  // vectors of a warp
 constexpr int IN_FLIGHT = THREADS >= 512 ? 1 : THREADS >= 256 ? 2 : 4;  // loads of a thread of the last block in flight
-constexpr int HELD_KEYS = THREADS >= 2048 ? 1 : 2048 / THREADS < 8 ? 2048 / THREADS : 8;  // keys in the registers of a thread
+constexpr int HELD_KEYS = THREADS >= 2048 ? 1 : 2048 / THREADS < 8 ? 2048 / THREADS : 8;  // keys per thread
 constexpr int LIST_SIZE = 2 * CAPACITY;  // tiles in the list in shared memory
 constexpr int COUNTED = 512;        // peaks from which on sorting is faster than counting better ones
 constexpr int PACK = 16 / sizeof(Bits), PACK_LOG = sizeof(Bits) == 2 ? 3 : 2;
@@ -52,8 +52,8 @@ static_assert(HALF <= LIST_SIZE, "room for the scores of half a block");
 #define STEP(number, result)
 #endif
 
-// What the blocks of an image store for the last one: the codes of the tiles' highest values, and a key per group, whose
-// upper half is the group's highest value and whose lower half is that of the value's key, or 0 if it is no peak.
+// What the blocks of an image store for the last one: the codes of the tiles' highest values, and a key per group. Its
+// upper half is the group's highest value, its lower half that of the value's key, or 0 if the value is no peak.
 struct Summaries {
     Key* keys;
     Bits* codes;
@@ -331,7 +331,8 @@ convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __res
     if (threadIdx.x == 0) tickets[image] = 0;
     STEP(2, summaries.groups)
 
-    const double entry = threadIdx.x < MATRIX ? output_to_image[MATRIX * image + threadIdx.x] : 0.0;  // needed at the end
+    // needed at the end
+    const double entry = threadIdx.x < MATRIX ? output_to_image[MATRIX * image + threadIdx.x] : 0.0;
 
     // The bound, from keys that are read once where they fit into the registers of the threads.
     Key held[HELD_KEYS];
@@ -344,7 +345,8 @@ convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __res
 #pragma unroll
         for (int slot = 0; slot < HELD_KEYS; ++slot) take(held[slot]);
 #pragma unroll 1
-        for (int group = HELD_KEYS * THREADS + threadIdx.x; group < summaries.groups; group += THREADS) take(summaries.keys[group]);
+        for (int group = HELD_KEYS * THREADS + threadIdx.x; group < summaries.groups; group += THREADS)
+            take(summaries.keys[group]);
     };
     const unsigned count = topk, enough = count + count / 8 + 8;
     Key bound;
@@ -398,7 +400,7 @@ convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __res
     const Heads heads = {wh + image * wh_image + (LAYOUT == PACKED ? 2 : 0), reg ? reg + image * reg_image : nullptr,
                          LAYOUT == PACKED ? static_cast<int>(matrix[6]) : width, map.by_width,
                          wh_axis, wh_cell, wh_class, reg_axis, reg_cell};
-    float* boxes_of_image = rows + static_cast<size_t>(image) * topk * 6;
+    float* own_rows = rows + static_cast<size_t>(image) * topk * 6;
     // One half of the block computes scores while the other half reads the heads and finds the rows of the boxes.
     const int own = threadIdx.x % HALF;
     int boxes = 0;
@@ -419,12 +421,13 @@ convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __res
         const float score = lists.scores[own];
         const bool scored = place < topk && score > 0.0f;
         if (scored)
-            write_row(boxes_of_image + place * 6, to_image(matrix, heads.corners(read, cell)), score, static_cast<float>(label));
+            write_row(own_rows + place * 6, to_image(matrix, heads.corners(read, cell)), score,
+                      static_cast<float>(label));
         else if (place < topk)
-            clear_row(boxes_of_image + place * 6);
+            clear_row(own_rows + place * 6);
         boxes += __syncthreads_count(scored);
     }
 #pragma unroll 1
-    for (int place = found + threadIdx.x; place < topk; place += THREADS) clear_row(boxes_of_image + place * 6);
+    for (int place = found + threadIdx.x; place < topk; place += THREADS) clear_row(own_rows + place * 6);
     if (threadIdx.x == 0) counts[image] = boxes;
 }

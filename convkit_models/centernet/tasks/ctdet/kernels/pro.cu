@@ -1,10 +1,10 @@
 // The decoding of tensorRT_Pro for CenterNet's heads or packed rows, with a fixed order, in one launch.
 //
-// A cell is an object if the logit of any class is a peak and reaches `threshold`. Its class is the one with the highest
-// such peak, but class 0 with its own logit where that is no lower, peak or not. Of boxes of one class that overlap by
-// more than `overlap` (intersection over union, of boxes in the image) all but the first are dropped, even if the
-// box that overlaps them is dropped itself. The order is that of convkit_ctdet; at most the CAPACITY best cells take
-// part. `scratch` starts with two tickets per image, which are 0 before and after a launch.
+// A cell is an object if the logit of any class is a peak and reaches `threshold`. Its class is the one with the
+// highest such peak, but class 0 with its own logit where that is no lower, peak or not. Of boxes of one class that
+// overlap by more than `overlap` (intersection over union, of boxes in the image) all but the first are dropped, even
+// if the box that overlaps them is dropped itself. The order is that of convkit_ctdet; at most the CAPACITY best cells
+// take part. `scratch` starts with two tickets per image, which are 0 before and after a launch.
 //
 // Constants: T; LAYOUT as in ctdet.cu; VECTOR, which is 1; THREADS; CAPACITY.
 #include "convkit.cuh"
@@ -121,7 +121,7 @@ convkit_ctdet_pro(const T* __restrict__ hm, const T* __restrict__ wh, const T* _
     }
     __syncthreads();
 
-    float* boxes_of_image = rows + static_cast<size_t>(image) * topk * 6;
+    float* own_rows = rows + static_cast<size_t>(image) * topk * 6;
     int written = 0;
     for (int start = 0; start < count; start += THREADS) {
         const int index = start + threadIdx.x;
@@ -138,9 +138,9 @@ convkit_ctdet_pro(const T* __restrict__ hm, const T* __restrict__ wh, const T* _
         }
         __syncthreads();
         if (kept && place < topk)
-            write_row(boxes_of_image + place * 6, boxes[index], sigmoid(value_of(static_cast<unsigned>(best[index] >> 32))),
+            write_row(own_rows + place * 6, boxes[index], sigmoid(value_of(static_cast<unsigned>(best[index] >> 32))),
                       static_cast<float>(labels[index]));
     }
-    for (int index = written + threadIdx.x; index < topk; index += THREADS) clear_row(boxes_of_image + index * 6);
+    for (int index = written + threadIdx.x; index < topk; index += THREADS) clear_row(own_rows + index * 6);
     if (threadIdx.x == 0) counts[image] = min(written, topk);
 }

@@ -9,14 +9,14 @@ constexpr int WARPS = THREADS / 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-convkit_ctdet_rows(const T* __restrict__ detections, const double* __restrict__ output_to_image, float* __restrict__ rows,
-                   int* __restrict__ counts, int topk, float stride, long long image_step, int row_step,
-                   int column_step) {
+convkit_ctdet_rows(const T* __restrict__ detections, const double* __restrict__ output_to_image,
+                   float* __restrict__ rows, int* __restrict__ counts, int topk, float stride, long long image_step,
+                   int row_step, int column_step) {
     __shared__ int totals[WARPS];
     const int image = blockIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const T* first = detections + image * image_step;
     const double* matrix = output_to_image + MATRIX * image;
-    float* boxes_of_image = rows + static_cast<size_t>(image) * topk * 6;
+    float* own_rows = rows + static_cast<size_t>(image) * topk * 6;
     int written = 0;
     for (int start = 0; start < topk; start += THREADS) {
         const int index = start + threadIdx.x;
@@ -36,9 +36,9 @@ convkit_ctdet_rows(const T* __restrict__ detections, const double* __restrict__ 
                                                __fdiv_rn(to_float(row[column_step]), stride),
                                                __fdiv_rn(to_float(row[2 * column_step]), stride),
                                                __fdiv_rn(to_float(row[3 * column_step]), stride));
-            write_row(boxes_of_image + place * 6, to_image(matrix, corners), score, truncf(to_float(row[5 * column_step])));
+            write_row(own_rows + place * 6, to_image(matrix, corners), score, truncf(to_float(row[5 * column_step])));
         }
     }
-    for (int index = written + threadIdx.x; index < topk; index += THREADS) clear_row(boxes_of_image + index * 6);
+    for (int index = written + threadIdx.x; index < topk; index += THREADS) clear_row(own_rows + index * 6);
     if (threadIdx.x == 0) counts[image] = written;
 }
