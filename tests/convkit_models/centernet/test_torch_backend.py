@@ -27,9 +27,8 @@ def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("network")
     weights = make_checkpoint(folder / "net.pth", classes=3)
     shape = ["batch=1:1:3", "height=64:64:128", "width=64:96:128"]
-    return convert(
-        "centernet", weights=weights, output=folder / "a", form=request.param, shape=shape, samples=2
-    ).artifact
+    form = request.param
+    return convert("centernet", weights=weights, output=folder / "a", form=form, shape=shape, samples=2).artifact
 
 
 def test_it_is_proved_and_finds_the_same_boxes(artifact):
