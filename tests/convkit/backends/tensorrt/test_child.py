@@ -128,6 +128,13 @@ class TestWhatIsRefused:
             (2, "Unique", "second"),
         }
 
+    def test_nodes_behind_the_first_one(self, tmp_path):
+        nodes = [node("Det", ["x"], ["d"], name="first"), node("Exp", ["d"], ["e"]),
+                 node("Mul", ["x", "e"], ["m"]), node("Det", ["m"], ["y"], name="second")]  # fmt: skip
+        path = tmp_path / "model.onnx"
+        onnx.save(make_model(nodes, {"x": (3, 3)}, {"y": ()}), path)
+        assert [(error.node, error.name) for error in one(path).errors] == [(0, "first"), (3, "second")]
+
     @pytest.mark.parametrize(
         "data", [b"", b"\x00" * 40, b"no model", b"\x08\x07", np.random.default_rng(3).bytes(300)],
         ids=["empty", "zeros", "text", "no graph", "random"],
