@@ -14,10 +14,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convkit.errors import ArtifactError, ConvkitError, EnvironmentProblem, IntegrityError, OutputError
 from convkit.files import sha256
+
+if TYPE_CHECKING:
+    from convkit.artifact._engines import StoredEngine
 
 __all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "check_destination", "staging"]
 
@@ -105,6 +108,23 @@ class Artifact:
                     f"{file} is not the file that was proved: its SHA-256 differs from the manifest's.",
                     hint="Restore the artifact or convert again.",
                 )
+
+    def engine(self, name: str) -> StoredEngine:
+        """Return the engine of that name, its files unverified.
+
+        Raises:
+            ArtifactError: there is none.
+            IntegrityError: its description cannot be read.
+        """
+        from convkit.artifact._engines import stored_engines
+
+        found = stored_engines(self)
+        if name not in found:
+            raise ArtifactError(
+                f"{self.path} contains no engine {name!r}.",
+                hint=f"Build it on this machine: convkit build {shlex.quote(str(self.path))} --to {name}",
+            )
+        return found[name]
 
     def __fspath__(self) -> str:
         return str(self.path)

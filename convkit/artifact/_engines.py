@@ -8,13 +8,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from convkit.artifact._directory import Artifact, is_alive, output_error
 from convkit.errors import IntegrityError
-from convkit.files import sha256
+from convkit.files import sha256, write_atomic
 
 __all__ = ["ENGINES", "StagedEngine", "StoredEngine", "engine_staging", "stored_engines"]
 
@@ -30,6 +30,23 @@ class StoredEngine:
     folder: Path
     description: Mapping[str, Any] = field(repr=False)
     ladder: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def plan(self) -> Path:
+        """The file that the backend loads."""
+        return self.folder / str(self.description["plan"])
+
+    def record(self, ladder: Mapping[str, Any]) -> StoredEngine:
+        """Write another ladder into ``verdict.json`` and return the engine with it.
+
+        Raises:
+            OutputError, EnvironmentProblem: the disk refuses.
+        """
+        try:
+            write_atomic(self.folder / VERDICT, json.dumps({"ladder": ladder}, indent=2, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise output_error(self.folder / VERDICT, error) from error
+        return replace(self, ladder=ladder)
 
     def summary(self) -> dict[str, Any]:
         """Return backend, version, targets and files: the description without options, layers and rewrites."""
@@ -65,6 +82,7 @@ def stored_engines(artifact: Artifact) -> dict[str, StoredEngine]:
         try:
             documents = [json.loads((folder / name).read_text(encoding="utf-8")) for name in (DESCRIPTION, VERDICT)]
             found[folder.name] = StoredEngine(folder, documents[0], documents[1]["ladder"])
+            found[folder.name].summary()
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise IntegrityError(f"{folder} cannot be read: {error}", hint="Build it again: convkit build.") from error
     return found

@@ -1,11 +1,13 @@
 """Backends: what builds engines and runs them, how to get one by name, and the ladder of an engine's proof."""
 
+from convkit.backends._artifact import open_artifact, unproved_reason
 from convkit.backends._backend import (
     Backend,
     BuildRequest,
     DeviceSession,
     Engine,
     Session,
+    backend_named,
     find_backend,
     find_builder,
     open_session,
@@ -26,7 +28,10 @@ __all__ = [
     "Rung",
     "Session",
     "TensorRTPlugin",
+    "backend_named",
     "find_backend",
     "find_builder",
+    "open_artifact",
     "open_session",
+    "unproved_reason",
 ]

@@ -22,6 +22,7 @@ __all__ = [
     "DeviceSession",
     "Engine",
     "Session",
+    "backend_named",
     "find_backend",
     "find_builder",
     "open_session",
@@ -121,6 +122,8 @@ class Backend(ABC):
     summary: ClassVar[str]
     builds: ClassVar[bool] = False
     """Whether it makes engine files of its own, so that ``--to`` takes its name."""
+    default_device: ClassVar[str] = "cpu"
+    """Where it runs unless it is told otherwise."""
 
     @abstractmethod
     def problem(self, device: str = "cpu") -> str:
@@ -151,9 +154,33 @@ class Backend(ABC):
     def open(self, engine: Engine, *, device: str = "cpu") -> Session:
         """Load an engine on a device (``cpu``, ``cuda:0`` …)."""
 
+    def machine(self, device: str) -> Mapping[str, str]:
+        """Return what the proof of an engine on ``device`` depends on besides the engine.
+
+        Those that build engines return ``compute_capability`` and ``version`` at least: an engine that was proved with
+        another value of these counts as unproved. The default returns nothing.
+        """
+        del device
+        return {}
+
     def describe(self) -> dict[str, str]:
         """Return what ``convkit doctor`` shows: versions, execution providers, devices."""
         return {}
+
+
+def backend_named(name: str) -> Backend:
+    """Return the backend of that name, whether or not it can run here.
+
+    Raises:
+        EnvironmentProblem: there is no such backend.
+    """
+    table = {backend.name: backend for found in manager().gather("convkit_backends").values() for backend in found}
+    if name not in table:
+        raise EnvironmentProblem(
+            f"There is no backend {name!r}.", hint=f"{suggest(name, table)} Known: {', '.join(table) or 'none'}."
+        )
+    backend: Backend = table[name]
+    return backend
 
 
 def find_backend(name: str, device: str = "cpu") -> Backend:
@@ -162,12 +189,7 @@ def find_backend(name: str, device: str = "cpu") -> Backend:
     Raises:
         EnvironmentProblem: there is no such backend, or it cannot run here.
     """
-    table = {backend.name: backend for found in manager().gather("convkit_backends").values() for backend in found}
-    if name not in table:
-        raise EnvironmentProblem(
-            f"There is no backend {name!r}.", hint=f"{suggest(name, table)} Known: {', '.join(table) or 'none'}."
-        )
-    backend: Backend = table[name]
+    backend = backend_named(name)
     problem = backend.problem(device)
     if problem:
         raise EnvironmentProblem(f"Backend {name!r} cannot run here: {problem}", hint="`convkit doctor` tells more.")

@@ -13,6 +13,7 @@ __all__ = [
     "DeviceOption",
     "JsonOption",
     "QuietOption",
+    "UnprovedOption",
     "VerboseOption",
 ]
 
@@ -21,4 +22,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but results and errors.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print how long each step takes, and more.")]
 BackendOption = Annotated[str, typer.Option("--backend", help="Inference engine.", metavar="NAME")]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda:0 …", metavar="DEVICE")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda:0 …; cpu by default, cuda for TensorRT.", metavar="DEVICE"),
+]
+UnprovedOption = Annotated[
+    bool, typer.Option("--unproved", help="Run an engine that is not proved on this kind of GPU.")
+]

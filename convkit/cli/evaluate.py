@@ -14,6 +14,7 @@ from convkit.cli._options import (
     DeviceOption,
     JsonOption,
     QuietOption,
+    UnprovedOption,
     VerboseOption,
 )
 
@@ -28,7 +29,8 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N images.")] = None,
     backend: BackendOption = "onnxruntime",
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
+    unproved: UnprovedOption = False,
     json: JsonOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -41,7 +43,15 @@ def evaluate(
 
     with steps("evaluate") as step:
         report = evaluate_artifact(
-            artifact, coco, images, weights=weights, limit=limit, backend=backend, device=device, progress=step
+            artifact,
+            coco,
+            images,
+            weights=weights,
+            limit=limit,
+            backend=backend,
+            device=device,
+            unproved=unproved,
+            progress=step,
         )
     for note in report.notes:
         stderr().print(f"note: {note}", markup=False)

@@ -17,6 +17,7 @@ from convkit.cli._options import (
     DeviceOption,
     JsonOption,
     QuietOption,
+    UnprovedOption,
     VerboseOption,
 )
 
@@ -52,7 +53,8 @@ def run(
     ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Inputs to run at a time.")] = 1,
     backend: BackendOption = "onnxruntime",
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
+    unproved: UnprovedOption = False,
     json: JsonOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -74,7 +76,7 @@ def run(
     started = time.perf_counter()
     with steps("run") as step:
         step("loading")
-        with load(artifact, backend=backend, device=device) as predictor:
+        with load(artifact, backend=backend, device=device, unproved=unproved) as predictor:
             raw = npz is not None or not predictor.decodes
             if raw and draw:
                 raise SettingError(

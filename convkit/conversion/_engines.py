@@ -202,6 +202,7 @@ def _write(
         "options": dict(target.options),
         "artifact": {"model.onnx": artifact.manifest["files"]["model.onnx"]["sha256"]},
         "rewrites": [{"plugin": plugin, "name": record.name, "fired": record.fired} for plugin, record in records],
+        "plan": engine.file.name,
         "files": files,
         **engine.details,
     }

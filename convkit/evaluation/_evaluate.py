@@ -71,7 +71,8 @@ def evaluate_artifact(
     weights: Path | None = None,
     limit: int | None = None,
     backend: str = "onnxruntime",
-    device: str = "cpu",
+    device: str | None = None,
+    unproved: bool = False,
     progress: Progress = silent,
 ) -> EvaluationReport:
     """Return the COCO figures of an artifact, and of its checkpoint in PyTorch where ``weights`` is given.
@@ -87,7 +88,7 @@ def evaluate_artifact(
     started = time.perf_counter()
     truth, image_table, annotations = _read_annotations(coco)
     ids = sorted(image_table)[:limit]
-    with load(artifact, backend=backend, device=device) as predictor:
+    with load(artifact, backend=backend, device=device, unproved=unproved) as predictor:
         categories, note = _category_ids(truth.dataset["categories"], predictor.spec.classes)
         engines: dict[str, Callable[[Path], Result]] = {backend: predictor}
         if weights is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from convkit.artifact import Artifact, spec_from_manifest, stored_engines
-from convkit.backends import Session, open_session
+from convkit.backends import Session, open_artifact, open_session
 from convkit.processing import find_decode
 from convkit.progress import Progress, silent
 from convkit.proof._cases import shape_cases
@@ -23,7 +23,7 @@ def validate(
     path: Path | str,
     *,
     backend: str = "onnxruntime",
-    device: str = "cpu",
+    device: str | None = None,
     save_results: Path | None = None,
     progress: Progress = silent,
 ) -> Verdict:
@@ -31,10 +31,12 @@ def validate(
 
     The engine is compared with the stored float64 results in every shape, under the limits that were measured when the
     artifact was made; preprocess and decode are replayed on what is stored. Another engine than ONNX Runtime is also
-    compared with ONNX Runtime, by polygraphy. ``save_results`` keeps the outputs of all engines as polygraphy's JSON.
+    compared with ONNX Runtime, by polygraphy. A backend that builds engines runs the artifact's, proved or not;
+    `convkit.evaluation.prove_engine` also writes what came of it. ``save_results`` keeps the outputs of all engines as
+    polygraphy's JSON.
 
     Raises:
-        ArtifactError, IntegrityError: it is no artifact, or not the one that was proved.
+        ArtifactError, IntegrityError: it is no artifact, or not the one that was proved; it lacks such an engine.
         EnvironmentProblem: the backend cannot run here.
     """
     artifact = Artifact.open(path)
@@ -46,7 +48,7 @@ def validate(
     spec = spec_from_manifest(artifact.manifest)
     golden = GoldenSamples.load(artifact.path, spec)
     decode, cases = find_decode(spec.decode), shape_cases(spec.dims)
-    session = open_session(backend, artifact.model, device=device)
+    session = open_artifact(artifact, backend, device=device, unproved=True, verify=False)
     try:
         verdict = prove(
             spec,

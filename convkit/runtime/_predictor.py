@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from convkit.artifact import Artifact, spec_from_manifest
-from convkit.backends import Session, open_session
+from convkit.backends import Session, open_artifact
 from convkit.errors import ConversionError, InputError, ValidationError
 from convkit.model import ModelSpec
 from convkit.processing import (
@@ -32,15 +32,25 @@ from convkit.runtime._device_pipeline import DevicePipeline
 __all__ = ["DevicePredictor", "Predictor", "load"]
 
 
-def load(path: Path | str, *, backend: str = "onnxruntime", device: str = "cpu", verify: bool = True) -> Predictor:
+def load(
+    path: Path | str,
+    *,
+    backend: str = "onnxruntime",
+    device: str | None = None,
+    verify: bool = True,
+    unproved: bool = False,
+) -> Predictor:
     """Load an artifact as a predictor.
 
-    On ``device="cuda"`` (or ``cuda:N``) inputs go through the device pipeline as far as the adapter and the backend
-    have device sides; see `DevicePredictor`. ``verify`` False skips the comparison of the files with their hashes.
+    ``device`` is where the backend runs by default: ``cpu``, or ``cuda`` for TensorRT, which runs the engine that
+    `convkit.conversion.build_engine` put into the artifact. On ``cuda`` (or ``cuda:N``) inputs go through the device
+    pipeline as far as the adapter and the backend have device sides; see `DevicePredictor`. ``verify`` False skips the
+    comparison of the files with their hashes, ``unproved`` opens an engine that was not proved on a GPU of this compute
+    capability.
 
     Raises:
-        ArtifactError, IntegrityError: it is no artifact, or not the one that was proved.
-        ValidationError: the artifact was rejected by its proof.
+        ArtifactError, IntegrityError: it is no artifact, or not the one that was proved; it lacks such an engine.
+        ValidationError: the artifact was rejected by its proof, or its engine is not proved here.
         EnvironmentProblem: the backend cannot run here, or there is no such device.
     """
     artifact = Artifact.open(path)
@@ -51,8 +61,8 @@ def load(path: Path | str, *, backend: str = "onnxruntime", device: str = "cpu",
             f"{path} was rejected: {artifact.manifest['verdict']['headline']}.",
             hint=f"`convkit validate {path} -v` shows every check and where the error enters.",
         )
-    session = open_session(backend, artifact.model, device=device)
-    if device.partition(":")[0] == "cuda":
+    session = open_artifact(artifact, backend, device=device, unproved=unproved, verify=verify)
+    if session.device.partition(":")[0] == "cuda":
         return DevicePredictor(artifact, session)
     return Predictor(artifact, session)
 

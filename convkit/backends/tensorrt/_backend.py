@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from convkit.backends import Backend, BuildRequest, Engine, Session
 from convkit.backends.tensorrt._flavour import Flavour
 from convkit.backends.tensorrt._network import ParsedNetwork
+from convkit.cuda import cache_folder
 from convkit.errors import EnvironmentProblem
+from convkit.files import sha256
 from convkit.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from convkit.backends.tensorrt._gpu import Gpu
 
 __all__ = ["TensorRT"]
 
@@ -20,15 +26,23 @@ class TensorRT(Backend):
     """Builds engines of one flavour; `convkit.backends.tensorrt.FLAVOURS` has both."""
 
     builds = True
+    default_device: ClassVar[str] = "cuda"
 
     def __init__(self, flavour: Flavour) -> None:
         self.flavour = flavour
         self.name = flavour.name  # type: ignore[misc]
         self.summary = f"{flavour.title} engines: built and understood without a GPU, run on one of their targets"  # type: ignore[misc]
 
-    def problem(self, device: str = "cpu") -> str:
-        """Return why no engine can be run here."""
-        return self.flavour.problem() or f"running engines of {self.flavour.title} is not part of this convkit yet."
+    def problem(self, device: str = "cuda") -> str:
+        """Return what is missing: the packages, cupy, or a GPU that the flavour runs on."""
+        problem = self.flavour.problem()
+        if problem:
+            return f"{problem} {self.flavour.remedy}"
+        try:
+            self._gpu(device)
+        except EnvironmentProblem as error:
+            return f"{error.message} {error.hint}"
+        return ""
 
     def targets(self) -> tuple[str, ...]:
         """Return the compute capabilities that the flavour builds for without a GPU."""
@@ -63,16 +77,54 @@ class TensorRT(Backend):
             self.name, file, targets, {"version": outcome.version, "layers": _layers(outcome.network)}, ladder
         )
 
-    def open(self, engine: Engine, *, device: str = "cpu") -> Session:
-        """Refuse: engines are built and proved up to `built`.
+    def open(self, engine: Engine, *, device: str = "cuda") -> Session:
+        """Load an engine on a GPU.
 
         Raises:
-            EnvironmentProblem: always.
+            IntegrityError: the file is no plan, or a damaged one; that is found before CUDA is called.
+            EnvironmentProblem: it is a plan of another flavour, version or GPU, the flavour does not run on this
+                GPU, or the library refuses the plan.
+            ConversionError: an input or output of the engine is of a kind that cannot be served.
         """
-        raise EnvironmentProblem(
-            f"Engines of {self.flavour.title} cannot be run by this convkit yet.",
-            hint=f"Run {engine.file} with {self.flavour.title}'s own tools on a GPU of its targets.",
-        )
+        from convkit.backends.tensorrt._plan import read_plan
+        from convkit.backends.tensorrt._runtime import RuntimeEngine
+        from convkit.backends.tensorrt._session import TensorRTSession
+
+        self.flavour.require()
+        plan = read_plan(engine.file, self.flavour, self.flavour.version)
+        gpu = self._gpu(device)
+        target = f"sm{gpu.compute_capability.replace('.', '')}"
+        if engine.targets and target not in engine.targets:
+            raise EnvironmentProblem(
+                f"{engine.file} is for {', '.join(engine.targets)}; {gpu.name} is {target}.",
+                hint=f"Build it for this GPU: convkit build ARTIFACT --to {self.name} --target {target}.",
+            )
+        key = sha256(f"{sha256(plan)} {self.flavour.version} {gpu.name} {gpu.driver}")
+        cache = cache_folder() / self.name / f"{key}.cache"
+        with gpu.active():
+            return TensorRTSession(RuntimeEngine(self.flavour, plan, cache), gpu, device)
+
+    def machine(self, device: str = "cuda") -> Mapping[str, str]:
+        """Return GPU, compute capability, CUDA driver and the version of the flavour."""
+        gpu = self._gpu(device)
+        return {
+            "gpu": gpu.name, "compute_capability": gpu.compute_capability, "driver": gpu.driver,
+            "version": self.flavour.version,
+        }  # fmt: skip
+
+    def _gpu(self, device: str) -> Gpu:
+        from convkit.backends.tensorrt._gpu import Gpu
+
+        gpu = Gpu(device)
+        known = self.flavour.targets
+        if known and f"sm{gpu.compute_capability.replace('.', '')}" not in known:
+            listed = ", ".join(f"{target[2:-1]}.{target[-1]}" for target in known)
+            raise EnvironmentProblem(
+                f"{gpu.name} has compute capability {gpu.compute_capability}, on which {self.flavour.title} does not"
+                " run.",
+                hint=f"It runs on {listed}.",
+            )
+        return gpu
 
     def describe(self) -> dict[str, str]:
         """Return the versions of the installed packages."""

@@ -1,6 +1,7 @@
 """Every direct use of TensorRT's Python bindings: load, log, parse, read back, build.
 
-Only child processes import a flavour (see `_worker`): its library ends the process on some inputs.
+The parser and the builder are used by child processes only (see `_worker`): they end the process on some inputs. The
+runtime (see `_runtime`) is used in the caller's.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def _make_logger(api: Any, sinks: list[Sink]) -> Any:
             api.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            for sink in sinks:
+            for sink in tuple(sinks):
                 sink(severity.name, message)
 
     return Logger()
@@ -168,6 +169,8 @@ class ParsedModel:
         api, flavour = self.bindings.api, self.bindings.flavour
         config = self.builder.create_builder_config()
         if targets:
+            # Without it no stream that runs the engine can be captured in a CUDA graph.
+            config.set_flag(api.BuilderFlag.REQUIRE_USER_ALLOCATION)
             config.num_compute_capabilities = len(targets)
             for index, target in enumerate(targets):
                 if not config.set_compute_capability(getattr(api.ComputeCapability, target.upper()), index):

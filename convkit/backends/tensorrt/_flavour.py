@@ -19,7 +19,8 @@ class Flavour:
     ``files`` are those libraries, the parser last. ``link`` is the unversioned name under which the parser opens the
     first of them when it meets a plugin; the wheels of TensorRT-RTX lack it, and then the parser aborts the process.
     ``targets`` are the compute capabilities that it builds for without a GPU, ``default_targets`` those of a portable
-    engine. Both are empty where a build needs the GPU that it is for.
+    engine. Both are empty where a build needs the GPU that it is for. ``magic`` are the first bytes of an engine, empty
+    where they are not known.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Flavour:
     link: str = ""
     targets: tuple[str, ...] = ()
     default_targets: tuple[str, ...] = ()
+    magic: bytes = b""
 
     def problem(self) -> str:
         """Return why this flavour cannot be used here, as far as that is seen without loading it; else an empty string.
@@ -57,6 +59,12 @@ class Flavour:
         """How to install it."""
         return f'`pip install "convkit[{self.name}]"` installs bindings and libraries of one version.'
 
+    @property
+    def version(self) -> str:
+        """The version of the installed bindings, empty where there are none."""
+        found = self.versions()
+        return next((version for name, version in found.items() if name.endswith("-bindings")), "")
+
     def versions(self) -> dict[str, str]:
         """Return the version of every installed distribution of this flavour."""
         found = {}
@@ -81,6 +89,7 @@ FLAVOURS = {
             link="libtensorrt_rtx.so",
             targets=("sm75", "sm80", "sm86", "sm89", "sm120", "sm121"),
             default_targets=("sm80", "sm86", "sm89", "sm120"),
+            magic=b"vtrt",
         ),
         Flavour(
             "tensorrt",

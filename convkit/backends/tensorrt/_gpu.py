@@ -1,0 +1,106 @@
+"""The GPU that engines run on, by cupy: memory, copies and CUDA graphs on any stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+
+from convkit.errors import EnvironmentProblem
+
+__all__ = ["Gpu"]
+
+
+class Gpu:
+    """One GPU. Streams are addresses (``cudaStream_t``); nothing but `download` waits.
+
+    Raises:
+        EnvironmentProblem: ``device`` is no GPU, cupy is missing, or the driver shows no such GPU.
+    """
+
+    def __init__(self, device: str) -> None:
+        kind, _, index = device.partition(":")
+        if kind != "cuda" or not (index.isdigit() or not index):
+            raise EnvironmentProblem(f"Engines run on GPUs, not on {device!r}.", hint="Use --device cuda or cuda:N.")
+        try:
+            import cupy
+        except ImportError as error:
+            raise EnvironmentProblem(
+                f"The device {device!r} needs cupy, which is not installed.", hint='pip install "convkit[cuda]"'
+            ) from error
+        self._cupy = cupy
+        self.index = int(index or 0)
+        try:
+            count = cupy.cuda.runtime.getDeviceCount()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise EnvironmentProblem(
+                f"There is no CUDA GPU for {device!r}: {str(error).splitlines()[0]}.",
+                hint="`convkit doctor` shows what the driver says.",
+            ) from error
+        if self.index >= count:
+            raise EnvironmentProblem(
+                f"There is no {device!r}: the CUDA driver shows {count} GPUs.", hint="Use one of the lower numbers."
+            )
+        self._device = cupy.cuda.Device(self.index)
+        properties = cupy.cuda.runtime.getDeviceProperties(self.index)
+        self.name: str = properties["name"].decode()
+        self.compute_capability = f"{properties['major']}.{properties['minor']}"
+        self.driver = str(cupy.cuda.runtime.driverGetVersion())
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make this GPU the current one of the thread."""
+        with self._device:
+            yield
+
+    def new_stream(self) -> Any:
+        """Return a stream; ``ptr`` is its address, and it lives as long as the object."""
+        with self._device:
+            return self._cupy.cuda.Stream(non_blocking=True)
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Any:
+        """Return an uninitialised contiguous array."""
+        with self._device:
+            return self._cupy.empty(tuple(shape), dtype)
+
+    def adopt(self, value: Any) -> Any:
+        """Return an array that has ``__dlpack__`` as a cupy array of the same memory."""
+        return self._cupy.from_dlpack(value)
+
+    def upload(self, array: Any, values: np.ndarray, stream: int) -> None:
+        """Enqueue a copy of host values into an array, converted to its type."""
+        with self._on(stream) as external:
+            array.set(np.ascontiguousarray(values, array.dtype).reshape(array.shape), external)
+
+    def download(self, array: Any, stream: int) -> np.ndarray:
+        """Wait for an array and return it on the host."""
+        with self._on(stream) as external:
+            values: np.ndarray = array.get(external)
+            external.synchronize()
+        return values
+
+    def capture(self, body: Callable[[], None], stream: int) -> Callable[[], None]:
+        """Capture what ``body`` enqueues on a stream in a CUDA graph and return what replays it."""
+        with self._on(stream) as external:
+            external.begin_capture(self._cupy.cuda.runtime.streamCaptureModeThreadLocal)
+            try:
+                body()
+            except BaseException:
+                with suppress(RuntimeError):  # it says no more than that the capture failed
+                    external.end_capture()
+                raise
+            graph = external.end_capture()
+
+        def replay() -> None:
+            with self._on(stream) as external:
+                graph.launch(external)
+
+        return replay
+
+    @contextmanager
+    def _on(self, stream: int) -> Iterator[Any]:
+        external = self._cupy.cuda.ExternalStream(stream, self.index)
+        with self._device, external:
+            yield external
