@@ -70,9 +70,9 @@ class Case:
         self.weight = (normal(filters, channels, 3, 3) / math.sqrt(9 * channels)).half()
         self.bias = normal(filters).half()
 
-    def ours(self, exact: bool) -> float:
-        """Return the time of the fused kernel; ``exact`` blends samples in float32."""
-        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = not exact
+    def ours(self, *, blend_fp32: bool) -> float:
+        """Return the time of the fused kernel, which blends samples in float32 or float16."""
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = not blend_fp32
         return graph_microseconds(lambda: dcnv2(self.x, self.raw, self.weight, self.bias, 1, 1))
 
     def error(self) -> float:
@@ -174,7 +174,7 @@ def rows(peers: bool) -> Iterator[list[str]]:
     for channels, filters, side in LAYERS:
         for batch in BATCHES:
             case = Case(channels, filters, side, batch)
-            exact, half = case.ours(True), case.ours(False)
+            single, half = case.ours(blend_fp32=True), case.ours(blend_fp32=False)
             dense = case.dense() if peers else math.nan
             vision = case.torchvision() if peers else math.nan
             runtime = case.onnxruntime() if peers else math.nan
@@ -188,7 +188,7 @@ def rows(peers: bool) -> Iterator[list[str]]:
             yield [
                 f"{channels} to {filters} at {side}",
                 str(batch),
-                *(f"{value:.1f}" for value in (half, exact, dense, vision, runtime)),
+                *(f"{value:.1f}" for value in (half, single, dense, vision, runtime)),
                 f"{half / dense:.2f}",
                 f"{vision / half:.2f}",
                 f"{runtime / half:.1f}",

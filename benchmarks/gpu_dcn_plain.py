@@ -14,9 +14,17 @@ from gpu_dcn import graph_microseconds
 from torch import Tensor
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
-from convkit.cuda import load
-from convkit_plugins.dcnv2.cuda import PLAIN, Layer, Layout, Tile, can_load_four, pack_plain, plain_scalars, tile_for
-from convkit_plugins.dcnv2.cuda._plain import TILES
+from convkit.cuda import ArrayView, load
+from convkit_plugins.dcnv2.cuda import (
+    PLAIN,
+    TILES,
+    Layer,
+    Tile,
+    can_load_four,
+    pack_for_plain,
+    plain_scalars,
+    tile_for,
+)
 from convkit_plugins.dcnv2.op import compute
 
 SHAPES = ((64, 64, 128, 8), (256, 128, 32, 8), (512, 256, 16, 1), (512, 256, 16, 8))
@@ -34,26 +42,22 @@ MORE_TILES = (
 """Tiles that are tried besides those of the tests."""
 
 
-def layout(tensor: Tensor) -> Layout:
-    return Layout(tuple(tensor.shape), tensor.stride())
-
-
 def prepare(
     layer: Layer, x: Tensor, raw: Tensor, weight: Tensor, bias: Tensor, out: Tensor, tile: Tile
 ) -> Callable[[], None]:
     """Return a call that launches the kernel once."""
     dtype = str(x.dtype).removeprefix("torch.")
-    bits = weight.cpu().view(torch.int32 if weight.element_size() == 4 else torch.int16).numpy()
-    packed = torch.from_numpy(pack_plain(bits, layer.groups, tile.filters)).cuda().view(weight.dtype)
-    four = can_load_four(layer, layout(x), x.data_ptr(), x.element_size())
+    packed = pack_for_plain(weight, layer.groups, tile.filters)
+    four = can_load_four(layer, ArrayView.of("x", x))
     constants = {name.upper(): value for name, value in tile._asdict().items()}
     launcher = load(PLAIN.variant(T=dtype, SIGMOID=True, RELU=False, VECTOR=four, **constants))
-    launch = launcher.geometry(
+    config = launcher.launch_config(
         batch=out.shape[0], filters=out.shape[1], out_height=out.shape[2], out_width=out.shape[3]
     )
     offset, mask = raw[:, : raw.shape[1] // 3 * 2], raw[:, raw.shape[1] // 3 * 2 :]
-    args = (x, offset, mask, packed, bias, out, *plain_scalars(layer, *map(layout, (x, offset, mask, out))))
-    return lambda: launcher(launch, *args)
+    views = [ArrayView.of("tensor", tensor) for tensor in (x, offset, mask, out)]
+    args = (x, offset, mask, packed, bias, out, *plain_scalars(layer, *views))
+    return lambda: launcher(config, *args)
 
 
 def measure(channels: int, filters: int, side: int, batch: int, dtype: torch.dtype, form: torch.memory_format) -> None:

@@ -8,6 +8,7 @@ fastest are kept; they are measured with float32 blending, too. Compiling takes 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import itertools
 import json
@@ -21,18 +22,19 @@ from typing import Any
 import torch
 from gpu_dcn import BATCHES, LAYERS, Case, graph_microseconds
 
-from convkit.cuda import Variant, compile_variant, load
+from convkit.cuda import ArrayView, Variant, compile_variant, load
 from convkit.errors import ConvkitError
 from convkit_plugins.dcnv2.cuda import (
     PATCH,
     Layer,
-    Layout,
     Problem,
     Tactic,
-    _hopper,
     fits,
+    hopper_variant,
+    layout_scalars,
     pack_for_wgmma,
-    producer_registers,
+    problem_of,
+    registers,
 )
 from convkit_plugins.dcnv2.op import compute
 
@@ -41,12 +43,12 @@ FIELDS: dict[str, tuple[int, ...]] = {
     "tile_n": (32, 64, 128, 256),
     "patches": (1, 2, 4),
     "producers": (1, 2, 3, 4, 5, 6),
-    "cm": (1, 2, 4),
-    "ck": (1, 2, 4, 8),
-    "stages": (2, 3, 4, 6, 8, 9, 18, 36),
-    "ring": (2, 3, 4, 5, 6, 8, 10, 12),
-    "depth": (1, 2, 4),
-    "blocks": (1, 2),
+    "cluster_m": (1, 2, 4),
+    "cluster_k": (1, 2, 4, 8),
+    "weight_stages": (2, 3, 4, 6, 8, 9, 18, 36),
+    "sample_stages": (2, 3, 4, 5, 6, 8, 10, 12),
+    "prefetch": (1, 2, 4),
+    "blocks_per_sm": (1, 2),
 }
 ROUNDS, FOLLOWED = 2, 2
 """How often, and how many of the fastest tactics get their fields changed."""
@@ -55,24 +57,30 @@ ROUNDS, FOLLOWED = 2, 2
 def worth_trying(tactic: Tactic, problem: Problem, multiprocessors: int) -> bool:
     """Tell whether a tactic fits, has the registers that it needs, and does not leave most of the GPU idle."""
     patches, columns = -(-problem.pixels // PATCH), -(-problem.filters // tactic.tile_n)
-    filled = patches / tactic.patches * columns * tactic.ck / (multiprocessors * tactic.blocks)
+    filled = patches / tactic.patches * columns * tactic.cluster_k / (multiprocessors * tactic.blocks_per_sm)
     return (
         fits(tactic, problem)
         and problem.filters % tactic.tile_n == 0
-        and producer_registers(tactic) >= 40 + 16 * tactic.depth
+        and registers(tactic).producer >= 40 + 16 * tactic.prefetch
         and filled >= 0.4
-        and (tactic.ck == 1 or filled <= 1.1)
-        and (tactic.cm == 1 or (tactic.stages < problem.tiles // tactic.ck and patches >= 2 * tactic.cm))
+        and (tactic.cluster_k == 1 or filled <= 1.1)
+        and (
+            tactic.cluster_m == 1
+            or (tactic.weight_stages < problem.tiles // tactic.cluster_k and patches >= 2 * tactic.cluster_m)
+        )
     )
 
 
 def first_tactics(problem: Problem) -> Iterator[Tactic]:
     """Yield every division into columns, patches, producers and slices, each with a few values of the rest."""
-    choices = (FIELDS["tile_n"], (1, 2), (2, 3, 4, 5), FIELDS["ck"], (1, 2))
-    for tile_n, patches, producers, ck, depth in itertools.product(*choices):
-        part = max(1, problem.tiles // ck)
-        for stages in sorted({part, min(part, 4)}):
-            yield Tactic(tile_n, patches, producers, 1, ck, stages, producers + 2, depth, 1)
+    choices = (FIELDS["tile_n"], (1, 2), (2, 3, 4, 5), FIELDS["cluster_k"], (1, 2))
+    for tile_n, patches, producers, cluster_k, prefetch in itertools.product(*choices):
+        part = max(1, problem.tiles // cluster_k)
+        for weight_stages in sorted({part, min(part, 4)}):
+            yield Tactic(
+                tile_n, patches, producers, cluster_m=1, cluster_k=cluster_k, weight_stages=weight_stages,
+                sample_stages=producers + 2, prefetch=prefetch, blocks_per_sm=1,
+            )  # fmt: skip
 
 
 def neighbours(tactic: Tactic) -> Iterator[Tactic]:
@@ -81,22 +89,22 @@ def neighbours(tactic: Tactic) -> Iterator[Tactic]:
         for value in values:
             yield tactic._replace(**{name: value})
     for producers in FIELDS["producers"]:
-        yield tactic._replace(producers=producers, ring=producers + 2)
+        yield tactic._replace(producers=producers, sample_stages=producers + 2)
 
 
 class Measurement:
     """The times of tactics for one case."""
 
-    def __init__(self, case: Case, exact: bool) -> None:
-        self.case, self.exact = case, exact
+    def __init__(self, case: Case, *, blend_fp32: bool) -> None:
+        self.case, self.blend_fp32 = case, blend_fp32
         self.layer = Layer(case.filters, (3, 3), (1, 1), (1, 1))
-        self.problem = _hopper.problem_of(self.layer, case.channels, case.batch * case.side**2, exact)
+        self.problem = problem_of(self.layer, case.channels, case.batch * case.side**2, blend_fp32=blend_fp32)
         self.multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
         out = torch.empty(case.batch, case.filters, case.side, case.side, device="cuda", dtype=torch.float16)
         self.out = out.contiguous(memory_format=torch.channels_last)
         self.offset, self.mask = case.raw[:, :18], case.raw[:, 18:]
         views = case.x, self.offset, self.mask, self.out
-        self.scalars = _hopper.layout_scalars(*(Layout(tuple(view.shape), view.stride()) for view in views))
+        self.scalars = layout_scalars(*(ArrayView.of("tensor", view) for view in views))
         x, raw, weight, bias = (tensor.double() for tensor in (case.x[-1:], case.raw[-1:], case.weight, case.bias))
         self.wanted = compute(x, weight, raw[:, :18], bias, raw[:, 18:].sigmoid(), (1, 1), (1, 1), (1, 1), 1)
         self.weights: dict[int, Any] = {}
@@ -119,7 +127,8 @@ class Measurement:
         return sorted((us, tactic) for tactic, us in self.times.items() if us < math.inf)[:count]
 
     def _variant(self, tactic: Tactic) -> Variant:
-        return _hopper.hopper_variant(self.layer, "float16", self.case.channels, tactic, sigmoid=True, exact=self.exact)
+        channels, fp32 = self.case.channels, self.blend_fp32
+        return hopper_variant(self.layer, "float16", channels, tactic, sigmoid=True, blend_fp32=fp32)
 
     def _time(self, tactic: Tactic) -> float:
         launcher = _try(lambda: load(self._variant(tactic)))
@@ -127,11 +136,11 @@ class Measurement:
             return math.inf
         case, columns = self.case, tactic.tile_n
         sizes = {"batch": case.batch, "out_height": case.side, "out_width": case.side}
-        launch = launcher.geometry(**sizes, multiprocessors=self.multiprocessors)
+        config = launcher.launch_config(**sizes, multiprocessors=self.multiprocessors)
         weights = self.weights.setdefault(columns, pack_for_wgmma(case.weight, columns))
 
         def call() -> None:
-            launcher(launch, case.x, self.offset, self.mask, weights, case.bias, self.out, *self.scalars)
+            launcher(config, case.x, self.offset, self.mask, weights, case.bias, self.out, *self.scalars)
 
         self.out.fill_(float("nan"))
         call()
@@ -144,7 +153,7 @@ class Measurement:
 
 def search(case: Case) -> Measurement:
     """Return the times of tactics for a case, blended in float16."""
-    measurement = Measurement(case, exact=False)
+    measurement = Measurement(case, blend_fp32=False)
     measurement.take(first_tactics(measurement.problem))
     for _ in range(ROUNDS):
         before = measurement.fastest(FOLLOWED)
@@ -172,24 +181,29 @@ def main() -> None:
     for number, batch in itertools.product(options.layers, options.batches):
         channels, filters, side = LAYERS[number]
         half = search(Case(channels, filters, side, batch))
-        exact = Measurement(half.case, exact=True)
-        exact.take(tactic for _, tactic in half.fastest(3 * KEPT))
-        for measurement in (half, exact):
-            best = measurement.fastest(KEPT)
-            entry = {"channels": channels, "filters": filters, "pixels": batch * side**2, "exact": measurement.exact}
-            tactics = {
-                "tactics": [list(tactic) for _, tactic in best],
-                "microseconds": [round(us, 1) for us, _ in best],
-            }
-            measured.append({**entry, **tactics})
+        single = Measurement(half.case, blend_fp32=True)
+        single.take(tactic for _, tactic in half.fastest(3 * KEPT))
+        for measurement in (half, single):
+            tactics = [{**tactic._asdict(), "microseconds": round(us, 1)} for us, tactic in measurement.fastest(KEPT)]
+            problem = dataclasses.asdict(measurement.problem)
+            measured.append({**problem, "tactics": tactics})
             print(json.dumps(measured[-1]), len(measurement.times), flush=True)
     about = (
-        "3x3 layers of stride 1 and padding 1 in float16, channels-last, one offset group; exact: bilinear weights in"
-        f" float32. Columns of a tactic: {', '.join(Tactic._fields)}."
+        "The fastest tactics of the Hopper kernel for 3x3 layers of stride 1 and padding 1 in float16, channels-last."
+        " blend_fp32: bilinear weights and blending in float32. Fields of a tactic: Tactic in _tactics.py."
     )
     head = {"about": about, "date": str(datetime.date.today()), "device": torch.cuda.get_device_name()}
-    lines = ",\n".join("    " + json.dumps(entry) for entry in measured)
-    options.output.write_text(f'{json.dumps(head, indent=2)[:-2]},\n  "measured": [\n{lines}\n  ]\n}}\n')
+    options.output.write_text(table(head, measured))
+
+
+def table(head: dict[str, str], measured: list[dict[str, Any]]) -> str:
+    """Return the text of ``tactics.json`` with one tactic per line."""
+    entries = []
+    for entry in measured:
+        problem = {name: value for name, value in entry.items() if name != "tactics"}
+        tactics = ",\n".join("      " + json.dumps(tactic) for tactic in entry["tactics"])
+        entries.append(f'    {json.dumps(problem)[:-1]}, "tactics": [\n{tactics}\n    ]}}')
+    return f'{json.dumps(head, indent=2)[:-2]},\n  "measured": [\n' + ",\n".join(entries) + "\n  ]\n}\n"
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ from support.checkpoints import make_checkpoint, make_network
 import convkit
 from convkit.backends.torch import Torch
 from convkit.processing import synthetic_scenes
-from convkit_models.centernet._preprocess import INPUT, Affine
+from convkit_models.centernet._names import INPUT
+from convkit_models.centernet._preprocess import Affine
 from convkit_plugins.dcnv2 import DCN
 
 HEADS = {"hm": 80, "wh": 2, "reg": 2}
@@ -335,7 +336,9 @@ def build(folder: Path) -> convkit.Artifact:
     """Return a fresh artifact of the network."""
     weights = make_checkpoint(folder / "net.pth", "resdcn_18", heads=HEADS, width=1.0, head_conv=64)
     shape = ["batch=1:8:32"]
-    return convkit.convert("centernet", weights=weights, output=folder / "artifact", shape=shape, backend="torch")
+    return convkit.convert(
+        "centernet", weights=weights, output=folder / "artifact", shape=shape, backend="torch"
+    ).artifact
 
 
 def network_rows(

@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
+
 from support.tensorrt_names import RTX_ONLY, missing_names
 
 VERSIONS = ("10.13.3.9", "10.16.1.11", "11.4.0.106")

@@ -79,7 +79,7 @@ def render_report(
         _table(
             ("", ""),
             [
-                ("weights", f"{manifest['weights']['file']}, SHA-256 {manifest['weights']['sha256']}"),
+                *_weights_rows(manifest["weights"]),
                 ("opset, IR", f"{graph['opset']}, {graph['ir_version']}"),
                 ("Python", f"{manifest['environment']['python']}, {manifest['environment']['platform']}"),
                 *manifest["environment"]["packages"].items(),
@@ -91,6 +91,12 @@ def render_report(
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
+
+
+def _weights_rows(weights: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the rows of a weights file, or of each file in a weights folder."""
+    files = weights.get("files") or {weights["file"]: weights["sha256"]}
+    return [("weights", f"{name}, SHA-256 {digest}") for name, digest in files.items()]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["main"]
+__all__ = ["application", "execute", "main"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
@@ -23,6 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name may not fit the encoding of a pipe
     words = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(execute(words))
+
+
+def application() -> Any:
+    """Return the typer application with the commands of the core and of all plugins."""
+    from convkit.cli._app import build_app
+    from convkit.plugins import manager
+
+    return build_app(manager())
 
 
 def execute(words: list[str]) -> int:
@@ -98,11 +106,9 @@ def _run(words: list[str], blocked: list[str]) -> int:
     import typer
 
     from convkit import plugins
-    from convkit.cli._app import build_app
 
     plugins.block(blocked)
-    app = build_app(plugins.manager())
-    command: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(application())
     try:
         code = command.main(words, prog_name="convkit", standalone_mode=False)
     except typer.Abort:

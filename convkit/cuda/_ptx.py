@@ -1,4 +1,4 @@
-"""What a PTX text says about itself, held against the declaration it was compiled from."""
+"""Read the entry points of PTX, and compare them with the declaration."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def parse_ptx(text: str) -> dict[str, PtxEntry]:
     version = re.search(r"^\s*\.version\s+(\d+\.\d+)", text, re.MULTILINE)
     target = re.search(r"^\s*\.target\s+(\w+)", text, re.MULTILINE)
     if not version or not target:
-        raise KernelError("The text is no PTX: it has no .version or no .target.")
+        raise KernelError("The text is not PTX: it has no .version or no .target.")
     return {
         match.group(1): PtxEntry(match.group(1), _parameters(match.group(2)), target.group(1), version.group(1))
         for match in re.finditer(r"\.entry\s+([\w$]+)\s*(?:\(([^)]*)\))?", text)

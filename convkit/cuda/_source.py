@@ -1,4 +1,4 @@
-"""Sources without include files: one text that NVRTC, nvcc or a C++ compiler takes as it is."""
+"""Flatten sources: one text without includes for NVRTC, nvcc or a C++ compiler."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _DIRECTIVE = re.compile(r"^\s*#\s*include\s*(\S.*?)\s*(//.*)?$")
 
 
 def flatten(path: Path | str) -> str:
-    """Return the text of a source with its quoted includes put in their places, each file once.
+    """Return the text of a source with its quoted includes inserted, each file once.
 
-    An include is looked up beside the file that names it, then in `INCLUDE`. ``#line`` directives keep the file names
-    and line numbers of the compiler's messages.
+    An include is looked up beside the file that includes it, then in `INCLUDE`. ``#line`` directives preserve file
+    names and line numbers in compiler messages.
 
     Raises:
-        KernelError: a file is missing or unreadable, includes itself, or asks for a header of the system.
+        KernelError: a file is missing or unreadable, includes itself, or includes a system header.
     """
     return "".join(_lines(Path(path), [], set()))
 
@@ -33,7 +33,7 @@ def _lines(path: Path, stack: list[Path], done: set[Path]) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise KernelError(
             f"The kernel source {path} cannot be read: {error}.",
-            hint="Is it part of the package? Wheels hold what lies inside of a package's folder.",
+            hint="Is it part of the package? Wheels contain files inside of a package's folder only.",
         ) from error
     done.add(path)
     result = [f'#line 1 "{path.name}"\n']
@@ -46,7 +46,7 @@ def _lines(path: Path, stack: list[Path], done: set[Path]) -> list[str]:
         found = _find(match.group(1), path, place)
         if found in (*stack, path):
             chain = " -> ".join(file.name for file in (*stack, path, found))
-            raise KernelError(f"{place}: the include goes round in a circle: {chain}.")
+            raise KernelError(f"{place}: the includes are circular: {chain}.")
         if found not in done:
             result += _lines(found, [*stack, path], done)
         result.append(f'#line {number + 1} "{path.name}"\n')

@@ -26,7 +26,7 @@ from convkit.results import Detections, Result
 if TYPE_CHECKING:
     from convkit.runtime import Predictor
 
-__all__ = ["EvaluationReport", "evaluate_artifact"]
+__all__ = ["METRICS", "EvaluationReport", "evaluate_artifact"]
 
 AGREEMENT = 1e-3
 """By how much the AP of the artifact and of PyTorch may differ."""

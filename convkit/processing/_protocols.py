@@ -139,8 +139,8 @@ class DeviceDecode(Protocol):
         """Write ``results`` on the stream.
 
         Arrays have the batch on axis 0; ``outputs`` are contiguous or channels-last, ``inputs`` and ``results``
-        contiguous. The first launch for a batch and size may compile and allocate; the ones after it may be captured
-        in a CUDA graph.
+        contiguous. The first launch for a batch, size and stream may compile and allocate; those after it may be
+        captured in a CUDA graph.
         """
         ...
 

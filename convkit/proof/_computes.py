@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -123,8 +124,21 @@ def run_parallel(calls: Sequence[Callable[[], object]], done: Callable[[int], No
 
 
 def patched_compute(source: SourceModel) -> Compute:
-    """Return what runs the module under the export patches, which returns its outputs as a tuple."""
+    """Return what runs the module under the export patches, which returns its outputs as a tuple.
+
+    Raises:
+        AdapterError: the module takes another number of inputs than declared; on a call, another number of outputs.
+    """
     import torch
+
+    names = [tensor.name for tensor in source.spec.inputs]
+    try:
+        inspect.signature(source.module.forward).bind(*names)
+    except TypeError as error:
+        raise AdapterError(
+            f"The patched model does not take the {len(names)} declared inputs ({', '.join(names)}): {error}.",
+            hint="Patch the model's forward so that it takes the inputs in the order of ModelSpec.inputs.",
+        ) from error
 
     def compute(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with torch.no_grad():

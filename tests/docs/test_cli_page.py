@@ -10,17 +10,13 @@ import pytest
 import typer
 from support import markdown
 
-from convkit import errors
-from convkit.cli._app import build_app
-from convkit.plugins import PluginManager
+from convkit import cli, errors
 
 PAGE = "docs/cli.md"
 
 
 def application() -> Any:
-    manager = PluginManager()
-    manager.discover()
-    return typer.main.get_command(build_app(manager))
+    return typer.main.get_command(cli.application())
 
 
 def leaves(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

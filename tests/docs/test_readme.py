@@ -35,7 +35,7 @@ def test_every_output_form_is_named_and_no_other():
     manager = PluginManager()
     manager.discover()
     for row in cells("What is supported"):
-        assert re.findall(r"`(\w+)`", row[3]) == list(manager.adapter("centernet").forms)
+        assert re.findall(r"`([\w-]+)`", row[3]) == list(manager.adapter("centernet").forms)
 
 
 def test_every_extra_is_explained():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -126,6 +127,9 @@ def _loop(*, early: bool) -> Callable[[], Case]:
 
 
 _IMAGE = {"x": _random(2, 4, 5, 6)}
+_HALF_IMAGE = {"x": _random(2, 4, 5, 6).astype(np.float16)}
+_BRAIN_IMAGE = {"x": _random(2, 4, 5, 6).astype(ml_dtypes.bfloat16)}
+_BOUND = np.array(0.5, ml_dtypes.bfloat16)
 _BOXES = {
     "boxes": np.array([[[0, 0, 1, 1], [0, 0.1, 1, 1.1], [0, 2, 1, 3]]], np.float32),
     "scores": np.array([[[0.9, -0.2, -0.5]]], np.float32),
@@ -156,6 +160,15 @@ FAULTS = (
         _case("ConvTranspose", _IMAGE, [_random(4, 3, 3, 3)], strides=[2, 2], output_shape=[9, 11],
               auto_pad="SAME_UPPER"),
         _case("ConvTranspose", _IMAGE, [_random(4, 3, 3, 3)], strides=[2, 2], pads=[1, 1, 1, 1]),
+    ),
+    ParserFault(
+        "Mean of several float16 or bfloat16 inputs", "Mean", (),
+        _case("Mean", _HALF_IMAGE, [np.ones(6, np.float16), np.ones(1, np.float16)]),
+        _case("Mean", _IMAGE, [np.ones(6, np.float32), np.ones(1, np.float32)]),
+    ),
+    ParserFault(
+        "Clip of bfloat16 with a bound left out by an empty name", "Clip", (),
+        _case("Clip", _BRAIN_IMAGE, [None, _BOUND]), _case("Clip", _BRAIN_IMAGE, [-_BOUND, _BOUND]),
     ),
     ParserFault(
         "GlobalLpPool with an odd `p`", "GlobalLpPool", (), _case("GlobalLpPool", _IMAGE, p=3),

@@ -129,12 +129,26 @@ class ParsedModel:
         return network, api.OnnxParser(network, self.bindings.logger)
 
     def _unsupported_nodes(self) -> list[dict[str, Any]]:
-        """Return the errors of every node: parsing itself stops at the first."""
+        """Return the errors of every node: parsing itself stops at the first.
+
+        The library's own list leaves out some nodes behind the first, so operators that it has no importer for are
+        added.
+        """
+        import onnx
+
         network, parser = self._fresh()
         parser.supports_model_v2(self.model.read_bytes(), str(self.model))
         errors = _parser_errors(parser)
+        if errors:
+            nodes = onnx.load(str(self.model), load_external_data=False).graph.node
+            listed = {error["node"] for error in errors}
+            errors += [
+                _error("TensorRT has no such operator.", node=index, name=node.name, operator=node.op_type)
+                for index, node in enumerate(nodes)
+                if index not in listed and not parser.supports_operator(node.op_type)
+            ]
         del parser, network
-        return errors
+        return sorted(errors, key=lambda error: int(error["node"]))
 
     def read(self, weights: BinaryIO) -> dict[str, Any]:
         """Return the whole network as values fit for JSON, and append the weights of its layers to a file."""

@@ -18,9 +18,14 @@ _FED = frozenset({"float32", "float64", "float16", "int8", "int16", "int32", "in
                   "uint64", "bool"})  # fmt: skip
 """Types that ONNX Runtime takes from numpy."""
 
+OLDEST = 13
+"""The lowest opset that ONNX's reference evaluator is asked for: it computes older operators as newer ones."""
+
 
 class OnnxReference:
     """Runs a model with every optimisation off.
+
+    ONNX Runtime runs it; or, in float32, a model of bfloat16; or the reference evaluator of ONNX what else remains.
 
     ``name`` says what runs it; it is known after the first run.
     """
@@ -29,6 +34,7 @@ class OnnxReference:
         self.model = model
         self.name = ""
         self._refused = ""
+        self._ways = [self._onnxruntime, self._onnxruntime_widened]
 
     def run(
         self, inputs: Mapping[str, np.ndarray], extra: Sequence[str] = (), *, by_evaluator: bool = False
@@ -42,11 +48,12 @@ class OnnxReference:
         """
         names = [value.name for value in self.model.graph.output]
         wanted = [*names, *(name for name in dict.fromkeys(extra) if name not in names)]
-        if not by_evaluator and not self._refused and all(value.dtype.name in _FED for value in inputs.values()):
+        while self._ways and not by_evaluator:
             try:
-                return self._onnxruntime(inputs, wanted)
+                return self._ways[0](inputs, wanted)
             except Exception as error:
-                self._refused = str(error).splitlines()[0]
+                self._refused = self._refused or str(error).splitlines()[0]
+                del self._ways[0]
         try:
             return self._evaluator(inputs, wanted)
         except Exception as error:
@@ -57,24 +64,54 @@ class OnnxReference:
                 hint="Give inputs that the model takes with --inputs, or update onnxruntime.",
             ) from error
 
-    def _onnxruntime(self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
+    def _onnxruntime(
+        self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str], model: onnx.ModelProto | None = None
+    ) -> dict[str, np.ndarray]:
         import onnxruntime
 
+        if not all(value.dtype.name in _FED for value in inputs.values()):
+            raise TypeError("it takes no inputs of these types from numpy")
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
-        model = _with_outputs(self.model, wanted).SerializeToString()
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        data = _with_outputs(model or self.model, wanted).SerializeToString()
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         known = {value.name for value in session.get_inputs()}
         values = session.run(list(wanted), {name: value for name, value in inputs.items() if name in known})
         self.name = f"ONNX Runtime {onnxruntime.__version__}"
         types = {value.name: value.type for value in session.get_outputs()}
         return {name: _decoded(value, types[name]) for name, value in zip(wanted, values, strict=True)}
 
+    def _onnxruntime_widened(self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
+        """Run a bfloat16 model in float32, for ONNX Runtime has next to no bfloat16 on the CPU; round what it gives."""
+        import ml_dtypes
+        import onnx
+
+        typed = onnx.shape_inference.infer_shapes(self.model)
+        values = (*typed.graph.input, *typed.graph.output, *typed.graph.value_info)
+        kinds = {value.name: value.type.tensor_type.elem_type for value in values}
+        if onnx.TensorProto.BFLOAT16 not in kinds.values():
+            raise TypeError("the model has no bfloat16")
+        given = {
+            name: value.astype(np.float32) if value.dtype == ml_dtypes.bfloat16 else value
+            for name, value in inputs.items()
+        }
+        found = self._onnxruntime(given, wanted, _widened(self.model))
+        self.name += " in float32"
+        return {
+            name: value.astype(ml_dtypes.bfloat16)
+            if kinds.get(name) == onnx.TensorProto.BFLOAT16 and value.dtype == np.float32
+            else value
+            for name, value in found.items()
+        }
+
     def _evaluator(self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
         import onnx
         from onnx.reference import ReferenceEvaluator
 
+        opset = max((item.version for item in self.model.opset_import if item.domain in ("", "ai.onnx")), default=0)
+        if opset < OLDEST:
+            raise ValueError(f"opset {opset} is older than what the reference evaluator computes rightly")
         evaluator: Any = ReferenceEvaluator(_with_outputs(self.model, wanted))
         with np.errstate(all="ignore"):
             values = evaluator.run(list(wanted), dict(inputs))
@@ -101,3 +138,38 @@ def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
     result.CopyFrom(model)
     result.graph.output.extend(onnx.ValueInfoProto(name=name) for name in new)
     return result
+
+
+def _widened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with float32 in place of bfloat16."""
+    import onnx
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    _widen_graph(result.graph)
+    return result
+
+
+def _widen_graph(graph: onnx.GraphProto) -> None:
+    from onnx import AttributeProto, TensorProto
+
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                _widen_graph(attribute.g)
+            elif attribute.type == AttributeProto.TENSOR:
+                _widen_tensor(attribute.t)
+            elif attribute.name in ("to", "dtype", "output_dtype") and attribute.i == TensorProto.BFLOAT16:
+                attribute.i = TensorProto.FLOAT
+
+
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
+    from onnx import TensorProto, numpy_helper
+
+    if tensor.data_type == TensorProto.BFLOAT16:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))

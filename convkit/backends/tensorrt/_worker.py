@@ -23,15 +23,28 @@ ROOM = "Make room on the disk, or set TMPDIR to a folder on another one."
 
 def main(folder: Path) -> None:
     """Do the tasks of ``folder/job.json``."""
-    threading.Thread(target=_end_with_the_parent, args=(folder,), daemon=True).start()
+    ended = threading.Event()
+    threading.Thread(target=_end_with_the_parent, args=(folder, ended), daemon=True).start()
+    try:
+        _work(folder)
+    except BaseException:
+        if ended.is_set():  # the other thread is removing what this one wanted to use
+            _vanish(folder)
+        raise
+
+
+def _work(folder: Path) -> None:
     report = os.fdopen(os.dup(1), "w", encoding="utf-8")
     log = (folder / "log.txt").open("w", encoding="utf-8", errors="replace")
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
 
     def emit(value: dict[str, Any]) -> None:
-        report.write(json.dumps(value) + "\n")
-        report.flush()
+        try:
+            report.write(json.dumps(value) + "\n")
+            report.flush()
+        except BrokenPipeError:
+            _vanish(folder)
 
     def write_log(severity: str, message: str) -> None:
         if severity != "VERBOSE":
@@ -128,10 +141,16 @@ def _build(parsed: Any, build: dict[str, Any], folder: Path, emit: Emit, result:
         result["targets"][target] = "" if single.plan is not None else reason
 
 
-def _end_with_the_parent(folder: Path) -> None:
-    """Wait for the end of the parent, seen as the end of standard input; remove the folder and end."""
+def _end_with_the_parent(folder: Path, ended: threading.Event) -> None:
+    """Wait for the end of the parent, seen as the end of standard input; then end as well."""
     while os.read(0, 1):
         pass
+    ended.set()
+    _vanish(folder)
+
+
+def _vanish(folder: Path) -> None:
+    """Remove the folder and end the process."""
     for _ in range(100):  # the other thread may be writing into it
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

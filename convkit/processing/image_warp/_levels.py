@@ -1,4 +1,4 @@
-"""Normalisation of 8-bit levels without a table: lines whose rounding gives exactly the numbers of the host."""
+"""Normalisation of 8-bit levels without a table: lines whose rounded values are equal to those of the host."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _DIGITS = {"float16": 11, "bfloat16": 8, "float32": 24}
 
 
 def fit_levels(levels: np.ndarray, dtype: str) -> tuple[int, np.ndarray]:
-    """Return the constant LINES and the argument ``levels`` with which the kernel makes ``levels`` (float32 [C, 256]).
+    """Return the kernel's constant LINES and its argument ``levels`` for levels (float32 [C, 256]) and a dtype.
 
-    The output's dtype decides: where one line a channel, rounded to it, gives every level bit for bit as the rounded
-    level is, LINES is 1; where it takes the sum of two, LINES is 2. Both are float32 [C, 4]: a, b, c, d, where level v
-    becomes ``v * a + b``, or ``(v * a + b) + (v * c + d)``, with fused multiply-adds. Else LINES is 0 and the levels
-    come back. Lines are taken from the middle of what rounds to the right numbers. For two lines a and b have so few
-    digits that the first bracket is exact; c and d are the rest.
+    LINES is 1 where one line per channel, rounded to the dtype, is equal to all rounded levels, and 2 where the sum of
+    two lines is. The argument is then float32 [C, 4]: a, b, c, d, and level v becomes ``v * a + b``, or
+    ``(v * a + b) + (v * c + d)``, with fused multiply-adds. Otherwise LINES is 0 and the argument is ``levels``. Slope
+    and intercept are chosen with the largest margin among those that round correctly. Of two lines, a and b have so few
+    digits that the first sum is exact; c and d are the remainders.
     """
     wanted = rounded(levels, dtype)
     if not np.isfinite(wanted).all():
@@ -31,19 +31,19 @@ def fit_levels(levels: np.ndarray, dtype: str) -> tuple[int, np.ndarray]:
 
 
 def two_lines(levels: np.ndarray, dtype: str = "float32") -> np.ndarray:
-    """Return the two lines a channel [C, 4] nearest to levels that are numbers of a dtype."""
+    """Return two lines per channel [C, 4], fitted to levels that are values of a dtype."""
     return np.array([_split(*_middle(channel, dtype)) for channel in levels], np.float32)
 
 
 def line_values(lines: np.ndarray) -> np.ndarray:
-    """Return what lines [C, 4] of `fit_levels` give for each level: float32 [C, 256]."""
+    """Return the values of lines [C, 4] of `fit_levels` at each level: float32 [C, 256]."""
     a, b, c, d = (lines[:, index, None].astype(np.float64) for index in range(4))
     steps = np.arange(256.0)
-    return (steps * a + b).astype(np.float32) + (steps * c + d).astype(np.float32)  # float64 stands for the fused steps
+    return (steps * a + b).astype(np.float32) + (steps * c + d).astype(np.float32)  # float64 for the fused steps
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Return float32 values that hold what ``values`` (float32) are in a dtype."""
+    """Return float32 values rounded to a dtype, as float32."""
     if dtype != "bfloat16":
         with np.errstate(over="ignore"):
             return values.astype(dtype).astype(np.float32)
@@ -52,7 +52,7 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _middle(levels: np.ndarray, dtype: str) -> tuple[float, float]:
-    """Return slope and intercept with the most room between the numbers that still round to the levels."""
+    """Return the slope and intercept with the largest margin among those whose values round to the levels."""
     steps, exact = np.arange(256.0), levels.astype(np.float64)
     room = np.spacing(np.abs(levels)).astype(np.float64) * 2.0 ** (_DIGITS["float32"] - _DIGITS[dtype] - 1)
     room = np.maximum(room, 1e-15 * np.abs(exact).max())
@@ -63,7 +63,7 @@ def _middle(levels: np.ndarray, dtype: str) -> tuple[float, float]:
 
     slope = (exact[-1] - exact[0]) / 255
     low, high = slope - 2 * room.max() / 255, slope + 2 * room.max() / 255
-    for _ in range(100):  # the room is a concave function of the slope
+    for _ in range(100):  # the margin is a concave function of the slope
         third = (high - low) / 3
         (left, first), (right, last) = ends(low + third), ends(high - third)
         gain = (last - right) - (first - left)
@@ -73,10 +73,10 @@ def _middle(levels: np.ndarray, dtype: str) -> tuple[float, float]:
 
 
 def _split(slope: float, intercept: float) -> tuple[float, float, float, float]:
-    """Return slope and intercept rounded to multiples of a power of two of 23 bits, then what is left of each."""
+    """Return slope and intercept rounded to 23 bits of the largest value, then the remainder of each."""
     largest = 255 * abs(slope) + abs(intercept)
     unit = 2.0 ** (math.frexp(largest)[1] - 23) if largest else 1.0
     a, b = round(slope / unit) * unit, round(intercept / unit) * unit
     c, d = slope - a, intercept - b
-    least = 2.0**-24 * unit  # so that levels that are zero stay it
+    least = 2.0**-24 * unit  # so that zero levels remain zero
     return a, b, c if abs(c) > least else 0.0, d if abs(d) > least else 0.0

@@ -94,10 +94,10 @@ def convolve(
     with torch.cuda.device(x.device):
         major, minor = torch.cuda.get_device_capability()
         kernel = kernel_for(layer, str(x.dtype).removeprefix("torch."), x.shape, major * 10 + minor, tf32=_tf32())
+        out = empty_output(x, layer.filters, (offset.shape[2], offset.shape[3]))
         if kernel != "plain":
             x = x.contiguous(memory_format=torch.channels_last)
             x = x if x.data_ptr() % 16 == 0 else x.clone(memory_format=torch.channels_last)
-        out = empty_output(x, layer.filters, (offset.shape[2], offset.shape[3]))
         call = _Call(
             x, weight, _pixels_in_order(offset), bias.contiguous(), _pixels_in_order(mask), out, layer, sigmoid, relu
         )

@@ -22,7 +22,7 @@ def pack_for_wgmma(weight: Tensor, columns: int) -> Tensor:
     swizzled as the matrix instruction reads them. Missing channels are zero.
     """
     tiles = _permuted(_tiles(weight, columns))  # [outputs, inputs, tap, row, channel]
-    pieces = tiles.unflatten(4, (8, 8))
+    pieces = tiles.view(*tiles.shape[:4], 8, 8)
     row = torch.arange(columns, device=weight.device)[:, None]
     swizzled = torch.arange(8, device=weight.device)[None, :] ^ (row % 8)
     return pieces.gather(4, swizzled[None, None, None, :, :, None].expand_as(pieces)).flatten()
@@ -57,8 +57,10 @@ def _column_order(device: torch.device) -> Tensor:
 
 
 def _permuted(tiles: Tensor) -> Tensor:
-    """Return tiles [..., columns, channels] with their columns in the order of `_column_order`."""
-    return tiles.unflatten(-2, (-1, 32))[..., _column_order(tiles.device), :].flatten(-3, -2)
+    """Return tiles [outputs, inputs, tap, columns, channels] with their columns in the order of `_column_order`."""
+    outputs, inputs, taps, columns, channels = tiles.shape
+    blocks = tiles.view(outputs, inputs, taps, columns // 32, 32, channels)
+    return blocks[..., _column_order(tiles.device), :].reshape(tiles.shape)
 
 
 def _tiles(weight: Tensor, columns: int) -> Tensor:

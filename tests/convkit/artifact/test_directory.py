@@ -23,11 +23,11 @@ from convkit.artifact import (
     Artifact,
     check_destination,
     publish,
-    sha256,
     staging,
 )
 from convkit.artifact._directory import MANIFEST
 from convkit.errors import ArtifactError, EnvironmentProblem, IntegrityError, OutputError
+from convkit.files import sha256
 
 ROOT = Path(__file__).parents[3]
 

@@ -11,7 +11,7 @@ import pytest
 from support.plugins import registered
 
 from convkit import Backend, Engine, Session, hookimpl
-from convkit.backends import find_backend, open_session
+from convkit.backends import BuildRequest, find_backend, open_session
 from convkit.errors import EnvironmentProblem, SettingError
 
 
@@ -50,14 +50,15 @@ def echo() -> Iterator[None]:
 def test_by_default_there_is_nothing_to_build_and_the_graph_is_the_engine(tmp_path):
     graph = tmp_path / "model.onnx"
     assert Echo().targets() == ()
-    assert Echo().build(graph, (), tmp_path / "engines") == Engine("echo", graph)
+    assert not Echo().builds
+    assert Echo().build(graph, tmp_path / "engines", BuildRequest()) == Engine("echo", graph)
     assert not (tmp_path / "engines").exists()
     assert Echo().describe() == {}
 
 
 def test_a_backend_that_builds_nothing_refuses_targets(tmp_path):
     with pytest.raises(SettingError, match="'echo' builds no engines for sm_80, sm_90") as caught:
-        Echo().build(tmp_path / "model.onnx", ("sm_80", "sm_90"), tmp_path)
+        Echo().build(tmp_path / "model.onnx", tmp_path, BuildRequest(("sm_80", "sm_90")))
     assert "--target" in caught.value.hint
 
 

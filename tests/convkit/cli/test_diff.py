@@ -14,8 +14,7 @@ from support.graphs import make_model
 
 from convkit import Artifact
 from convkit.cli import execute
-from convkit.graph import apply_rewrite
-from convkit.graph._drop_identity import DropIdentity
+from convkit.graph import DropIdentity, apply_rewrite
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[int, str, str]:

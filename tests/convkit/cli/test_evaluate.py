@@ -7,8 +7,7 @@ import json
 import pytest
 from support.blobs import write_coco
 
-from convkit.evaluation import EvaluationReport
-from convkit.evaluation._evaluate import METRICS
+from convkit.evaluation import METRICS, EvaluationReport
 
 
 @pytest.fixture

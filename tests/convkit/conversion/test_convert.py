@@ -21,7 +21,6 @@ from support.toy import ToyAdapter, ToyNet, ToyPlugin, toy_weights
 import convkit
 from convkit import Artifact, ModulePatch, Request, SourceModel, convert, exactly, hookimpl, load, validate
 from convkit.conversion import check_graph, default_output, plan_conversion
-from convkit.graph import MODULE_KEY
 from convkit.errors import (
     AdapterNotFoundError,
     ConversionError,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from convkit import Adapter, Dim, Option, Request, SourceModel
+from convkit import Adapter, Dim, ModelSpec, Option, Request, SourceModel
 from convkit.conversion import ConvertSettings, read_config, resolve_settings
 from convkit.errors import SettingError
 
@@ -26,6 +26,9 @@ class Sample(Adapter):
     )
 
     def load(self, request: Request) -> SourceModel:
+        raise NotImplementedError
+
+    def samples(self, spec: ModelSpec, count: int, seed: int) -> list[Any]:
         raise NotImplementedError
 
 
@@ -55,7 +58,7 @@ LAYERS = [
     ("samples", 3, 4, 5, 8, "built-in"),
     ("form", "boxes", "heads", "boxes", "heads", "adapter"),
     ("seed", 7, 8, 9, 0, "built-in"),
-    ("shape", ("batch=2",), ["batch=3"], ["batch=4"], (), "adapter"),
+    ("shape", ("batch=2",), ("batch=3",), ("batch=4",), (), "adapter"),
 ]
 
 
@@ -96,8 +99,8 @@ def test_another_adapters_table_is_left_alone():
 
 REFUSED = [
     ({"form": "box"}, {}, "no output form 'box'", "Did you mean 'boxes'"),
-    ({"opset": 12}, {}, "Opset 12", "19"),
-    ({"opset": 99}, {}, "Opset 99", "23"),
+    ({"opset": 12}, {}, "opset cannot be 12", "19"),
+    ({"opset": 99}, {}, "opset cannot be 99", "23"),
     ({"to": "coreml"}, {}, "coreml", "onnx"),
     ({"precision": "int4"}, {}, "int4", "fp32"),
     ({"samples": 0}, {}, "0", "1 to 64"),
@@ -115,16 +118,20 @@ REFUSED = [
     ({}, {"set": {"k": 2.7}}, "'k' cannot be 2.7", "how many"),
     ({}, {"set": {"k": True}}, "'k' cannot be True", "how many"),
     ({}, {"set": {"scale": "nan"}}, "'scale' cannot be 'nan'", "pixel scale"),
-    ({}, {"samples": "8"}, "samples is '8'", "whole number"),
-    ({}, {"opset": True}, "opset is True", "whole number"),
-    ({}, {"seed": 1.5}, "seed is 1.5", "whole number"),
-    ({}, {"seed": -1}, "seed is -1", "0"),
-    ({}, {"shape": 3}, "shape is 3", "NAME=N"),
-    ({}, {"shape": [64]}, "shape is [64]", "NAME=N"),
-    ({}, {"form": 3}, "form is 3", "text"),
-    ({}, {"names": 3}, "names is 3", "text"),
-    ({}, {"device": ["cpu"]}, "device is ['cpu']", "text"),
+    ({}, {"samples": "8"}, "samples cannot be '8'", "whole number"),
+    ({}, {"opset": True}, "opset cannot be True", "whole number"),
+    ({}, {"seed": 1.5}, "seed cannot be 1.5", "whole number"),
+    ({}, {"seed": -1}, "seed cannot be -1", "0"),
+    ({}, {"shape": 3}, "shape cannot be 3", "NAME=N"),
+    ({}, {"shape": [64]}, "shape cannot be [64]", "NAME=N"),
+    ({}, {"form": 3}, "form cannot be 3", "text"),
+    ({}, {"names": 3}, "names cannot be 3", "path"),
+    ({}, {"device": ["cpu"]}, "device cannot be ['cpu']", "text"),
     ({}, {"set": "k=3"}, "set is 'k=3'", "[convert.set]"),
+    ({"keep_exported": 1}, {}, "keep_exported cannot be 1", "true or false"),
+    ({"inputs": 3}, {}, "inputs cannot be 3", "path"),
+    ({"inptus": "x"}, {}, "This call has an unknown setting 'inptus'", "Did you mean 'inputs'"),
+    ({}, {"dims": ["batch=1"]}, "unknown setting 'dims'", ""),
     ({}, {"sample": 3}, "'sample' is not a table", "[convert.sample]"),
 ]
 

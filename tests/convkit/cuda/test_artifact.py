@@ -11,7 +11,7 @@ from support.plugins import registered
 from support.sample_kernels import REVERSE, SCALE
 from support.toy import ToyPlugin
 
-from convkit import convert, hookimpl, validate
+from convkit import Preprocess, convert, hookimpl, validate
 from convkit.errors import IntegrityError
 
 pytest.importorskip("cupy")
@@ -26,9 +26,9 @@ class DevicePlugin(ToyPlugin):
         if host is None:
             return None
 
-        class Both:
-            def __call__(self, image):
-                return host(image)
+        class Both(Preprocess):
+            def __call__(self, raw):
+                return host(raw)
 
             def on_device(self):
                 half = SCALE.variant(T="float16", THREADS=64)

@@ -53,7 +53,7 @@ def test_entry_points():
 
 @pytest.mark.parametrize("text", ["", "int main() {}", ".version 8.7\n"])
 def test_no_ptx(text):
-    with pytest.raises(KernelError, match="is no PTX"):
+    with pytest.raises(KernelError, match="is not PTX"):
         parse_ptx(text)
 
 

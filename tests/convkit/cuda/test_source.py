@@ -51,7 +51,7 @@ def test_text_is_the_same_wherever_it_lies(folder, tmp_path):
 @pytest.mark.parametrize(
     ("files", "text"),
     [
-        ({"a_cu": '#include "a.cu"\n'}, r"a.cu, line 1: .* circle: a.cu -> a.cu"),
+        ({"a_cu": '#include "a.cu"\n'}, r"a.cu, line 1: .* circular: a.cu -> a.cu"),
         ({"a_cu": '\n#include "b.cuh"\n', "b_cuh": '#include "a.cu"\n'}, r"b.cuh, line 1: .* a.cu -> b.cuh -> a.cu"),
         ({"a_cu": '\n#include "d.cuh"\n'}, r"a.cu, line 2: there is no 'd.cuh'"),
         ({"a_cu": "#include <cuda_fp16.h>\n"}, r"a.cu, line 1: a kernel cannot include <cuda_fp16.h>"),

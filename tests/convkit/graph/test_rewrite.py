@@ -11,8 +11,9 @@ from support.graphs import make_model, node, op_types, run_model
 
 from convkit import NodeRewrite, NoMatch, Rewrite, at_least, exactly
 from convkit.conversion import check_graph
-from convkit.errors import RewriteError
-from convkit.graph import apply_rewrite
+from convkit.errors import PluginError, RewriteError
+from convkit.graph import PHASES, apply_rewrite, in_phases
+from convkit.graph.plugin import convkit_graph_rewrites
 
 
 class DoubleNegation(NodeRewrite):
@@ -152,3 +153,50 @@ def test_versions_opsets_and_metadata_survive():
     assert [(e.key, e.value) for e in result.graph.node[0].metadata_props] == [("convkit.module", "head.relu")]
     assert [value.name for value in (*result.graph.input, *result.graph.output)] == ["x", "y"]
     assert [d.dim_param or d.dim_value for d in result.graph.input[0].type.tensor_type.shape.dim] == ["n", 4]
+
+
+def rewrite_of(name: str, phase: Any) -> Rewrite:
+    """Return a rewrite of that name and phase, which does nothing."""
+    return type("Named", (ScaleOnce,), {"name": name, "phase": phase})()
+
+
+def test_rewrites_run_by_phase_then_by_plugin_then_in_the_order_given():
+    found = {
+        "zebra": [rewrite_of("z.target", "target"), rewrite_of("z.clean", "clean"), rewrite_of("z.fuse", "fuse")],
+        "ant": [rewrite_of("a.fuse 2", "fuse"), rewrite_of("a.fuse 1", "fuse"), rewrite_of("a.precision", "precision")],
+    }
+    expected = ["z.clean", "a.fuse 2", "a.fuse 1", "z.fuse", "a.precision", "z.target"]
+    for order in (found, dict(reversed(found.items()))):
+        pairs = in_phases(order)
+        assert [rewrite.name for _, rewrite in pairs] == expected
+        assert all(plugin[0] == rewrite.name[0] for plugin, rewrite in pairs)
+    assert in_phases({}) == in_phases({"ant": []}) == []
+
+
+def test_the_order_of_the_phases_is_clean_fuse_precision_target():
+    found = {"one": [rewrite_of(phase, phase) for phase in reversed(PHASES)]}
+    assert [rewrite.name for _, rewrite in in_phases(found)] == ["clean", "fuse", "precision", "target"]
+    assert Rewrite.phase == "fuse", "what says nothing fuses"
+    assert {type(r).__name__: r.phase for r in convkit_graph_rewrites()} == {
+        "FoldConstants": "clean",
+        "DropIdentity": "clean",
+    }
+
+
+@pytest.mark.parametrize(("phase", "hint"), [("cleanup", "Did you mean 'clean'?"), ("last", "fuse"), ("", "target")])
+def test_a_phase_that_does_not_exist_is_the_plugins_mistake(phase, hint):
+    with pytest.raises(PluginError, match=r"'a\.wrong' of plugin 'ant'") as caught:
+        in_phases({"ant": [rewrite_of("a.right", "clean"), rewrite_of("a.wrong", phase)]})
+    assert hint in caught.value.hint
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("match", "text"),
+    [
+        (NoMatch("another node reads it"), "another node reads it"),
+        (NoMatch("they read it too", ("a/Relu", "b/Add")), "they read it too (a/Relu, b/Add)"),
+    ],
+)
+def test_a_near_miss_names_the_nodes_it_is_about(match, text):
+    assert str(match) == text

@@ -18,8 +18,7 @@ from support.graphs import make_model
 
 from convkit import Artifact, NodeRewrite
 from convkit.errors import ArtifactError
-from convkit.graph import RewriteRecord, apply_rewrite
-from convkit.graph._drop_identity import DropIdentity
+from convkit.graph import DropIdentity, RewriteRecord, apply_rewrite
 from convkit.inspection import OTHER, Difference, GraphDiff, diff_graphs
 
 

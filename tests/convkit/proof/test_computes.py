@@ -227,3 +227,23 @@ def test_a_patched_module_that_returns_something_else_is_refused(returned, messa
     with pytest.raises(AdapterError, match=message) as caught:
         patched_compute(source)({"a": np.zeros((1, 2), np.float32), "b": np.zeros((1, 2), np.float32)})
     assert "tuple of tensors" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "forward", [lambda first: first, lambda first, second, third: first, lambda first, *, second: first]
+)
+def test_a_patched_module_that_takes_other_inputs_is_refused(forward):
+    module = Pair()
+    module.forward = forward
+    source = source_of(module, None, PAIR, {"difference": ("batch", 2)})
+    with pytest.raises(AdapterError, match=r"2 declared inputs \(b, a\)") as caught:
+        patched_compute(source)
+    assert "order of ModelSpec.inputs" in caught.value.hint
+
+
+def test_a_patched_module_may_take_more_than_the_declared_inputs_where_it_has_defaults():
+    module = Pair()
+    module.forward = lambda first, second, scale=3.0: scale * first
+    source = source_of(module, None, PAIR, {"difference": ("batch", 2)})
+    feed = {"a": np.full((1, 2), 1, np.float32), "b": np.full((1, 2), 5, np.float32)}
+    assert patched_compute(source)(feed)["difference"].tolist() == [[15, 15]]

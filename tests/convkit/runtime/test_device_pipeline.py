@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.centernet import Affine
 from support.device_pipeline import HostAffine, HostDecode, NumpyDevice
 from support.gpu import missing_gpu
 
 from convkit import Detections
 from convkit.backends import DeviceSession
 from convkit.errors import AdapterError, ConversionError, EnvironmentProblem, KernelError
-from convkit.model import ModelSpec, TensorSpec
+from convkit.model import Dim, ModelSpec, TensorSpec
 from convkit.processing import synthetic_scenes
 from convkit.runtime import Cuda, DevicePipeline
 from convkit.runtime._device_pipeline import PLANS
-from convkit_models.centernet._preprocess import Affine
 from convkit_models.centernet.tasks.ctdet import CtdetDecode
 
 SIDE = 64
@@ -78,7 +78,7 @@ def heads(images: np.ndarray) -> dict[str, np.ndarray]:
 
 SPEC = ModelSpec(
     variant="pool",
-    dims=(),
+    dims=(Dim("batch", 1, 1, 8), Dim("height", 4, 64, 4096), Dim("width", 4, 64, 4096)),
     inputs=(TensorSpec("images", ("batch", 3, "height", "width")),),
     outputs=tuple(TensorSpec(name, ("batch", 2, "height/4", "width/4")) for name in ("hm", "wh", "reg")),
     preprocess={},

@@ -11,7 +11,7 @@ import pytest
 from convkit import Artifact, Detections, convert, load, validate
 from convkit.errors import EnvironmentProblem
 from convkit.processing import read_image, synthetic_scenes
-from convkit.runtime import GpuPredictor
+from convkit.runtime import DevicePredictor
 
 pytestmark = pytest.mark.gpu
 
@@ -23,7 +23,7 @@ SIZES = [(480, 640), (64, 64), (720, 1280), (513, 211), (2, 3), (1080, 1920)]
 def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The digits detector in one of its forms, proved on the torch backend."""
     target = tmp_path_factory.mktemp("pipeline") / request.param
-    return convert("centernet", weights=WEIGHTS, output=target, form=request.param, backend="torch", samples=2)
+    return convert("centernet", weights=WEIGHTS, output=target, form=request.param, backend="torch", samples=2).artifact
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def expected(artifact: Artifact, images: list[np.ndarray]) -> list[Detections]:
 
 
 @pytest.fixture
-def gpu(artifact: Artifact) -> Iterator[GpuPredictor]:
+def gpu(artifact: Artifact) -> Iterator[DevicePredictor]:
     with load(artifact.path, backend="torch", device="cuda") as predictor:
-        assert isinstance(predictor, GpuPredictor)
+        assert isinstance(predictor, DevicePredictor)
         assert predictor.pipeline is not None
         yield predictor
 
@@ -121,7 +121,8 @@ def test_sixteen_bits_find_what_is_plain_to_see(artifact, images, expected, prec
 
 @pytest.mark.parametrize("end", ["preprocess", "decode"])
 def test_an_end_without_a_device_side_runs_on_the_host(artifact, images, expected, monkeypatch, end):
-    from convkit_models.centernet._preprocess import Affine
+    from support.centernet import Affine
+
     from convkit_models.centernet.tasks.ctdet import CtdetDecode
 
     monkeypatch.setattr({"preprocess": Affine, "decode": CtdetDecode}[end], "on_device", lambda _: None)

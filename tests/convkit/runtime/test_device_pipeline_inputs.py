@@ -15,13 +15,13 @@ from support.device_pipeline import NumpyDevice
 from convkit import Decode, Placement, Prepared, Preprocess, Result
 from convkit.backends import DeviceSession
 from convkit.errors import AdapterError, InputError
-from convkit.model import ModelSpec, TensorSpec
+from convkit.model import Dim, ModelSpec, TensorSpec
 from convkit.processing import ArraySpec
 from convkit.runtime import DevicePipeline
 
 SPEC = ModelSpec(
     variant="text",
-    dims=(),
+    dims=(Dim("batch", 1, 1, 8), Dim("length", 1, 5, 10**6)),
     inputs=(
         TensorSpec("ids", ("batch", "length"), "int64"),
         TensorSpec("scale", ("batch",), "float32"),

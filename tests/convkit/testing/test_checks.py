@@ -248,7 +248,6 @@ FAULTY: dict[str, list[tuple[Variant, str]]] = {
         (Variant(edit=spec_with(outputs=(replace(OUTPUT, shape=("batch", "height-32")),))), r"has the shape \(1, 0\)"),
         (Variant(edit=spec_with(outputs=(replace(OUTPUT, shape=("batch", "height/64")),))), "is no whole number"),
         (Variant(edit=spec_with(outputs=(replace(OUTPUT, shape=("batch", "clases")),))), "unknown dimension 'clases'"),
-        (Variant(edit=spec_with(outputs=(replace(OUTPUT, dtype="float23"),))), "float23"),
         (Variant(edit=spec_with(info={"scale": np.float32(1)})), "info is no JSON object"),
         (Variant(edit=spec_with(preprocess={"kind": "toy.resize", "mean": np.ones(3)})), "preprocess is no JSON"),
         (Variant(edit=spec_with(decode={"kind": ""})), "decode has no 'kind'"),

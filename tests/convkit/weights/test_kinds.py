@@ -17,11 +17,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from support.centernet import read_checkpoint
 from support.checkpoints import make_checkpoint
 
 from convkit.errors import CheckpointError
 from convkit.weights import FOLDER, LEGACY, SAFETENSORS, ZIP, identify
-from convkit_models.centernet._checkpoint import read_checkpoint
 
 
 def message(path: Path) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.centernet import TorchOnDevice, TorchSession
 from support.checkpoints import make_checkpoint
 from support.device_pipeline import HostAffine, HostDecode, NumpyDevice
 
 from convkit import Artifact, Detections, convert, load, validate
-from convkit.backends.torch._session import TorchOnDevice, TorchSession
 from convkit.processing import synthetic_scenes
-from convkit.runtime import GpuPredictor, Predictor
+from convkit.runtime import DevicePredictor, Predictor
 from convkit_models.centernet._preprocess import Affine
 from convkit_models.centernet.tasks.ctdet import CtdetDecode
 
@@ -27,7 +27,8 @@ def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("network")
     weights = make_checkpoint(folder / "net.pth", classes=3)
     shape = ["batch=1:1:3", "height=64:64:128", "width=64:96:128"]
-    return convert("centernet", weights=weights, output=folder / "a", form=request.param, shape=shape, samples=2)
+    form = request.param
+    return convert("centernet", weights=weights, output=folder / "a", form=form, shape=shape, samples=2).artifact
 
 
 def test_it_is_proved_and_finds_the_same_boxes(artifact):
@@ -58,7 +59,7 @@ def test_the_predictor_of_the_gpu_gives_the_same_bits_with_a_cpu_in_its_place(
     """Buffers, layouts (channels-last in 16 bits), kernels and order are those of the GPU; only it is missing."""
     monkeypatch.setattr("torch.cuda.ExternalStream", lambda stream, device: None)
     monkeypatch.setattr("torch.cuda.stream", lambda stream: nullcontext())
-    monkeypatch.setattr("convkit.runtime.Cuda", lambda device: NumpyDevice())
+    monkeypatch.setattr("convkit.runtime._predictor.Cuda", lambda device: NumpyDevice())
     monkeypatch.setattr(TorchSession, "on_device", lambda session, stream: Engine(session, stream))
     monkeypatch.setattr(Affine, "on_device", lambda affine: HostAffine(affine))
     monkeypatch.setattr(CtdetDecode, "on_device", lambda decode: HostDecode(decode.spec))
@@ -69,7 +70,7 @@ def test_the_predictor_of_the_gpu_gives_the_same_bits_with_a_cpu_in_its_place(
     images = [
         synthetic_scenes(1, seed=n, height=h, width=w)[0] for n, (h, w) in enumerate([(90, 120), (64, 64), (200, 31)])
     ]
-    host, gpu = Predictor(artifact, session()), GpuPredictor(artifact, session())
+    host, gpu = Predictor(artifact, session()), DevicePredictor(artifact, session())
     assert gpu.pipeline is not None
     pipeline: Any = gpu.pipeline
     assert pipeline._preprocess is not None

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from onnx import TensorProto, numpy_helper
 from support.generated import _layers, _moves, _numbers
 from support.generated._graph import MAKERS, Graph, Maker, Value
 
-__all__ = ["MAKERS", "generate", "inputs_of"]
+__all__ = ["MAKERS", "generate", "in_half", "inputs_of"]
 
 del _layers, _moves, _numbers  # imported to enter their steps
 
@@ -70,6 +71,25 @@ def _attempt(g: Graph, make: Maker, source: Value) -> Value | None:
         del g.nodes[nodes:], g.constants[constants:]
         return None
     return made
+
+
+def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model in float16 instead of float32."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    kept = {name for node in result.graph.node if node.op_type == "Resize" for name in node.input[1:]}
+    for node in result.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.FLOAT16
+    for tensor in result.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and tensor.name not in kept:
+            array = numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for value in (*result.graph.input, *result.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    return result
 
 
 def inputs_of(seed: int) -> dict[str, np.ndarray]:

@@ -112,7 +112,7 @@ def _check(form: str, dims: Mapping[str, Dim], options: Mapping[str, Any], sizes
                 raise SettingError(f"Option {name!r} cannot be {options[name]}.", hint="Give a number between 0 and 1.")
     if form == "tensorrt-pro" and sizes_per_class:
         raise SettingError(
-            "This network predicts a size for each class (--cat_spec_wh), for which the form 'tensorrt-pro' has no room.",
+            "This network predicts a size for each class (--cat_spec_wh); form 'tensorrt-pro' has no room for that.",
             hint="Use --form heads or --form detections.",
         )
     cells = dims["height"].min // STRIDE * (dims["width"].min // STRIDE)

@@ -1,14 +1,15 @@
 // Bilinear sampling at a displaced tap, for all kernels of the modulated deformable convolution.
 //
-// T is the element type, SIGMOID says whether the mask is a logit. FULL_PRECISION (0 or 1) selects the exact exponential.
+// T is the element type, SIGMOID says whether the mask is a logit. FULL_PRECISION (0 or 1) selects the exact
+// exponential.
 //
 // The image is zero outside. A tap is the sum of four pixels of the image: where one of two neighbours is outside, the
 // pair is moved inside, and the pixel that the tap does not touch gets the weight zero. A tap whose position is a whole
 // pixel or more outside, infinite or NaN has four weights of zero and touches nothing.
 //
 // Pixels that are not finite: `touched` says which pixels a tap touches. A kernel that reads no others (plain.cu) is
-// exact for any x. One that reads all four and relies on the weights (tensor.cu, hopper.cu) needs a finite x, since zero
-// times infinity or NaN is NaN.
+// exact for any x. One that reads all four and relies on the weights (tensor.cu, hopper.cu) needs a finite x, since
+// zero times infinity or NaN is NaN.
 #pragma once
 #include "convkit.cuh"
 
@@ -40,7 +41,8 @@ CONVKIT_INLINE Axis axis_of(int base, float displacement, int size) {
     return axis;
 }
 
-// A tap: its upper left pixel, and weights of that one, its right, its lower and its diagonal neighbour, times the mask.
+// A tap: its upper left pixel, and weights of that one, its right, its lower and its diagonal neighbour, times the
+// mask.
 struct Sample {
     int row, column;
     float weight[4];

@@ -17,8 +17,8 @@ struct Strides {
     int image, channel, pixel;
 };
 
-// Read offset and mask of a tap. `pixel` and `t` count the output pixels of an image, and the taps of all groups. Indices
-// fit 32 bits: the caller checks that.
+// Read offset and mask of a tap. `pixel` and `t` count the output pixels of an image, and the taps of all groups.
+// Indices fit 32 bits: the caller checks that.
 CONVKIT_INLINE Raw read(const T* offset, const Strides& so, const T* mask, const Strides& sm, int image, int t,
                         int pixel) {
     const T* o = offset + (image * so.image + pixel * so.pixel + 2 * t * so.channel);

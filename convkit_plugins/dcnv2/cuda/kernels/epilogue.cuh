@@ -17,7 +17,9 @@ CONVKIT_INLINE constexpr int sum_of(int o) { return (o / 16 * 4 + o % 8 / 2) * 4
 CONVKIT_INLINE constexpr int column_of(unsigned thread, int o) { return o / 16 * 32 + thread % 4 * 8 + o % 8; }
 
 // Pixel of o; warps have 16 pixels each.
-CONVKIT_INLINE constexpr int row_of(unsigned thread, int o) { return thread / 32 * 16 + thread % 32 / 4 + o / 8 % 2 * 8; }
+CONVKIT_INLINE constexpr int row_of(unsigned thread, int o) {
+    return thread / 32 * 16 + thread % 32 / 4 + o / 8 % 2 * 8;
+}
 
 // Add the bias to COUNT neighbouring channels of a pixel, apply the ReLU, and write those below N.
 //

@@ -1,12 +1,11 @@
 // Sampled pixels as operands of a matrix product, straight from global memory into registers.
 //
-// A matrix instruction wants, of 16 rows, two words each of rows lane / 4 and lane / 4 + 8 at columns that depend
-// on lane % 4. The order of the columns is free as long as the weights share it, so thread q of four takes 16
-// neighbouring bytes from 16 q on, and another 16 from 64 + 16 q on: two instructions each.
+// The matrix instruction takes from each lane two words of rows lane / 4 and lane / 4 + 8, at columns that depend on
+// lane % 4. The order of the columns is free as long as the weights have the same, so thread q of four takes bytes 16 q
+// to 16 q + 15, and the same of the next 64 bytes: two instructions each.
 //
 // The L1 cache serves one line of 128 bytes at a time, so eight threads load a whole line of one pixel. For every two
-// rows, each thread blends one piece of either; then the four lower and the four upper threads exchange what the
-// other has of their row.
+// rows, each thread blends one piece of both; then the four lower and the four upper threads exchange pieces.
 #pragma once
 #include "deform.cuh"
 
@@ -14,7 +13,7 @@ constexpr int PIECE = 16 / int(sizeof(T));  // channels of one load
 constexpr int CHUNK = 8 * PIECE;            // channels of 128 bytes, one tile of weights
 constexpr int PIXEL_BYTES = C * int(sizeof(T));
 
-// Bilinear weights as the blending wants them.
+// Bilinear weights in the form of the blending: floats, or each half twice.
 #if BLEND_FLOAT
 struct Weights {
     float4 w;
@@ -27,7 +26,7 @@ CONVKIT_INLINE Weights weights_at(const uint4& v) {
 }
 #else
 struct Weights {
-    uint4 w;  // each twice
+    uint4 w;
 };
 CONVKIT_INLINE unsigned twice(float value) { return pack2<half_t>(value, value); }
 CONVKIT_INLINE Weights weights_of(const Sample& s) {
@@ -72,7 +71,7 @@ CONVKIT_INLINE unsigned multiply_add(unsigned a, unsigned b, unsigned c) {
 CONVKIT_INLINE unsigned blend(unsigned a, unsigned b, unsigned c, unsigned d, const Weights& weights) {
 #if BLEND_FLOAT
     const float4 w = weights.w;
-#if TF32  // 10 bits of the fraction, rounded; the sum is a float. What is not a number must not be: it could become 0.
+#if TF32  // rounded to 10 bits of the fraction; rounding could turn a NaN into 0, so it gets a fixed pattern
     float sum = w.x * __uint_as_float(a);
     sum = fmaf(w.y, __uint_as_float(b), sum);
     sum = fmaf(w.z, __uint_as_float(c), sum);
@@ -96,8 +95,8 @@ CONVKIT_INLINE void blend(unsigned (&word)[4], const uint4 (&v)[4], const Weight
     word[3] = blend(v[0].w, v[1].w, v[2].w, v[3].w, w);
 }
 
-// Fill row `row` (0 or 1, which stands for 8) of the operands a[half][step] from this thread's pieces of the two
-// neighbouring rows that its group of eight has sampled.
+// Fill the operands a[half][step] of row 0 (`row` 0) or 8 (`row` 1) from this thread's pieces of the two neighbouring
+// rows that its group of eight threads has sampled.
 CONVKIT_INLINE void exchange(unsigned (&a)[2][2][4], int row, const unsigned (&first)[4], const unsigned (&second)[4],
                              bool upper) {
 #pragma unroll

@@ -8,8 +8,8 @@
 // TILE_N output channels: PATCHES of them per turn, for as many turns as there are. The weights are packed in tiles of
 // 128 bytes of channels (`pack_for_wgmma` in _weights.py) in the order of their use: taps innermost.
 //
-// Further macros: N (output channels); the fields of a tactic (`Tactic` in _tactics.py); SHARED and the registers of the
-// roles (hopper_layout.cuh); BF16, RELU, OUT_PLANES (NCHW). With CLUSTER_K > 1 there is one turn.
+// Further macros: N (output channels); the fields of a tactic (`Tactic` in _tactics.py); SHARED and the registers of
+// the roles (hopper_layout.cuh); BF16, RELU, OUT_PLANES (NCHW). With CLUSTER_K > 1 there is one turn.
 #define TF32 0
 #include "gather.cuh"
 
@@ -417,8 +417,8 @@ extern "C" __global__ void
     const Walk<THREADS> walk(thread, offset_pixel == 1);
     const Raw raw = load_raw(call, block.patch_of(0), walk.row, walk.tap);
     if (thread == 0) init_barriers(block);
-    // A block may write to another's memory once that one has begun. With CLUSTER_M == 1 there is time to find out until
-    // the end; the barriers of the others matter from now on.
+    // A block may write to another's memory once that one has begun. With CLUSTER_M == 1 there is time to find out
+    // until the end; the barriers of the others matter from now on.
     if (CLUSTER_M * CLUSTER_K > 1) cluster_arrive<false>();
     if (CLUSTER_M > 1) cluster_wait();
     else __syncthreads();

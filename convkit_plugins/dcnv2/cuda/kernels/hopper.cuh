@@ -1,7 +1,7 @@
-// What Hopper (sm_90a) brings beside its matrix products: barriers in shared memory, copies that they count, registers
-// that warpgroups hand on, clusters.
+// Instructions of Hopper (sm_90a) other than matrix products: mbarriers, bulk copies to shared memory, reallocation of
+// registers between warpgroups, clusters.
 //
-// On the host a block has no cluster, and a copy is there at once.
+// On the host a block has no cluster, and copies are complete when they return.
 #pragma once
 #include "convkit.cuh"
 
@@ -9,8 +9,7 @@ typedef unsigned long long Barrier;
 
 #if CONVKIT_DEVICE
 
-// A place in the block's shared memory. Generic addresses would take twice the registers, and made of them again and
-// again, so this comes from one only once.
+// A 32-bit address in the block's shared memory. A generic address takes two registers, and a conversion at each use.
 typedef unsigned Shared;
 
 CONVKIT_INLINE Shared shared_address(const void* p) {
@@ -29,14 +28,14 @@ CONVKIT_INLINE void store_shared(Shared at, unsigned x, unsigned y, unsigned z, 
     asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(x), "r"(y), "r"(z), "r"(w));
 }
 
-// Read what nobody writes; not before what stands in front of it.
+// Read-only 16-byte load. It is volatile so that the compiler does not move it.
 CONVKIT_INLINE uint4 load_global(const char* at) {
     uint4 v;
     asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(at));
     return v;
 }
 
-// The same place in another block of the cluster.
+// The address of the same location in another block of the cluster.
 CONVKIT_INLINE unsigned in_block(Shared at, unsigned rank) {
     unsigned remote;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(at), "r"(rank));
@@ -59,12 +58,24 @@ CONVKIT_INLINE void init_barrier(Shared barrier, int arrivals) {
 
 CONVKIT_INLINE void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
-// Let the tensor cores see what has been written to shared memory. Who has loads on their way would wait for them, so
-// this is for the warps that start the products.
+// Order earlier accesses to shared memory by the generic proxy (ordinary stores) before later ones by the async proxy
+// (operands of wgmma). The consumer executes it between its wait for a tile and the product.
+//
+// Why not the producers, after their stores: ptxas (CUDA 13.0) makes it a MEMBAR.ALL.CTA, which also waits for the
+// global loads that a producer has in flight.
+//
+// Why this is enough. The PTX ISA ("Asynchronous Warpgroup Level Matrix Instructions", "Async Proxy", and "membar,
+// fence") requires a fence.proxy.async between accesses through the two proxies, and does not say which of the
+// synchronising threads executes it. By "Causality Order", the stores precede the product in base causality order:
+// st.shared, __syncwarp, mbarrier.arrive (release, by lane 0), mbarrier.try_wait (acquire, by every thread of the
+// consumer), fence.proxy.async, wgmma; so the proxy fence is on that path. The manual spells out the rule of a fence
+// along the path for alias proxies only. Lustig et al., "Mixed-Proxy Extensions for the NVIDIA PTX Memory Consistency
+// Model" (ISCA 2022, 5.4), which formalises it, requires the fence in the block of the access that is not generic: this
+// block.
 CONVKIT_INLINE void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Wait until the barrier's phase of this parity is over. The default scope is the block. A wider one would empty the L1
-// cache of the samples each time.
+// Wait until the barrier's phase of this parity is complete, with acquire semantics in the scope of the block. A wider
+// scope would invalidate the L1 cache, which has the samples.
 CONVKIT_INLINE void wait(Shared barrier, unsigned parity) {
     asm volatile(
         "{\n.reg .pred done;\nagain:\n"
@@ -80,7 +91,7 @@ CONVKIT_INLINE void arrive_remote(Shared barrier, unsigned rank) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(in_block(barrier, rank)) : "memory");
 }
 
-// Copy PARTS-th `part` of `bytes` to the same place in all of `blocks`; a barrier counts the bytes that come from them.
+// Copy one of PARTS equal parts of `bytes` to the same address in all of `blocks`. The barrier expects all parts.
 template <int PARTS>
 CONVKIT_INLINE void copy_tile(Shared to, const void* from, int bytes, Shared barrier, unsigned short blocks) {
     asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
@@ -94,8 +105,7 @@ CONVKIT_INLINE void copy_tile(Shared to, const void* from, int bytes, Shared bar
             "l"(from), "r"(bytes), "r"(barrier) : "memory");
 }
 
-// All threads of the cluster meet: they arrive, and later wait for the others. What they wrote before is visible after
-// that only with `publish`.
+// The barrier of the cluster, in two halves. Writes before the arrival are visible after the wait only with `publish`.
 template <bool publish>
 CONVKIT_INLINE void cluster_arrive() {
     if (publish) asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
@@ -103,7 +113,8 @@ CONVKIT_INLINE void cluster_arrive() {
 }
 CONVKIT_INLINE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
-// Give registers back, or wait for those that others give back, until each thread of the warpgroup has COUNT.
+// Change the registers per thread of the warpgroup from BEFORE to COUNT. An increase waits until others have released
+// enough.
 template <int COUNT, int BEFORE>
 CONVKIT_INLINE void set_registers() {
     if (COUNT > BEFORE) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT > BEFORE ? COUNT : 24));
@@ -123,7 +134,7 @@ CONVKIT_INLINE uint4 load_global(const char* at) { return *(const uint4*)at; }
 template <int COUNT>
 CONVKIT_INLINE void store_remote(Shared, unsigned, const float (&)[COUNT]) {}
 
-// A barrier's bit 32 is its phase; below are 16 bits for how many arrive, and 16 for how many of them have not yet.
+// A barrier: bit 32 is the phase, bits 16 to 31 the expected arrivals, bits 0 to 15 the pending ones.
 CONVKIT_INLINE void init_barrier(Shared barrier, int arrivals) {
     convkit_host::on_init(barrier);
     const convkit_host::Quiet quiet;
@@ -166,7 +177,7 @@ __shared__ Meeting meetings[32];
 CONVKIT_INLINE bool is_over_since(const void* meeting, unsigned generation) {
     return ((const Meeting*)meeting)->generation != generation;
 }
-CONVKIT_INLINE void meet_warpgroup() {  // which the tensor cores do by themselves
+CONVKIT_INLINE void meet_warpgroup() {  // a barrier of the warpgroup, implied by its instructions on a GPU
     Meeting& meeting = meetings[threadIdx.x / 128];
     unsigned generation;
     {

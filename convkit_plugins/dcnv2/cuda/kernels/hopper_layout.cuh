@@ -1,8 +1,8 @@
 // What a tactic means for a block of hopper.cu: tiles, registers of each role, and the layout of shared memory.
 //
 // The launch and the choice of tactics need some of these numbers in Python (_tactics.py). They arrive as the macros
-// SHARED, CONSUMER_REGISTERS, HELPER_REGISTERS and PRODUCER_REGISTERS and are checked here: a tactic that `fits` refuses
-// does not compile, and neither does one for which Python and this file disagree.
+// SHARED, CONSUMER_REGISTERS, HELPER_REGISTERS and PRODUCER_REGISTERS and are checked here: a tactic that `fits`
+// refuses does not compile, and neither does one for which Python and this file disagree.
 #pragma once
 #include "gather.cuh"
 #include "hopper.cuh"
@@ -33,7 +33,8 @@ struct SharedStorage {
     static constexpr int weights = 2048;                                       // T [WEIGHT_STAGES][TILE_N][CHUNK]
     static constexpr int samples = weights + WEIGHT_STAGES * WEIGHT_BYTES;     // T [SAMPLE_STAGES][ROWS][CHUNK]
     static constexpr int tables = samples + SAMPLE_STAGES * SAMPLE_BYTES;      // [TABLES][TABLE_BYTES]
-    static constexpr int sums = tables + TABLES * TABLE_BYTES;  // float [CLUSTER_K][PATCHES][SHARE][128], if CLUSTER_K > 1
+    // Only if CLUSTER_K > 1: float [CLUSTER_K][PATCHES][SHARE][128].
+    static constexpr int sums = tables + TABLES * TABLE_BYTES;
     static constexpr int end = sums + (CLUSTER_K > 1 ? ACC * PATCHES * 128 * 4 : 0);
     static constexpr int bytes = (end + 1023) / 1024 * 1024;  // the host's memory starts at 1024 only if it ends there
 };

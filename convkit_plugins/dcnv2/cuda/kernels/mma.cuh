@@ -1,7 +1,7 @@
-// What sm_80 brings for matrix products: asynchronous copies to shared memory, and products of a warp.
+// Instructions of sm_80 for matrix products: asynchronous copies to shared memory, and the product of a warp.
 //
-// TF32 says that the operands are float, of which the product uses 10 bits of the fraction; else BF16 says which of the
-// 16-bit types they are. On the host, the same names do the same, a warp's product by exchanging what its lanes hold.
+// With TF32 the operands are float, of which the product uses 10 bits of the fraction; else BF16 says which of the
+// 16-bit types they are. The functions do the same on the host, where lanes exchange their operands.
 #pragma once
 #include "convkit.cuh"
 
@@ -13,7 +13,7 @@ CONVKIT_INLINE void copy16(void* shared, const void* global) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
 }
 
-// End a group of copies, and wait until at most LATER groups are under way.
+// End a group of copies; wait until at most LATER groups are in flight.
 CONVKIT_INLINE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 template <int LATER>
@@ -50,8 +50,8 @@ CONVKIT_INLINE float dot(unsigned a, unsigned b) {
 #endif
 }
 
-// Lane 4 g + q holds, of the rows g and g + 8 of a, words q (a[0], a[1]) and q + 4 (a[2], a[3]); of column g of b, words
-// q and q + 4; of d, columns 2 q and 2 q + 1 of rows g (d[0], d[1]) and g + 8. A word is two columns, or one of TF32.
+// Lane 4 g + q has words q (a[0], a[1]) and q + 4 (a[2], a[3]) of rows g and g + 8 of a; words q and q + 4 of column g
+// of b; columns 2 q and 2 q + 1 of rows g (d[0], d[1]) and g + 8 of d. A word is two columns, or one with TF32.
 CONVKIT_INLINE void mma(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     for (int t = 0; t < 4; ++t) {

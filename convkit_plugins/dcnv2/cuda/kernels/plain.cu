@@ -1,15 +1,15 @@
-// Modulated deformable convolution in one launch without tensor cores: the path of float32 and of sm_75.
+// Modulated deformable convolution in one launch without tensor cores, for float32 and for sm_75.
 //
 // A block computes PIXELS output pixels x FILTERS filters as an implicit matrix product over (group, tap, channel). In
 // each step its threads sample CHUNK channels at one tap into a tile of shared memory, while they multiply the tile of
 // the step before; samples and weights travel through registers, so that their loads overlap with the product.
 //
-// Constants: T, the type of all tensors; SIGMOID, whether the mask still lacks it; RELU; VECTOR, which says that four
-// channels of a pixel follow each other and may be loaded at once: the channel stride of x is 1, and its other strides,
-// its address (in elements) and channels / groups are multiples of 4; PIXELS, FILTERS, and the ROWS x COLUMNS of them
-// that one thread holds; PARTS, the groups of threads that share the steps of a block, for small problems. Strides
-// count elements; the pixels of offset, mask and out are numbered row by row. `weight` is packed as [filter tile]
-// [group][tap][channel of the group, padded to CHUNK][filter of the tile], zeros in the gaps; `bias` may be null.
+// Constants: T, the type of all tensors; SIGMOID, whether the mask is a logit; RELU; VECTOR, whether four channels of a
+// pixel may be loaded at once: the channel stride of x is 1, and its other strides, its address (in elements) and
+// channels / groups are multiples of 4; PIXELS and FILTERS of a block; ROWS and COLUMNS, those of a thread; PARTS,
+// groups of threads that divide the steps of a block, for small problems. Strides count elements; the pixels of offset,
+// mask and out are numbered row by row. `weight` is packed as [filter tile] [group][tap][channel of the group, padded
+// to CHUNK][filter of the tile], zeros in the gaps; `bias` may be null.
 #define FULL_PRECISION 1
 #include "activation.cuh"
 #include "bilinear.cuh"
@@ -25,7 +25,7 @@ static_assert(PIECES * THREADS * 4 == CHUNK * FILTERS, "the threads divide the w
 static_assert((PARTS - 1) * PIXELS * FILTERS <= PARTS * 2 * CHUNK * (PIXELS + 4 + FILTERS), "the sums fit the tiles");
 static_assert(ROW_GROUPS * 4 == ROWS && COLUMN_GROUPS * 4 == COLUMNS, "a thread holds multiples of 4 x 4");
 
-// Four neighbouring values as they lie in memory.
+// Four neighbouring values in memory.
 template <int BYTES>
 struct Word {
     typedef uint2 type;
@@ -72,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain
     const int tile = blockIdx.x % tiles, first_pixel = blockIdx.x / tiles * PIXELS;
     const int plane = out_height * out_width, total = batch * plane;
 
-    // The pixel that this thread samples. Neighbouring lanes read what lies side by side: channels or pixels.
+    // The pixel that this thread samples. Neighbouring lanes read neighbours in memory: channels or pixels.
     const int slot = VECTOR ? thread / SHARERS : thread % PIXELS, sharer = VECTOR ? thread % SHARERS : thread / PIXELS;
     const int sampled = first_pixel + slot, image = sampled / plane, position = sampled % plane;
     const bool exists = sampled < total;
@@ -97,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain
         ahead.mask = mask[mask_start + number * mask_channel];
     };
 
-    // What the step ahead needs, on its way from memory.
+    // Loads in flight for the next step.
 #if VECTOR
     Four values[QUADS][4];
 #else
@@ -173,7 +173,7 @@ extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain
         }
     };
 
-    // The outputs of this thread. Neighbouring lanes write what lies side by side: filters or pixels.
+    // The outputs of this thread. Neighbouring lanes write neighbours in memory: filters or pixels.
     constexpr int ACROSS = FILTERS / COLUMNS, DOWN = PIXELS / ROWS;
     const bool last = out_channel == 1;
     const int across = last ? thread % ACROSS : thread / DOWN, down = last ? thread / ACROSS : thread % DOWN;
@@ -220,7 +220,7 @@ extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain
         __syncthreads();
     }
 
-    if (PARTS > 1) {  // the first part adds up what the others have
+    if (PARTS > 1) {  // the first part adds up the sums of all
         float* const shared = &memory[0][0][0][0];
         if (part > 0) {
 #pragma unroll

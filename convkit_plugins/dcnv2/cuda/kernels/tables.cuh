@@ -1,8 +1,7 @@
-// Tables in shared memory that tell where each row of a tile samples, and with which weights.
+// Tables in shared memory: where each row of a tile of samples is read, and with which weights.
 //
-// A table is for one patch of 64 pixels. For each tap of each group it holds the bilinear weights of all rows, then for
-// each tap the upper left corners. Rows of 16 bytes are read at once; the distance of taps lets entries be written with
-// few conflicts.
+// A table is for one patch of 64 pixels, which are its rows. It contains the bilinear weights [tap of all groups][row],
+// then the upper left pixels [tap][row]. Reads are 16 bytes wide; the pitch of taps keeps bank conflicts of writes low.
 #pragma once
 #include "gather.cuh"
 #include "hopper.cuh"
@@ -12,13 +11,13 @@ constexpr int ALL_TAPS = G * TAPS;
 constexpr int WEIGHT_SIZE = BLEND_FLOAT ? 16 : 8, WEIGHT_PITCH = (BLEND_FLOAT ? 65 : 66) * WEIGHT_SIZE;
 constexpr int CORNER_PITCH = 68 * 4, CORNERS = ALL_TAPS * WEIGHT_PITCH, TABLE_BYTES = CORNERS + ALL_TAPS * CORNER_PITCH;
 
-// Where a patch lies.
+// A patch: its image, and the output pixel at its upper left.
 struct Patch {
     int image, y, x;
 };
 
-// How COUNT threads share the samples of a patch: where one of them begins, and how far it goes in each pass. Offsets
-// are read along pixels where these are neighbours in memory, else along taps.
+// The division of the samples of a patch among COUNT threads: the first row and tap of a thread, and its steps per
+// pass. Neighbouring threads take neighbouring pixels where these are neighbours in memory, else neighbouring taps.
 template <int COUNT>
 struct Walk {
     int row, tap, rows, taps, passes;
@@ -38,7 +37,7 @@ struct Walk {
     }
 };
 
-// Bilinear weights in a table: floats, or halves.
+// Write the bilinear weights of a sample, as floats or halves.
 CONVKIT_INLINE void write_weights(unsigned char* to, const Sample& s) {
     if (BLEND_FLOAT)
         *(float4*)to = make_float4(s.weight[0], s.weight[1], s.weight[2], s.weight[3]);
@@ -46,7 +45,7 @@ CONVKIT_INLINE void write_weights(unsigned char* to, const Sample& s) {
         *(uint2*)to = make_uint2(pack2<half_t>(s.weight[0], s.weight[1]), pack2<half_t>(s.weight[2], s.weight[3]));
 }
 
-// A half of a word, twice. Said so, the compiler has the multiplication select it.
+// Broadcast one half of a word. Written like this, ptxas folds it into the operand selector of HFMA2.
 template <bool UPPER>
 CONVKIT_INLINE unsigned twice_half(unsigned v) {
 #if CONVKIT_DEVICE
@@ -60,7 +59,7 @@ CONVKIT_INLINE unsigned twice_half(unsigned v) {
 #endif
 }
 
-// The weights of a thread's j-th row; an even one is read together with the next.
+// The weights of a thread's rows. In float16, those of an even row and the next are loaded together.
 struct RowWeights {
     uint4 two;
 

@@ -109,7 +109,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int turn = 0; turn < TURNS; ++turn) {
         const int chunk = turn * WARPS_K + wk;
         wait_copies<STAGES - 2>();
-        __syncthreads();  // the tiles of this turn have come, and those of the last one are no longer read
+        __syncthreads();  // the tiles of this turn are complete, and those of the last one are no longer read
         copy(turn + STAGES - 1);
         if (CHUNKS % WARPS_K == 0 || chunk < CHUNKS) {
             unsigned a[2][2][4];
@@ -134,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
     }
 
-    // The sums of warps that share pixels meet in shared memory, one after another.
+    // Add up the sums of warps that share pixels, one warp after another, through shared memory.
     if (WARPS_K > 1) {
         float* sums = (float*)memory;  // [WARPS_M][COLUMNS * 4][32]
 #pragma unroll

@@ -1,15 +1,15 @@
 // Warpgroup matrix products of Hopper (sm_90a): 64 rows times columns, both from shared memory.
 //
-// ELEMENT is the type of the operands: "f16" or "bf16". The sums are float. On the host, each thread computes its sums
-// when it waits for them, and reads as a descriptor says. A warpgroup may have 64 products on their way.
+// ELEMENT is the type of the operands: "f16" or "bf16"; the sums are float. On the host, each thread computes its sums
+// when it waits for them, and a warpgroup may have 64 products in flight.
 #pragma once
 #include "convkit.cuh"
 #include "hopper.cuh"
 
-// Where a product finds its rows or columns, each of which has 64 values of the sum. The lower 14 bits are an address in
-// units of 16 bytes; from bit 16 on stands 1, of no meaning here; from bit 32 on the distance of eight rows in those
-// units. Bit 62 says that rows have 128 bytes, of which 16-byte piece i of row r lies at i ^ (r % 8). A tile starts at a
-// multiple of 1024 bytes, so that `offset`, which goes along a row, never carries.
+// The matrix descriptor of an operand tile with 64 values per row. Bits 0 to 13: address in units of 16 bytes. Bits 16
+// to 29: leading dimension offset, not used here. Bits 32 to 45: distance of eight rows, in the same units. Bit 62:
+// 128-byte swizzle, that is, 16-byte piece i of row r is at i ^ (r % 8). A tile starts at a multiple of 1024 bytes, so
+// adding an `offset` within a row never carries.
 CONVKIT_INLINE unsigned long long descriptor_of(unsigned address, unsigned offset) {
     const unsigned low = (((address >> 4) & 0x3fffu) | (1u << 16)) + (offset >> 4), high = 64u | (1u << 30);
     return (unsigned long long)high << 32 | low;
@@ -19,20 +19,20 @@ CONVKIT_INLINE unsigned long long descriptor_of(unsigned address, unsigned offse
 
 CONVKIT_INLINE unsigned long long descriptor(Shared tile, unsigned offset) { return descriptor_of(tile, offset); }
 
-// Products lie between begin and end, and run on until they are waited for.
+// Products are issued between begin and end and run asynchronously until they are waited for.
 CONVKIT_INLINE void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 CONVKIT_INLINE void wgmma_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
-// Wait until at most COUNT of them run.
+// Wait until at most COUNT groups of products are running.
 template <int COUNT>
 CONVKIT_INLINE void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(COUNT) : "memory");
 }
 
-// Tell the compiler that a value is changed here.
+// Make the compiler assume that a value changes here.
 CONVKIT_INLINE void change(float& value) { asm volatile("" : "+f"(value)::"memory"); }
 
-// The sums of a thread in the text of an instruction, and as its operands.
+// The accumulators of a thread in the text of an instruction, and as its operands.
 #define WGMMA_NAMES_32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define WGMMA_NAMES_64 WGMMA_NAMES_32 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define WGMMA_NAMES_128 WGMMA_NAMES_64 \
@@ -85,8 +85,8 @@ struct Products {
     unsigned count, groups;
     Product list[64];
 
-    // Lane 4 g + q of warp w has, of every 8 columns, 2 q and 2 q + 1: of row 16 w + g in sums[4 j], sums[4 j + 1], and
-    // of the row 8 further on in the next two.
+    // Lane 4 g + q of warp w has columns 2 q and 2 q + 1 of every 8: those of row 16 w + g in sums[4 j] and
+    // sums[4 j + 1], those of row 16 w + g + 8 in the next two.
     void compute(const Product& product) {
         const int lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane / 4;
         for (int i = 0; i < int(product.columns) / 2; ++i) {
@@ -108,7 +108,7 @@ struct Products {
 static Products products[1024];
 __shared__ unsigned no_products_yet;  // all bits are set before each block
 
-// Products begin, and are done, for the four warps together.
+// Products begin and end for the four warps together.
 CONVKIT_INLINE void wgmma_begin() {
     {
         const convkit_host::Quiet quiet;

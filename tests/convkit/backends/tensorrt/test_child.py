@@ -128,6 +128,13 @@ class TestWhatIsRefused:
             (2, "Unique", "second"),
         }
 
+    def test_nodes_behind_the_first_one(self, tmp_path):
+        nodes = [node("Det", ["x"], ["d"], name="first"), node("Exp", ["d"], ["e"]),
+                 node("Mul", ["x", "e"], ["m"]), node("Det", ["m"], ["y"], name="second")]  # fmt: skip
+        path = tmp_path / "model.onnx"
+        onnx.save(make_model(nodes, {"x": (3, 3)}, {"y": ()}), path)
+        assert [(error.node, error.name) for error in one(path).errors] == [(0, "first"), (3, "second")]
+
     @pytest.mark.parametrize(
         "data", [b"", b"\x00" * 40, b"no model", b"\x08\x07", np.random.default_rng(3).bytes(300)],
         ids=["empty", "zeros", "text", "no graph", "random"],
@@ -246,6 +253,7 @@ run_tasks(find_flavour("tensorrt-rtx"), [Task(Path(sys.argv[1]), build=build)] *
 """
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("moment", ["parse", "build"])
 def test_the_end_of_the_caller(tmp_path, private_temp, number, moment):

@@ -17,3 +17,10 @@ def test_three_hundred_graphs_without_an_unexplained_disagreement():
     assert report.unexplained == {}
     assert report.problems == {}
     assert len(report.operators) >= 90
+
+
+def test_graphs_in_float16():
+    report = runpy.run_path(str(SCRIPT))["compare"](first=20_000, count=100, half=True)
+    assert report.compared >= 70
+    assert report.unexplained == {}
+    assert report.problems == {}

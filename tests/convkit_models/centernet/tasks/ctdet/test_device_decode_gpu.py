@@ -182,8 +182,11 @@ def test_runs_are_identical_and_a_graph_gives_the_same() -> None:
         device.launch()
         assert torch.equal(device.rows, first[0])
         assert torch.equal(device.counts, first[1])
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        device.launch()  # the first on a stream allocates, which a capture forbids
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph, stream=stream):
         device.launch()
     for _ in range(20):
         device.poison()
