@@ -2,8 +2,8 @@
 
 Its classes have the names and arguments of the genuine ones (`signature_faults` compares them) and enforce what NVIDIA
 documents: shapes within the profile, addresses of all tensors, one thread a context, nothing captured in the first run
-or with a context that changed afterwards. The engine has an input ``x`` [n, m] and the outputs ``twice`` = 2x [n, m] and
-``sums`` = the sums of the rows [n].
+or with a context that changed afterwards. The engine has an input ``x`` [n, m] and the outputs ``twice`` = 2x [n, m]
+and ``sums`` = the sums of the rows [n].
 """
 
 from __future__ import annotations
@@ -218,7 +218,8 @@ class FakePlainContext:
             return False
         assert self.shape, "no shape was set"
         assert self.addresses.keys() == {"x", "twice", "sums"}
-        assert self.scratch[0] and self.scratch[1] >= FakeEngine.device_memory_size_v2
+        assert self.scratch[0]
+        assert self.scratch[1] >= FakeEngine.device_memory_size_v2
         self.streams.append(stream_handle)
         state = self.shape, dict(self.addresses)
         recording = self.world.gpu.recording

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,8 @@ def flavour(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def world(flavour: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    yield make_world(monkeypatch, flavour)
+def world(flavour: str, monkeypatch: pytest.MonkeyPatch) -> World:
+    return make_world(monkeypatch, flavour)
 
 
 @pytest.fixture
