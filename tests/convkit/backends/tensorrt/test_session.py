@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,7 @@ def test_what_the_library_logs_is_in_the_error(world):
     assert "Cask (no kernel)" in caught.value.hint
     assert "the plan is refused" not in caught.value.hint, "only what was logged meanwhile"
     world.failing = False
+    assert not _runtime._loaded[name].sinks, "nobody listens any more"
     assert session.run({"x": values(1, 1)}), "the session goes on"
 
 
@@ -336,6 +338,7 @@ def test_threads_take_turns_at_a_session_and_each_has_contexts_of_its_own_on_a_d
         for thread in threads:
             thread.join()
 
+    world.pause = lambda: time.sleep(0.002)
     run_two(device=False)
     assert not problems
     assert len(world.contexts) == 1
