@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.device_pipeline import NumpyDevice
 from support.tensorrt_double import FakeArray, OnlyDLPack, World, signature_faults
 from support.tensorrt_names import RTX_ONLY, missing_names, used_names
 
@@ -17,9 +18,12 @@ from convkit.backends.tensorrt import FLAVOURS, _bindings, _runtime
 from convkit.backends.tensorrt._runtime import RuntimeEngine
 from convkit.backends.tensorrt._session import KEPT, TensorRTOnDevice, TensorRTSession
 from convkit.errors import ConversionError, EnvironmentProblem, KernelArgumentError
+from convkit.model import Dim, ModelSpec, TensorSpec
+from convkit.processing import find_preprocess
+from convkit.runtime import DevicePipeline
 
 API = importlib.import_module(FLAVOURS["tensorrt-rtx"].module)
-STREAM = 7
+STREAM = NumpyDevice.stream
 
 
 def make_world(monkeypatch: pytest.MonkeyPatch, flavour: str) -> World:
@@ -347,3 +351,23 @@ def test_threads_take_turns_at_a_session_and_each_has_contexts_of_its_own_on_a_d
     assert not problems
     assert len(world.contexts) == 3
     assert len({context.scratch for context in world.contexts}) == 3
+
+
+def test_a_session_serves_the_device_pipeline(world):
+    spec = ModelSpec(
+        variant="rows",
+        dims=(Dim("batch", 1, 1, 4), Dim("width", 1, 4, 8)),
+        inputs=(TensorSpec("x", ("batch", "width")),),
+        outputs=(TensorSpec("twice", ("batch", "width")), TensorSpec("sums", ("batch",))),
+        preprocess={},
+        decode={},
+    )
+    device: Any = NumpyDevice()
+    pipeline = DevicePipeline(device, on_device(world), spec, find_preprocess({}), None, batch_min=2)
+    for number in range(6):
+        for count, width in [(1, 3), (4, 8)]:
+            x = values(count, width) + number
+            items = [pipeline.item({"x": row}) for row in x]
+            check(pipeline.outputs(items), x)
+    assert world.gpu.captures == 2, "each shape always came to the same of the two slots"
+    pipeline.close()
