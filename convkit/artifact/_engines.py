@@ -82,7 +82,7 @@ def stored_engines(artifact: Artifact) -> dict[str, StoredEngine]:
         try:
             documents = [json.loads((folder / name).read_text(encoding="utf-8")) for name in (DESCRIPTION, VERDICT)]
             found[folder.name] = StoredEngine(folder, documents[0], documents[1]["ladder"])
-            found[folder.name].summary()
+            found[folder.name].summary(), found[folder.name].plan
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise IntegrityError(f"{folder} cannot be read: {error}", hint="Build it again: convkit build.") from error
     return found

@@ -10,6 +10,7 @@ from convkit.backends._backend import (
     backend_named,
     find_backend,
     find_builder,
+    find_graph_backend,
     open_session,
 )
 from convkit.backends._ladder import FAILED, NOT_REPLAYED, PASSED, PENDING, Ladder, Rung
@@ -31,6 +32,7 @@ __all__ = [
     "backend_named",
     "find_backend",
     "find_builder",
+    "find_graph_backend",
     "open_artifact",
     "open_session",
     "unproved_reason",

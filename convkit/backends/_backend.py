@@ -25,6 +25,7 @@ __all__ = [
     "backend_named",
     "find_backend",
     "find_builder",
+    "find_graph_backend",
     "open_session",
 ]
 
@@ -196,6 +197,21 @@ def find_backend(name: str, device: str = "cpu") -> Backend:
     return backend
 
 
+def find_graph_backend(name: str, device: str = "cpu") -> Backend:
+    """Return the backend of that name, which runs ONNX graphs on ``device``.
+
+    Raises:
+        SettingError: it runs engines that it builds.
+        EnvironmentProblem: there is no such backend, or it cannot run here.
+    """
+    if backend_named(name).builds:
+        raise SettingError(
+            f"Backend {name!r} runs the engines that it builds, not ONNX graphs.",
+            hint=f"`convkit convert … --to {name}` or `convkit build ARTIFACT --to {name}` makes one.",
+        )
+    return find_backend(name, device)
+
+
 def find_builder(name: str) -> Backend:
     """Return the backend of that name, which builds engines.
 
@@ -216,6 +232,7 @@ def open_session(name: str, graph: Path, *, device: str = "cpu") -> Session:
     """Return a session of an ONNX file by the backend of that name.
 
     Raises:
+        SettingError: the backend runs engines that it builds.
         EnvironmentProblem: there is no such backend, or it cannot run here.
     """
-    return find_backend(name, device).open(Engine(name, graph), device=device)
+    return find_graph_backend(name, device).open(Engine(name, graph), device=device)

@@ -22,7 +22,7 @@ from convkit.artifact import (
     spec_to_json,
     staging,
 )
-from convkit.backends import find_backend
+from convkit.backends import find_graph_backend
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._settings import ConvertSettings, read_config, resolve_settings
 from convkit.errors import AdapterError, CheckpointError, ProofFailedError, SettingError, blamed_on
@@ -133,7 +133,7 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
     name, settings, target = plan.adapter.name, plan.settings, plan.target
     if plan.output:
         _reserve(plan.output, overwrite=overwrite)
-    runner = Runner(find_backend(settings.backend, settings.device), settings.device)
+    runner = Runner(find_graph_backend(settings.backend, settings.device), settings.device)
     progress("reading the checkpoint")
     source = _load(plan)
     output = plan.output or default_output(plan.adapter, source, settings.form)

@@ -14,11 +14,11 @@ from onnx import TensorProto, helper
 from support.gpu import missing_gpu
 from support.tensorrt_double import FakeGpu
 
-from convkit.backends import Engine, find_backend
+from convkit.backends import Engine, find_backend, open_session
 from convkit.backends.tensorrt import FLAVOURS, Build, Task, run_tasks
 from convkit.backends.tensorrt import _gpu as gpu_module
 from convkit.backends.tensorrt._backend import TensorRT
-from convkit.errors import EnvironmentProblem, IntegrityError
+from convkit.errors import EnvironmentProblem, IntegrityError, SettingError
 
 RTX, FULL = FLAVOURS["tensorrt-rtx"], FLAVOURS["tensorrt"]
 
@@ -121,6 +121,12 @@ def test_the_machine_of_a_proof(monkeypatch):
     machine = TensorRT(RTX).machine("cuda")
     assert machine["compute_capability"] == "12.0"
     assert machine["version"] == RTX.versions()["tensorrt-rtx-cu13-bindings"]
+
+
+def test_an_onnx_graph_is_not_its_engine(tmp_path):
+    with pytest.raises(SettingError, match="runs the engines that it builds") as caught:
+        open_session("tensorrt-rtx", tmp_path / "model.onnx", device="cuda")
+    assert "--to tensorrt-rtx" in caught.value.hint
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:x", "tpu"])
