@@ -63,13 +63,13 @@ class FakeGpu:
     def new_stream(self) -> Any:
         return SimpleNamespace(ptr=91)
 
-    def empty(self, shape: Sequence[int], dtype: str) -> FakeArray:
+    def empty(self, shape: Sequence[int], dtype: str, stream: int) -> FakeArray:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         memory = np.full(size + ALIGNMENT, 0xA5, np.uint8)
         start = -memory.ctypes.data % ALIGNMENT
         return FakeArray(memory[start : start + size].view(dtype).reshape(tuple(shape)), owner=memory)
 
-    def adopt(self, value: Any) -> FakeArray:
+    def adopt(self, value: Any, stream: int) -> FakeArray:
         array: FakeArray = value.__dlpack__()
         return array
 

@@ -60,19 +60,20 @@ class Gpu:
         with self._device:
             return self._cupy.cuda.Stream(non_blocking=True)
 
-    def empty(self, shape: Sequence[int], dtype: str) -> Any:
-        """Return an uninitialised contiguous array."""
-        with self._device:
+    def empty(self, shape: Sequence[int], dtype: str, stream: int) -> Any:
+        """Return an uninitialised contiguous array, whose memory is used again in the order of a stream."""
+        with self._on(stream):
             return self._cupy.empty(tuple(shape), dtype)
 
-    def adopt(self, value: Any) -> Any:
-        """Return an array that has ``__dlpack__`` as a cupy array of the same memory."""
-        return self._cupy.from_dlpack(value)
+    def adopt(self, value: Any, stream: int) -> Any:
+        """Return an array that has ``__dlpack__`` as a cupy array of the same memory, ready on a stream."""
+        with self._on(stream):
+            return self._cupy.from_dlpack(value)
 
     def upload(self, array: Any, values: np.ndarray, stream: int) -> None:
         """Enqueue a copy of host values into an array, converted to its type."""
         with self._on(stream) as external:
-            array.set(np.ascontiguousarray(values, array.dtype).reshape(array.shape), external)
+            array.set(np.asarray(values, array.dtype, order="C"), external)
 
     def download(self, array: Any, stream: int) -> np.ndarray:
         """Wait for an array and return it on the host."""

@@ -86,7 +86,7 @@ class _Contexts:
         key = tuple(shapes.items())
         if key not in self._outputs:
             self._outputs[key] = {
-                tensor.name: self._gpu.empty(context.output_shape(tensor.name), tensor.dtype)
+                tensor.name: self._gpu.empty(context.output_shape(tensor.name), tensor.dtype, self._stream)
                 for tensor in self._engine.tensors
                 if not tensor.is_input
             }
@@ -112,12 +112,12 @@ class TensorRTOnDevice(DeviceSession):
     def __init__(self, engine: RuntimeEngine, gpu: Gpu, stream: int) -> None:
         self._engine, self._gpu, self._stream = engine, gpu, stream
         self._inputs = {tensor.name: tensor for tensor in engine.tensors if tensor.is_input}
-        self._scratch = gpu.empty((max(engine.scratch, 1),), "uint8")
+        self._scratch = gpu.empty((max(engine.scratch, 1),), "uint8", stream)
         self._contexts, self._own_graphs = self._new_contexts(), False
 
     def buffer(self, name: str, shape: Sequence[int]) -> Any:
         """Return an uninitialised contiguous array in the type of an input."""
-        return self._gpu.empty(shape, self._input(name).dtype)
+        return self._gpu.empty(shape, self._input(name).dtype, self._stream)
 
     def fill(self, buffer: Any, values: np.ndarray) -> None:
         """Enqueue a copy of host values into a buffer."""
@@ -184,7 +184,7 @@ class TensorRTOnDevice(DeviceSession):
         """Return where an input lies, if the engine can read it there."""
         described = hasattr(value, "data_ptr") or hasattr(value, "__cuda_array_interface__")
         if not described and hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray | ArrayView):
-            value = self._gpu.adopt(value)
+            value = self._gpu.adopt(value, self._stream)
         view = ArrayView.of(tensor.name, value)
         if view.dtype != tensor.dtype:
             raise KernelArgumentError(

@@ -28,7 +28,7 @@ def test_values_go_there_and_back_converted_to_the_type_of_the_array(gpu):
     stream = gpu.new_stream()
     values = np.arange(12.0).reshape(3, 4)[:, ::-1]
     for dtype in ("float32", "float16", "int64", "bool"):
-        array = gpu.empty((3, 4), dtype)
+        array = gpu.empty((3, 4), dtype, int(stream.ptr))
         gpu.upload(array, values, int(stream.ptr))
         np.testing.assert_array_equal(gpu.download(array, int(stream.ptr)), values.astype(dtype))
         view = ArrayView.of("array", array)
@@ -39,7 +39,8 @@ def test_an_array_of_another_library_is_taken_where_it_lies(gpu):
     import torch
 
     tensor = torch.arange(6, dtype=torch.float32, device="cuda")
-    array = gpu.adopt(tensor)
+    stream = gpu.new_stream()
+    array = gpu.adopt(tensor, int(stream.ptr))
     assert ArrayView.of("array", array).address == tensor.data_ptr()
 
 
@@ -47,7 +48,7 @@ def test_a_captured_graph_repeats_the_work_on_the_same_memory(gpu):
     import cupy
 
     stream = gpu.new_stream()
-    array, twice = gpu.empty((4,), "float32"), gpu.empty((4,), "float32")
+    array, twice = (gpu.empty((4,), "float32", int(stream.ptr)) for _ in range(2))
     gpu.upload(array, np.ones(4), int(stream.ptr))
     cupy.multiply(array, 2, out=twice)  # the kernel is compiled outside of the capture
     replay = gpu.capture(lambda: cupy.multiply(array, 2, out=twice), int(stream.ptr))
@@ -65,6 +66,6 @@ def test_after_an_error_in_a_capture_the_stream_is_usable(gpu):
 
     with pytest.raises(ZeroDivisionError):
         gpu.capture(body, int(stream.ptr))
-    array = gpu.empty((2,), "float32")
+    array = gpu.empty((2,), "float32", int(stream.ptr))
     gpu.upload(array, np.ones(2), int(stream.ptr))
     np.testing.assert_array_equal(gpu.download(array, int(stream.ptr)), [1, 1])

@@ -170,7 +170,7 @@ def test_inputs_go_by_name(world):
 
 def test_what_the_engine_could_not_read_is_refused(world):
     device = on_device(world)
-    whole = world.gpu.empty((4, 8), "float32").values
+    whole = world.gpu.empty((4, 8), "float32", STREAM).values
     cases = {
         "float64": FakeArray(whole.astype(np.float64)),
         "on GPU 1": FakeArray(whole, device=1),
