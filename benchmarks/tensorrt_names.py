@@ -17,10 +17,11 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.tensorrt_names import RTX_ONLY, missing_names
+
+ROOT = Path(__file__).parents[1]
 
 VERSIONS = ("10.13.3.9", "10.16.1.11", "11.4.0.106")
 LIBRARIES = {
