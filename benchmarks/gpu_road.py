@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.checkpoints import make_checkpoint, make_network
 
 import convkit
+from convkit.backends import Engine
 from convkit.backends.torch import Torch
 from convkit.processing import synthetic_scenes
 from convkit_models.centernet._names import INPUT
@@ -166,7 +167,7 @@ def torch_rows(
 
 def program_row(model: Path, inputs: Sequence[Tensor], right: Tensor) -> Row:
     """Return the engine of the backend torch-fp16: the artifact's graph, in a CUDA graph."""
-    session: Any = Torch("torch-fp16", "float16").open(model, device="cuda")
+    session: Any = Torch("torch-fp16", "float16").open(Engine("torch-fp16", model), device="cuda")
 
     def run(images: Tensor) -> tuple[float, Tensor]:
         with session.settings():

@@ -139,7 +139,10 @@ class TorchOnDevice(DeviceSession):
         graph = torch.cuda.CUDAGraph()
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.stream(self._stream),  # a capture that fails would leave its stream the current one
+            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+        ):
             body()
 
         def replay() -> None:
