@@ -13,6 +13,16 @@ from convkit.errors import EnvironmentProblem
 __all__ = ["Gpu"]
 
 
+class _Foreign:
+    """A stream that is known by its address, in CUDA's protocol of streams."""
+
+    def __init__(self, address: int) -> None:
+        self._address = address
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._address
+
+
 class Gpu:
     """One GPU. Streams are addresses (``cudaStream_t``); nothing but `download` waits.
 
@@ -102,6 +112,10 @@ class Gpu:
 
     @contextmanager
     def _on(self, stream: int) -> Iterator[Any]:
-        external = self._cupy.cuda.ExternalStream(stream, self.index)
+        streams = self._cupy.cuda
+        if hasattr(streams.Stream, "from_external"):
+            external = streams.Stream.from_external(_Foreign(stream))
+        else:  # before cupy 14
+            external = streams.ExternalStream(stream, self.index)
         with self._device, external:
             yield external
