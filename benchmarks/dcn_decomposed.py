@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
 
+from convkit._onnxruntime import onnxruntime
 from convkit.graph import NodeRewrite, apply_rewrite
 from convkit_plugins.dcnv2.export import DecomposeGather, DecomposeGridSample
 

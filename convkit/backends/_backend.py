@@ -121,6 +121,8 @@ class Backend(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    remedy: str = ""
+    """What to do where `problem` finds one; `convkit doctor` shows it."""
     builds: ClassVar[bool] = False
     """Whether it makes engine files of its own, so that ``--to`` takes its name."""
     default_device: ClassVar[str] = "cpu"

@@ -22,6 +22,7 @@ class OnnxRuntime(Backend):
 
     name: ClassVar[str] = "onnxruntime"
     summary: ClassVar[str] = "ONNX Runtime (CPU and CUDA execution providers)"
+    remedy = "pip install onnxruntime"
 
     def problem(self, device: str = "cpu") -> str:
         """Return what is missing: the package, or the execution provider of the device."""

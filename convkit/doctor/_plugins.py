@@ -48,7 +48,7 @@ def _engine(backend: Backend) -> Finding:
     try:
         problem = backend.problem()
         if problem:
-            return Finding("engines", backend.name, "missing", problem)
+            return Finding("engines", backend.name, "missing", problem, backend.remedy)
         described = backend.describe()
     except Exception as error:
         # A library that does not load may raise anything; that is what is reported here.

@@ -13,9 +13,11 @@ EXIT_CODES = {
     "CheckpointError": 1,
     "ConvkitError": 1,
     "ImageError": 1,
+    "InputError": 1,
     "KernelArgumentError": 1,
     "OutputError": 1,
     "SettingError": 2,
+    "AdapterError": 3,
     "ConversionError": 3,
     "ExportError": 3,
     "KernelError": 3,
@@ -36,7 +38,7 @@ def test_every_error_has_its_documented_exit_code():
         if isinstance(value, type) and issubclass(value, ConvkitError)
     }
     assert found == EXIT_CODES
-    assert set(errors.__all__) == {*EXIT_CODES, "listing", "suggest"}
+    assert set(errors.__all__) == {*EXIT_CODES, "blamed_on", "listing", "suggest"}
 
 
 @pytest.mark.parametrize("name", EXIT_CODES)

@@ -12,11 +12,12 @@ from convkit.plugins import PluginManager
 
 HOOKS = {
     "convkit_adapters": (),
+    "convkit_options": (),
     "convkit_export_patches": ("adapter", "model", "target"),
     "convkit_onnx_translations": ("target",),
     "convkit_graph_rewrites": ("adapter", "target"),
-    "convkit_preprocess": ("adapter", "spec"),
-    "convkit_decode": ("adapter", "spec"),
+    "convkit_preprocess": ("spec",),
+    "convkit_decode": ("spec",),
     "convkit_tensorrt_plugins": ("target",),
     "convkit_backends": (),
     "convkit_torch_operators": (),

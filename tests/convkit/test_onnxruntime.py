@@ -52,8 +52,9 @@ def test_onnxruntime_is_imported_in_one_place_only():
 SESSION = """
 import sys
 from pathlib import Path
+from convkit.backends import Engine
 from convkit.backends.onnxruntime import OnnxRuntime
-OnnxRuntime().open(Path(sys.argv[1])).close()
+OnnxRuntime().open(Engine("onnxruntime", Path(sys.argv[1]))).close()
 """
 FOLD = """
 import sys

@@ -15,7 +15,7 @@ from convkit import hookimpl, hookspecs
 from convkit.errors import AdapterNotFoundError, PluginError
 from convkit.plugins import PluginManager, PluginWarning, block, hook_names, manager
 
-BUILT_IN = {"centernet", "dcnv2", "graph", "onnxruntime", "known_errors", "torch"}
+BUILT_IN = {"centernet", "dcnv2", "graph", "onnxruntime", "known_errors", "tensorrt", "torch"}
 
 ADAPTER_MODULE = """
 from convkit import Adapter, Dim, hookimpl
@@ -24,6 +24,7 @@ class {name}(Adapter):
     name = "{name}"
     summary = "from a distribution of its own"
     def load(self, request): ...
+    def samples(self, spec, count, seed): ...
 
 @hookimpl
 def convkit_adapters():
@@ -290,11 +291,11 @@ def test_what_a_hook_with_one_result_raises_is_reported_with_the_name_of_its_plu
     fresh = PluginManager()
     fresh.register(Answering(KeyError("kind")), "rotten")
     with pytest.raises(PluginError, match="'rotten' failed in convkit_decode: KeyError: 'kind'") as caught:
-        fresh.first("convkit_decode", adapter="", spec={})
+        fresh.first("convkit_decode", spec={})
     assert isinstance(caught.value.__cause__, KeyError)
     fresh.register(Answering(PluginError("told already")), "honest")
     with pytest.raises(PluginError, match="told already"):
-        fresh.first("convkit_decode", adapter="", spec={})
+        fresh.first("convkit_decode", spec={})
 
 
 @pytest.mark.parametrize("answer", [7, "iterator"])
@@ -351,7 +352,7 @@ def test_a_plugin_that_wraps_a_hook_is_refused_and_leaves_nothing():
     with pytest.raises(PluginError, match="'wrapping' wraps a hook"):
         fresh.register(Wrapping(), "wrapping")
     assert fresh.infos() == []
-    assert fresh.first("convkit_decode", adapter="", spec={}) is None
+    assert fresh.first("convkit_decode", spec={}) is None
 
 
 def test_hook_names_are_those_of_the_specification():

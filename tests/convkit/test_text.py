@@ -47,7 +47,7 @@ def test_settings_may_begin_with_a_mark(tmp_path, encoding):
 def test_the_first_class_name_has_no_mark(toy, toy_weights_file, tmp_path, encoding):
     names = tmp_path / "names.txt"
     names.write_bytes("car\r\nbus\r\nvan\r\ntram\r\n".encode(encoding))
-    made = convert("toy", weights=toy_weights_file, output=tmp_path / "out", names=names, samples=1)
+    made = convert("toy", weights=toy_weights_file, output=tmp_path / "out", names=names, samples=1).artifact
     assert made.manifest["model"]["classes"] == ["car", "bus", "van", "tram"]
 
 
@@ -70,7 +70,7 @@ def test_a_conversion_records_images_and_weights_whose_names_are_not_utf8(toy, t
     cv2.imwrite(str(tmp_path / "a.png"), draw_blobs(0)[0])
     (tmp_path / "a.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
     weights.write_bytes(toy_weights_file.read_bytes())
-    made = convert("toy", weights=weights, output=tmp_path / "out", inputs=folder, samples=1)
+    made = convert("toy", weights=weights, output=tmp_path / "out", inputs=folder, samples=1).artifact
     assert made.manifest["weights"]["file"] == "w\\xe9.pth"
     assert "in\\xe9" in made.verdict["inputs"]
     settings = {item["name"]: item["value"] for item in made.manifest["settings"]}

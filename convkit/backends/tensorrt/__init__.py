@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from convkit.backends._ladder import Ladder, Rung
-from convkit.backends.tensorrt._child import Build, Outcome, ParserError, Task, run_tasks
-from convkit.backends.tensorrt._flavour import FLAVOURS, Flavour, find_flavour
-from convkit.backends.tensorrt._network import ParsedLayer, ParsedNetwork, ParsedTensor
-from convkit.backends.tensorrt._shapes import GraphInput, ShapeRange, graph_inputs, parse_ranges
-from convkit.backends.tensorrt._targets import parse_targets
 
 if TYPE_CHECKING:
     from convkit.backends.tensorrt._check import check_model, random_inputs, read_inputs
+    from convkit.backends.tensorrt._child import Build, Outcome, ParserError, Task, run_tasks
+    from convkit.backends.tensorrt._flavour import FLAVOURS, Flavour, find_flavour
+    from convkit.backends.tensorrt._network import ParsedLayer, ParsedNetwork, ParsedTensor
     from convkit.backends.tensorrt._replay import NotReplayed, ReplayError, missing_replays, replay
+    from convkit.backends.tensorrt._shapes import GraphInput, ShapeRange, graph_inputs, parse_ranges
+    from convkit.backends.tensorrt._targets import parse_targets
     from convkit.backends.tensorrt._understand import Parting, Understanding, understand
 
 __all__ = [
@@ -50,18 +51,53 @@ __all__ = [
     "understand",
 ]
 
-_LAZY = {
-    "_check": ("check_model", "random_inputs", "read_inputs"),
-    "_replay": ("NotReplayed", "ReplayError", "missing_replays", "replay"),
-    "_understand": ("Parting", "Understanding", "understand"),
+_HOMES = {
+    "_check": (
+        "check_model",
+        "random_inputs",
+        "read_inputs",
+    ),
+    "_child": (
+        "Build",
+        "Outcome",
+        "ParserError",
+        "Task",
+        "run_tasks",
+    ),
+    "_flavour": (
+        "FLAVOURS",
+        "Flavour",
+        "find_flavour",
+    ),
+    "_network": (
+        "ParsedLayer",
+        "ParsedNetwork",
+        "ParsedTensor",
+    ),
+    "_replay": (
+        "NotReplayed",
+        "ReplayError",
+        "missing_replays",
+        "replay",
+    ),
+    "_shapes": (
+        "GraphInput",
+        "ShapeRange",
+        "graph_inputs",
+        "parse_ranges",
+    ),
+    "_targets": ("parse_targets",),
+    "_understand": (
+        "Parting",
+        "Understanding",
+        "understand",
+    ),
 }
-"""What imports torch, or may: loaded when it is asked for, since the child process needs none of it."""
+"""Where names are loaded from when they are first used: the plugin is light, and the child process needs no torch."""
 
 
 def __getattr__(name: str) -> Any:
-    import importlib
-
-    for module, names in _LAZY.items():
+    for module, names in _HOMES.items():
         if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+            return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

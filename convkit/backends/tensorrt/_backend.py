@@ -32,6 +32,7 @@ class TensorRT(Backend):
         self.flavour = flavour
         self.name = flavour.name  # type: ignore[misc]
         self.summary = f"{flavour.title} engines: built and understood without a GPU, run on one of their targets"  # type: ignore[misc]
+        self.remedy = flavour.remedy
 
     def problem(self, device: str = "cuda") -> str:
         """Return what is missing: the packages, cupy, or a GPU that the flavour runs on."""

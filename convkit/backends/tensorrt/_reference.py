@@ -67,7 +67,7 @@ class OnnxReference:
     def _onnxruntime(
         self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str], model: onnx.ModelProto | None = None
     ) -> dict[str, np.ndarray]:
-        import onnxruntime
+        from convkit._onnxruntime import onnxruntime
 
         if not all(value.dtype.name in _FED for value in inputs.values()):
             raise TypeError("it takes no inputs of these types from numpy")

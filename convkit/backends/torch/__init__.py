@@ -28,6 +28,7 @@ class Torch(Backend):
 
     name = "torch"
     summary = "PyTorch operators (CPU and CUDA, the latter in a CUDA graph)"
+    remedy = "pip install torch"
 
     def __init__(self, name: str = "torch", precision: str | None = None) -> None:
         self.name, self.precision = name, precision  # type: ignore[misc]

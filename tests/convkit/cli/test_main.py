@@ -92,7 +92,7 @@ def test_the_code_a_command_returns_is_the_exit_code(extended, code):
         (["convert", "toy", "--weights", "x", "--nonsense"], "--nonsense"),
         (["run", "a", "b", "--batch", "0"], "--batch"),
         (["run", "a", "b", "--score", "1.5"], "--score"),
-        (["run", "a"], "IMAGE"),
+        (["run", "a"], "FILE"),
         (["adapters", "--no-plugin"], "--no-plugin needs a name"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from support.plugins import registered
 
 from convkit import Dim, ModelSpec, Prepared, Preprocess, TensorSpec, hookimpl
-from convkit.errors import AdapterError, ConversionError, ConvkitError
+from convkit.errors import ConversionError, ConvkitError, InputError
 from convkit.processing import synthetic_scenes
 from convkit.proof import Case, Samples, shape_cases
 
@@ -96,7 +96,7 @@ def test_the_size_of_the_case_goes_into_the_specification_where_it_has_such_a_na
         ((3, 5, 6), "height 5 where 4 was asked for", "Name height in ModelSpec.preprocess"),
         ((3, 9, 6), "height of 9; the model is for 2 to 8", "--shape height=2:4:9"),
         ((3, 4, 7), "width of 7; the model is for 6", "--shape width=6:6:7"),
-        ((1, 4, 6), r"\(1, 4, 6\) for 'x'; one item of it is \(3, 4, 6\)", "disagree"),
+        ((1, 4, 6), r"\(1, 4, 6\) for 'x'; one item of it is \(3, 4, 6\)", "declares it as 3 x height x width"),
         ((4, 6), r"\(4, 6\) for 'x'; one item of it is 3 x height x width", "without the batch axis"),
         ((1, 3, 4, 6), "one item of it is 3 x height x width", "without the batch axis"),
     ],
@@ -135,7 +135,7 @@ def test_without_a_preprocess_raw_inputs_are_the_input_arrays_of_any_number_and_
 
 
 def test_inputs_that_disagree_on_a_dimension_are_refused():
-    with pytest.raises(AdapterError, match=r"\(6,\) for 'x'; one item of it is \(5,\)"):
+    with pytest.raises(InputError, match=r"\(6,\) for 'x'; one item of it is \(5,\)"):
         Samples.prepare(PAIR, [{**pair(0), "x": np.zeros(6, np.float32)}], [(("n", 4),)])
 
 
