@@ -44,7 +44,7 @@ def device():
 
 
 def test_kernels_are_written_and_sealed(device, toy_weights_file, tmp_path):
-    artifact = convert("toy", weights=toy_weights_file, output=tmp_path / "toy")
+    artifact = convert("toy", weights=toy_weights_file, output=tmp_path / "toy").artifact
     names = {name for name in artifact.manifest["files"] if name.startswith("kernels/")}
     assert names == {
         "kernels/kernels.json",
@@ -62,7 +62,7 @@ def test_kernels_are_written_and_sealed(device, toy_weights_file, tmp_path):
 
 def test_without_nvrtc_there_is_no_ptx(device, toy_weights_file, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy.cuda", None)
-    artifact = convert("toy", weights=toy_weights_file, output=tmp_path / "toy")
+    artifact = convert("toy", weights=toy_weights_file, output=tmp_path / "toy").artifact
     names = {name for name in artifact.manifest["files"] if name.startswith("kernels/")}
     assert {name.rpartition(".")[2] for name in names} == {"cu", "json"}
     document = json.loads((artifact.path / "kernels" / "kernels.json").read_text(encoding="utf-8"))

@@ -34,13 +34,13 @@ def test_every_hook_is_known() -> None:
     manager.register(plugin)
     manager.check_pending()
     target = Target()
-    (rewrites,) = manager.pluggy.hook.convkit_graph_rewrites(adapter="any", target=target)
+    (rewrites,) = manager.hook.convkit_graph_rewrites(adapter="any", target=target)
     assert [rewrite.name for rewrite in rewrites] == ["dcnv2.fold-batchnorm"]
-    (patches,) = manager.pluggy.hook.convkit_export_patches(adapter="any", model=None, target=target)
+    (patches,) = manager.hook.convkit_export_patches(adapter="any", model=None, target=target)
     assert all(patch.expect.accepts(0) for patch in patches)
-    (table,) = manager.pluggy.hook.convkit_onnx_translations(target=target)
+    (table,) = manager.hook.convkit_onnx_translations(target=target)
     assert [str(operator) for operator in table] == ["convkit.deform_conv2d.default"]
-    ((served,),) = manager.pluggy.hook.convkit_tensorrt_plugins(target=target)
+    ((served,),) = manager.hook.convkit_tensorrt_plugins(target=target)
     assert isinstance(served, TensorRTPlugin)
     assert (served.op_type, served.plugin, served.source) == ("DeformConv", "ModulatedDeformConv2d", "shipped")
 

@@ -251,7 +251,7 @@ MORE_FAULTS = FAULTS | {
 def test_faults_in_waiting_are_races_or_deadlocks(fault: str, tmp_path: Path) -> None:
     """In the first order that comes."""
     kernel, case = faulty(tmp_path, *MORE_FAULTS[fault]), MANY_TURNS["one patch at a time"]
-    with pytest.raises(KernelError, match=r"race at byte|wait for others that never arrive"):
+    with pytest.raises(KernelError, match=r"race at byte|wait for threads that never arrive"):
         compute(case, case.inputs(), multiprocessors=1, kernel=kernel, races=True)
 
 

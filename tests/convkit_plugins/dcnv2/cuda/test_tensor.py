@@ -66,10 +66,11 @@ CASES = {
     "several patches": Case(division=Division(64, 4, 1, 2), size=(9, 17), channels=8),
     "images of a batch": Case(batch=3, size=(4, 3), raw_last=False, planes=True),
     "one tap": Case(Layer(16, (1, 1)), channels=8, division=Division(32, 1, 1, 2)),
-    "fewer tiles than warps that share them": Case(Layer(16, (1, 1)), channels=8, division=Division(32, 2, 4, 3)),
+    "fewer tiles than warps that share them": Case(Layer(16, (1, 1)), channels=8, division=Division(32, 2, 4, 2)),
+    "fewer turns than stages": Case(Layer(16, (1, 1)), channels=8, division=Division(32, 2, 2, 3)),
     "tiles that the warps do not divide": Case(Layer(16, (1, 5)), division=Division(32, 1, 4, 2), size=(3, 9)),
-    "sums of four warps": Case(division=Division(64, 2, 4, 2)),
-    "three stages": Case(division=Division(64, 2, 2, 3), blend_fp32=False),
+    "sums of four warps": Case(division=Division(32, 2, 4, 2)),
+    "three stages": Case(division=Division(32, 2, 2, 3), blend_fp32=False),
     "unequal axes": Case(Layer(9, (5, 2), (2, 1), (1, 0), (1, 3), 2), channels=32, size=(9, 11)),
     "stride": Case(Layer(40, (3, 3), (2, 3), (1, 1)), size=(9, 11), raw_last=False),
     "dilation": Case(Layer(40, (3, 3), (1, 1), (2, 3), (2, 3)), size=(5, 6)),
@@ -122,8 +123,8 @@ def cases(draw: st.DrawFn) -> Case:
         st.sampled_from(
             [
                 (SQUARE, "float16", Division(64, 2, 2, 2), 24, False),
-                (Layer(9, (5, 2), (2, 1), (1, 0), (1, 3), 2), "bfloat16", Division(32, 1, 4, 3), 32, True),
-                (Layer(33, (1, 2), (1, 2), (0, 1)), "float32", Division(32, 2, 1, 2), 12, True),
+                (Layer(9, (5, 2), (2, 1), (1, 0), (1, 3), 2), "bfloat16", Division(32, 1, 4, 2), 32, True),
+                (Layer(33, (1, 2), (1, 2), (0, 1)), "float32", Division(32, 2, 1, 3), 12, True),
             ]
         )
     )
