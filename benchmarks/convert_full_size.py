@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-LIMIT_SECONDS, LIMIT_GIB, LIMIT_RATIO = 25.0, 3.0, 0.75
+LIMIT_SECONDS, LIMIT_GIB, LIMIT_RATIO = 15.0, 3.0, 0.75
 
 
 def convert(weights: Path, output: Path, extra: list[str]) -> tuple[float, float]:

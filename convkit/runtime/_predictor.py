@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ class Predictor:
         self._preprocess = find_preprocess(self.spec.preprocess)
         self._decode = find_decode(self.spec.decode)
         self._lock = threading.Lock()
+        self._fitting: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
         self.batch_min, self.batch_max = self.spec.batch.min, self.spec.batch.max
 
     @property
@@ -133,7 +134,7 @@ class Predictor:
         value = self.reader.accept(raw)
         with _naming(raw):
             prepared = prepare(self.spec, self._preprocess, value)
-            item_sizes(self.spec, self._preprocess, {n: tensor.shape for n, tensor in prepared.tensors.items()})
+            self._check_sizes({name: tensor.shape for name, tensor in prepared.tensors.items()})
         return prepared
 
     def run(self, prepared: Sequence[Prepared]) -> list[Result]:
@@ -159,6 +160,13 @@ class Predictor:
         """Return what items of one batch have in common: shapes, and the values of inputs without a batch axis."""
         tensors = ((tensor, item.tensors[tensor.name]) for tensor in self.spec.inputs)
         return {tensor.name: (array.shape, b"" if tensor.batched else array.tobytes()) for tensor, array in tensors}
+
+    def _check_sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse input tensors that the model was not proved for; shapes that fit are remembered."""
+        key = tuple(shapes.items())
+        if key not in self._fitting:
+            item_sizes(self.spec, self._preprocess, shapes)
+            self._fitting.add(key)
 
     def _size(self, batch: int) -> int:
         return min(max(batch, self.batch_min), self.batch_max)
@@ -221,7 +229,7 @@ class DevicePredictor(Predictor):
         value = self.reader.accept(raw)
         with _naming(raw):
             item = self.pipeline.item(value)
-            item_sizes(self.spec, self._preprocess, item.shapes)
+            self._check_sizes(item.shapes)
         return item
 
     def close(self) -> None:
