@@ -17,7 +17,7 @@ TILE = 8
 
 
 class GreyResize(Preprocess):
-    """Grey values 0..1 with light strokes, float32 [1, size, size], from a picture of one digit."""
+    """Grey values 0..1 with light strokes, float32 [1, size, size], from an image of one digit."""
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.size, self.dark = int(spec["size"]), spec["ink"] == "dark"

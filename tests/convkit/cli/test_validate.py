@@ -107,8 +107,8 @@ def test_results_that_cannot_be_kept_are_one_error(cli, toy_artifact, target):
 
 
 @pytest.mark.parametrize("name", ["pair", "embedding"])
-def test_models_without_images_validate(cli, request, name):
-    said = cli("validate", request.getfixturevalue(f"{name}_artifact").path)
+def test_models_without_images_validate(cli, pair_artifact, embedding_artifact, name):
+    said = cli("validate", {"pair": pair_artifact, "embedding": embedding_artifact}[name].path)
     assert said.code == 0
     kinds = {line.split()[1] for line in said.lines[1:-1] if not line.startswith(("note", " "))}
     assert {"shape", "values", "batch", "preprocess"} <= kinds

@@ -50,6 +50,7 @@ from convkit import (
     exactly,
 )
 from convkit.errors import IntegrityError
+from convkit.plugins import manager
 from convkit.testing._replay import Replay
 
 LIGHT = """
@@ -67,7 +68,11 @@ def convkit_adapters():
 
 
 def install_toy(folder: Path, monkeypatch: pytest.MonkeyPatch, imports: str = "", body: str = "") -> None:
-    """Give the plugin ``toy`` an entry point, which the check of its imports loads in another process."""
+    """Give the plugin ``toy`` an entry point, which the check of its imports loads in another process.
+
+    The manager of this process is made before: it must not find that entry point.
+    """
+    manager()
     source = LIGHT.format(imports=imports, body=body)
     write_distribution(folder, "convkit-toy", {"toy": "light_toy"}, {"light_toy": source})
     monkeypatch.syspath_prepend(str(folder))
