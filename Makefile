@@ -30,7 +30,7 @@ test: lint
 	$(BIN)/python -m pytest -m timing
 
 bench: $(STAMP)
-	failed=0; for script in cli_startup convert_full_size preprocess_decode dcn_cpu tensorrt_generated; do \
+	failed=0; for script in cli_startup convert_full_size preprocess_decode dcn_cpu tensorrt_build tensorrt_generated; do \
 		$(BIN)/python benchmarks/$$script.py || failed=1; done; exit $$failed
 
 clean:
