@@ -61,13 +61,16 @@ def _finite(value: float | None) -> float | str | None:
     return value if value is None or math.isfinite(value) else str(value)
 
 
-def judge_tensor(expected: np.ndarray, narrow: np.ndarray, wide: np.ndarray, dtype: str) -> Verdicts:
+def judge_tensor(
+    expected: np.ndarray, narrow: np.ndarray, wide: np.ndarray, dtype: str, *, rounding: float = 0.0
+) -> Verdicts:
     """Compare what ONNX means with what TensorRT built.
 
     ``narrow`` is the replay in the network's own types, ``wide`` the replay in float64, ``dtype`` the type in TensorRT.
     Numbers of a floating type may differ from one of the two replays by ``FACTOR`` times the largest difference between
     them, which is what rounding does to this network, and ``ULPS`` units of the last place; other types not at all.
-    float64 of the model counts as float32, which is what TensorRT makes of it.
+    float64 of the model counts as float32, which is what TensorRT makes of it. ``rounding`` is a difference between the
+    two replays that was seen before, with other inputs.
     """
     known = _SAME_TYPE.get(expected.dtype.name)
     if known != dtype:
@@ -83,14 +86,20 @@ def judge_tensor(expected: np.ndarray, narrow: np.ndarray, wide: np.ndarray, dty
         if dtype in ("INT8", "UINT8", "INT4") and np.mean(wrong) <= TIES and np.abs(want - mine).max() <= 1:
             wrong[:] = False
         return _worst(want, mine, wrong.astype(np.float64), np.zeros(want.shape))
+    own = max(rounding, rounding_of(mine, best))
     with np.errstate(all="ignore"):
-        spread = np.abs(mine - best)
-        own = float(np.max(spread[np.isfinite(spread)], initial=0.0))
         magnitude = np.where(np.isfinite(best), np.abs(best), 0.0)
         scale = float(np.max(magnitude))
         limit = FLOOR + FACTOR * own + _EPSILON[dtype] * (ULPS * magnitude + SCALE_ULPS * scale)
         error = np.minimum(_distance(want, mine), _distance(want, best))
     return _worst(want, mine, error, limit)
+
+
+def rounding_of(narrow: np.ndarray, wide: np.ndarray) -> float:
+    """Return the largest finite difference between the two replays of one tensor."""
+    with np.errstate(all="ignore"):
+        spread = np.abs(narrow.astype(np.float64) - wide.astype(np.float64))
+    return float(np.max(spread[np.isfinite(spread)], initial=0.0))
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convkit.backends.tensorrt._judge import Verdicts, judge_tensor
+from convkit.backends.tensorrt._judge import Verdicts, judge_tensor, rounding_of
 from convkit.backends.tensorrt._network import ParsedLayer, ParsedNetwork
 from convkit.backends.tensorrt._reference import OnnxReference
 from convkit.backends.tensorrt._replay import NotReplayed, ReplayError, missing_replays, replay, trace
@@ -98,10 +98,11 @@ def understand(
             return Understanding(parting=Parting(theirs, verdict))
     reference = OnnxReference(model)
     outputs: dict[str, Verdicts] = {}
+    rounding: dict[str, float] = {}
     for index, inputs in enumerate(feeds):
         wanted = expected[index] if expected is not None else reference.run(inputs)
         try:
-            failing = _compare(network, inputs, wanted, outputs)
+            failing = _compare(network, inputs, wanted, outputs, rounding)
         except NotReplayed as reason:
             return Understanding(not_replayed=(str(reason),))
         except ReplayError as error:
@@ -130,7 +131,7 @@ def _second_opinion(
     again = dict(outputs)
     for name in wanted:
         again.pop(name, None)
-    if _compare(network, inputs, wanted, again) is not None:
+    if _compare(network, inputs, wanted, again, {}) is not None:
         reference.name = first
         return failing
     outputs.update(again)
@@ -147,16 +148,24 @@ def _input_names(network: ParsedNetwork, model: onnx.ModelProto) -> dict[str, st
 
 
 def _compare(
-    network: ParsedNetwork, inputs: Feeds, wanted: Mapping[str, np.ndarray], outputs: dict[str, Verdicts]
+    network: ParsedNetwork,
+    inputs: Feeds,
+    wanted: Mapping[str, np.ndarray],
+    outputs: dict[str, Verdicts],
+    rounding: dict[str, float],
 ) -> Parting | None:
     """Compare every output and enter the verdicts; return the first that fails.
 
-    The replay in float64 takes longest and only ever widens a limit, so it runs where the other does not do.
+    The replay in float64 takes longest and only ever widens a limit, so it runs where the other does not do. What it
+    shows of the network's rounding is entered in ``rounding`` by output, and counts for the inputs that follow.
     """
     narrow = replay(network, inputs)
-    verdicts = _judge_outputs(network, wanted, narrow, narrow)
+    verdicts = _judge_outputs(network, wanted, narrow, narrow, rounding)
     if any(not verdict.passed and verdict.error for verdict in verdicts.values()):
-        verdicts = _judge_outputs(network, wanted, narrow, replay(network, inputs, wide=True))
+        wide = replay(network, inputs, wide=True)
+        verdicts = _judge_outputs(network, wanted, narrow, wide, {})
+        for name in narrow:
+            rounding[name] = max(rounding.get(name, 0.0), rounding_of(narrow[name], wide[name]))
     failing = None
     for name, verdict in verdicts.items():
         worst = outputs.get(name)
@@ -167,10 +176,12 @@ def _compare(
     return failing
 
 
-def _judge_outputs(network: ParsedNetwork, wanted: Feeds, narrow: Feeds, wide: Feeds) -> dict[str, Verdicts]:
+def _judge_outputs(
+    network: ParsedNetwork, wanted: Feeds, narrow: Feeds, wide: Feeds, rounding: Mapping[str, float]
+) -> dict[str, Verdicts]:
     types = {network.tensors[index].name: network.tensors[index].dtype for index in network.outputs}
     return {
-        name: judge_tensor(np.asarray(value), narrow[name], wide[name], types[name])
+        name: judge_tensor(np.asarray(value), narrow[name], wide[name], types[name], rounding=rounding.get(name, 0.0))
         if name in narrow
         else Verdicts(False, note=f"the output {name!r} is missing")
         for name, value in wanted.items()

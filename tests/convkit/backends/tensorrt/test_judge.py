@@ -73,3 +73,10 @@ def test_nothing_is_the_same_as_nothing():
 def test_verdicts_are_json():
     verdict = judge(np.array([np.nan], np.float32), np.array([1.0], np.float32))
     assert json.loads(json.dumps(verdict.to_json(), allow_nan=False))["expected"] == "nan"
+
+
+def test_rounding_seen_before_counts():
+    off = X + np.float32(5e-3)
+    assert not judge_tensor(X, off, off, "FLOAT").passed
+    assert judge_tensor(X, off, off, "FLOAT", rounding=1e-3).passed
+    assert not judge_tensor(X, off, off, "FLOAT", rounding=1e-4).passed

@@ -349,3 +349,41 @@ def test_precision_audit(network):
     row = next(row for row in table if row["outputs"] and row["outputs"][0]["name"] == "conv")
     assert row["outputs"][0]["dtype"] == "FLOAT"
     assert row["type"] == "CONVOLUTION"
+
+
+def cancelling() -> onnx.ModelProto:
+    """Return a sum of large numbers that nearly cancel: its rounding is far above the last place of its result."""
+    signs = np.repeat(np.array([[1.0], [-1.0]], np.float32), 2048, 0)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "signs"], ["y"])],
+        "cancelling",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4096])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1])],
+        [numpy_helper.from_array(signs, "signs")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+@pytest.mark.parametrize(("off", "passes"), [(4, True), (100, False)])
+def test_the_rounding_that_is_measured_on_one_input_counts_for_the_next(off, passes, tmp_path, monkeypatch):
+    model = cancelling()
+    onnx.save(model, tmp_path / "m.onnx")
+    (outcome,) = run_tasks(find_flavour("tensorrt-rtx"), [Task(tmp_path / "m.onnx", read=True)])
+    assert outcome.network is not None, outcome.errors
+    half = np.random.default_rng(0).standard_normal((1, 2048)).astype(np.float32) * 1000
+    feeds = [{"x": np.concatenate([half, half + np.float32(shift)], 1)} for shift in (0.1, 0.2, 0.3)]
+    narrow = [replay(outcome.network, feed)["y"] for feed in feeds]
+    own = abs(float(narrow[0].item()) - float(replay(outcome.network, feeds[0], wide=True)["y"].item()))
+    assert own > 0
+    shifts = (4, 4, off)
+    expected = [{"y": value + np.float32(shift * own)} for value, shift in zip(narrow, shifts, strict=True)]
+    wide = []
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        wide.append(options.get("wide", False))
+        return replay(*arguments, **options)
+
+    monkeypatch.setattr("convkit.backends.tensorrt._understand.replay", counting)
+    found = understand(outcome.network, model, feeds, expected=expected)
+    assert found.passed is passes
+    assert sum(wide) == (1 if passes else 2)
