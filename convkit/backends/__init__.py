@@ -14,7 +14,7 @@ from convkit.backends._backend import (
     open_session,
 )
 from convkit.backends._ladder import FAILED, NOT_REPLAYED, PASSED, PENDING, Ladder, Rung
-from convkit.backends._tensorrt_plugin import TensorRTPlugin
+from convkit.backends._tensorrt_plugin import TensorRTPlugin, load_function, own_plugins
 
 __all__ = [
     "FAILED",
@@ -33,7 +33,9 @@ __all__ = [
     "find_backend",
     "find_builder",
     "find_graph_backend",
+    "load_function",
     "open_artifact",
     "open_session",
+    "own_plugins",
     "unproved_reason",
 ]

@@ -105,12 +105,13 @@ class BuildRequest:
 
     ``targets`` name kinds of hardware, as the backend knows them; empty means its default. ``ranges`` are the lowest,
     best and highest shape of each input that varies; ``feeds`` are inputs on which the backend may compare what it
-    understood with the graph.
+    understood with the graph. ``options`` are the settings of plugins, the backend's own among them.
     """
 
     targets: tuple[str, ...] = ()
     ranges: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     feeds: Sequence[Mapping[str, np.ndarray]] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Backend(ABC):

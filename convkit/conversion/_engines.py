@@ -84,7 +84,7 @@ def build_engine(
         ladder = Ladder((exported,))
         engine = Engine(backend.name, folder / "model.plan")
         if exported.state == PASSED:
-            engine = backend.build(graph, folder, _request(spec, golden, targets), progress)
+            engine = backend.build(graph, folder, _request(spec, golden, targets, target), progress)
             ladder = Ladder((exported, *engine.ladder.rungs, _pipeline(to)))
         _write(folder, artifact, backend, target, engine, ladder, records)
         kept = staged.publish(rejected=ladder.exit_code != 0)
@@ -160,7 +160,7 @@ def _check_json(check: Any) -> dict[str, Any]:
     return {"output": check.output, "kind": check.kind, "case": check.case, "note": check.note}
 
 
-def _request(spec: ModelSpec, golden: GoldenSamples, targets: Sequence[str]) -> BuildRequest:
+def _request(spec: ModelSpec, golden: GoldenSamples, targets: Sequence[str], target: Target) -> BuildRequest:
     corners = [{dim.name: size for dim, size in zip(spec.dims, sizes, strict=True)} for sizes in _corners(spec)]
     ranges = {
         tensor.name: tuple(resolve(tensor.shape, sizes) for sizes in corners)
@@ -169,7 +169,7 @@ def _request(spec: ModelSpec, golden: GoldenSamples, targets: Sequence[str]) -> 
     }
     varying = {name: shapes for name, shapes in ranges.items() if len(set(shapes)) > 1}
     feeds: list[Mapping[str, np.ndarray]] = [golden.samples.feed(case) for case in shape_cases(spec.dims)]
-    return BuildRequest(tuple(targets), varying, feeds)  # type: ignore[arg-type]
+    return BuildRequest(tuple(targets), varying, feeds, target.options)  # type: ignore[arg-type]
 
 
 def _corners(spec: ModelSpec) -> list[list[int]]:

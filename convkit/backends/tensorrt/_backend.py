@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from convkit.backends import Backend, BuildRequest, Engine, Session
+from convkit.backends import Backend, BuildRequest, Engine, Session, own_plugins
 from convkit.backends.tensorrt._flavour import Flavour
 from convkit.backends.tensorrt._network import ParsedNetwork
 from convkit.cuda import cache_folder
@@ -68,15 +68,20 @@ class TensorRT(Backend):
                 hint="Use --to tensorrt-rtx, or build model.onnx with trtexec.",
             )
         targets = parse_targets(self.flavour, request.targets)
+        model = onnx.load(str(graph))
+        plugins = own_plugins(self.name, {node.op_type for node in model.graph.node})
         ladder, outcome = climb(
-            self.flavour, graph, onnx.load(str(graph)), targets, request.ranges, request.feeds, progress=progress
+            self.flavour, graph, model, targets, request.ranges, request.feeds, plugins=plugins, progress=progress
         )
         file = folder / PLAN
         if outcome.plan is not None:
             file.write_bytes(outcome.plan)
-        return Engine(
-            self.name, file, targets, {"version": outcome.version, "layers": _layers(outcome.network)}, ladder
-        )
+        details = {
+            "version": outcome.version,
+            "plugins": [plugin.plugin for plugin in plugins if plugin.to_run],
+            "layers": _layers(outcome.network),
+        }
+        return Engine(self.name, file, targets, details, ladder)
 
     def open(self, engine: Engine, *, device: str = "cuda") -> Session:
         """Load an engine on a GPU.
@@ -103,7 +108,23 @@ class TensorRT(Backend):
         key = sha256(f"{sha256(plan)} {self.flavour.version} {gpu.name} {gpu.driver}")
         cache = cache_folder() / self.name / f"{key}.cache"
         with gpu.active():
-            return TensorRTSession(RuntimeEngine(self.flavour, plan, cache), gpu, device)
+            runtime = RuntimeEngine(self.flavour, plan, cache, self._to_run(engine))
+            return TensorRTSession(runtime, gpu, device)
+
+    def _to_run(self, engine: Engine) -> list[str]:
+        """Return the functions that register the plugins whose code a plan does not contain.
+
+        The engine names plugins only: what is called comes from the plugins of convkit that are installed.
+        """
+        known = {plugin.plugin: plugin.register for plugin in own_plugins(self.name)}
+        needed = engine.details.get("plugins", [])
+        for name in needed:
+            if name not in known:
+                raise EnvironmentProblem(
+                    f"{engine.file} needs the TensorRT plugin {name!r}, which no loaded plugin of convkit brings.",
+                    hint="`convkit plugins` lists the loaded ones; is one left out by --no-plugin?",
+                )
+        return [known[name] for name in needed]
 
     def machine(self, device: str = "cuda") -> Mapping[str, str]:
         """Return GPU, compute capability, CUDA driver and the version of the flavour."""

@@ -320,10 +320,19 @@ class _Reader:
                 if kind == "ATTENTION_INPUT":
                     entry["attributes"] = {name: _plain(_ask(owner, name)) for name in ATTENTION}
             if kind == "PLUGIN_V3":
-                core = layer.plugin.get_capability_interface(self.api.PluginCapabilityType.CORE)
-                entry["attributes"] = {name: getattr(core, name, "") for name in PLUGIN}
+                entry["attributes"] = self._plugin(layer.plugin)
         self.alive.append(layer)
         return entry
+
+    def _plugin(self, plugin: Any) -> dict[str, Any]:
+        """Return what a plugin says of itself, and the fields that it serialises (none where it has no such method)."""
+        core = plugin.get_capability_interface(self.api.PluginCapabilityType.CORE)
+        runtime = plugin.get_capability_interface(self.api.PluginCapabilityType.RUNTIME)
+        fields = runtime.get_fields_to_serialize() if hasattr(runtime, "get_fields_to_serialize") else ()
+        self.alive += [core, runtime, fields]
+        return {name: getattr(core, name, "") for name in PLUGIN} | {
+            "fields": {field.name: _plain_field(field.data) for field in fields}
+        }
 
     def _group(self, owner: Any) -> str:
         if id(owner) not in self.groups:
@@ -367,6 +376,15 @@ def _ask(layer: Any, name: str) -> Any:
         return getattr(layer, name)
     except (AttributeError, RuntimeError, ValueError, TypeError):
         return None
+
+
+def _plain_field(data: Any) -> Any:
+    """Return the data of a plugin's field as a text or a list of numbers."""
+    if isinstance(data, str):
+        return data
+    if isinstance(data, bytes):
+        return data.rstrip(b"\0").decode("utf-8", "replace")
+    return data.reshape(-1).tolist() if hasattr(data, "tolist") else list(data)
 
 
 def _plain(value: Any) -> Any:

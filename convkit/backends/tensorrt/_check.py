@@ -15,12 +15,13 @@ from convkit.backends.tensorrt._flavour import Flavour, find_flavour
 from convkit.backends.tensorrt._network import ParsedNetwork
 from convkit.backends.tensorrt._shapes import GraphInput, ShapeRange, graph_inputs, parse_ranges
 from convkit.backends.tensorrt._targets import parse_targets
-from convkit.errors import ConversionError, EnvironmentProblem, SettingError, suggest
+from convkit.errors import ConversionError, EnvironmentProblem, PluginError, SettingError, suggest
 from convkit.progress import Progress, silent
 
 if TYPE_CHECKING:
     import onnx
 
+    from convkit.backends import TensorRTPlugin
     from convkit.backends.tensorrt._understand import Understanding
 
 __all__ = ["check_model", "climb", "random_inputs", "read_inputs"]
@@ -80,16 +81,19 @@ def climb(
     feeds: Sequence[Mapping[str, np.ndarray]],
     *,
     values: Mapping[str, Sequence[int]] | None = None,
+    plugins: Sequence[TensorRTPlugin] = (),
     progress: Progress = silent,
 ) -> tuple[Ladder, Outcome]:
     """Return the ladder of a model, parsed, replayed on ``feeds`` and built, and what came of the child process.
 
     Raises:
         EnvironmentProblem: the flavour is not installed, or does not load.
+        PluginError: one of ``plugins`` fails.
     """
     build = Build(tuple(targets), ranges, values or {})
-    (outcome,) = run_tasks(kind, [Task(file, read=True, build=build)], progress=progress)
-    if isinstance(outcome.problem, EnvironmentProblem):
+    registered = tuple(dict.fromkeys(plugin.register for plugin in plugins))
+    (outcome,) = run_tasks(kind, [Task(file, read=True, build=build, plugins=registered)], progress=progress)
+    if isinstance(outcome.problem, EnvironmentProblem | PluginError):
         raise outcome.problem
     if outcome.network is None:
         return _refused(kind, outcome), outcome

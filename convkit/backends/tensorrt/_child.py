@@ -40,11 +40,15 @@ class Build:
 
 @dataclass(frozen=True)
 class Task:
-    """An ONNX file to parse, and what to do with the network: read it back, build it."""
+    """An ONNX file to parse, and what to do with the network: read it back, build it.
+
+    ``plugins`` are the functions that register the plugins it needs, as in `TensorRTPlugin.register`.
+    """
 
     model: Path
     read: bool = False
     build: Build | None = None
+    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,7 @@ def _task_to_json(task: Task) -> dict[str, Any]:
     return {
         "model": str(task.model.absolute()),
         "read": task.read,
+        "plugins": list(task.plugins),
         "build": None
         if build is None
         else {

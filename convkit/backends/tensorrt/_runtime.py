@@ -9,15 +9,16 @@ import atexit
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from convkit.backends.tensorrt._bindings import Bindings, load_bindings
+from convkit.backends.tensorrt._bindings import load_bindings
 from convkit.backends.tensorrt._flavour import Flavour
+from convkit.backends.tensorrt._registrations import Registrations
 from convkit.errors import ConversionError, EnvironmentProblem
 from convkit.files import write_atomic
 
@@ -32,7 +33,7 @@ DTYPES = {
     "UINT8": "uint8",
 }  # fmt: skip
 """NumPy's names of the types that inputs and outputs may have."""
-_loaded: dict[str, Bindings] = {}
+_loaded: dict[str, Registrations] = {}
 _lock = threading.Lock()
 
 
@@ -40,13 +41,14 @@ class NotRun(EnvironmentProblem):
     """The library did not do what it was asked to; the hint quotes its last messages."""
 
 
-def _bindings(flavour: Flavour) -> Bindings:
-    """Return the bindings in this process, loaded once: a process has one logger."""
+def _plugins(flavour: Flavour, functions: Sequence[str]) -> Registrations:
+    """Return the bindings in this process, loaded once (a process has one logger), with these plugins registered."""
     with _lock:
         if flavour.name not in _loaded:
             folder = tempfile.mkdtemp(prefix="convkit-tensorrt-")
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            _loaded[flavour.name] = load_bindings(flavour, Path(folder))
+            _loaded[flavour.name] = Registrations(load_bindings(flavour, Path(folder)))
+        _loaded[flavour.name].add(functions)
         return _loaded[flavour.name]
 
 
@@ -63,17 +65,20 @@ class EngineTensor:
 class RuntimeEngine:
     """An engine on the current GPU; contexts of it may run at the same time, each in one thread at a time.
 
-    ``cache`` is a file for the kernels that TensorRT-RTX compiles on this GPU; `save_cache` writes it.
+    ``cache`` is a file for the kernels that TensorRT-RTX compiles on this GPU; `save_cache` writes it. ``plugins`` are
+    the functions that register the plugins whose code the plan does not contain.
 
     Raises:
         NotRun: the library refuses the plan.
         EnvironmentProblem: the library does not load.
+        PluginError: a plugin fails.
         ConversionError: an input or output is of a type or in a place that no caller can serve.
     """
 
-    def __init__(self, flavour: Flavour, plan: bytes, cache: Path | None = None) -> None:
+    def __init__(self, flavour: Flavour, plan: bytes, cache: Path | None = None, plugins: Sequence[str] = ()) -> None:
         self.flavour = flavour
-        self._source = _bindings(flavour)
+        self._plugins = _plugins(flavour, plugins)
+        self._source = self._plugins.bindings
         self._api = self._source.api
         self._runtime, self._engine = self.call("does not load the engine", flavour.remedy, lambda: self._load(plan))
         engine = self._engine
@@ -127,6 +132,7 @@ class RuntimeEngine:
 
         Raises:
             NotRun: it returned None or False, or raised; the error quotes what the library logged meanwhile.
+        PluginError: a plugin failed in it.
         """
         lines: list[str] = []
 
@@ -143,6 +149,7 @@ class RuntimeEngine:
             lines.append(" ".join(str(error).split()))
         finally:
             self._source.sinks.remove(listen)
+        self._plugins.check()
         if result is None or result is False or any(NO_DRIVER in line for line in lines):
             log = "".join(f"\n    {line}" for line in lines[-LOG_LINES:])
             raise NotRun(

@@ -13,7 +13,10 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from convkit.backends.tensorrt._registrations import Registrations
 
 __all__ = ["main"]
 
@@ -57,16 +60,19 @@ def _work(folder: Path) -> None:
     try:
         from convkit.backends.tensorrt._bindings import load_bindings
         from convkit.backends.tensorrt._flavour import find_flavour
+        from convkit.backends.tensorrt._registrations import Registrations
 
         links = folder / "libraries"
         links.mkdir()
         bindings = load_bindings(find_flavour(job["flavour"]), links)
         bindings.sinks.append(write_log)
+        plugins = Registrations(bindings)
         for index, task in enumerate(job["tasks"]):
             emit({"event": "start", "task": index})
             result: dict[str, Any] = {"errors": [], "problem": None, "read": False, "targets": {}, "built": False}
             try:
-                _do(bindings, task, folder / str(index), emit, result)
+                plugins.add(task["plugins"])
+                _do(bindings, task, folder / str(index), emit, result, plugins)
             except ConvkitError as error:
                 result["problem"] = _pack(error)
             except OSError as error:
@@ -83,7 +89,9 @@ def _pack(error: Any) -> dict[str, str]:
     return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
 
 
-def _do(bindings: Any, task: dict[str, Any], folder: Path, emit: Emit, result: dict[str, Any]) -> None:
+def _do(
+    bindings: Any, task: dict[str, Any], folder: Path, emit: Emit, result: dict[str, Any], plugins: Registrations
+) -> None:
     from convkit.backends.tensorrt._bindings import ParsedModel
 
     folder.mkdir()
@@ -94,6 +102,7 @@ def _do(bindings: Any, task: dict[str, Any], folder: Path, emit: Emit, result: d
         return
     emit({"event": "progress", "step": "parse", "done": 0, "total": 0})
     parsed = ParsedModel(bindings, model)
+    plugins.check()
     result["errors"] = parsed.errors
     if parsed.errors:
         return
@@ -104,6 +113,7 @@ def _do(bindings: Any, task: dict[str, Any], folder: Path, emit: Emit, result: d
         result["read"] = True
     if task["build"] is not None:
         _build(parsed, task["build"], folder, emit, result)
+        plugins.check()
 
 
 def _refusal_of_the_standard(model: Path) -> str:

@@ -25,9 +25,9 @@ __all__ = [
 Replay = Callable[["LayerCall"], "torch.Tensor | Sequence[torch.Tensor]"]
 
 REPLAYS: dict[str, Replay] = {}
-"""The replay of each layer type; those of fills and plugins have the operation or the plugin's name behind it.
+"""The replay of each layer type; those of fills have the operation behind it.
 
-Loops and conditionals, which are more than one layer, are not among them.
+Plugins, and loops and conditionals, which are more than one layer, are not among them.
 """
 
 _STORAGE = {

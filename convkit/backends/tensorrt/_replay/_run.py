@@ -9,7 +9,15 @@ import numpy as np
 import torch
 
 from convkit.backends.tensorrt._network import ParsedLayer, ParsedNetwork
-from convkit.backends.tensorrt._replay._call import REPLAYS, LayerCall, NotReplayed, compute_dtype, storage_dtype
+from convkit.backends.tensorrt._replay._call import (
+    REPLAYS,
+    LayerCall,
+    NotReplayed,
+    Replay,
+    compute_dtype,
+    storage_dtype,
+)
+from convkit.backends.tensorrt._replay._plugins import plugin_replay
 from convkit.errors import ValidationError
 
 __all__ = ["ReplayError", "missing_replays", "replay", "trace"]
@@ -27,7 +35,7 @@ def missing_replays(network: ParsedNetwork) -> dict[str, list[str]]:
     missing: dict[str, list[str]] = {}
     for layer in network.layers:
         kind = replay_key(layer)
-        if kind not in REPLAYS and kind not in _CONTROL:
+        if _replay_of(layer) is None and kind not in _CONTROL:
             missing.setdefault(kind, []).append(layer.name)
     return missing
 
@@ -39,6 +47,12 @@ def replay_key(layer: ParsedLayer) -> str:
     if layer.type == "FILL":
         return f"FILL {layer.attributes['operation']}"
     return layer.type
+
+
+def _replay_of(layer: ParsedLayer) -> Replay | None:
+    if layer.type == "PLUGIN_V3":
+        return plugin_replay(str(layer.attributes.get("plugin_name", "")))
+    return REPLAYS.get(replay_key(layer))
 
 
 def replay(
@@ -196,9 +210,9 @@ class _Run:
             (branch,) = self._needs(layer)
             self._set(layer, [self.values[branch]])
             return
-        key = replay_key(layer)
-        if key not in REPLAYS:
-            raise NotReplayed(f"{key} (layer {layer.name!r})")
+        run = _replay_of(layer)
+        if run is None:
+            raise NotReplayed(f"{replay_key(layer)} (layer {layer.name!r})")
         tensors = self.network.tensors
         given = []
         for index in layer.inputs:
@@ -211,7 +225,7 @@ class _Run:
             [None if index is None else tensors[index] for index in layer.inputs], self.wide,
         )  # fmt: skip
         try:
-            result = REPLAYS[key](call)
+            result = run(call)
         except NotReplayed as reason:
             raise NotReplayed(f"{layer.type}: {reason} (layer {layer.name!r})") from reason
         except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AssertionError) as error:

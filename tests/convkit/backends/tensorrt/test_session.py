@@ -15,6 +15,7 @@ from support.tensorrt_double import FakeArray, OnlyDLPack, World, signature_faul
 from support.tensorrt_names import RTX_ONLY, missing_names, used_names
 
 from convkit.backends.tensorrt import FLAVOURS, _bindings, _runtime
+from convkit.backends.tensorrt._registrations import Registrations
 from convkit.backends.tensorrt._runtime import RuntimeEngine
 from convkit.backends.tensorrt._session import KEPT, TensorRTOnDevice, TensorRTSession
 from convkit.errors import ConversionError, EnvironmentProblem, KernelArgumentError
@@ -30,7 +31,8 @@ def make_world(monkeypatch: pytest.MonkeyPatch, flavour: str) -> World:
     sinks: list[Any] = []
     logger = _bindings._make_logger(API, sinks)
     world = World(API, logger, rtx=flavour == "tensorrt-rtx")
-    monkeypatch.setitem(_runtime._loaded, flavour, _bindings.Bindings(FLAVOURS[flavour], world.api, logger, sinks))
+    bindings = _bindings.Bindings(FLAVOURS[flavour], world.api, logger, sinks)
+    monkeypatch.setitem(_runtime._loaded, flavour, Registrations(bindings))
     return world
 
 
@@ -286,7 +288,7 @@ def test_what_the_library_logs_is_in_the_error(world):
     assert "Cask (no kernel)" in caught.value.hint
     assert "the plan is refused" not in caught.value.hint, "only what was logged meanwhile"
     world.failing = False
-    assert not _runtime._loaded[name].sinks, "nobody listens any more"
+    assert not _runtime._loaded[name].bindings.sinks, "nobody listens any more"
     assert session.run({"x": values(1, 1)}), "the session goes on"
 
 
