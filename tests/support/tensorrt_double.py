@@ -52,6 +52,10 @@ class FakeGpu:
 
     index, name, compute_capability, driver = 0, "Pretend GPU", "8.6", "13000"
 
+    @property
+    def target(self) -> str:
+        return "sm" + self.compute_capability.replace(".", "")
+
     def __init__(self) -> None:
         self.recording: list[Callable[[], None]] | None = None
         self.captures = 0

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from convkit.backends import Backend, BuildRequest, Engine, Session, own_plugins
+from convkit.backends.tensorrt._child import Build
 from convkit.backends.tensorrt._flavour import Flavour
 from convkit.backends.tensorrt._network import ParsedNetwork
+from convkit.backends.tensorrt._options import read_settings
 from convkit.cuda import cache_folder
-from convkit.errors import EnvironmentProblem
+from convkit.errors import EnvironmentProblem, SettingError
 from convkit.files import sha256
 from convkit.progress import Progress, silent
 
@@ -46,38 +48,48 @@ class TensorRT(Backend):
         return ""
 
     def targets(self) -> tuple[str, ...]:
-        """Return the compute capabilities that the flavour builds for without a GPU."""
-        return self.flavour.targets
+        """Return the compute capabilities that the flavour builds for without a GPU, or else that of the GPU here."""
+        from convkit.backends.tensorrt._gpu import local_target
+
+        return self.flavour.targets or tuple(filter(None, [local_target()]))
 
     def build(self, graph: Path, folder: Path, request: BuildRequest, progress: Progress = silent) -> Engine:
         """Parse, replay and build in a child process; the plan is ``folder/model.plan``.
 
         Raises:
-            SettingError: a target is no compute capability.
+            SettingError: a target is no compute capability, or the flavour has no such setting.
             ConversionError: the flavour makes no engines for a target.
             EnvironmentProblem: the flavour is not installed, or builds only for a GPU that is there.
+            PluginError: a plugin for TensorRT fails.
         """
         import onnx
 
         from convkit.backends.tensorrt._check import climb
-        from convkit.backends.tensorrt._targets import parse_targets
+        from convkit.backends.tensorrt._targets import find_targets
 
-        if not self.flavour.targets:
-            raise EnvironmentProblem(
-                f"{self.flavour.title} builds for the GPU that it finds, which this convkit cannot use yet.",
-                hint="Use --to tensorrt-rtx, or build model.onnx with trtexec.",
-            )
-        targets = parse_targets(self.flavour, request.targets)
+        settings = read_settings(request.options, self.flavour)
+        targets, gpu = find_targets(self.flavour, request.targets)
+        self.flavour.require()
         model = onnx.load(str(graph))
         plugins = own_plugins(self.name, {node.op_type for node in model.graph.node})
-        ladder, outcome = climb(
-            self.flavour, graph, model, targets, request.ranges, request.feeds, plugins=plugins, progress=progress
-        )
+        if settings.version_compatible and plugins:
+            raise SettingError(
+                f"An engine with the plugin {plugins[0].plugin} runs on the version that built it only.",
+                hint="Leave version-compatible out, or choose a way without a plugin, such as --set dcn=gather.",
+            )
+        times = None
+        if gpu is not None and settings.timing_cache:
+            # TensorRT's key of a plugin's times contains neither its code nor its settings: one file a graph then.
+            key = sha256(f"{self.flavour.version} {gpu.name} {gpu.driver} {sha256(graph) if plugins else ''}")
+            times = cache_folder() / self.name / f"{key}.times"
+        build = Build(targets, request.ranges, settings=settings, timing_cache=times)
+        ladder, outcome = climb(self.flavour, graph, model, build, request.feeds, plugins=plugins, progress=progress)
         file = folder / PLAN
         if outcome.plan is not None:
             file.write_bytes(outcome.plan)
         details = {
             "version": outcome.version,
+            "settings": settings.to_json(),
             "plugins": [plugin.plugin for plugin in plugins if plugin.to_run],
             "layers": _layers(outcome.network),
         }
@@ -99,11 +111,11 @@ class TensorRT(Backend):
         self.flavour.require()
         plan = read_plan(engine.file, self.flavour, self.flavour.version)
         gpu = self._gpu(device)
-        target = f"sm{gpu.compute_capability.replace('.', '')}"
-        if engine.targets and target not in engine.targets:
+        elsewhere = engine.details.get("settings", {}).get("hardware_compatibility") == "ampere-plus"
+        if engine.targets and gpu.target not in engine.targets and not elsewhere:
             raise EnvironmentProblem(
-                f"{engine.file} is for {', '.join(engine.targets)}; {gpu.name} is {target}.",
-                hint=f"Build it for this GPU: convkit build ARTIFACT --to {self.name} --target {target}.",
+                f"{engine.file} is for {', '.join(engine.targets)}; {gpu.name} is {gpu.target}.",
+                hint=f"Build it for this GPU: convkit build ARTIFACT --to {self.name} --target {gpu.target}.",
             )
         key = sha256(f"{sha256(plan)} {self.flavour.version} {gpu.name} {gpu.driver}")
         cache = cache_folder() / self.name / f"{key}.cache"
@@ -139,7 +151,7 @@ class TensorRT(Backend):
 
         gpu = Gpu(device)
         known = self.flavour.targets
-        if known and f"sm{gpu.compute_capability.replace('.', '')}" not in known:
+        if known and gpu.target not in known:
             listed = ", ".join(f"{target[2:-1]}.{target[-1]}" for target in known)
             raise EnvironmentProblem(
                 f"{gpu.name} has compute capability {gpu.compute_capability}, on which {self.flavour.title} does not"

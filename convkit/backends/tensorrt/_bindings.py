@@ -11,13 +11,16 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from convkit.backends.tensorrt._flavour import Flavour
 from convkit.backends.tensorrt._layers import ATTENTION, LAYERS, PLUGIN
+from convkit.backends.tensorrt._options import BuildSettings
 from convkit.errors import ConversionError, EnvironmentProblem
+from convkit.files import write_atomic
 
 __all__ = ["Bindings", "BuildResult", "ParsedModel", "load_bindings"]
 
@@ -154,27 +157,48 @@ class ParsedModel:
         """Return the whole network as values fit for JSON, and append the weights of its layers to a file."""
         return _Reader(self, weights).table()
 
+    def _config(self, targets: Sequence[str], settings: BuildSettings) -> Any:
+        """Return the configuration of a build, without profiles. Precision is that of the graph: no flag sets it."""
+        api, flavour = self.bindings.api, self.bindings.flavour
+        config = self.builder.create_builder_config()
+        if settings.workspace:
+            config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, settings.workspace * 2**20)
+        if settings.optimization_level is not None:
+            config.builder_optimization_level = settings.optimization_level
+        if not flavour.targets:
+            levels = api.HardwareCompatibilityLevel
+            level = settings.hardware_compatibility.upper().replace("-", "_")
+            config.hardware_compatibility_level = getattr(levels, level)
+            if settings.version_compatible:
+                config.set_flag(api.BuilderFlag.VERSION_COMPATIBLE)
+                # The plan then contains no program of the host, which a session would have to trust.
+                config.set_flag(api.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
+            return config
+        # Without it no stream that runs the engine can be captured in a CUDA graph.
+        config.set_flag(api.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        config.num_compute_capabilities = len(targets)
+        for index, target in enumerate(targets):
+            if not config.set_compute_capability(getattr(api.ComputeCapability, target.upper()), index):
+                raise ConversionError(f"{flavour.title} takes no engine for {target}.", hint=flavour.remedy)
+        return config
+
     def build(
         self,
         targets: Sequence[str],
         ranges: Mapping[str, Sequence[Sequence[int]]],
         values: Mapping[str, Sequence[int]],
         step: Step,
+        settings: BuildSettings,
+        timing_cache: Path | None,
     ) -> BuildResult:
-        """Build an engine for these compute capabilities.
+        """Build an engine for these compute capabilities; a flavour that builds for the GPU it finds ignores them.
 
         ``ranges`` are the lowest, best and highest shape of each input with a variable one, ``values`` the contents
-        of inputs that are shapes; ``step`` stops the build by returning False.
+        of inputs that are shapes; ``step`` stops the build by returning False. ``timing_cache`` is a file with the
+        times of kernels, which is read if it is there, and written.
         """
-        api, flavour = self.bindings.api, self.bindings.flavour
-        config = self.builder.create_builder_config()
-        if targets:
-            # Without it no stream that runs the engine can be captured in a CUDA graph.
-            config.set_flag(api.BuilderFlag.REQUIRE_USER_ALLOCATION)
-            config.num_compute_capabilities = len(targets)
-            for index, target in enumerate(targets):
-                if not config.set_compute_capability(getattr(api.ComputeCapability, target.upper()), index):
-                    raise ConversionError(f"{flavour.title} takes no engine for {target}.", hint=flavour.remedy)
+        api = self.bindings.api
+        config = self._config(targets, settings)
         inputs = [self.network.get_input(index) for index in range(self.network.num_inputs)]
         if any(-1 in tensor.shape or tensor.is_shape_tensor for tensor in inputs):
             profile = self.builder.create_optimization_profile()
@@ -192,11 +216,15 @@ class ParsedModel:
                 problems.append(message)
 
         config.progress_monitor = _make_monitor(api, step)
+        times = None if timing_cache is None else _read_times(config, timing_cache)
         self.bindings.sinks.append(note)
         try:
             plan = self.builder.build_serialized_network(self.network, config)
         finally:
             self.bindings.sinks.remove(note)
+        if timing_cache is not None and times is not None and plan is not None:
+            with suppress(OSError):
+                write_atomic(timing_cache, bytes(times.serialize()))
         return BuildResult(None if plan is None else bytes(plan), problems)
 
 
@@ -206,6 +234,18 @@ class BuildResult:
 
     plan: bytes | None
     problems: list[str]
+
+
+def _read_times(config: Any, file: Path) -> Any:
+    """Return a timing cache that a build uses, with what the file contains if that is of this version and GPU."""
+    content = b""
+    with suppress(OSError):
+        content = file.read_bytes()
+    for known in (content, b""):
+        cache = config.create_timing_cache(known)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+    return None
 
 
 def _make_monitor(api: Any, step: Step) -> Any:

@@ -14,8 +14,8 @@ from convkit.backends.tensorrt._child import Build, Outcome, Task, run_tasks
 from convkit.backends.tensorrt._flavour import Flavour, find_flavour
 from convkit.backends.tensorrt._network import ParsedNetwork
 from convkit.backends.tensorrt._shapes import GraphInput, ShapeRange, graph_inputs, parse_ranges
-from convkit.backends.tensorrt._targets import parse_targets
-from convkit.errors import ConversionError, EnvironmentProblem, PluginError, SettingError, suggest
+from convkit.backends.tensorrt._targets import find_targets
+from convkit.errors import ConversionError, EnvironmentProblem, SettingError, suggest
 from convkit.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -53,12 +53,7 @@ def check_model(
         EnvironmentProblem: the flavour is not installed.
     """
     kind = find_flavour(flavour)
-    chosen = parse_targets(kind, targets)
-    if not kind.targets:
-        raise EnvironmentProblem(
-            f"{kind.title} builds for the GPU that it finds, and convkit checks without one.",
-            hint="Use --backend tensorrt-rtx.",
-        )
+    chosen, _ = find_targets(kind, targets)
     kind.require()
     given = graph_inputs(model)
     if inputs is not None:
@@ -68,7 +63,7 @@ def check_model(
     values = _shape_values(given, inputs or {})
     build = Build(chosen, {item.name: ranges[item.name] for item in given if item.dynamic}, values)
     feeds = [dict(inputs)] if inputs is not None else _random_feeds(given, ranges, seed)
-    ladder, _ = climb(kind, file, model, chosen, build.ranges, feeds, values=build.values, progress=progress)
+    ladder, _ = climb(kind, file, model, build, feeds, progress=progress)
     return ladder
 
 
@@ -76,11 +71,9 @@ def climb(
     kind: Flavour,
     file: Path,
     model: onnx.ModelProto,
-    targets: Sequence[str],
-    ranges: Mapping[str, ShapeRange],
+    build: Build,
     feeds: Sequence[Mapping[str, np.ndarray]],
     *,
-    values: Mapping[str, Sequence[int]] | None = None,
     plugins: Sequence[TensorRTPlugin] = (),
     progress: Progress = silent,
 ) -> tuple[Ladder, Outcome]:
@@ -90,10 +83,9 @@ def climb(
         EnvironmentProblem: the flavour is not installed, or does not load.
         PluginError: one of ``plugins`` fails.
     """
-    build = Build(tuple(targets), ranges, values or {})
     registered = tuple(dict.fromkeys(plugin.register for plugin in plugins))
     (outcome,) = run_tasks(kind, [Task(file, read=True, build=build, plugins=registered)], progress=progress)
-    if isinstance(outcome.problem, EnvironmentProblem | PluginError):
+    if isinstance(outcome.problem, EnvironmentProblem):
         raise outcome.problem
     if outcome.network is None:
         return _refused(kind, outcome), outcome
@@ -101,7 +93,7 @@ def climb(
     ladder = Ladder((
         _accepted(kind, outcome.network, outcome.version),
         _understood(outcome.network, model, feeds),
-        _built(kind, outcome, targets),
+        _built(kind, outcome, build.targets),
         Rung("ran", PENDING, "An engine runs on a GPU of its targets only; nothing was run and nothing measured."),
     ))  # fmt: skip
     return ladder, outcome

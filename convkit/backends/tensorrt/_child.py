@@ -16,6 +16,7 @@ from typing import Any
 from convkit import errors
 from convkit.backends.tensorrt._flavour import Flavour
 from convkit.backends.tensorrt._network import ParsedNetwork, read_network
+from convkit.backends.tensorrt._options import BuildSettings
 from convkit.errors import ConversionError, ConvkitError
 from convkit.progress import Progress, silent
 
@@ -31,11 +32,16 @@ _START = (
 
 @dataclass(frozen=True)
 class Build:
-    """What to build: compute capabilities (``sm86`` …), the range of shapes an input, and values of shape inputs."""
+    """What to build: compute capabilities (``sm86`` …), the range of shapes an input, and values of shape inputs.
+
+    ``timing_cache`` is a file that the builder reads, if it is there, and writes.
+    """
 
     targets: tuple[str, ...]
     ranges: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     values: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    settings: BuildSettings = field(default_factory=BuildSettings)
+    timing_cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +178,8 @@ def _task_to_json(task: Task) -> dict[str, Any]:
             "targets": list(build.targets),
             "ranges": {name: [list(shape) for shape in shapes] for name, shapes in build.ranges.items()},
             "values": {name: [int(value) for value in values] for name, values in build.values.items()},
+            "settings": build.settings.to_json(),
+            "timing_cache": None if build.timing_cache is None else str(build.timing_cache.absolute()),
         },
     }
 

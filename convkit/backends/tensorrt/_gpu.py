@@ -10,7 +10,15 @@ import numpy as np
 
 from convkit.errors import EnvironmentProblem
 
-__all__ = ["Gpu"]
+__all__ = ["Gpu", "local_target"]
+
+
+def local_target() -> str:
+    """Return the compute capability of this machine's first GPU as a target (``sm86``), or an empty string."""
+    try:
+        return Gpu("cuda").target
+    except EnvironmentProblem:
+        return ""
 
 
 class _Foreign:
@@ -57,6 +65,7 @@ class Gpu:
         properties = cupy.cuda.runtime.getDeviceProperties(self.index)
         self.name: str = properties["name"].decode()
         self.compute_capability = f"{properties['major']}.{properties['minor']}"
+        self.target = f"sm{properties['major']}{properties['minor']}"
         self.driver = str(cupy.cuda.runtime.driverGetVersion())
 
     @contextmanager

@@ -129,6 +129,10 @@ def _refusal_of_the_standard(model: Path) -> str:
 
 def _build(parsed: Any, build: dict[str, Any], folder: Path, emit: Emit, result: dict[str, Any]) -> None:
     """Build for all targets at once; if that fails, find out for which of them it does."""
+    from convkit.backends.tensorrt._options import BuildSettings
+
+    settings = BuildSettings(**build["settings"])
+    timing_cache = None if build["timing_cache"] is None else Path(build["timing_cache"])
 
     def attempt(targets: list[str]) -> Any:
         def step(phase: str, done: int, total: int) -> bool:
@@ -136,7 +140,7 @@ def _build(parsed: Any, build: dict[str, Any], folder: Path, emit: Emit, result:
                 emit({"event": "progress", "step": f"build for {', '.join(targets)}", "done": done, "total": total})
             return True
 
-        return parsed.build(targets, build["ranges"], build["values"], step)
+        return parsed.build(targets, build["ranges"], build["values"], step, settings, timing_cache)
 
     targets: list[str] = build["targets"]
     outcome = attempt(targets)

@@ -1,4 +1,4 @@
-"""The plugin that offers both flavours of TensorRT as backends."""
+"""The plugin that offers both flavours of TensorRT as backends, and the settings of their builds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from convkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from convkit.backends import Backend
+    from convkit.model import Option
 
 
 @hookimpl
@@ -18,3 +19,11 @@ def convkit_backends() -> Iterable[Backend]:
     from convkit.backends.tensorrt._flavour import FLAVOURS
 
     return [TensorRT(flavour) for flavour in FLAVOURS.values()]
+
+
+@hookimpl
+def convkit_options() -> Iterable[Option]:
+    """Offer what can be set for a build."""
+    from convkit.backends.tensorrt._options import OPTIONS
+
+    return OPTIONS

@@ -205,7 +205,7 @@ class TestInputs:
         (("--shape", "batch=1", "--target", "sm90"), 3, "sm75, sm80, sm86, sm89, sm120, sm121"),
         (("--shape", "batch=1", "--target", "hopper"), 2, "not a compute capability"),
         (("--shape", "batch=1", "--backend", "onnxruntime"), 2, "no TensorRT backend"),
-        (("--shape", "batch=1", "--backend", "tensorrt"), 5, "--backend tensorrt-rtx"),
+        (("--shape", "batch=1", "--backend", "tensorrt"), 5, "TensorRT-RTX (tensorrt-rtx) needs no GPU to build"),
     ],
 )
 def test_what_is_refused_before_anything_is_built(cli, conv, words, code, says):

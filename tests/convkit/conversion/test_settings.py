@@ -33,8 +33,9 @@ class Sample(Adapter):
 
 
 def own(options: Any) -> dict[str, Any]:
-    """Leave out the options of op plugins."""
-    return {name: value for name, value in options.items() if name != "dcn"}
+    """Leave out the options of plugins."""
+    names = {option.name for option in Sample.options}
+    return {name: value for name, value in options.items() if name in names}
 
 
 def resolve(flags: dict[str, Any] | None = None, config: dict[str, Any] | None = None) -> ConvertSettings:
@@ -54,7 +55,8 @@ def test_without_any_word_everything_comes_from_adapter_or_built_in():
     assert own(settings.options) == {"k": 100, "scale": 1.0, "mode": "fix", "mean": (0.1, 0.2, 0.3)}
     assert set(settings.origins.values()) == {"adapter", "built-in"}
     assert {name for name, origin in settings.origins.items() if origin == "adapter"} == {
-        "form", "opset", "shape", "set.k", "set.scale", "set.mode", "set.mean", "set.dcn",
+        "form", "opset", "shape", "set.k", "set.scale", "set.mode", "set.mean", "set.dcn", "set.workspace",
+        "set.optimization-level", "set.hardware-compatibility", "set.version-compatible", "set.timing-cache",
     }  # fmt: skip
 
 
