@@ -49,8 +49,12 @@ class StoredEngine:
         return replace(self, ladder=ladder)
 
     def summary(self) -> dict[str, Any]:
-        """Return backend, version, targets and files: the description without options, layers and rewrites."""
-        return {key: self.description[key] for key in ("backend", "version", "targets", "files")}
+        """Return backend, version, targets, files, and the command of the backend's own tool (empty if there is none).
+
+        That is the description without options, layers and rewrites.
+        """
+        known = {key: self.description[key] for key in ("backend", "version", "targets", "files")}
+        return {**known, "command": self.description.get("command", "")}
 
     def verify(self, artifact: Artifact) -> None:
         """Compare every file with its hash, and the graph that the engine was built from with the artifact's.
