@@ -124,7 +124,7 @@ def _standin(major: int, registry: int) -> Path:
         text = OPEN
         for name, source in LIBRARIES.items():
             soname = f"lib{name}.so.{major}"
-            command = [compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
+            command = [compiler, "-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
                        f"-DTRT_MAJOR={registry}", f"-Wl,-soname,{soname}", str(SOURCES / source), "-o",
                        str(package / soname)]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True)

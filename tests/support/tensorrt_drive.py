@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -250,18 +251,31 @@ def read_ptx(code: bytes, kernel: str) -> dict[str, Any]:
     """
     text = code.decode(errors="replace")
     head = re.search(r"^\s*\.version\s+(\d+\.\d+)\s+\.target\s+(\w+)", text, flags=re.MULTILINE)
-    entry = re.search(rf"\.entry\s+{re.escape(kernel)}\s*(?:\(([^)]*)\))?([^{{]*)\{{", text) if kernel else None
+    entry = (
+        re.search(rf"\.entry\s+{re.escape(kernel)}\s*(?:\(([^)]*)\)|(?![\w$]))([^{{(]*)\{{", text) if kernel else None
+    )
     threads = re.search(r"\.(?:max|req)ntid\s+([\d, ]+)", entry.group(2)) if entry else None
-    static = re.findall(r"\.shared\s+(?:\.align\s+\d+\s+)?\.[a-z](\d+)\s+[\w$]+\[(\d+)\]", text)
-    count = 1
-    for size in threads.group(1).split(",") if threads else ():
-        count *= int(size)
     return {
         "version": head and head.group(1), "target": head and head.group(2),
         "parameters": re.findall(r"\.param\s+\.(\w+)", entry.group(1) or "") if entry else None,
-        "static_shared": sum(int(bits) // 8 * int(size) for bits, size in static),
-        "threads": count if threads else None,
+        "static_shared": _static_shared(text, entry.end()) if entry else 0,
+        "threads": math.prod(map(int, threads.group(1).split(","))) if threads else None,
     }  # fmt: skip
+
+
+def _static_shared(text: str, start: int) -> int:
+    """Return the bytes of shared memory that the function with the body from ``start`` on declares or names."""
+    end, depth = start, 1
+    while depth and end < len(text):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        end += 1
+    size = 0
+    for found in re.finditer(r"\.shared\s+(?:\.align\s+\d+\s+)?\.[a-z](\d+)\s+([\w$]+)\[(\d+)\]", text):
+        named = re.search(rf"(?<![\w$]){re.escape(found.group(2))}(?![\w$])", text[start:end])
+        outside = text.count("{", 0, found.start()) == text.count("}", 0, found.start())
+        if start <= found.start() < end or (outside and named):
+            size += int(found.group(1)) // 8 * int(found.group(3))
+    return size
 
 
 def _misfits(

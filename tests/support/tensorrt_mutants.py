@@ -6,6 +6,7 @@ differ from the definition.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,16 @@ def examine(version: str, mutants: Sequence[Mutant]) -> list[str]:
             reasons += answer["problems"] or list(differences(geometry, answer))
         found.append(reasons[0] if reasons else "")
     return found
+
+
+def stage_of(reason: str) -> str:
+    """Return where a plugin is rejected: ``registration``, ``call``, ``drive`` (what it found) or ``numbers``."""
+    if re.match(r"\w+(Error|Exception): ", reason):
+        return "registration"
+    if " failed" in reason or reason.startswith("the process ended"):
+        return "call"
+    numbers = r"the output is|the tactics are|the kernel of tactic|tactic \d+ is "
+    return "numbers" if re.match(numbers, reason) else "drive"
 
 
 _FUTURE = "# The annotations below have to be types"
@@ -176,8 +187,8 @@ OWN = (
     fault(
         "shared memory of kernel and launch beyond 48 KiB",
         "51200 bytes of shared memory",
-        "{head}.visible",
-        "{head}.shared .align 16 .b8 tile[47104];\\n.visible",
+        "\\tret;",
+        "\\t.shared .align 16 .b8 tile[47104];\\n\\tret;",
     ),
     fault(
         "pixels along the grid's y axis",

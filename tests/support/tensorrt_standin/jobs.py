@@ -91,8 +91,10 @@ def main(request: str, answer: str) -> None:
                     os._exit(0)
             _, status = os.waitpid(child, 0)
             os.close(handle)
-            ended = f"the process ended by {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else ""
-            done = json.loads(one.read_text()) if one.exists() else {"drive": None, "error": ended or "no answer"}
+            how = f"by {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else "without an answer"
+            done = {"drive": None, "error": f"the process ended {how}"}
+            if one.exists():
+                done = json.loads(one.read_text())
             results.append({**done, "log": log.read_text(errors="replace")})
     everything = {"version": tensorrt.__version__, "types": names, "formats": formats, "results": results}
     Path(answer).write_text(json.dumps(everything))
