@@ -12,11 +12,12 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from support import tensorrt_bindings
 
 LAUNCH = ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z", "shared_mem")
@@ -31,6 +32,14 @@ SYMBOLIC_INT32 = (0, 2)
 """Kind and type of an extra argument."""
 RAISED = re.compile(r"\[ERROR\] Exception (?:caught in|thrown from) \w+\(\):?\s*(.*)")
 """How the bindings print the exception of a plugin."""
+_FIELDS: dict[int, Callable[[Any], Any]] = {
+    1: lambda attribute: np.array([attribute.f], np.float32),
+    2: lambda attribute: np.array([attribute.i]).astype(np.int32),
+    3: lambda attribute: attribute.s.decode() + "\0",
+    6: lambda attribute: np.array(attribute.floats, np.float32),
+    7: lambda attribute: np.array(attribute.ints, np.int64).astype(np.int32),
+}
+"""How the parser makes fields of attributes, by ONNX's number of their type: integers become 32 bits wide."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,26 @@ class Job:
     cases: Sequence[Sequence[Sequence[int]]] = ()
     file: str = "<plugin>"
 
+    @classmethod
+    def of_node(cls, setup: str, node: Any, inputs: Sequence[Input], **others: Any) -> Job:
+        """Return the drive of the plugin that TensorRT's ONNX parser takes for a node (an ``onnx.NodeProto``).
+
+        Raises:
+            ValueError: an attribute is of a type that the parser makes no field of, or the node asks for another
+                version than these plugins have, or does not ask for one that is compiled ahead of time.
+        """
+        fields: dict[str, Any] = {}
+        for attribute in node.attribute:
+            convert = _FIELDS.get(attribute.type)
+            if convert is None:
+                raise ValueError(f"the parser makes no field of the attribute {attribute.name!r}")
+            fields[attribute.name] = convert(attribute)
+        version, aot = fields.pop("plugin_version", "1\0").rstrip("\0"), fields.pop("aot", np.array([0]))
+        if version != "1" or aot.tolist() != [1]:
+            raise ValueError(f"plugin_version is {version} and aot {aot.tolist()}: both have to be 1")
+        namespace = fields.pop("plugin_namespace", node.domain).rstrip("\0")
+        return cls(setup, node.op_type, namespace, inputs, fields, **others)
+
     def shapes(self) -> list[list[tuple[int, ...]]]:
         """Return the cases."""
         cases = self.cases or [[getattr(given, which) for given in self.inputs] for which in ("min", "opt", "max")]
@@ -104,8 +133,13 @@ def drive(version: str, job: Job) -> dict[str, Any]:
     return drive_all(version, [job])[0]
 
 
-def drive_all(version: str, jobs: Sequence[Job], *, registry: int | None = None) -> list[dict[str, Any]]:
+def drive_all(
+    version: str, jobs: Sequence[Job], *, preload: Sequence[str] = (), registry: int | None = None
+) -> list[dict[str, Any]]:
     """Return what plugins answer, one after the other, each in a process of its own.
+
+    ``preload`` are modules that are imported once, before the processes part; ``registry`` is as in
+    `tensorrt_bindings.search_path`.
 
     Each answer fits JSON: ``problems`` (empty if nothing is wrong), ``log`` (what was printed), and as far as the drive
     came ``version``, ``fields`` (names and types that the creator names), ``core`` (name, version, namespace),
@@ -119,7 +153,7 @@ def drive_all(version: str, jobs: Sequence[Job], *, registry: int | None = None)
     """
     with tempfile.TemporaryDirectory() as name:
         request, answer = Path(name, "request.json"), Path(name, "answer.json")
-        request.write_text(json.dumps([job.to_json() for job in jobs]))
+        request.write_text(json.dumps({"preload": list(preload), "jobs": [job.to_json() for job in jobs]}))
         script = tensorrt_bindings.SOURCES / "jobs.py"
         tensorrt_bindings.run(version, str(script), str(request), str(answer), registry=registry)
         found = json.loads(answer.read_text())

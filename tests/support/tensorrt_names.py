@@ -28,12 +28,13 @@ class User:
 
     ``classes`` has the class of what a variable, attribute or called function is: an empty string for the bindings
     themselves, `PLUGIN` for ``tensorrt.plugin``, ``A|B`` for what may be either, ``A/B`` for an A that becomes a B.
-    ``function.name`` takes precedence in that function. ``others`` are not NVIDIA's; imports, builtins and what the
-    module defines need not be listed. ``extra`` returns names from tables.
+    None is for objects of convkit, whose attributes are looked up here as well. ``others`` are not NVIDIA's, nor is
+    what they have; imports, builtins and what the module defines need not be listed. ``function.name`` takes
+    precedence in that function. ``extra`` returns names from tables.
     """
 
     module: str
-    classes: Mapping[str, str]
+    classes: Mapping[str, str | None]
     others: frozenset[str] = frozenset()
     extra: Callable[[], set[str]] = set
     flavours: tuple[str, ...] = (FULL, RTX)
@@ -125,6 +126,9 @@ class _Reader:
                 return self.user.classes[key]
             if key in self.user.others:
                 return None
+        root = _root(value)
+        if root in self.user.others or f"{function}.{root}" in self.user.others:
+            return None
         if isinstance(value, ast.Name) and name in self.known:
             return None
         raise LookupError(f"{self.user.module}, {function}(): is {name!r} of the bindings? Say so in {__name__}.")
@@ -137,17 +141,19 @@ def _root(value: ast.expr) -> str:
     return value.id if isinstance(value, ast.Name) else "object"
 
 
-def _of_layers() -> set[str]:
-    """Return the names that the table of layers has, and those of compute capabilities."""
+def _from_tables() -> set[str]:
+    """Return the names that the table of layers has, and those made of targets and settings."""
     from convkit.backends.tensorrt import FLAVOURS
     from convkit.backends.tensorrt._layers import ATTENTION, LAYERS
     from convkit.backends.tensorrt._layers import PLUGIN as CORE
+    from convkit.backends.tensorrt._options import HARDWARE
 
     found = {f"LayerType.{kind}" for kind in LAYERS} | {f"IAttention.{name}" for name in ATTENTION}
     for kind in LAYERS.values():
         found |= {kind.cls}
         found |= {f"{kind.cls}.{name}" for name in (*kind.attributes, *kind.weights, *filter(None, [kind.owner]))}
     found |= {f"IPluginV3OneCore.{name}" for name in CORE}
+    found |= {f"HardwareCompatibilityLevel.{name.upper().replace('-', '_')}" for name in HARDWARE}
     return found | {f"ComputeCapability.{target.upper()}" for target in FLAVOURS[RTX].targets}
 
 
@@ -158,10 +164,10 @@ RUNTIME = User(
         "_engine": "ICudaEngine", "context": "IExecutionContext", "_context": "IExecutionContext",
         "config": "IRuntimeConfig", "cache": "IRuntimeCache", "graphs": "CudaGraphStrategy",
         "kernels": "DynamicShapesKernelSpecializationStrategy", "get_tensor_dtype": "DataType",
+        "_owner": None, "_plugins": None, "_source": None,
     },
     frozenset({
-        "_cache_file", "_owner", "_source", "addresses", "flavour", "lines", "message", "shapes", "sinks",
-        "_profile.tensor",
+        "_cache_file", "addresses", "flavour", "lines", "message", "shapes", "sinks", "_profile.tensor",
     }),
 )  # fmt: skip
 BINDINGS = User(
@@ -171,16 +177,19 @@ BINDINGS = User(
         "config": "IBuilderConfig", "profile": "IOptimizationProfile", "tensor": "ITensor", "dtype": "DataType",
         "layer": "ILayer/IPluginV3Layer", "type": "LayerType", "plugin": "IPluginV3", "_raw_bytes.weights": "Weights",
         "severity": "ILogger.Severity", "_parser_errors.error": "ParserError", "code": "ErrorCode",
-        "_group.owner": "ILoop|IIfConditional|IAttention",
+        "_group.owner": "ILoop|IIfConditional|IAttention", "times": "ITimingCache", "_plugin.field": "PluginField",
+        "_plugin.runtime": "IPluginV3OneRuntime", "bindings": None, "parsed": None,
     },
     frozenset({
-        "alive", "bindings", "flavour", "found", "group", "known", "match", "model", "name", "parsed", "phases",
-        "node", "problems", "sinks", "spec", "strip", "target", "tensors", "text", "value", "versions",
+        "alive", "data", "file", "flavour", "found", "group", "known", "match", "model", "name", "node", "phases",
+        "problems", "settings", "sinks", "spec", "target", "tensors", "text", "value", "versions",
         "_weights.weights",  # an array of NumPy where that has the type, else Weights, which `_raw_bytes` reads
     }),
-    extra=_of_layers,
+    extra=_from_tables,
 )  # fmt: skip
-USERS = (BINDINGS, RUNTIME)
+REGISTRATIONS = User("convkit.backends.tensorrt._registrations", {"api": "", "bindings": None},
+                     frozenset({"_alive", "_failures"}))  # fmt: skip
+USERS = (BINDINGS, REGISTRATIONS, RUNTIME)
 """Every module that uses the bindings: add to it, and `users_found` finds what is missing."""
 RTX_ONLY = {
     "BuilderFlag.REQUIRE_USER_ALLOCATION", "ComputeCapability", "ComputeCapability.SM120", "ComputeCapability.SM121",

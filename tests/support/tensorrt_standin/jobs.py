@@ -2,12 +2,13 @@
 
     python jobs.py REQUEST ANSWER
 
-REQUEST is a JSON list of jobs, ANSWER the file for a list of what came of them. The bindings are imported once, then
-the process forks for every job, so that no plugin sees another one's registration and one that crashes ends nothing
-else.
+REQUEST is a JSON file with modules to import and jobs, ANSWER the file for what came of them. The modules and the
+bindings are imported once, then the process forks for every job, so that no plugin sees another one's registration and
+one that crashes ends nothing else.
 """
 
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -78,8 +79,11 @@ def main(request: str, answer: str) -> None:
     names = {int(value): name for name, value in tensorrt.DataType.__members__.items()}
     formats = {int(value): name for name, value in tensorrt.TensorFormat.__members__.items()}
     results = []
+    asked = json.loads(Path(request).read_text())
+    for module in asked["preload"]:
+        importlib.import_module(module)
     with tempfile.TemporaryDirectory() as folder:
-        for index, job in enumerate(json.loads(Path(request).read_text())):
+        for index, job in enumerate(asked["jobs"]):
             log, one = Path(folder, f"{index}.log"), Path(folder, f"{index}.json")
             handle = os.open(log, os.O_CREAT | os.O_RDWR)
             sys.stdout.flush()

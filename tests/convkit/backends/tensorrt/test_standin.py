@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from support import tensorrt_bindings
 from support.tensorrt_bindings import VERSIONS, Unavailable
@@ -179,6 +180,41 @@ def test_integers_as_attributes_need_an_older_numpy_or_newer_bindings(version):
         assert answer["problems"] == []
 
 
+def node(**changed: Any) -> onnx.NodeProto:
+    attributes = {
+        "stride": [2], "padding": [3], "dilation": [2], "groups": [2],
+        "plugin_namespace": SPACE, "plugin_version": "1", "aot": 1,
+    }  # fmt: skip
+    kept = {name: value for name, value in {**attributes, **changed}.items() if value is not None}
+    return onnx.helper.make_node(NAME, list("xomwb"), ["y"], domain="of.the.node", **kept)
+
+
+def test_a_node_is_driven_as_the_parser_would(version):
+    whole = UNEVEN.job(RIGHT)
+    job = Job.of_node("", node(), whole.inputs, cases=whole.cases)
+    assert job.fields == UNEVEN.fields()
+    assert (job.name, job.namespace) == (NAME, SPACE)
+    setup = "import sys\nassert 'support.tensorrt_geometry' in sys.modules\n" + RIGHT
+    jobs = [Job.of_node(setup, node(groups=given), whole.inputs, cases=whole.cases) for given in ([2], None)]
+    right, without = drive_all(version, jobs, preload=["support.tensorrt_geometry"])
+    assert right["problems"] == []
+    assert list(differences(UNEVEN, right)) == []
+    assert "the node has no attribute 'groups'" in without["problems"]
+
+
+def test_nodes_that_the_parser_would_read_otherwise_are_refused():
+    for changed in ({"aot": 0}, {"aot": None}, {"plugin_version": "2"}):
+        with pytest.raises(ValueError, match="both have to be 1"):
+            Job.of_node("", node(**changed), [])
+    with pytest.raises(ValueError, match="no field of the attribute 'table'"):
+        Job.of_node("", node(table=onnx.numpy_helper.from_array(np.zeros(2))), [])
+    other = Job.of_node("", node(plugin_namespace=None, kind="half", scale=0.5, groups=2**32 + 5), [])
+    assert other.namespace == "of.the.node"
+    assert other.fields["kind"] == "half\0"
+    assert other.fields["scale"].dtype == np.float32
+    assert other.fields["groups"].tolist() == [5]
+
+
 def test_what_is_missing_at_the_node_is_said(version):
     (answer,) = drive_all(version, [PLAIN.job(RIGHT, fields={"stride": np.array([1], np.int32), "size": np.zeros(1)})])
     assert "the creator names no attribute 'size'" in answer["problems"]
@@ -241,6 +277,32 @@ def test_what_ptx_says_of_a_kernel():
     }  # fmt: skip
     assert read_ptx(PTX, "fir")["parameters"] is None
     assert read_ptx(b"\x7fELF", "first")["version"] is None
+
+
+CUDA = """
+__shared__ float common[16];
+extern "C" __global__ void __launch_bounds__(96) first(const float *x, const float *w, int n, int m, float *y) {
+    extern __shared__ float dynamic[];
+    __shared__ float tile[256];
+    tile[threadIdx.x] = x[threadIdx.x] + w[n];
+    common[threadIdx.x % 16] = m;
+    __syncthreads();
+    y[threadIdx.x] = tile[255 - threadIdx.x] + common[3] + dynamic[m];
+}
+extern "C" __global__ void second(float *y) { common[threadIdx.x] = 1; y[0] = common[1]; }
+"""
+
+
+def test_what_genuine_ptx_says_of_a_kernel():
+    nvrtc = pytest.importorskip("cupy.cuda.nvrtc")
+    program = nvrtc.createProgram(CUDA, "x.cu", [], [])
+    nvrtc.compileProgram(program, ["--gpu-architecture=compute_80"])
+    code = nvrtc.getPTX(program)
+    found = read_ptx(code, "first")
+    assert found["parameters"] == ["u64", "u64", "u32", "u32", "u64"]
+    assert (found["target"], found["threads"], found["static_shared"]) == ("sm_80", 96, 1024 + 64)
+    assert read_ptx(code, "second")["static_shared"] == 64
+    assert read_ptx(code, "sec")["parameters"] is None
 
 
 def test_a_second_use_needs_no_network(version, monkeypatch):
