@@ -50,7 +50,5 @@ def plugins_note(plugins: Sequence[TensorRTPlugin]) -> str:
     if here:
         notes.append(f"It contains no code of {', '.join(here)}: a process that runs it needs convkit's plugin.")
     if inside:
-        notes.append(
-            f"It contains the code of {', '.join(inside)}: it was built with convkit's plugin, not to run."
-        )
+        notes.append(f"It contains the code of {', '.join(inside)}: only its build needed convkit's plugin.")
     return " ".join(notes)
