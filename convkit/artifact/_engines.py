@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,18 @@ class StagedEngine:
         """Rename the folder to the engine's name, or ``<name>.rejected``, in place of what is there; return it."""
         final = self.target.with_name(f"{self.target.name}.rejected") if rejected else self.target
         old = self.folder.with_name(f"{self.folder.name}.replaced")
-        if final.exists():
-            final.rename(old)
-        self.folder.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
-        return final
+        while True:
+            with suppress(FileNotFoundError):
+                final.rename(old)
+            try:
+                self.folder.rename(final)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                continue  # another build has just published its engine, which this one replaces
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
+            return final
 
 
 @contextmanager
