@@ -109,6 +109,7 @@ def _do(
     if task["read"]:
         with (folder / "weights.bin").open("wb") as stream:
             table = parsed.read(stream)
+        plugins.check()
         (folder / "network.json").write_text(json.dumps(table), encoding="utf-8")
         result["read"] = True
     if task["build"] is not None:

@@ -44,7 +44,7 @@ class Packing(NamedTuple):
     mma: bool
     columns: int
 
-    def count(self, layer: Layer, channels: int, dtype: str) -> int:
+    def packed(self, layer: Layer, channels: int, dtype: str) -> int:
         """Return the number of packed values, gaps included."""
         columns = -(-layer.filters // self.columns) * self.columns
         if self.mma:
@@ -53,9 +53,9 @@ class Packing(NamedTuple):
         members = -(-(channels // layer.groups) // PLAIN_CHUNK) * PLAIN_CHUNK
         return columns * layer.groups * members * layer.taps
 
-    def total(self, layer: Layer, channels: int, dtype: str) -> int:
+    def written(self, layer: Layer, channels: int, dtype: str) -> int:
         """Return the number of values that the kernel writes: the packed ones, a one, and a zero for each filter."""
-        return self.count(layer, channels, dtype) + 1 + layer.filters
+        return self.packed(layer, channels, dtype) + 1 + layer.filters
 
     def variant(self, dtype: str) -> Variant:
         """Return the variant of the kernel for weights of a dtype."""
@@ -67,5 +67,5 @@ class Packing(NamedTuple):
         Raises:
             KernelArgumentError: there are more values than 32 bits can count.
         """
-        check_indices({"the weight": self.total(layer, channels, dtype) + _THREADS})
-        return layer.filters, channels, layer.taps, layer.groups, self.count(layer, channels, dtype)
+        check_indices({"the weight": self.written(layer, channels, dtype) + _THREADS})
+        return layer.filters, channels, layer.taps, layer.groups, self.packed(layer, channels, dtype)
