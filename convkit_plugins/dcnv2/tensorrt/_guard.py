@@ -45,7 +45,7 @@ def callback(fallback: Callable[[Any], Any] | None = None) -> Callable[[_Functio
         @wraps(function)
         def run(self: Any, *arguments: Any) -> Any:
             try:
-                return function(self, *arguments)
+                return run.__wrapped__(self, *arguments)
             except Exception as error:
                 self.failures.add(f"{self.title}, {function.__name__}", error)
                 if fallback is None:
