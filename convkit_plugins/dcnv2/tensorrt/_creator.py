@@ -93,9 +93,13 @@ def make_plugin_classes(api: Any) -> tuple[type[Any], type[Any]]:
         def get_capability_interface(self, kind: Any) -> Any:
             return self
 
-        @callback(fallback=lambda self: self)
-        def clone(self) -> Any:
+        def copy(self) -> Any:
+            """Return another plugin of the same layer; TensorRT deletes each that it gets, so none may come twice."""
             return Plugin(self.settings, self.title, self.failures)
+
+        @callback(fallback=copy)
+        def clone(self) -> Any:
+            return self.copy()
 
         @callback()
         def get_output_data_types(self, input_types: Sequence[Any]) -> list[Any]:
@@ -141,10 +145,10 @@ def make_plugin_classes(api: Any) -> tuple[type[Any], type[Any]]:
         def get_fields_to_serialize(self) -> Any:
             return fields(self.settings.to_fields())
 
-        @callback(fallback=lambda self: self)
+        @callback(fallback=copy)
         def attach_to_context(self, context: Any) -> Any:
             del context
-            return Plugin(self.settings, self.title, self.failures)
+            return self.copy()
 
         @callback()
         def set_tactic(self, tactic: int) -> None:
