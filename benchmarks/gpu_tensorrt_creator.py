@@ -198,7 +198,7 @@ def one_node(tensors: tuple[Tensor, ...]) -> Any:
 
 
 class MoreOperators:
-    """The two operators of the decomposed forms that the backend ``torch`` lacks."""
+    """What the backend ``torch`` lacks of the decomposed forms: two operators, and batch dimensions of a third."""
 
     @hookimpl
     def convkit_torch_operators(self) -> dict[tuple[str, str], Callable[[Any], Callable[..., Tensor]]]:
@@ -212,7 +212,16 @@ class MoreOperators:
             (axis,) = node.integers(1)
             return lambda x, axes: x.prod(axis, keepdim=True)
 
-        return {("", "GridSample"): sample, ("", "ReduceProd"): product}
+        def gather(node: Any) -> Callable[..., Tensor]:
+            assert node.attributes["batch_dims"] == 1
+
+            def run(x: Tensor, index: Tensor) -> Tensor:
+                image = torch.arange(len(x), device=x.device).reshape(-1, *[1] * (index.dim() - 2))
+                return x[image, index[..., 0], index[..., 1]]
+
+            return run
+
+        return {("", "GridSample"): sample, ("", "ReduceProd"): product, ("", "GatherND"): gather}
 
 
 def decomposed(form: str, tensors: tuple[Tensor, ...], folder: Path) -> Callable[[], Tensor]:
