@@ -224,11 +224,21 @@ class MoreOperators:
         return {("", "GridSample"): sample, ("", "ReduceProd"): product, ("", "GatherND"): gather}
 
 
+def add_operators() -> None:
+    """Let the backend ``torch`` run the decomposed forms, also where this project is not installed."""
+    import convkit.backends.torch
+
+    if not manager().gather("convkit_torch_operators"):
+        manager().register(convkit.backends.torch, "torch", "convkit", convkit.__version__)
+    manager().register(MoreOperators(), "more-operators", "benchmarks", "0")
+
+
 def decomposed(form: str, tensors: tuple[Tensor, ...], folder: Path) -> Callable[[], Tensor]:
     """Return a call of the decomposed form of the layer, run by the backend ``torch``."""
     import onnx
 
-    from convkit.backends import Engine, find_backend
+    from convkit.backends import Engine
+    from convkit.backends.torch import Torch
     from convkit.graph import apply_rewrite
     from convkit_plugins.dcnv2.export import DecomposeGather, DecomposeGridSample
 
@@ -238,7 +248,7 @@ def decomposed(form: str, tensors: tuple[Tensor, ...], folder: Path) -> Callable
     file = folder / f"{form}.onnx"
     onnx.save(model, file)
     device = tensors[0].device.type
-    session: Any = find_backend("torch", device).open(Engine("torch", file), device=device)
+    session: Any = Torch("torch", None).open(Engine("torch", file), device=device)
     feeds = {"x": tensors[0].contiguous(), "offset": tensors[2], "mask": tensors[4]}
 
     def run() -> Tensor:
@@ -315,7 +325,7 @@ def main() -> int:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     api, failures = standin_api(), []  # type: ignore[var-annotated]
     creator = register_creator(api, failures)
-    manager().register(MoreOperators(), "more-operators", "benchmarks", "0")
+    add_operators()
     found = versions()
     print(f"{datetime.date.today()}, {', '.join(f'{name} {value}' for name, value in found.items())}; microseconds\n")
     print(f"| layer | batch | type | layout | error | right | {' | '.join(COLUMNS)} |")
