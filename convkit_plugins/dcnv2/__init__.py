@@ -50,31 +50,56 @@ def convkit_options() -> Iterable[Option]:
         Option(
             "dcn",
             "auto",
-            "what engines get for DeformConv: grid-sample or gather (standard operators), native; auto takes the best",
-            ("auto", "grid-sample", "gather", "native"),
+            "what engines get for DeformConv: grid-sample or gather (standard operators), creator (a plugin that needs"
+            " convkit to run), native; auto takes the best",
+            ("auto", "grid-sample", "gather", "creator", "native"),
         )
     ]
 
 
 @hookimpl
 def convkit_graph_rewrites(target: Target) -> Iterable[Rewrite]:
-    """Fold the BatchNormalization behind each ``DeformConv``, and decompose that for engines without it."""
-    from convkit_plugins.dcnv2.export import DecomposeGather, DecomposeGridSample, FoldBatchNorm
+    """Fold the BatchNormalization behind each ``DeformConv``, and fit that to engines without it."""
+    from convkit.errors import SettingError
+    from convkit_plugins.dcnv2.export import CompleteInputs, DecomposeGather, DecomposeGridSample, FoldBatchNorm
 
     form = target.options.get("dcn", "auto")
     if form == "auto":
         form = {"tensorrt-rtx": "grid-sample", "tensorrt": "gather"}.get(target.format, "native")
     rewrites: list[Rewrite] = [FoldBatchNorm()]
-    if target.format != "onnx" and form != "native":
-        rewrites.append(DecomposeGather() if form == "gather" else DecomposeGridSample())
-    return rewrites
+    if target.format == "onnx" or form == "native":
+        return rewrites
+    if form == "creator" and target.format != "tensorrt-rtx":
+        raise SettingError(
+            f"dcn=creator is a plugin of tensorrt-rtx; {target.format} has none of that kind.",
+            hint="Use dcn=auto, or dcn=gather.",
+        )
+    fitting: dict[str, Callable[[], Rewrite]] = {
+        "gather": DecomposeGather,
+        "grid-sample": DecomposeGridSample,
+        "creator": CompleteInputs,
+    }
+    return [*rewrites, fitting[form]()]
 
 
 @hookimpl
-def convkit_tensorrt_plugins() -> Iterable[TensorRTPlugin]:
-    """Name the plugin of TensorRT's own library that its parser makes of ``DeformConv``."""
+def convkit_tensorrt_plugins(target: Target) -> Iterable[TensorRTPlugin]:
+    """Name the plugin that TensorRT makes of ``DeformConv``: its own, or for TensorRT-RTX, which has none, ours."""
     from convkit import TensorRTPlugin
 
+    if target.format == "tensorrt-rtx":
+        return [
+            TensorRTPlugin(
+                op_type="DeformConv",
+                plugin="DeformConv",
+                version="1",
+                source="convkit",
+                note="float32, float16 or bfloat16, ungrouped; coordinates and sums are float32.",
+                register=f"{__name__}.tensorrt:register_creator",
+                reference=f"{__name__}.tensorrt:deform_conv",
+                to_run=True,
+            )
+        ]
     return [
         TensorRTPlugin(
             op_type="DeformConv",
