@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,9 @@ _DECISIONS = frozenset({
     "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Hardmax", "Less", "LessOrEqual", "NonMaxSuppression",
     "NonZero", "TopK", "Unique",
 })  # fmt: skip
+_POSITIONS = {"GridSample": 1, "RoiAlign": 1}
+"""Operators that sample at positions, with the input that these are."""
+_SQUARES = frozenset({"ReduceL2", "ReduceSumSquare"})
 _SHAPES = frozenset({"Shape", "Size"})
 """Operators that read the shape of a tensor, whatever its type and values."""
 
@@ -82,6 +85,10 @@ def _kept_by_nature(node: gs.Node, types: Mapping[str, int], data: set[str]) -> 
     unknown = next((tensor.name for tensor in (*node.inputs, *node.outputs) if _unknown(types, tensor)), None)
     if unknown is not None:
         return f"the type of {unknown!r} is not known"
+    if node.op in _POSITIONS:
+        return "16 bits would move the positions that it samples"
+    if node.op in _SQUARES:
+        return "its squares overflow in 16 bits"
     if data.isdisjoint(tensor.name for tensor in node.inputs):
         return "it computes from shapes and constants alone"
     return ""
@@ -143,10 +150,15 @@ def _decided(graph: gs.Graph, types: Mapping[str, int], links: _Links) -> dict[i
     for node in decisions:
         reasons[id(node)] = "it decides: rounding would make equal what is not"
     for node in decisions:
-        for other in _before(node, types, links.data):
+        for other in _before(node.inputs, types, links.data):
             reasons.setdefault(id(other), f"{node.op} {node.name!r} decides on its result")
         for other in _after(node, links):
             reasons.setdefault(id(other), f"it follows from the decision of {node.op} {node.name!r}")
+    for node in graph.nodes:
+        if node.op in _POSITIONS:
+            for other in _before([node.inputs[_POSITIONS[node.op]]], types, links.data):
+                if other.op not in _WITH_WEIGHTS:
+                    reasons.setdefault(id(other), f"{node.op} {node.name!r} samples at its result")
     return reasons
 
 
@@ -158,18 +170,20 @@ def _decides(node: gs.Node, types: Mapping[str, int], data: set[str]) -> bool:
     return node.op in _DECISIONS
 
 
-def _before(node: gs.Node, types: Mapping[str, int], data: set[str]) -> Iterator[gs.Node]:
-    """Yield what leads to a decision, back to the operators with weights and these among it."""
+def _before(
+    tensors: Sequence[gs.Tensor], types: Mapping[str, int], data: set[str]
+) -> Iterator[gs.Node]:
+    """Yield the nodes that floating tensors come from, back to the operators with weights and these among them."""
     seen: set[int] = set()
-    waiting = [node]
+    waiting = list(tensors)
     while waiting:
-        for tensor in waiting.pop().inputs:
-            for other in tensor.inputs if tensor.name in data and is_float32(types, tensor) else ():
-                if id(other) not in seen:
-                    seen.add(id(other))
-                    yield other
-                    if other.op not in _WITH_WEIGHTS:
-                        waiting.append(other)
+        tensor = waiting.pop()
+        for other in tensor.inputs if tensor.name in data and is_float32(types, tensor) else ():
+            if id(other) not in seen:
+                seen.add(id(other))
+                yield other
+                if other.op not in _WITH_WEIGHTS:
+                    waiting += other.inputs
 
 
 def _after(node: gs.Node, links: _Links) -> Iterator[gs.Node]:

@@ -34,6 +34,7 @@ class To16Bit(Rewrite):
       be rounded before it is compared;
     * operators that do not take the type in the graph's opset, and nodes with graphs of their own;
     * arithmetic on shapes and constants, and whole numbers that become floating;
+    * GridSample and RoiAlign, with what computes their positions behind the operator with weights; sums of squares;
     * nodes with a constant that overflows in 16 bits, or vanishes.
 
     For bfloat16 the opset becomes 22 where it is older and nothing but types changed in the operators of the graph:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Positions", "element_types", "is_float32", "narrow_positions"]
 
+_OWN_TYPE = frozenset({"BatchNormalization", "Resize"})
+"""Operators whose parameters may be wider than what they are applied to, and then stay so."""
 _SMALL = 1024
 """Numbers in a constant that may matter for the types and shapes of others."""
 
@@ -62,8 +64,8 @@ def is_float32(types: Mapping[str, int], tensor: gs.Tensor) -> bool:
 def narrow_positions(node: gs.Node, types: Mapping[str, int], opset: int, narrow: str) -> Positions | str:
     """Return which inputs and outputs of a node can be of the type ``narrow`` (``float16``), or why it stays float32.
 
-    An input becomes narrow where the standard binds it to the type of an output: the parameters of a normalisation and
-    the scales of a Resize, which have a type of their own, do not. Of a node without floating outputs all inputs do.
+    Inputs that the standard wants in another type stay as they are, and so do parameters of a type of their own where
+    that is of use: those of a batch normalisation, the region of a Resize.
     """
     import onnx
 
@@ -84,9 +86,9 @@ def narrow_positions(node: gs.Node, types: Mapping[str, int], opset: int, narrow
         return f"{node.op} takes no {narrow} in opset {opset}"
     if not bound <= {_type_of(schema.inputs, place) for place in range(len(node.inputs))}:
         return f"{node.op} sets the type of its result by an attribute"
-    return Positions(
-        tuple(place for place, kind in inputs if kind in bound or not outputs), tuple(place for place, _ in outputs)
-    )
+    own = node.op in _OWN_TYPE
+    chosen = [place for place, kind in inputs if kind in bound or (not own and wanted in permitted.get(kind, ()))]
+    return Positions(tuple(chosen), tuple(place for place, _ in outputs))
 
 
 def _type_of(parameters: list[onnx.defs.OpSchema.FormalParameter], place: int) -> str:
