@@ -95,9 +95,7 @@ def _worst(verdict: Verdict) -> str:
 
 def _remedy(verdict: Verdict, precision: Precision) -> str:
     if precision.name == "fp16" and any(map(_overflows, verdict.checks)):
-        return (
-            "The network leaves the range of float16, which ends at 65504: use --precision bf16, or fp32."
-        )
+        return "The network leaves the range of float16, which ends at 65504: use --precision bf16, or fp32."
     return "Use --precision fp32, or report the model: the graph was typed wrongly."
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
 
-__all__ = ["MODULE_KEY", "PRECISION_KEY", "REWRITES_KEY", "annotate", "annotations", "metadata_of", "module_of"]
+__all__ = ["MODULE_KEY", "PRECISION_KEY", "REWRITES_KEY", "added_metadata", "annotate", "metadata_of", "module_of"]
 
 MODULE_KEY = "convkit.module"
 """Metadata of a node: the path of the module that it was exported from."""
@@ -31,9 +31,9 @@ def metadata_of(node: onnx.NodeProto, key: str) -> str:
 
 def annotate(node: gs.Node, key: str, text: str) -> None:
     """Give a node an entry of metadata, which `apply_rewrite` writes into the model."""
-    node.convkit_metadata = {**annotations(node), key: text}
+    node.convkit_metadata = {**added_metadata(node), key: text}
 
 
-def annotations(node: gs.Node) -> Mapping[str, str]:
+def added_metadata(node: gs.Node) -> Mapping[str, str]:
     """Return what `annotate` gave a node."""
     return getattr(node, "convkit_metadata", {})

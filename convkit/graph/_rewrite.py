@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from convkit.errors import PluginError, RewriteError, blamed_on, suggest
-from convkit.graph._metadata import annotations
+from convkit.graph._metadata import added_metadata
 from convkit.model import Expect, optional
 
 if TYPE_CHECKING:
@@ -174,7 +174,9 @@ def _quiet() -> Iterator[None]:
 
 def _add_annotations(graph: gs.Graph, result: onnx.ModelProto) -> None:
     """Write what rewrites gave the nodes of a graph into the metadata of the same nodes of the model."""
-    given = {node.outputs[0].name: annotations(node) for node in graph.nodes if node.outputs and annotations(node)}
+    given = {
+        node.outputs[0].name: added_metadata(node) for node in graph.nodes if node.outputs and added_metadata(node)
+    }
     for node in result.graph.node if given else ():
         for key, text in given.get(node.output[0], {}).items():
             kept = [entry for entry in node.metadata_props if entry.key != key]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from convkit.errors import ValidationError
-from convkit.model import BATCH, PRECISIONS, ModelSpec, Precision, TensorSpec, resolve
+from convkit.model import BATCH, PRECISIONS, ModelSpec, Precision, TensorSpec, Tolerance, resolve
 from convkit.processing import Decode, decode_batch, take_items
 from convkit.progress import Progress, silent
 from convkit.proof._cases import Case
@@ -25,6 +25,8 @@ __all__ = ["measure_baselines", "prove"]
 Outputs = Mapping[str, np.ndarray]
 Baselines = Mapping[str, Mapping[str, float]]
 FLOAT32 = PRECISIONS["fp32"]
+MOST_UNMATCHED = 0.1
+"""The share of results that a 16-bit engine may have without a partner at most, whatever PyTorch has."""
 
 
 def measure_baselines(
@@ -41,7 +43,8 @@ def measure_baselines(
     """Return the errors of PyTorch itself against the reference, by output and for decoded results.
 
     ``precision`` is that of the ``candidate``. Below float32, results count as ties by the slack that `prove` gives
-    the engine, so that the two are counted alike.
+    the engine, so that the two are counted alike; and however many results PyTorch loses that way, an engine may lose a
+    tenth of them.
     """
     runs: list[dict[str, Any]] = []
     decoded: list[tuple[Sequence[Result], Sequence[Result]]] = []
@@ -55,8 +58,12 @@ def measure_baselines(
             decoded.append((decode_batch(decode, expected, metas), decode_batch(decode, found, metas)))
     results = baselines_of(_compared(decoded, SLACK), precision.ulp)
     slack = _slack(results)
-    if precision != FLOAT32 and math.isfinite(slack):
-        results = baselines_of(_compared(decoded, slack), precision.ulp)
+    if precision != FLOAT32 and decoded and math.isfinite(slack):
+        again = _compared(decoded, slack)
+        results = baselines_of(again, precision.ulp)
+        fewest = min(one.expected for run in again for one in run[DECODED])
+        known = results[DECODED]
+        known["unexplained"] = min(known["unexplained"], MOST_UNMATCHED * fewest / Tolerance().factor)
     return baselines_of(runs, precision.ulp) | results
 
 

@@ -30,10 +30,10 @@ def validate(
     """Check the hashes of an artifact and run its proof again on this machine.
 
     The engine is compared with the stored float64 results in every shape, under the limits that were measured when the
-    artifact, or its 16-bit engine, was made; preprocess and decode are replayed on what is stored. Another engine than ONNX Runtime is also
-    compared with ONNX Runtime, by polygraphy. A backend that builds engines runs the artifact's, proved or not;
-    `convkit.evaluation.prove_engine` also writes what came of it. ``save_results`` keeps the outputs of all engines as
-    polygraphy's JSON.
+    artifact, or its 16-bit engine, was made; preprocess and decode are replayed on what is stored. Another engine than
+    ONNX Runtime is also compared with ONNX Runtime, by polygraphy. A backend that builds engines runs the artifact's,
+    proved or not; `convkit.evaluation.prove_engine` also writes what came of it. ``save_results`` keeps the outputs of
+    all engines as polygraphy's JSON.
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved; it lacks such an engine.

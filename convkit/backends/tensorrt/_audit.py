@@ -83,7 +83,8 @@ def audit(network: ParsedNetwork, model: onnx.ModelProto) -> Audit | None:
     wants, reasons = _wishes(model, types)
     nodes = _nodes_of(network)
     counts: Counter[str] = Counter()
-    kept, silent = [], []
+    kept: list[FloatLayer] = []
+    silent: list[FloatLayer] = []
     for dtype, layers in network.floating_layers().items():
         for layer in layers:
             if layer.type == "CAST":

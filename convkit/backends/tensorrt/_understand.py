@@ -98,13 +98,12 @@ def understand(
         if mine != theirs:
             verdict = Verdicts(False, note=f"the input {theirs!r} is called {mine!r}")
             return Understanding(parting=Parting(theirs, verdict))
-    if expected is None:
+    wide = widened_network(network) if expected is None else None
+    if wide is not None:
         failing = _other_types(network, model)
         if failing is not None:
             return Understanding(parting=failing)
-        wide = widened_network(network)
-        if wide is not None:
-            network, model, feeds = wide, widened_model(model), [widened_feeds(inputs) for inputs in feeds]
+        network, model, feeds = wide, widened_model(model), [widened_feeds(inputs) for inputs in feeds]
     reference = OnnxReference(model)
     outputs: dict[str, Verdicts] = {}
     rounding: dict[str, float] = {}

@@ -180,7 +180,8 @@ def _gather_nd(node: TorchNode) -> Function:
         batch = x.shape[:axes]
         places = indices.long().reshape(math.prod(batch), *indices.shape[axes:])
         row = torch.arange(len(places), device=x.device).view(-1, *[1] * (places.dim() - 2))
-        found = x.reshape(len(places), *x.shape[axes:])[(row, *places.unbind(-1))]
+        chosen = (row, *places.unbind(-1))
+        found = x.reshape(len(places), *x.shape[axes:])[chosen]
         return found.reshape(*batch, *found.shape[1:])
 
     return gather

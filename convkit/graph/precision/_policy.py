@@ -24,6 +24,7 @@ _DECISIONS = frozenset({
 _POSITIONS = {"GridSample": 1, "RoiAlign": 1}
 """Operators that sample at positions, with the input that these are."""
 _SQUARES = frozenset({"ReduceL2", "ReduceSumSquare"})
+_LARGEST = {"float16": 65504.0, "bfloat16": 2.0**127 * (2 - 2.0**-7)}
 _SHAPES = frozenset({"Shape", "Size"})
 """Operators that read the shape of a tensor, whatever its type and values."""
 
@@ -65,7 +66,11 @@ def plan_types(graph: gs.Graph, narrow: str) -> Plan:
 
 
 def _concerned(node: gs.Node, types: Mapping[str, int]) -> bool:
-    """Return whether a node has float32 tensors, or one of a type that nobody knows."""
+    """Return whether a node has float32 tensors, or one of an unknown type, and no 16-bit result already."""
+    import onnx
+
+    if any(types.get(tensor.name) in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16) for tensor in node.outputs):
+        return False
     tensors = [*node.inputs, *node.outputs]
     return any(is_float32(types, tensor) or _unknown(types, tensor) for tensor in tensors) or bool(_subgraphs(node))
 
@@ -170,9 +175,7 @@ def _decides(node: gs.Node, types: Mapping[str, int], data: set[str]) -> bool:
     return node.op in _DECISIONS
 
 
-def _before(
-    tensors: Sequence[gs.Tensor], types: Mapping[str, int], data: set[str]
-) -> Iterator[gs.Node]:
+def _before(tensors: Sequence[gs.Tensor], types: Mapping[str, int], data: set[str]) -> Iterator[gs.Node]:
     """Yield the nodes that floating tensors come from, back to the operators with weights and these among them."""
     seen: set[int] = set()
     waiting = list(tensors)
@@ -212,7 +215,7 @@ def _unfit_constant(node: gs.Node, positions: Positions, narrow: str) -> str:
         magnitude = np.abs(np.where(np.isfinite(values), values, 0))
         largest = magnitude.max()
         if not np.isfinite(largest.astype(dtype)):
-            return f"{tensor.name} has {largest:.6g}, beyond {float(ml_dtypes.finfo(dtype).max):.6g}"
+            return f"{tensor.name} has {largest:.6g}, beyond {_LARGEST[narrow]:.6g}"
         if largest and not largest.astype(dtype):
             return f"{tensor.name} has {largest:.3g} at most, which becomes 0"
     return ""

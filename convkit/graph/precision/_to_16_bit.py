@@ -9,7 +9,6 @@ import numpy as np
 from convkit.graph._metadata import PRECISION_KEY, annotate
 from convkit.graph._rewrite import Phase, Rewrite
 from convkit.graph.precision._policy import Plan, plan_types
-from convkit.graph.precision._types import is_float32
 from convkit.model import find_precision
 
 if TYPE_CHECKING:
@@ -64,15 +63,14 @@ class To16Bit(Rewrite):
 
 
 def _constants_of_nodes(graph: gs.Graph) -> None:
-    """Make constants of the graph of Constant nodes with floating values."""
+    """Make constants of the graph of Constant nodes with float32 values."""
     for node in graph.nodes:
-        if node.op != "Constant":
-            continue
-        (name, value), *_ = node.attrs.items()
-        values = getattr(value, "values", None) if name == "value" else value if name.startswith("value_float") else None
-        if values is None or (name == "value" and np.asarray(values).dtype != np.float32):
-            continue
-        node.outputs[0].to_constant(np.asarray(values, np.float32))
+        if node.op == "Constant":
+            (name, value), *_ = node.attrs.items()
+            if name in ("value_float", "value_floats"):
+                node.outputs[0].to_constant(np.asarray(value, np.float32))
+            elif name == "value" and value.dtype == np.float32:
+                node.outputs[0].to_constant(value.values)
 
 
 def _raise_opset(graph: gs.Graph) -> None:

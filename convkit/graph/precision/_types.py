@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -91,7 +91,7 @@ def narrow_positions(node: gs.Node, types: Mapping[str, int], opset: int, narrow
     return Positions(tuple(chosen), tuple(place for place, _ in outputs))
 
 
-def _type_of(parameters: list[onnx.defs.OpSchema.FormalParameter], place: int) -> str:
+def _type_of(parameters: Sequence[Any], place: int) -> str:
     """Return the name of a parameter's type in the standard; the last one stands for all that follow."""
     parameter = parameters[min(place, len(parameters) - 1)]
     return str(getattr(parameter, "type_str", None) or parameter.typeStr)

@@ -137,7 +137,7 @@ def _numpy_dtype(dtype: Any) -> np.dtype[Any] | None:
     import ml_dtypes
     import onnx
 
-    bfloat16 = np.dtype(ml_dtypes.bfloat16)
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
     if dtype in (onnx.TensorProto.BFLOAT16, bfloat16):
         return bfloat16
     return np.dtype(dtype) if dtype in (np.float32, np.float16) else None

@@ -126,7 +126,12 @@ NATIVE: dict[str, tuple[list[onnx.NodeProto], Callable[..., torch.Tensor]]] = {
 def test_sixteen_bits_on_the_cpu_are_those_of_pytorch(tmp_path, name, precision):
     """An operator computes in float32 and rounds once: within a unit of the last place of PyTorch's own kernels."""
     nodes, native = NATIVE[name]
-    constants = {"w": random(4, 3, 3, 3, seed=1), "b": random(4, seed=2), "c": np.float32(0.3), "axes": np.array([2, 3])}
+    constants = {
+        "w": random(4, 3, 3, 3, seed=1),
+        "b": random(4, seed=2),
+        "c": np.float32(0.3),
+        "axes": np.array([2, 3]),
+    }
     used = {name for step in nodes for name in step.input}
     model = make_model(nodes, {"x": [2, 3, 9, 7]}, {"y": [None] * 4}, {k: v for k, v in constants.items() if k in used})
     x, dtype = random(2, 3, 9, 7, seed=3), HALF[precision]
@@ -161,7 +166,9 @@ def test_a_graph_of_16_bits_keeps_its_own_types_between_operators(tmp_path, dtyp
 
 def test_sums_of_16_bits_are_kept_in_float32(tmp_path):
     """4096 ones and a half: float16 itself would stay at 2048."""
-    model = make_model([node("MatMul", ["x", "w"], ["y"])], {"x": [1, 4096]}, {"y": [1, 1]}, {"w": np.ones((4096, 1), np.float32)})
+    model = make_model(
+        [node("MatMul", ["x", "w"], ["y"])], {"x": [1, 4096]}, {"y": [1, 1]}, {"w": np.ones((4096, 1), np.float32)}
+    )
     session = open_session("torch-fp16", save(model, tmp_path))
     assert session.run({"x": np.ones((1, 4096), np.float32)})["y"].item() == 4096
 

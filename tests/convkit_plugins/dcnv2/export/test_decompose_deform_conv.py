@@ -305,11 +305,7 @@ def without_types() -> onnx.ModelProto:
 
 NO_MATCHES = {
     "unknown type": (without_types, "dcn: its element type is not known"),
-    "bfloat16": (
-        lambda: of_type(TensorProto.BFLOAT16),
-        "dcn: its element type is bfloat16; only float32 and float16 can",
-    ),
-    "float64": (lambda: of_type(TensorProto.DOUBLE), "dcn: its element type is float64; only float32 and float16 can"),
+    "float64": (lambda: of_type(TensorProto.DOUBLE), "dcn: its element type is float64; only float32 and 16-bit ones"),
     "open weight": (weight_of_open_shape, "dcn: the shape of its weight weight is not fixed"),
 }
 
