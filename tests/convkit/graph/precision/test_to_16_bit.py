@@ -144,8 +144,8 @@ def peaks() -> onnx.ModelProto:
         node("GatherElements", ["size_row", "places"], ["found"], name="found", axis=1),
     ]
     constants = {
-        "w0": weights(4, 3, 3, 3) / 5, "w1": weights(1, 4, 1, 1), "w2": weights(1, 4, 1, 1) + 1, "low": np.float32(-1e4),
-        "flat": np.array([0, -1]), "k": np.array([5]),
+        "w0": weights(4, 3, 3, 3) / 5, "w1": weights(1, 4, 1, 1), "w2": weights(1, 4, 1, 1) + 1,
+        "low": np.float32(-1e4), "flat": np.array([0, -1]), "k": np.array([5]),
     }  # fmt: skip
     return make_model(nodes, {"x": [1, 3, 12, 12]}, {"scores": [1, 5], "found": [1, 5]}, constants)
 
