@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from convkit.artifact import Artifact
 from convkit.backends import FAILED, PASSED, PENDING, Rung, open_session
@@ -13,7 +15,17 @@ from convkit.graph import RewriteRecord
 from convkit.model import ModelSpec, Precision
 from convkit.processing import find_decode
 from convkit.progress import Progress
-from convkit.proof import Check, GoldenSamples, Verdict, measure_baselines, prove, shape_cases
+from convkit.proof import (
+    Check,
+    Compute,
+    GoldenSamples,
+    Verdict,
+    by_items,
+    feed_key,
+    measure_baselines,
+    prove,
+    shape_cases,
+)
 
 __all__ = ["prove_typed"]
 
@@ -61,8 +73,9 @@ def _verdict(
     cases, decode, reference = shape_cases(spec.dims), find_decode(spec.decode), golden.reference()
     session = open_session(f"torch-{precision.name}", artifact.model)
     try:
+        alone = _each_once(spec, session.run) if spec.batch.min == 1 else session.run
         baselines = measure_baselines(
-            spec, reference, session.run, golden.samples, cases, decode, progress, precision=precision
+            spec, reference, alone, golden.samples, cases, decode, progress, precision=precision
         )
     finally:
         session.close()
@@ -81,6 +94,19 @@ def _verdict(
         )
     finally:
         session.close()
+
+
+def _each_once(spec: ModelSpec, run: Compute) -> Compute:
+    """Return what runs every item by itself, and one that it has seen before not again."""
+    known: dict[bytes, Mapping[str, np.ndarray]] = {}
+
+    def item(feed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        key = feed_key(feed)
+        if key not in known:
+            known[key] = run(feed)
+        return known[key]
+
+    return lambda feed: by_items(spec, item, feed)
 
 
 def _worst(verdict: Verdict) -> str:

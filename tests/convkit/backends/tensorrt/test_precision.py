@@ -14,7 +14,16 @@ from onnx import TensorProto, helper, numpy_helper
 from support.graphs import make_model, node
 
 from convkit.backends import FAILED, PASSED
-from convkit.backends.tensorrt import Build, ParsedNetwork, Task, audit, check_model, find_flavour, run_tasks, understand
+from convkit.backends.tensorrt import (
+    Build,
+    ParsedNetwork,
+    Task,
+    audit,
+    check_model,
+    find_flavour,
+    run_tasks,
+    understand,
+)
 from convkit.backends.tensorrt._backend import TensorRT
 from convkit.backends.tensorrt._check import climb
 from convkit.graph import apply_rewrite, in_phases
