@@ -188,7 +188,7 @@ def test_it_fails_an_engine_and_is_shown_of_any_other_model(strict, tmp_path, mo
     file = tmp_path / "model.onnx"
     onnx.save(model, file)
     feeds = [{"x": weights(2, 8)}]
-    ladder, _ = climb(RTX, file, model, ("sm86",), {}, feeds, typed=strict)
+    ladder, _ = climb(RTX, file, model, Build(("sm86",)), feeds, typed=strict)
     rung = ladder["built"]
     assert rung.state == (FAILED if strict else PASSED)
     assert "of node 'norm'" in rung.summary
