@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from convkit.backends._ladder import Ladder, Rung
 
 if TYPE_CHECKING:
+    from convkit.backends.tensorrt._audit import Audit, FloatLayer, audit
     from convkit.backends.tensorrt._check import check_model, random_inputs, read_inputs
     from convkit.backends.tensorrt._child import Build, Outcome, ParserError, Task, run_tasks
     from convkit.backends.tensorrt._flavour import FLAVOURS, Flavour, find_flavour
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FLAVOURS",
+    "Audit",
     "Build",
     "Flavour",
+    "FloatLayer",
     "GraphInput",
     "Ladder",
     "NotReplayed",
@@ -38,6 +41,7 @@ __all__ = [
     "ShapeRange",
     "Task",
     "Understanding",
+    "audit",
     "check_model",
     "find_flavour",
     "graph_inputs",
@@ -52,6 +56,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "_audit": (
+        "Audit",
+        "FloatLayer",
+        "audit",
+    ),
     "_check": (
         "check_model",
         "random_inputs",
