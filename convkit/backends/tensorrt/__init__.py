@@ -15,8 +15,8 @@ if TYPE_CHECKING:
         argument_order_faults,
         argument_order_inputs,
         argument_order_model,
-        register_argument_order,
     )
+    from convkit.backends.tensorrt._argument_order_plugin import register_argument_order
     from convkit.backends.tensorrt._check import check_model, random_inputs, read_inputs
     from convkit.backends.tensorrt._child import Build, Outcome, ParserError, Task, run_tasks
     from convkit.backends.tensorrt._examine import examine_engine
@@ -74,8 +74,8 @@ _HOMES = {
         "argument_order_faults",
         "argument_order_inputs",
         "argument_order_model",
-        "register_argument_order",
     ),
+    "_argument_order_plugin": ("register_argument_order",),
     "_check": (
         "check_model",
         "random_inputs",

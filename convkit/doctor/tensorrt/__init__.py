@@ -1,7 +1,6 @@
 """What TensorRT does on this machine, step by step: the work of ``convkit doctor --tensorrt``."""
 
 from convkit.doctor.tensorrt._examination import examine_tensorrt
-from convkit.doctor.tensorrt._recommendation import Recommendation, stored_recommendations
 from convkit.doctor.tensorrt._report import TensorRTReport, overview
 from convkit.doctor.tensorrt._steps import FAILED, NOT_OFFERED, PASSED, SKIPPED, WRONG, Step
 
@@ -11,10 +10,8 @@ __all__ = [
     "PASSED",
     "SKIPPED",
     "WRONG",
-    "Recommendation",
     "Step",
     "TensorRTReport",
     "examine_tensorrt",
     "overview",
-    "stored_recommendations",
 ]

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from convkit.backends import EngineProbe, backend_named, engine_probes
+from convkit.doctor._recommendations import Recommendation
 from convkit.doctor.tensorrt._basics import (
     skip_for_want_of_gpu,
     try_argument_order,
@@ -15,7 +16,7 @@ from convkit.doctor.tensorrt._basics import (
 from convkit.doctor.tensorrt._flavour import examine_flavour, is_installed
 from convkit.doctor.tensorrt._host import MACHINE, Host, examine_host
 from convkit.doctor.tensorrt._probes import Prepared, prepare
-from convkit.doctor.tensorrt._recommendation import Recommendation, recommend
+from convkit.doctor.tensorrt._recommend import recommend
 from convkit.doctor.tensorrt._report import TensorRTReport
 from convkit.doctor.tensorrt._steps import FAILED, SKIPPED, Steps
 from convkit.doctor.tensorrt._ways import try_ways

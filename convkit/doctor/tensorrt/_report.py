@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from convkit.cuda import cache_folder
-from convkit.doctor.tensorrt._recommendation import Recommendation
+from convkit.doctor._recommendations import Recommendation
 from convkit.doctor.tensorrt._steps import FAILED, NOT_OFFERED, PASSED, SKIPPED, WRONG, Step
 from convkit.errors import EnvironmentProblem, ValidationError
 
