@@ -191,7 +191,8 @@ REGISTRATIONS = User("convkit.backends.tensorrt._registrations", {"api": "", "bi
                      frozenset({"_alive", "_failures"}))  # fmt: skip
 LIBRARY = User("convkit.backends.tensorrt._library",
                {"api": "", "registry": "IPluginRegistry", "creator": "IPluginCreatorV3One", "bindings": None},
-               frozenset({"folder", "lines", "link", "registrations", "result", "sinks", "_trouble.error"}))  # fmt: skip
+               frozenset({"_trouble.error", "folder", "lines", "link", "registrations", "result", "sinks"}),
+               )  # fmt: skip
 ARGUMENT_ORDER = User(
     "convkit.backends.tensorrt._argument_order_plugin",
     {

@@ -1,4 +1,5 @@
 // Writes back what it was given, so that the order of its arguments is seen in the outputs.
+#include "convkit.cuh"
 
 extern "C" __global__ void convkit_argument_order(
     const float *first, const float *second, int seven, int count, int triple, float *numbers, float *copy
