@@ -64,11 +64,11 @@ def _joined(group: Sequence[Step]) -> Step:
         return group[0]
     state = next(state for state in _ORDER if any(step.state == state for step in group))
     chosen = [step for step in group if step.state == state]
-    text = _with_cases(chosen)
+    text = _with_cases(chosen, all_of_it=len(chosen) == len(group))
     for other in (NOT_OFFERED, SKIPPED):
         rest = [step for step in group if step.state == other]
         if other != state and rest and state == PASSED:
-            text += f"; {other}: {_with_cases(rest)}"
+            text += f"; {other}: {_with_cases(rest, all_of_it=False)}"
     return Step(
         group[0].section,
         group[0].name,
@@ -80,11 +80,11 @@ def _joined(group: Sequence[Step]) -> Step:
     )
 
 
-def _with_cases(steps: Sequence[Step]) -> str:
+def _with_cases(steps: Sequence[Step], *, all_of_it: bool) -> str:
     """Return what the steps say: once if they say the same, else the first two with their cases."""
-    texts = list(dict.fromkeys(step.text for step in steps))
-    if len(texts) == 1:
-        return texts[0]
+    if len({step.text for step in steps}) == 1:
+        cases = ", ".join(step.case for step in steps[:2]) + (f" and {len(steps) - 2} more" if len(steps) > 2 else "")
+        return steps[0].text if all_of_it else f"{cases}: {steps[0].text}"
     if all(step.state == PASSED for step in steps) and len(steps) > 2:
         return f"{len(steps)} of {len(steps)}; {steps[-1].case}: {steps[-1].text}"
     said = "; ".join(f"{step.case}: {step.text}" for step in steps[:2])
