@@ -12,7 +12,7 @@ from convkit.doctor._known_errors import KnownError, KnownErrorMatch, explain, s
 from convkit.doctor._machine import check_machine
 from convkit.doctor._packages import check_packages
 from convkit.doctor._plugins import check_engines, check_plugins
-from convkit.doctor._recommendations import Recommendation, check_recommendations, stored_recommendations
+from convkit.doctor._recommendations import Recommendation, check_recommendations, store, stored_recommendations
 
 __all__ = [
     "Finding",
@@ -28,6 +28,7 @@ __all__ = [
     "examine",
     "explain",
     "search",
+    "store",
     "stored_recommendations",
     "works",
 ]
