@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from convkit import hookimpl
 
 if TYPE_CHECKING:
-    from convkit import KnownError, ModulePatch, Option, Rewrite, Target, TensorRTPlugin
+    from convkit import EngineProbe, KnownError, ModulePatch, Option, Rewrite, Target, TensorRTPlugin
     from convkit_plugins.dcnv2.op import DCN, deform_conv2d
 
 __all__ = ["DCN", "deform_conv2d"]
@@ -110,6 +110,14 @@ def convkit_tensorrt_plugins(target: Target) -> Iterable[TensorRTPlugin]:
             " without them when they are dynamic. Parsers before 10.15 take version 1, which is still shipped.",
         )
     ]
+
+
+@hookimpl
+def convkit_engine_probes() -> Iterable[EngineProbe]:
+    """Bring layers on which ``convkit doctor --tensorrt`` tries the choices of the option ``dcn``."""
+    from convkit_plugins.dcnv2.export import probes
+
+    return probes()
 
 
 @hookimpl

@@ -5,6 +5,7 @@ from convkit_plugins.dcnv2.export._decompose_gather import DecomposeGather
 from convkit_plugins.dcnv2.export._decompose_grid_sample import DecomposeGridSample
 from convkit_plugins.dcnv2.export._fold_batchnorm import FoldBatchNorm
 from convkit_plugins.dcnv2.export._patch import patches
+from convkit_plugins.dcnv2.export._probes import probes
 from convkit_plugins.dcnv2.export._torch_operator import OPERATORS
 from convkit_plugins.dcnv2.export._translation import FIRST_OPSET, translations
 
@@ -16,5 +17,6 @@ __all__ = [
     "DecomposeGridSample",
     "FoldBatchNorm",
     "patches",
+    "probes",
     "translations",
 ]
