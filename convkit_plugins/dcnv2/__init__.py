@@ -50,41 +50,73 @@ def convkit_options() -> Iterable[Option]:
         Option(
             "dcn",
             "auto",
-            "what engines get for DeformConv: grid-sample or gather (standard operators), native; auto takes the best",
-            ("auto", "grid-sample", "gather", "native"),
+            "what engines get for DeformConv: standard operators (grid-sample, gather), a kernel of convkit (plugin in"
+            " TensorRT, creator in TensorRT-RTX), TensorRT's own layer (native); auto takes standard operators",
+            ("auto", "grid-sample", "gather", "plugin", "creator", "native"),
         )
     ]
+
+
+_LACKING = {
+    ("plugin", "tensorrt-rtx"): ("TensorRT-RTX takes no plugins that lie in the plan", "grid-sample, or creator"),
+    ("native", "tensorrt-rtx"): ("TensorRT-RTX has no layer for DeformConv", "grid-sample, or creator"),
+    ("creator", "tensorrt"): ("TensorRT makes a plugin of its own of DeformConv", "plugin, or gather"),
+}
+"""Ways that a flavour lacks: why, and what it has."""
 
 
 @hookimpl
 def convkit_graph_rewrites(target: Target) -> Iterable[Rewrite]:
-    """Fold the BatchNormalization behind each ``DeformConv``, and decompose that for engines without it."""
-    from convkit_plugins.dcnv2.export import DecomposeGather, DecomposeGridSample, FoldBatchNorm
+    """Fold the BatchNormalization behind each ``DeformConv``, and fit that to the engine.
+
+    Raises:
+        SettingError: the engine lacks the way that was chosen.
+    """
+    from convkit.errors import SettingError
+    from convkit_plugins.dcnv2 import export
 
     form = target.options.get("dcn", "auto")
+    rewrites: list[Rewrite] = [export.FoldBatchNorm()]
+    if target.format == "onnx":
+        return rewrites
+    if (form, target.format) in _LACKING:
+        reason, instead = _LACKING[form, target.format]
+        raise SettingError(f"dcn={form} does not go with {target.format}: {reason}.", hint=f"Use --set dcn={instead}.")
     if form == "auto":
         form = {"tensorrt-rtx": "grid-sample", "tensorrt": "gather"}.get(target.format, "native")
-    rewrites: list[Rewrite] = [FoldBatchNorm()]
-    if target.format != "onnx" and form != "native":
-        rewrites.append(DecomposeGather() if form == "gather" else DecomposeGridSample())
+    if form == "grid-sample":
+        rewrites.append(export.DecomposeGridSample())
+    elif form == "gather":
+        rewrites.append(export.DecomposeGather())
+    elif target.format == "tensorrt":
+        rewrites.append(export.plugin_rewrite() if form == "plugin" else export.TensorRTNative())
     return rewrites
 
 
 @hookimpl
-def convkit_tensorrt_plugins() -> Iterable[TensorRTPlugin]:
-    """Name the plugin of TensorRT's own library that its parser makes of ``DeformConv``."""
+def convkit_tensorrt_plugins(target: Target) -> Iterable[TensorRTPlugin]:
+    """Name the plugin of TensorRT's own library that its parser makes of ``DeformConv``, and that of convkit."""
     from convkit import TensorRTPlugin
 
-    return [
-        TensorRTPlugin(
-            op_type="DeformConv",
-            plugin="ModulatedDeformConv2d",
-            version="2",
-            note="float32 or float16; stride, padding and dilation equal in both directions. In float16 the"
-            " sampling positions are rounded to half precision. Fix height and width: its workspace is sized"
-            " without them when they are dynamic. Parsers before 10.15 take version 1, which is still shipped.",
-        )
-    ]
+    shipped = TensorRTPlugin(
+        op_type="DeformConv",
+        plugin="ModulatedDeformConv2d",
+        version="2",
+        note="float32 or float16; stride, padding and dilation equal in both directions. In float16 the"
+        " sampling positions are rounded to half precision. Fix height and width: its workspace is sized"
+        " without them when they are dynamic. Parsers before 10.15 take version 1, which is still shipped.",
+    )
+    own = TensorRTPlugin(
+        op_type="DCNv2",
+        plugin="DCNv2",
+        version="1",
+        source="convkit",
+        note="Made of DeformConv by --set dcn=plugin: float32, float16 or bfloat16; coordinates and sums are float32."
+        " The plan contains its kernel and runs without convkit.",
+        register=f"{__name__}.tensorrt:register_aot",
+        reference=f"{__name__}.tensorrt:replay_aot",
+    )
+    return [shipped] if target.format == "tensorrt-rtx" else [shipped, own]
 
 
 @hookimpl

@@ -4,7 +4,7 @@ from convkit_plugins.dcnv2.cuda._cuda import convolve, kernel_for
 from convkit_plugins.dcnv2.cuda._hopper import HOPPER, hopper_serves, hopper_variant, problem_of
 from convkit_plugins.dcnv2.cuda._layers import LAYOUT_SCALARS, Layer, layout_scalars
 from convkit_plugins.dcnv2.cuda._outputs import empty_output, memory_format
-from convkit_plugins.dcnv2.cuda._plain import PLAIN, TILES, Tile, can_load_four, plain_scalars, tile_for
+from convkit_plugins.dcnv2.cuda._plain import PLAIN, PLAIN_SCALARS, TILES, Tile, can_load_four, plain_scalars, tile_for
 from convkit_plugins.dcnv2.cuda._tactics import PATCH, Problem, Tactic, candidates, fits, registers
 from convkit_plugins.dcnv2.cuda._tensor import TENSOR, Division, division_for, tensor_serves, tensor_variant
 from convkit_plugins.dcnv2.cuda._weights import pack_for_mma, pack_for_plain, pack_for_wgmma
@@ -14,6 +14,7 @@ __all__ = [
     "LAYOUT_SCALARS",
     "PATCH",
     "PLAIN",
+    "PLAIN_SCALARS",
     "TENSOR",
     "TILES",
     "Division",
