@@ -13,7 +13,7 @@ from support.tensorrt_drive import Input, Job
 from torch import Tensor
 
 from convkit_plugins.dcnv2.cuda import Layer
-from convkit_plugins.dcnv2.tensorrt import AotSettings, Packing, pack, packed_size
+from convkit_plugins.dcnv2.tensorrt import AotSettings, WeightOrder, pack, packed_size
 
 TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
 """TensorRT's names of the types."""
@@ -38,7 +38,7 @@ class AotLayer:
     layer: Layer
     channels: int
     dtype: str = "float16"
-    packing: Packing = Packing.TENSOR_16
+    order: WeightOrder = WeightOrder.TENSOR_16
     sigmoid: bool = False
     relu: bool = False
     sizes: tuple[tuple[int, int, int], ...] = ((1, 8, 8), (2, 19, 23), (8, 64, 64))
@@ -48,7 +48,7 @@ class AotLayer:
     @property
     def settings(self) -> AotSettings:
         """What the attributes say."""
-        return AotSettings(self.layer, self.channels, self.packing, self.sigmoid, self.relu)
+        return AotSettings(self.layer, self.channels, self.order, self.sigmoid, self.relu)
 
     def extents(self, batch: int, height: int, width: int) -> dict[str, int]:
         """The sizes by the names of the launch."""
@@ -123,12 +123,14 @@ LAYERS = {
     "float16": AotLayer(SQUARE, 64),
     "all filters of a large layer": AotLayer(Layer(256, (3, 3), (1, 1), (1, 1)), 128, relu=True, sigmoid=True),
     "bfloat16": AotLayer(Layer(40, (3, 3), (2, 2), (1, 1)), 72, "bfloat16", sigmoid=True),
-    "TF32": AotLayer(Layer(36, (3, 3), (1, 1), (1, 1)), 20, "float32", Packing.TENSOR_TF32, relu=True),
+    "TF32": AotLayer(Layer(36, (3, 3), (1, 1), (1, 1)), 20, "float32", WeightOrder.TENSOR_TF32, relu=True),
     "unequal": AotLayer(Layer(72, (2, 3), (2, 1), (1, 0), (1, 2), 2), 32, below=(1, 2)),
     "one filter, one tap": AotLayer(Layer(1, (1, 1)), 8),
-    "float32": AotLayer(SQUARE, 64, "float32", Packing.PLAIN, sigmoid=True),
-    "float32, odd": AotLayer(Layer(70, (3, 2), (1, 2), (0, 1), (2, 1), 3), 21, "float32", Packing.PLAIN, relu=True),
-    "float16, odd": AotLayer(Layer(9, (3, 3), (1, 1), (1, 1)), 13, "float16", Packing.PLAIN),
-    "bfloat16, in groups of 4": AotLayer(Layer(48, (3, 3), (1, 1), (1, 1), (1, 1), 2), 8, "bfloat16", Packing.PLAIN),
+    "float32": AotLayer(SQUARE, 64, "float32", WeightOrder.PLAIN, sigmoid=True),
+    "float32, odd": AotLayer(Layer(70, (3, 2), (1, 2), (0, 1), (2, 1), 3), 21, "float32", WeightOrder.PLAIN, relu=True),
+    "float16, odd": AotLayer(Layer(9, (3, 3), (1, 1), (1, 1)), 13, "float16", WeightOrder.PLAIN),
+    "bfloat16, in groups of 4": AotLayer(
+        Layer(48, (3, 3), (1, 1), (1, 1), (1, 1), 2), 8, "bfloat16", WeightOrder.PLAIN
+    ),
 }
 """Every kernel in every type."""

@@ -11,7 +11,7 @@ from convkit_plugins.dcnv2.cuda import Layer, tensor_serves
 from convkit_plugins.dcnv2.export._chosen import ChosenRewrite
 from convkit_plugins.dcnv2.export._complete import Inputs
 from convkit_plugins.dcnv2.export._deform_node import DeformNode, read_deform_conv
-from convkit_plugins.dcnv2.tensorrt import DOMAIN, OP_TYPE, AotSettings, Packing, local_gpu, pack
+from convkit_plugins.dcnv2.tensorrt import DOMAIN, OP_TYPE, AotSettings, WeightOrder, local_gpu, pack
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -63,7 +63,7 @@ class TensorRTPluginNode(ChosenRewrite):
         settings = AotSettings(
             Layer(match.filters, match.kernel, match.stride, match.pad, match.dilation, match.offset_group),
             match.channels,
-            self._packing(match),
+            self._order(match),
             bool(logits),
             relu is not None,
         )
@@ -82,7 +82,7 @@ class TensorRTPluginNode(ChosenRewrite):
         }
         graph.nodes.append(gs.Node(OP_TYPE, node.name, attributes, tensors, outputs, domain=DOMAIN))
 
-    def _packing(self, layer: DeformNode) -> Packing:
+    def _order(self, layer: DeformNode) -> WeightOrder:
         """Return the order of the weights for the faster kernel that serves a layer."""
         wide = layer.dtype.itemsize == 4
         height, width = (2 if size is None else size for size in layer.input_size)
@@ -92,8 +92,8 @@ class TensorRTPluginNode(ChosenRewrite):
             (1, layer.channels, height, width),
         )
         if not served or (wide and not self.tf32) or (self.capability or _TENSOR_CORES) < _TENSOR_CORES:
-            return Packing.PLAIN
-        return Packing.TENSOR_TF32 if wide else Packing.TENSOR_16
+            return WeightOrder.PLAIN
+        return WeightOrder.TENSOR_TF32 if wide else WeightOrder.TENSOR_16
 
 
 def plugin_rewrite() -> TensorRTPluginNode:

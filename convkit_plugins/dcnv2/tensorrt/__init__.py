@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from convkit_plugins.dcnv2.tensorrt._aot import register_aot
     from convkit_plugins.dcnv2.tensorrt._aot_kernels import FORMATS, Launch, launches, size_scalars, views
     from convkit_plugins.dcnv2.tensorrt._aot_reference import packed_deform_conv, replay_aot
-    from convkit_plugins.dcnv2.tensorrt._aot_settings import DOMAIN, OP_TYPE, AotSettings, Packing
+    from convkit_plugins.dcnv2.tensorrt._aot_settings import DOMAIN, OP_TYPE, AotSettings, WeightOrder
     from convkit_plugins.dcnv2.tensorrt._packing import pack, packed_size, unpack
     from convkit_plugins.dcnv2.tensorrt._ptx import aot_ptx, check_driver, local_gpu, newest_ptx, ptx_target
 
@@ -19,7 +19,7 @@ __all__ = [
     "OP_TYPE",
     "AotSettings",
     "Launch",
-    "Packing",
+    "WeightOrder",
     "aot_ptx",
     "check_driver",
     "launches",
@@ -40,7 +40,7 @@ _HOMES = {
     "_aot": ("register_aot",),
     "_aot_kernels": ("FORMATS", "Launch", "launches", "size_scalars", "views"),
     "_aot_reference": ("packed_deform_conv", "replay_aot"),
-    "_aot_settings": ("DOMAIN", "OP_TYPE", "AotSettings", "Packing"),
+    "_aot_settings": ("DOMAIN", "OP_TYPE", "AotSettings", "WeightOrder"),
     "_packing": ("pack", "packed_size", "unpack"),
     "_ptx": ("aot_ptx", "check_driver", "local_gpu", "newest_ptx", "ptx_target"),
 }

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from convkit.cuda import evaluate
 from convkit.errors import ConvkitError, EnvironmentProblem, PluginError
 from convkit_plugins.dcnv2.tensorrt._aot_kernels import FORMATS, SIZES, Launch, check_sizes, launches
-from convkit_plugins.dcnv2.tensorrt._aot_settings import DOMAIN, FIELDS, OP_TYPE, AotSettings, Packing
+from convkit_plugins.dcnv2.tensorrt._aot_settings import DOMAIN, FIELDS, OP_TYPE, AotSettings, WeightOrder
 from convkit_plugins.dcnv2.tensorrt._packing import packed_size
 from convkit_plugins.dcnv2.tensorrt._ptx import aot_ptx, local_gpu
 
@@ -175,7 +175,7 @@ def _type_of(given: Sequence[Any], settings: AotSettings) -> tuple[str, str]:
         raise PluginError(
             f"It computes in one type, FLOAT, HALF or BF16; its inputs are {listed}.", hint=_again("a typed graph")
         )
-    size = {Packing.TENSOR_16: 2, Packing.TENSOR_TF32: 4}.get(settings.packing)
+    size = {WeightOrder.TENSOR_16: 2, WeightOrder.TENSOR_TF32: 4}.get(settings.order)
     if size is not None and size != (4 if types[0] == "FLOAT" else 2):
         raise PluginError(f"Its weights are packed for {8 * size} bits, and are {types[0]}.", hint=_again("the type"))
     return _TYPES[types[0]]
@@ -200,7 +200,7 @@ def _check(settings: AotSettings, dtype: str, given: Sequence[Any]) -> None:
                 raise PluginError(
                     f"{name} has the shape {list(shape)}; {list(wanted)} fits the others.", hint=_again("the shapes")
                 )
-    if settings.packing != Packing.PLAIN and min(lowest[0][2:]) < 2:
+    if settings.order != WeightOrder.PLAIN and min(lowest[0][2:]) < 2:
         raise PluginError(
             f"Its kernel reads images of at least 2 x 2 pixels; the profile goes down to {list(lowest[0])}.",
             hint=f"Raise the lowest height and width of the model, {INSTEAD}.",

@@ -21,7 +21,7 @@ from convkit_plugins.dcnv2.cuda import (
     plain_scalars,
     tensor_variant,
 )
-from convkit_plugins.dcnv2.tensorrt._aot_settings import AotSettings, Packing
+from convkit_plugins.dcnv2.tensorrt._aot_settings import AotSettings, WeightOrder
 from convkit_plugins.dcnv2.tensorrt._aot_tactics import COLUMNS, divisions, tiles
 
 __all__ = ["FORMATS", "Launch", "check_sizes", "launches", "size_scalars", "views"]
@@ -58,7 +58,7 @@ class Launch:
 @lru_cache(maxsize=256)
 def launches(settings: AotSettings, dtype: str) -> tuple[Launch, ...]:
     """Return all launches of a layer; tactics count from 1 for each pair of formats."""
-    if settings.packing == Packing.PLAIN:
+    if settings.order == WeightOrder.PLAIN:
         return tuple(_plain_launches(settings, dtype))
     return tuple(_tensor_launches(settings, dtype))
 
@@ -77,7 +77,7 @@ def size_scalars(settings: AotSettings, *, x_last: bool = False, out_last: bool 
         **_strides("offset", 2 * taps, plane),
         **_strides("mask", taps, plane),
     }
-    if settings.packing != Packing.PLAIN:
+    if settings.order != WeightOrder.PLAIN:
         return tuple(common[name] for name in LAYOUT_SCALARS)
     x = (1, sizes["width"] * channels, channels) if x_last else (image, sizes["width"], 1)
     own = {
@@ -110,7 +110,7 @@ def views(
 
 def check_sizes(settings: AotSettings, dtype: str, sizes: Mapping[str, int]) -> None:
     """Raise `KernelArgumentError` where indices of arrays of these sizes would exceed 32 bits."""
-    if settings.packing != Packing.PLAIN:
+    if settings.order != WeightOrder.PLAIN:
         layout_scalars(*views(settings, dtype, sizes, x_last=True, out_last=False))
     else:
         plain_scalars(settings.layer, *views(settings, dtype, sizes, x_last=False, out_last=False))

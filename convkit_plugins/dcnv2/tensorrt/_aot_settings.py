@@ -10,7 +10,7 @@ from typing import Any
 from convkit.errors import PluginError
 from convkit_plugins.dcnv2.cuda import Layer
 
-__all__ = ["DOMAIN", "FIELDS", "OP_TYPE", "AotSettings", "Packing"]
+__all__ = ["DOMAIN", "FIELDS", "OP_TYPE", "AotSettings", "WeightOrder"]
 
 DOMAIN = "convkit"
 """The domain of the ONNX operator, and the namespace of the plugin."""
@@ -18,14 +18,14 @@ OP_TYPE = "DCNv2"
 """The type of the ONNX node, and the name of the plugin."""
 FIELDS = (
     *("channels", "filters", "kernel_height", "kernel_width", "stride_y", "stride_x", "pad_top", "pad_left"),
-    *("dilation_y", "dilation_x", "groups", "packing", "sigmoid", "relu"),
+    *("dilation_y", "dilation_x", "groups", "weight_order", "sigmoid", "relu"),
 )
 """The names of the attributes, in their order."""
-_LEAST = {"pad_top": 0, "pad_left": 0, "packing": 0, "sigmoid": 0, "relu": 0}
+_LEAST = {"pad_top": 0, "pad_left": 0, "weight_order": 0, "sigmoid": 0, "relu": 0}
 _MOST = {"sigmoid": 1, "relu": 1}
 
 
-class Packing(IntEnum):
+class WeightOrder(IntEnum):
     """The order of the weights, which determines the kernel. The number stands in the attribute.
 
     ``PLAIN`` is for ``plain.cu``, in any type. The others are for ``tensor.cu``: with elements of 16 bits, or of 32
@@ -46,7 +46,7 @@ class AotSettings:
 
     layer: Layer
     channels: int
-    packing: Packing
+    order: WeightOrder
     sigmoid: bool = False
     relu: bool = False
 
@@ -58,7 +58,7 @@ class AotSettings:
         """
         layer = self.layer
         pairs = (*layer.kernel, *layer.stride, *layer.padding, *layer.dilation)
-        flags = (int(self.packing), int(self.sigmoid), int(self.relu))
+        flags = (int(self.order), int(self.sigmoid), int(self.relu))
         numbers = (self.channels, layer.filters, *pairs, layer.groups, *flags)
         return {name: [number] for name, number in zip(FIELDS, numbers, strict=True)}
 
@@ -75,8 +75,8 @@ class AotSettings:
             for name in FIELDS
             if name not in given or not _LEAST.get(name, 1) <= given[name] <= _MOST.get(name, 2**31 - 1)
         ]
-        if not wrong and given["packing"] not in set(Packing):
-            wrong = [f"packing is {given['packing']}"]
+        if not wrong and given["weight_order"] not in set(WeightOrder):
+            wrong = [f"weight_order is {given['weight_order']}"]
         if not wrong and given["channels"] % given["groups"]:
             wrong = [f"{given['channels']} channels cannot be divided into {given['groups']} offset groups"]
         if wrong:
@@ -84,6 +84,6 @@ class AotSettings:
                 f"These are no settings of {DOMAIN}::{OP_TYPE}: {wrong[0]}.",
                 hint="They are made by `convkit build --set dcn=plugin` of the same version; build again.",
             )
-        channels, filters, kh, kw, sy, sx, top, left, dy, dx, groups, packing, sigmoid, relu = given.values()
+        channels, filters, kh, kw, sy, sx, top, left, dy, dx, groups, order, sigmoid, relu = given.values()
         layer = Layer(filters, (kh, kw), (sy, sx), (top, left), (dy, dx), groups)
-        return cls(layer, channels, Packing(packing), bool(sigmoid), bool(relu))
+        return cls(layer, channels, WeightOrder(order), bool(sigmoid), bool(relu))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from convkit_plugins.dcnv2.cuda import Division, Tile, division_for, tile_for
-from convkit_plugins.dcnv2.tensorrt._aot_settings import AotSettings, Packing
+from convkit_plugins.dcnv2.tensorrt._aot_settings import AotSettings, WeightOrder
 
 __all__ = ["COLUMNS", "divisions", "padded_filters", "tiles"]
 
@@ -30,7 +30,7 @@ def tiles(settings: AotSettings) -> tuple[Tile, ...]:
 
 def padded_filters(settings: AotSettings) -> int:
     """Return the output channels with those that fill the tiles of every tactic."""
-    if settings.packing == Packing.PLAIN:
+    if settings.order == WeightOrder.PLAIN:
         widest = max(tile.filters for tile in tiles(settings))
     else:
         widest = max(division.tile_n for division in divisions(settings))  # the others divide it

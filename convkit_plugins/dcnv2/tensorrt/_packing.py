@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convkit.errors import PluginError
-from convkit_plugins.dcnv2.tensorrt._aot_settings import AotSettings, Packing
+from convkit_plugins.dcnv2.tensorrt._aot_settings import AotSettings, WeightOrder
 from convkit_plugins.dcnv2.tensorrt._aot_tactics import COLUMNS, padded_filters
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def pack(weight: np.ndarray, settings: AotSettings) -> np.ndarray:
     filled[: layer.filters] = weight
     # 16-bit types are only moved, so their bits will do; PyTorch takes no bfloat16 from NumPy.
     tensor = torch.from_numpy(filled if weight.itemsize == 4 else filled.view(np.int16))
-    if settings.packing == Packing.PLAIN:
+    if settings.order == WeightOrder.PLAIN:
         packed = pack_for_plain(tensor, layer.groups, COLUMNS)
     else:
         packed = pack_for_mma(tensor, COLUMNS)
@@ -72,15 +72,15 @@ def _places(settings: AotSettings) -> np.ndarray:
     """Return where each weight is, [O, C, kh kw]."""
     layer = settings.layer
     o, c, tap = np.ogrid[: layer.filters, : settings.channels, : layer.taps]
-    place = _plain_place if settings.packing == Packing.PLAIN else _tensor_place
+    place = _plain_place if settings.order == WeightOrder.PLAIN else _tensor_place
     return np.ascontiguousarray(place(settings, o, c, tap))
 
 
 def _padded_channels(settings: AotSettings) -> int:
     groups = settings.layer.groups
-    if settings.packing == Packing.PLAIN:
+    if settings.order == WeightOrder.PLAIN:
         return groups * (-(-(settings.channels // groups) // _CHUNK) * _CHUNK)
-    chunk = 128 // settings.packing
+    chunk = 128 // settings.order
     return -(-settings.channels // chunk) * chunk
 
 
@@ -99,7 +99,7 @@ def _tensor_place(settings: AotSettings, o: Any, c: Any, tap: Any) -> Any:
     of a warp reads 16 bytes for each j and each half of the 128 bytes: [j][half][n][q][piece of 16 bytes]. They belong
     to column 8 j + n of the product, which is output channel 8 (n / 2) + 2 j + n % 2; input channels are in order.
     """
-    size = int(settings.packing)
+    size = int(settings.order)
     chunk, piece = 128 // size, 16 // size
     chunks = -(-settings.channels // chunk)
     tile = (o // COLUMNS * chunks + c // chunk) * settings.layer.taps + tap

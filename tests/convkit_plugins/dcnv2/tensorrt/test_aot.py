@@ -20,7 +20,7 @@ from convkit.cuda import evaluate, parse_ptx
 from convkit.graph import apply_rewrite
 from convkit_plugins.dcnv2.cuda import Layer
 from convkit_plugins.dcnv2.export import TensorRTPluginNode
-from convkit_plugins.dcnv2.tensorrt import FORMATS, Packing, launches
+from convkit_plugins.dcnv2.tensorrt import FORMATS, WeightOrder, launches
 
 pytest.importorskip("cupy")
 pytestmark = pytest.mark.slow
@@ -83,13 +83,13 @@ def test_the_node_that_the_rewrite_makes_is_taken(version: str) -> None:
     (node,) = model.graph.node
     layer = AotLayer(Layer(24, (3, 3), (2, 1), (1, 1)), 16, sizes=((2, 12, 14),))
     inputs = [Input("HALF", shape) for shape in layer.shapes(2, 12, 14)]
-    answer = drive(version, Job.of_node(SETUP, node, inputs))
+    answer = drive(version, Job.of_node(SETUP, node, inputs, cases=[layer.shapes(2, 12, 14)]))
     assert answer["problems"] == [], answer["log"]
     check(layer, answer)
 
 
 BASE = AotLayer(Layer(16, (3, 3), (1, 1), (1, 1)), 16)
-PLAIN = replace(BASE, dtype="float32", packing=Packing.PLAIN)
+PLAIN = replace(BASE, dtype="float32", order=WeightOrder.PLAIN)
 
 
 def with_input(layer: AotLayer, index: int, dtype: str, shape: tuple[int, ...]) -> Job:
@@ -101,17 +101,17 @@ def with_input(layer: AotLayer, index: int, dtype: str, shape: tuple[int, ...]) 
 
 
 REFUSED = {
-    "images of one row": (replace(BASE, sizes=((1, 1, 4), (1, 8, 8))).job(), r"at least 2 x 2 pixels.*--set dcn=gather"),
+    "images of one row": (replace(BASE, sizes=((1, 1, 4), (1, 8, 8))).job(), r"at least 2 x 2 pixels.*dcn=gather"),
     "mixed types": (with_input(BASE, 4, "FLOAT", (16,)), "one type, FLOAT, HALF or BF16; its inputs are .*bias FLOAT"),
     "integers": (with_input(BASE, 0, "INT32", (1, 16, 8, 8)), "x INT32"),
     "weights of another type": (replace(BASE, dtype="float32", sizes=((1, 8, 8),)).job(), "packed for 16 bits"),
-    "too many channels": (with_input(BASE, 0, "HALF", (1, 24, 8, 8)), r"x has the shape \[1, 24, 8, 8\]; \[1, 16, 8, 8\]"),
+    "too many channels": (with_input(BASE, 0, "HALF", (1, 24, 8, 8)), r"x has the shape \[1, 24, 8, 8\]; \[1, 16"),
     "another bias": (with_input(BASE, 4, "HALF", (17,)), r"bias has the shape \[17\]; \[16\] fits"),
     "weights that are not packed": (with_input(BASE, 3, "HALF", (16 * 16 * 9,)), "weight has the shape"),
     "a mask of another size": (with_input(BASE, 2, "HALF", (1, 9, 8, 7)), "mask has the shape"),
     "indices beyond 32 bits": (replace(PLAIN, sizes=((1, 8, 8), (4096, 512, 512))).job(), "indices of 32 bits"),
-    "settings of nobody": (replace(BASE.job(), fields={**BASE.job().fields, "packing": np.array([7], np.int32)}),
-                           "packing is 7"),
+    "settings of nobody": (replace(BASE.job(), fields={**BASE.job().fields, "weight_order": np.array([7], np.int32)}),
+                           "weight_order is 7"),
 }  # fmt: skip
 
 

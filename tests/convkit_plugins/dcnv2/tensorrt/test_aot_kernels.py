@@ -16,7 +16,7 @@ from convkit.errors import EnvironmentProblem, KernelError
 from convkit_plugins.dcnv2.cuda import Division, Layer, Tile, layout_scalars, plain_scalars
 from convkit_plugins.dcnv2.tensorrt import (
     Launch,
-    Packing,
+    WeightOrder,
     aot_ptx,
     check_driver,
     launches,
@@ -47,12 +47,12 @@ def test_integers_are_those_of_a_launch_in_python(layer: AotLayer) -> None:
             if min(sizes.values()) < 1:
                 continue
             arrays = views(layer.settings, layer.dtype, sizes, x_last=launch.x_last, out_last=launch.out_last)
-            if layer.packing == Packing.PLAIN:
+            if layer.order == WeightOrder.PLAIN:
                 expected = plain_scalars(layer.layer, *arrays)
             else:
                 expected = layout_scalars(*arrays)
             assert tuple(numbers(launch, sizes)[1]) == expected
-    tensor = layer.packing != Packing.PLAIN
+    tensor = layer.order != WeightOrder.PLAIN
     assert (True, False) in seen or not tensor
     assert ((False, False) in seen) != tensor
 
@@ -128,7 +128,7 @@ def python_variant(launch: Launch) -> Any:
 HOST = {name: layer for name, layer in LAYERS.items() if name != "all filters of a large layer"} | {
     "tiles of 128 columns": AotLayer(Layer(100, (2, 2), (1, 1), (1, 0)), 72, relu=True),
     "tiles of 64 columns in a few groups": AotLayer(
-        Layer(70, (3, 1), (1, 1), (1, 0), (1, 1), 2), 8, "float32", Packing.PLAIN
+        Layer(70, (3, 1), (1, 1), (1, 0), (1, 1), 2), 8, "float32", WeightOrder.PLAIN
     ),
 }
 
@@ -140,7 +140,7 @@ def test_every_launch_computes_the_definition(layer: AotLayer) -> None:
     tensors, sizes = layer.tensors(size), layer.extents(*size)
     expected = layer.definition(tensors)
     weight = layer.packed(tensors["weight"])
-    bound = BOUNDS["float16" if layer.packing == Packing.TENSOR_TF32 else layer.dtype]
+    bound = BOUNDS["float16" if layer.order == WeightOrder.TENSOR_TF32 else layer.dtype]
     forms = {True: torch.channels_last, False: torch.contiguous_format}
     for launch in launches(layer.settings, layer.dtype):
         out = torch.full(expected.shape, torch.nan, dtype=tensors["x"].dtype)

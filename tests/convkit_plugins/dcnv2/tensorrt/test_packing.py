@@ -11,7 +11,7 @@ from support.aot_layers import LAYERS, AotLayer
 
 from convkit.errors import PluginError
 from convkit_plugins.dcnv2.cuda import Layer, pack_for_mma, pack_for_plain
-from convkit_plugins.dcnv2.tensorrt import AotSettings, Packing, pack, packed_size, unpack
+from convkit_plugins.dcnv2.tensorrt import AotSettings, WeightOrder, pack, packed_size, unpack
 
 layers = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS.keys())
 
@@ -39,7 +39,7 @@ def test_attributes_are_read_as_they_were_written(layer: AotLayer) -> None:
         ("filters", [0], "filters is"),
         ("pad_top", [-1], "pad_top is"),
         ("sigmoid", [2], "sigmoid is"),
-        ("packing", [1], "packing is 1"),
+        ("weight_order", [1], "weight_order is 1"),
         ("groups", [3], "64 channels cannot be divided into 3"),
         ("stride_x", [1, 1], "stride_x is"),
         ("stride_x", [], "stride_x is"),
@@ -58,7 +58,7 @@ def test_attributes_that_nobody_wrote_are_refused(name: str, value: list[int], r
 @layers
 def test_unpacking_finds_every_weight(layer: AotLayer) -> None:
     weight = numbered(layer)
-    if layer.packing == Packing.TENSOR_TF32:
+    if layer.order == WeightOrder.TENSOR_TF32:
         weight = np.ldexp(weight % 1024 + 1024, weight.astype(np.int64) // 1024 - 20).astype(np.float32)  # exact there
     packed = pack(weight, layer.settings)
     assert packed.shape == (packed_size(layer.settings),)
@@ -96,6 +96,6 @@ def test_another_number_of_weights_is_refused() -> None:
 
 
 def test_weights_depend_on_nothing_that_a_tactic_changes() -> None:
-    settings = AotSettings(Layer(96, (3, 3)), 64, Packing.TENSOR_16)
+    settings = AotSettings(Layer(96, (3, 3)), 64, WeightOrder.TENSOR_16)
     assert packed_size(settings) == 128 * 64 * 9  # the widest tile has 128 output channels
     assert packed_size(replace(settings, sigmoid=True, relu=True)) == packed_size(settings)
