@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,12 @@ class StoredEngine:
         return replace(self, ladder=ladder)
 
     def summary(self) -> dict[str, Any]:
-        """Return backend, version, targets and files: the description without options, layers and rewrites."""
-        return {key: self.description[key] for key in ("backend", "version", "targets", "files")}
+        """Return backend, version, targets, files, and the command of the backend's own tool (empty if there is none).
+
+        That is the description without options, layers and rewrites.
+        """
+        known = {key: self.description[key] for key in ("backend", "version", "targets", "files")}
+        return {**known, "command": self.description.get("command", "")}
 
     def verify(self, artifact: Artifact) -> None:
         """Compare every file with its hash, and the graph that the engine was built from with the artifact's.
@@ -99,11 +104,18 @@ class StagedEngine:
         """Rename the folder to the engine's name, or ``<name>.rejected``, in place of what is there; return it."""
         final = self.target.with_name(f"{self.target.name}.rejected") if rejected else self.target
         old = self.folder.with_name(f"{self.folder.name}.replaced")
-        if final.exists():
-            final.rename(old)
-        self.folder.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
-        return final
+        while True:
+            with suppress(FileNotFoundError):
+                final.rename(old)
+            try:
+                self.folder.rename(final)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                continue  # another build has just published its engine, which this one replaces
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
+            return final
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def build(
     """
     set_verbosity(quiet=quiet, verbose=verbose)
     from convkit.cli._console import emit, emit_json, stderr, steps
-    from convkit.cli._ladder import print_ladder
+    from convkit.cli._ladder import print_engine, prove_command
     from convkit.conversion import build_engine, option_pairs
 
     with steps(f"build {artifact}") as step:
@@ -38,8 +38,15 @@ def build(
             artifact, to, targets=tuple(target or ()), options=option_pairs(option or ()), progress=step
         )
     if json:
-        emit_json({"engine": str(built.folder), "targets": built.engine.targets, "ladder": built.ladder.to_json()})
+        command = built.engine.details.get("command", "")
+        emit_json(
+            {
+                "engine": str(built.folder), "targets": built.engine.targets, "command": command,
+                "ladder": built.ladder.to_json(),
+            }
+        )  # fmt: skip
         return 0
-    print_ladder(built.ladder, stderr())
+    print_engine(built, stderr())
+    stderr().print(f"The pending rungs are proved on a GPU by: {prove_command(built)}", markup=False, soft_wrap=True)
     emit(str(built.folder))
     return 0

@@ -98,7 +98,7 @@ def convert(
         _show_plan(asked, json=json)
         return 0
     from convkit.cli._console import emit, emit_json, error_text, stderr, steps
-    from convkit.cli._ladder import print_ladder
+    from convkit.cli._ladder import print_engine
     from convkit.cli._verdict import print_verdict
 
     try:
@@ -113,7 +113,7 @@ def convert(
         return error.exit_code
     print_verdict(done.verdict, stderr(), verbose=verbose)
     if done.engine:
-        print_ladder(done.engine.ladder, stderr())
+        print_engine(done.engine, stderr())
     if json:
         emit_json(_summary(done, step.seconds))
         return 0
@@ -140,6 +140,7 @@ def _summary(done: Conversion, seconds: float) -> dict[str, Any]:
 def _next_commands(done: Conversion, seconds: float) -> None:
     from convkit.artifact import spec_from_manifest
     from convkit.cli._console import stderr
+    from convkit.cli._ladder import prove_command
     from convkit.conversion import ConvertSettings
     from convkit.processing import ImageReader, find_preprocess
 
@@ -149,10 +150,12 @@ def _next_commands(done: Conversion, seconds: float) -> None:
     where = f" --backend {done.verdict.backend}" if done.verdict.backend != ConvertSettings.backend else ""
     shown = "" if not spec.decode else " --draw out/" if images else " --json"
     console.print(f"\n{spec.variant} converted and proved in {seconds:.1f} s. Next:", markup=False)
+    engine = [(prove_command(done.engine), "prove the engine on its GPU")] if done.engine else []
     for command, purpose in (
         (f"convkit run {path} {'IMAGE' if images else 'FILE'}{shown}{where}", "see what it finds"),
         (f"convkit validate {path}{where}", "prove it again, anywhere"),
         (f"convkit inspect {path}", "look inside"),
+        *engine,
     ):
         console.print(f"  {command:<56} {purpose}", markup=False)
 

@@ -116,6 +116,8 @@ def _engine_parts(artifact: Artifact | None) -> Iterator[RenderableType]:
     for name, engine in _engines(artifact).items():
         yield styled(f"engine {name} for {', '.join(engine.summary()['targets'])}", style="bold")
         yield ladder_rows(Ladder.from_json(engine.ladder))
+        if engine.summary()["command"]:
+            yield f"built there by the backend's own tool: {engine.summary()['command']}"
         yield ""
 
 

@@ -11,6 +11,7 @@ from convkit.cuda._cache import cache_folder
 from convkit.cuda._compile import CompiledKernel, Resources, check_limit, compile_variant
 from convkit.cuda._declaration import Argument, Kernel, LaunchConfig, ResourceLimit, Variant, itemsize
 from convkit.cuda._describe import describe, write_kernels
+from convkit.cuda._device import find_device
 from convkit.cuda._launch import Launcher, load
 from convkit.cuda._ptx import check_signature, parse_ptx
 from convkit.cuda._source import flatten
@@ -36,6 +37,7 @@ __all__ = [
     "compile_variant",
     "describe",
     "evaluate",
+    "find_device",
     "flatten",
     "itemsize",
     "load",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit.errors import EnvironmentProblem
+from convkit.cuda import find_device
 
 __all__ = ["Cuda"]
 
@@ -21,28 +21,10 @@ class Cuda:
     """
 
     def __init__(self, device: str) -> None:
-        try:
-            import cupy
-        except ImportError as error:
-            raise EnvironmentProblem(
-                f"The device {device!r} needs cupy, which is not installed.", hint='pip install "convkit[cuda]"'
-            ) from error
-        self._cupy = cupy
-        _, _, index = device.partition(":")
-        try:
-            count = cupy.cuda.runtime.getDeviceCount()
-        except cupy.cuda.runtime.CUDARuntimeError as error:
-            raise EnvironmentProblem(
-                f"There is no CUDA GPU for {device!r}: {str(error).splitlines()[0]}",
-                hint="Use --device cpu; `convkit doctor` shows what the driver says.",
-            ) from error
-        if int(index or 0) >= count:
-            raise EnvironmentProblem(
-                f"There is no {device!r}: the CUDA driver shows {count} GPUs.", hint="Use one of the lower numbers."
-            )
-        self._device = cupy.cuda.Device(int(index or 0))
+        self._cupy, index = find_device(device)
+        self._device = self._cupy.cuda.Device(index)
         with self._device:
-            self._stream, self._copies = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+            self._stream, self._copies = (self._cupy.cuda.Stream(non_blocking=True) for _ in range(2))
 
     @property
     def stream(self) -> int:

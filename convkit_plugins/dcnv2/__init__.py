@@ -57,12 +57,10 @@ def convkit_options() -> Iterable[Option]:
     ]
 
 
-_LACKING = {
-    ("plugin", "tensorrt-rtx"): ("TensorRT-RTX takes no plugins that lie in the plan", "grid-sample, or creator"),
-    ("native", "tensorrt-rtx"): ("TensorRT-RTX has no layer for DeformConv", "grid-sample, or creator"),
-    ("creator", "tensorrt"): ("TensorRT makes a plugin of its own of DeformConv", "plugin, or gather"),
-}
-"""Ways that a flavour lacks: why, and what it has."""
+_STANDARD = ("grid-sample", "gather")
+_WAYS = {"tensorrt": (*_STANDARD, "plugin", "native"), "tensorrt-rtx": (*_STANDARD, "creator")}
+"""The ways that an engine has; others than these have the node itself (native) and standard operators."""
+_AUTO = {"tensorrt": "gather", "tensorrt-rtx": "grid-sample"}
 
 
 @hookimpl
@@ -75,48 +73,68 @@ def convkit_graph_rewrites(target: Target) -> Iterable[Rewrite]:
     from convkit.errors import SettingError
     from convkit_plugins.dcnv2 import export
 
-    form = target.options.get("dcn", "auto")
     rewrites: list[Rewrite] = [export.FoldBatchNorm()]
     if target.format == "onnx":
         return rewrites
-    if (form, target.format) in _LACKING:
-        reason, instead = _LACKING[form, target.format]
-        raise SettingError(f"dcn={form} does not go with {target.format}: {reason}.", hint=f"Use --set dcn={instead}.")
-    if form == "auto":
-        form = {"tensorrt-rtx": "grid-sample", "tensorrt": "gather"}.get(target.format, "native")
-    if form == "grid-sample":
-        rewrites.append(export.DecomposeGridSample())
-    elif form == "gather":
-        rewrites.append(export.DecomposeGather())
+    way, ways = target.options.get("dcn", "auto"), _WAYS.get(target.format, (*_STANDARD, "native"))
+    if way == "auto":
+        way = _AUTO.get(target.format, "native")
+    if way not in ways:
+        raise SettingError(
+            f"{target.format} lacks the way dcn={way} to run a deformable convolution.",
+            hint=f"Use --set dcn={', '.join(ways[:-1])} or {ways[-1]}.",
+        )
+    fitting: dict[str, Callable[[], Rewrite]] = {
+        "grid-sample": export.DecomposeGridSample,
+        "gather": export.DecomposeGather,
+        "plugin": export.plugin_rewrite,
+        "creator": export.CompleteInputs,
+    }
+    if way in fitting:
+        rewrites.append(fitting[way]())
     elif target.format == "tensorrt":
-        rewrites.append(export.plugin_rewrite() if form == "plugin" else export.TensorRTNative())
+        rewrites.append(export.TensorRTNative())
     return rewrites
 
 
 @hookimpl
 def convkit_tensorrt_plugins(target: Target) -> Iterable[TensorRTPlugin]:
-    """Name the plugin of TensorRT's own library that its parser makes of ``DeformConv``, and that of convkit."""
+    """Name the plugins that TensorRT makes of ``DeformConv``: its own and ours, which TensorRT-RTX needs to run it."""
     from convkit import TensorRTPlugin
 
-    shipped = TensorRTPlugin(
-        op_type="DeformConv",
-        plugin="ModulatedDeformConv2d",
-        version="2",
-        note="float32 or float16; stride, padding and dilation equal in both directions. In float16 the"
-        " sampling positions are rounded to half precision. Fix height and width: its workspace is sized"
-        " without them when they are dynamic. Parsers before 10.15 take version 1, which is still shipped.",
-    )
-    own = TensorRTPlugin(
-        op_type="DCNv2",
-        plugin="DCNv2",
-        version="1",
-        source="convkit",
-        note="Made of DeformConv by --set dcn=plugin: float32, float16 or bfloat16; coordinates and sums are float32."
-        " The plan contains its kernel and runs without convkit.",
-        register=f"{__name__}.tensorrt:register_aot",
-        reference=f"{__name__}.tensorrt:replay_aot",
-    )
-    return [shipped] if target.format == "tensorrt-rtx" else [shipped, own]
+    if target.format == "tensorrt-rtx":
+        return [
+            TensorRTPlugin(
+                op_type="DeformConv",
+                plugin="DeformConv",
+                version="1",
+                source="convkit",
+                note="float32, float16 or bfloat16, ungrouped; coordinates and sums are float32.",
+                register=f"{__name__}.tensorrt:register_creator",
+                reference=f"{__name__}.tensorrt:deform_conv",
+                to_run=True,
+            )
+        ]
+    return [
+        TensorRTPlugin(
+            op_type="DeformConv",
+            plugin="ModulatedDeformConv2d",
+            version="2",
+            note="float32 or float16; stride, padding and dilation equal in both directions. In float16 the"
+            " sampling positions are rounded to half precision. Fix height and width: its workspace is sized"
+            " without them when they are dynamic. Parsers before 10.15 take version 1, which is still shipped.",
+        ),
+        TensorRTPlugin(
+            op_type="DCNv2",
+            plugin="DCNv2",
+            version="1",
+            source="convkit",
+            note="Made of DeformConv by --set dcn=plugin: float32, float16 or bfloat16, ungrouped; coordinates and sums"
+            " are float32. The plan contains its kernel and runs without convkit.",
+            register=f"{__name__}.tensorrt:register_aot",
+            reference=f"{__name__}.tensorrt:replay_aot",
+        ),
+    ]
 
 
 @hookimpl

@@ -36,6 +36,9 @@ PACKAGES = {
 OPEN = "import ctypes\nfrom pathlib import Path\n\nHERE = Path(__file__).parent\n"
 
 
+_unavailable: dict[str, str] = {}
+
+
 class Unavailable(Exception):
     """The bindings or the stand-in cannot be had here; the message says why."""
 
@@ -55,8 +58,14 @@ def search_path(version: str, registry: int | None = None) -> tuple[Path, ...]:
         Unavailable: there is no network and nothing was downloaded before, no C++ compiler, or no wheel for this
             Python.
     """
+    if version in _unavailable:  # a download that failed is not tried again by every test
+        raise Unavailable(_unavailable[version])
     major = int(version.partition(".")[0])
-    return _bindings(version), _standin(major, registry or major)
+    try:
+        return _bindings(version), _standin(major, registry or major)
+    except Unavailable as reason:
+        _unavailable[version] = str(reason)
+        raise
 
 
 def run(version: str, code: str, *arguments: str, registry: int | None = None, timeout: float = 300) -> str:

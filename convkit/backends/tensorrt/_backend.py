@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from convkit.backends import Backend, BuildRequest, Engine, Session, own_plugins
 from convkit.backends.tensorrt._child import Build
+from convkit.backends.tensorrt._commands import build_command
 from convkit.backends.tensorrt._flavour import Flavour
 from convkit.backends.tensorrt._network import ParsedNetwork
 from convkit.backends.tensorrt._options import read_settings
@@ -90,6 +91,7 @@ class TensorRT(Backend):
         details = {
             "version": outcome.version,
             "settings": settings.to_json(),
+            "command": build_command(self.flavour, graph, folder, build, plugins),
             "plugins": [plugin.plugin for plugin in plugins if plugin.to_run],
             "layers": _layers(outcome.network),
         }

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from convkit.backends.tensorrt._flavour import Flavour
 from convkit.backends.tensorrt._layers import ATTENTION, LAYERS, PLUGIN
 from convkit.backends.tensorrt._options import BuildSettings
-from convkit.errors import ConversionError, EnvironmentProblem
+from convkit.errors import ConversionError, EnvironmentProblem, PluginError
 from convkit.files import write_atomic
 
 __all__ = ["Bindings", "BuildResult", "ParsedModel", "load_bindings"]
@@ -377,7 +377,14 @@ class _Reader:
                 "fields": {name: _plain_field(value) for name, value in attributes.items()}
             }
         runtime = plugin.get_capability_interface(self.api.PluginCapabilityType.RUNTIME)
-        fields = runtime.get_fields_to_serialize() if hasattr(runtime, "get_fields_to_serialize") else ()
+        try:
+            fields = runtime.get_fields_to_serialize() if hasattr(runtime, "get_fields_to_serialize") else ()
+        except Exception as error:
+            name = getattr(core, "plugin_name", "")
+            raise PluginError(
+                f"The TensorRT plugin {name!r} does not say what it serialises: {type(error).__name__}: {error}",
+                hint="Report it to its author.",
+            ) from error
         self.alive += [core, runtime, fields]
         return {name: getattr(core, name, "") for name in PLUGIN} | {
             "fields": {field.name: _plain_field(field.data) for field in fields}

@@ -11,6 +11,7 @@ import numpy as np
 
 from convkit.backends._ladder import FAILED, NOT_REPLAYED, PASSED, PENDING, Ladder, Rung
 from convkit.backends.tensorrt._child import Build, Outcome, Task, run_tasks
+from convkit.backends.tensorrt._commands import plugins_note
 from convkit.backends.tensorrt._flavour import Flavour, find_flavour
 from convkit.backends.tensorrt._network import ParsedNetwork
 from convkit.backends.tensorrt._shapes import GraphInput, ShapeRange, graph_inputs, parse_ranges
@@ -93,7 +94,7 @@ def climb(
     ladder = Ladder((
         _accepted(kind, outcome.network, outcome.version),
         _understood(outcome.network, model, feeds),
-        _built(kind, outcome, build.targets),
+        _built(kind, outcome, build.targets, plugins),
         Rung("ran", PENDING, "An engine runs on a GPU of its targets only; nothing was run and nothing measured."),
     ))  # fmt: skip
     return ladder, outcome
@@ -247,7 +248,7 @@ def _agreement(found: Understanding, cases: int) -> str:
     return f"Replayed layer by layer, {outputs} on {sets} agree with {found.reference} {how}."
 
 
-def _built(kind: Flavour, outcome: Outcome, targets: Sequence[str]) -> Rung:
+def _built(kind: Flavour, outcome: Outcome, targets: Sequence[str], plugins: Sequence[TensorRTPlugin]) -> Rung:
     details: dict[str, Any] = {"targets": dict(outcome.targets)}
     if outcome.problem is not None:
         return Rung("built", FAILED, outcome.problem.message, details)
@@ -260,4 +261,5 @@ def _built(kind: Flavour, outcome: Outcome, targets: Sequence[str]) -> Rung:
         details["log"] = outcome.log
         return Rung("built", FAILED, f"{kind.title} builds no engine for {first}: {reason}{rest}", details)
     details["bytes"] = len(outcome.plan)
-    return Rung("built", PASSED, f"An engine of {len(outcome.plan)} bytes for {', '.join(targets)}.", details)
+    summary = f"An engine of {len(outcome.plan)} bytes for {', '.join(targets)}. {plugins_note(plugins)}".strip()
+    return Rung("built", PASSED, summary, details)

@@ -222,7 +222,10 @@ def _crash(flavour: Flavour, task: Task, status: int, log: Sequence[str]) -> Con
     else:
         how = f"ended with exit code {status}"
     tail = "".join(f"\n    {line}" for line in log[-5:])
+    remedy = "Report it with the model."
+    if status == -signal.SIGKILL:
+        remedy = "The system does that when memory runs out: build on a machine with more, or for smaller shapes."
     return ConversionError(
         f"The process in which {flavour.title} worked on {task.model} {how}.",
-        hint=f"Report it with the model.{' Its last messages:' + tail if tail else ' It left no message.'}",
+        hint=f"{remedy}{' Its last messages:' + tail if tail else ' It left no message.'}",
     )

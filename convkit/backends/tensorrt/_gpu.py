@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from convkit.cuda import find_device
 from convkit.errors import EnvironmentProblem
 
 __all__ = ["Gpu", "local_target"]
@@ -39,29 +40,8 @@ class Gpu:
     """
 
     def __init__(self, device: str) -> None:
-        kind, _, index = device.partition(":")
-        if kind != "cuda" or not (index.isdigit() or not index):
-            raise EnvironmentProblem(f"Engines run on GPUs, not on {device!r}.", hint="Use --device cuda or cuda:N.")
-        try:
-            import cupy
-        except ImportError as error:
-            raise EnvironmentProblem(
-                f"The device {device!r} needs cupy, which is not installed.", hint='pip install "convkit[cuda]"'
-            ) from error
-        self._cupy = cupy
-        self.index = int(index or 0)
-        try:
-            count = cupy.cuda.runtime.getDeviceCount()
-        except cupy.cuda.runtime.CUDARuntimeError as error:
-            raise EnvironmentProblem(
-                f"There is no CUDA GPU for {device!r}: {str(error).splitlines()[0]}.",
-                hint="`convkit doctor` shows what the driver says.",
-            ) from error
-        if self.index >= count:
-            raise EnvironmentProblem(
-                f"There is no {device!r}: the CUDA driver shows {count} GPUs.", hint="Use one of the lower numbers."
-            )
-        self._device = cupy.cuda.Device(self.index)
+        cupy, self.index = find_device(device)
+        self._cupy, self._device = cupy, cupy.cuda.Device(self.index)
         properties = cupy.cuda.runtime.getDeviceProperties(self.index)
         self.name: str = properties["name"].decode()
         self.compute_capability = f"{properties['major']}.{properties['minor']}"

@@ -43,4 +43,7 @@ class Registrations:
         """Raise `PluginError` where a plugin failed since the last call: the library swallows some exceptions."""
         failures, self._failures[:] = list(dict.fromkeys(self._failures)), []
         if failures:
-            raise PluginError(f"A TensorRT plugin failed: {'; '.join(failures)}", hint="Report it to its author.")
+            raise PluginError(
+                f"A TensorRT plugin failed: {'; '.join(failures)}",
+                hint="Where that is no limit of the plugin that it states, report it to its author.",
+            )

@@ -74,7 +74,7 @@ def _work(folder: Path) -> None:
                 plugins.add(task["plugins"])
                 _do(bindings, task, folder / str(index), emit, result, plugins)
             except ConvkitError as error:
-                result["problem"] = _pack(error)
+                result.update(problem=_pack(error), built=False)
             except OSError as error:
                 place = f"{error.strerror or error}: {error.filename or folder}"
                 result["problem"] = _pack(EnvironmentProblem(f"The results cannot be written: {place}.", hint=ROOM))
@@ -109,6 +109,7 @@ def _do(
     if task["read"]:
         with (folder / "weights.bin").open("wb") as stream:
             table = parsed.read(stream)
+        plugins.check()
         (folder / "network.json").write_text(json.dumps(table), encoding="utf-8")
         result["read"] = True
     if task["build"] is not None:

@@ -1,5 +1,6 @@
 """From the PyTorch operator to ONNX and back: patches, translation, rewrites, and the operator of the torch backend."""
 
+from convkit_plugins.dcnv2.export._complete_inputs import CompleteInputs
 from convkit_plugins.dcnv2.export._decompose_gather import DecomposeGather
 from convkit_plugins.dcnv2.export._decompose_grid_sample import DecomposeGridSample
 from convkit_plugins.dcnv2.export._fold_batchnorm import FoldBatchNorm
@@ -12,6 +13,7 @@ from convkit_plugins.dcnv2.export._translation import FIRST_OPSET, translations
 __all__ = [
     "FIRST_OPSET",
     "OPERATORS",
+    "CompleteInputs",
     "DecomposeGather",
     "DecomposeGridSample",
     "FoldBatchNorm",

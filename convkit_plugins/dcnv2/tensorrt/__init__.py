@@ -1,4 +1,7 @@
-"""DCNv2 in TensorRT: a plugin whose kernel is in the plan, its packed weights, and its reference in PyTorch."""
+"""DCNv2 in TensorRT: a plugin whose kernel lies in the plan, one that takes the standard node, and what proves them.
+
+What takes PyTorch's tensors is loaded when it is first used: a process that runs an engine may do without PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ if TYPE_CHECKING:
     from convkit_plugins.dcnv2.tensorrt._aot_kernels import FORMATS, Launch, launches, size_scalars, views
     from convkit_plugins.dcnv2.tensorrt._aot_reference import packed_deform_conv, replay_aot
     from convkit_plugins.dcnv2.tensorrt._aot_settings import DOMAIN, OP_TYPE, AotSettings, WeightOrder
+    from convkit_plugins.dcnv2.tensorrt._creator import make_plugin_classes, register_creator
     from convkit_plugins.dcnv2.tensorrt._packing import pack, packed_size, unpack
     from convkit_plugins.dcnv2.tensorrt._ptx import aot_ptx, check_driver, local_gpu, newest_ptx, ptx_target
+    from convkit_plugins.dcnv2.tensorrt._reference import deform_conv
 
 __all__ = [
     "DOMAIN",
@@ -22,14 +27,17 @@ __all__ = [
     "WeightOrder",
     "aot_ptx",
     "check_driver",
+    "deform_conv",
     "launches",
     "local_gpu",
+    "make_plugin_classes",
     "newest_ptx",
     "pack",
     "packed_deform_conv",
     "packed_size",
     "ptx_target",
     "register_aot",
+    "register_creator",
     "replay_aot",
     "size_scalars",
     "unpack",
@@ -41,8 +49,10 @@ _HOMES = {
     "_aot_kernels": ("FORMATS", "Launch", "launches", "size_scalars", "views"),
     "_aot_reference": ("packed_deform_conv", "replay_aot"),
     "_aot_settings": ("DOMAIN", "OP_TYPE", "AotSettings", "WeightOrder"),
+    "_creator": ("make_plugin_classes", "register_creator"),
     "_packing": ("pack", "packed_size", "unpack"),
     "_ptx": ("aot_ptx", "check_driver", "local_gpu", "newest_ptx", "ptx_target"),
+    "_reference": ("deform_conv",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from convkit.cuda import Variant, check_signature, compile_variant, parse_ptx
+from convkit.cuda import Variant, check_signature, compile_variant, find_device, parse_ptx
 from convkit.errors import EnvironmentProblem
 
 __all__ = ["aot_ptx", "check_driver", "local_gpu", "newest_ptx", "ptx_target"]
@@ -71,12 +69,8 @@ def newest_ptx(driver: int) -> tuple[int, int]:
 def local_gpu() -> tuple[int | None, int | None]:
     """Return compute capability and driver (see `aot_ptx`) of the first GPU; None twice where there is none."""
     try:
-        import cupy
-    except ImportError:
+        cupy, number = find_device("cuda")
+    except EnvironmentProblem:
         return None, None
-    runtime: Any = cupy.cuda.runtime
-    try:
-        properties = runtime.getDeviceProperties(0)
-        return properties["major"] * 10 + properties["minor"], int(runtime.driverGetVersion())
-    except runtime.CUDARuntimeError:
-        return None, None
+    properties = cupy.cuda.runtime.getDeviceProperties(number)
+    return properties["major"] * 10 + properties["minor"], int(cupy.cuda.runtime.driverGetVersion())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
@@ -11,13 +13,14 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
+from support.disks import small_disk
 from support.plugins import registered
 from support.toy import ToyPlugin
 
 from convkit import Artifact, NodeRewrite, Rewrite, hookimpl
-from convkit.artifact import stored_engines
+from convkit.artifact import engine_staging, stored_engines
 from convkit.conversion import build_engine, convert
-from convkit.errors import ConversionError, IntegrityError, ProofFailedError, SettingError
+from convkit.errors import ConversionError, EnvironmentProblem, IntegrityError, ProofFailedError, SettingError
 
 pytest.importorskip("tensorrt_rtx_bindings")
 
@@ -170,3 +173,43 @@ def test_what_a_killed_build_left_behind_goes(artifact: Artifact) -> None:
     left.mkdir(parents=True)
     build_engine(artifact.path, NAME, targets=["sm86"])
     assert not left.exists()
+
+
+def test_builds_at_once_leave_one_whole_engine(artifact: Artifact) -> None:
+    failures: list[BaseException] = []
+
+    def publish(mark: str) -> None:
+        try:
+            for _ in range(30):
+                with engine_staging(artifact.path, NAME) as staged:
+                    for name in ("model.plan", "engine.json"):
+                        (staged.folder / name).write_text(mark)
+                    staged.publish()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=publish, args=(mark,)) for mark in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    folder = artifact.path / "engines" / NAME
+    assert (folder / "model.plan").read_text() == (folder / "engine.json").read_text()
+    assert [path.name for path in folder.parent.iterdir()] == [NAME]
+
+
+def test_a_full_disk_leaves_the_artifact_as_it_was(artifact: Artifact, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 4000) as disk:
+        if not disk.is_mount():
+            pytest.skip("no small file system can be mounted here")
+        copy = disk / "toy"
+        shutil.copytree(artifact.path, copy)
+        before = sorted(path.relative_to(copy) for path in copy.rglob("*"))
+        with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        with pytest.raises(EnvironmentProblem, match="space") as caught:
+            build_engine(copy, NAME, targets=["sm86"])
+        assert caught.value.hint
+        assert sorted(path.relative_to(copy) for path in copy.rglob("*")) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import entry_points
 
 import pluggy
@@ -12,6 +13,7 @@ import pytest
 import convkit_plugins.dcnv2 as plugin
 from convkit import Target, TensorRTPlugin, hookspecs
 from convkit.doctor import search
+from convkit.errors import SettingError
 
 
 def test_the_entry_point_imports_nothing_heavy() -> None:
@@ -43,6 +45,35 @@ def test_every_hook_is_known() -> None:
     ((served,),) = manager.hook.convkit_tensorrt_plugins(target=target)
     assert isinstance(served, TensorRTPlugin)
     assert (served.op_type, served.plugin, served.source) == ("DeformConv", "ModulatedDeformConv2d", "shipped")
+    ((own,),) = manager.hook.convkit_tensorrt_plugins(target=Target("tensorrt-rtx"))
+    assert (own.op_type, own.plugin, own.source, own.to_run) == ("DeformConv", "DeformConv", "convkit", True)
+    for place in (own.register, own.reference):
+        module, _, name = place.partition(":")
+        assert callable(getattr(import_module(module), name))
+
+
+@pytest.mark.parametrize(
+    ("format", "choice", "expected"),
+    [
+        ("onnx", "auto", None),
+        ("onnx", "creator", None),
+        ("tensorrt-rtx", "auto", "dcnv2.decompose-grid-sample"),
+        ("tensorrt-rtx", "gather", "dcnv2.decompose-gather"),
+        ("tensorrt-rtx", "creator", "dcnv2.complete-inputs"),
+        ("tensorrt", "auto", "dcnv2.decompose-gather"),
+        ("tensorrt", "grid-sample", "dcnv2.decompose-grid-sample"),
+    ],
+)
+def test_the_option_chooses_the_rewrite(format: str, choice: str, expected: str | None) -> None:
+    rewrites = plugin.convkit_graph_rewrites(Target(format, options={"dcn": choice}))
+    names = [rewrite.name for rewrite in rewrites]
+    assert names == ["dcnv2.fold-batchnorm", *([expected] if expected else [])]
+
+
+def test_a_choice_that_the_flavour_lacks_is_refused() -> None:
+    with pytest.raises(SettingError, match="tensorrt-rtx") as caught:
+        plugin.convkit_graph_rewrites(Target("tensorrt", options={"dcn": "creator"}))
+    assert "dcn=gather" in caught.value.hint
 
 
 def test_public_names_are_loaded_on_demand() -> None:

@@ -329,6 +329,7 @@ struct Drive {
         FieldCollection const passed{static_cast<int32_t>(fields.size()), fields.data()};
         Plugin* plugin = creator->create(name, space, &passed, Phase::build, Request::strict_aot);
         if (!plugin) return fail("createPlugin");
+        // The library works on clones of what a creator makes.
         if (!is(plugin, "PLUGIN", "createPlugin") || !is(plugin = plugin->clone(), "PLUGIN", "clone")) return false;
         Versioned* const core = plugin->capability(Capability::core);
         if (!is(core, "PLUGIN_V3QUICK_CORE", "getCapabilityInterface(CORE)")) return false;

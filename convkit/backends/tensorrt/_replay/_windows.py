@@ -78,9 +78,13 @@ def convolution(call: LayerCall) -> torch.Tensor:
     """Correlate; kernels are outputs x inputs of a group x window."""
     size, groups = call.attribute("kernel_size_nd"), call.attribute("num_groups")
     kernel, bias = _kernel(call, [call.attribute("num_output_maps"), call.x.shape[1] // groups, *size])
-    x = _pad(call.x, _window_pads(call, _dilated(call)))
+    pads, x = _window_pads(call, _dilated(call)), call.x
+    inside = tuple(before if before == after and before >= 0 else 0 for before, after in pads)
+    x = _pad(x, [(before - own, after - own) for (before, after), own in zip(pads, inside, strict=True)])
     dilation, stride = tuple(call.attribute("dilation_nd")), tuple(call.attribute("stride_nd"))
-    return _CONV[len(size)](x, kernel.to(x.dtype), bias, stride=stride, dilation=dilation, groups=groups)
+    return _CONV[len(size)](
+        x, kernel.to(x.dtype), bias, stride=stride, padding=inside, dilation=dilation, groups=groups
+    )
 
 
 @replays("DECONVOLUTION")

@@ -225,6 +225,7 @@ class TestTheEndOfTheChild:
         outcomes = run_tasks(RTX, tasks, progress=strike)
         assert struck
         assert "ended by SIGKILL" in str(outcomes[1].problem)
+        assert "memory runs out" in outcomes[1].problem.hint
         assert outcomes[1].plan is None
         assert [outcome.accepted for outcome in outcomes] == [True, False, True]
         assert list(private_temp.iterdir()) == []

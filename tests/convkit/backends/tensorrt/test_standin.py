@@ -233,6 +233,8 @@ def test_a_plugin_that_takes_too_long_or_exits_is_reported(version):
 
 
 def test_shapes_outside_the_profile_are_no_cases():
+    job = Job("", "", "", [Input("HALF", (-1, 4), (1, 4), (2, 4), (8, 4)), Input("HALF", (3,))])
+    assert job.shapes() == [[(1, 4), (3,)], [(2, 4), (3,)], [(8, 4), (3,)]]
     for case in ([(9, 4)], [(2, 5)], [(2,)]):
         with pytest.raises(ValueError, match="is no shape of"):
             Job("", "", "", [Input("HALF", (-1, 4), (1, 4), (2, 4), (8, 4))], cases=[case]).shapes()
@@ -294,7 +296,7 @@ extern "C" __global__ void second(float *y) { common[threadIdx.x] = 1; y[0] = co
 
 
 def test_what_genuine_ptx_says_of_a_kernel():
-    nvrtc = pytest.importorskip("cupy.cuda.nvrtc")
+    nvrtc = pytest.importorskip("cupy.cuda").nvrtc
     program = nvrtc.createProgram(CUDA, "x.cu", [], [])
     nvrtc.compileProgram(program, ["--gpu-architecture=compute_80"])
     code = nvrtc.getPTX(program)
@@ -319,8 +321,14 @@ def test_without_network_or_compiler_the_reason_is_said(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    with pytest.raises(Unavailable, match=r"the bindings of TensorRT 11\.4\.0\.106 cannot be downloaded: .+"):
-        tensorrt_bindings._bindings(VERSIONS[-1])
+    monkeypatch.setattr(tensorrt_bindings, "_unavailable", {})
+    look_up = tensorrt_bindings.search_path.__wrapped__
+    with pytest.raises(Unavailable, match=r"the bindings of TensorRT 11\.4\.0\.106 cannot be downloaded: .+") as first:
+        look_up(VERSIONS[-1])
+    with monkeypatch.context() as again:
+        again.setattr(tensorrt_bindings, "_bindings", None)  # it is not asked again
+        with pytest.raises(Unavailable, match=re.escape(str(first.value))):
+            look_up(VERSIONS[-1])
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(Unavailable, match=r"no C\+\+ compiler"):
