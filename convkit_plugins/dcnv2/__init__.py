@@ -81,8 +81,9 @@ def convkit_graph_rewrites(target: Target) -> Iterable[Rewrite]:
         way = _AUTO.get(target.format, "native")
     if way not in ways:
         raise SettingError(
-            f"{target.format} lacks the way dcn={way} to run a deformable convolution.",
-            hint=f"Use --set dcn={', '.join(ways[:-1])} or {ways[-1]}.",
+            f"{target.format} has no way dcn={way} to run a deformable convolution"
+            f"{''.join(f'; {name} has' for name, theirs in _WAYS.items() if way in theirs)}.",
+            hint=f"Use --set {', '.join(f'dcn={each}' for each in ways[:-1])} or dcn={ways[-1]}.",
         )
     fitting: dict[str, Callable[[], Rewrite]] = {
         "grid-sample": export.DecomposeGridSample,

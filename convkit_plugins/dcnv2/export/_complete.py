@@ -38,21 +38,24 @@ class Inputs:
         batch, (height, width) = (layer.offset.shape or [None])[0], layer.output_size
         if isinstance(batch, int | np.integer) and height is not None and width is not None:
             return self.constant("mask", np.ones((int(batch), channels, height, width), layer.dtype))
+        extents = [batch, channels, *(layer.offset.shape[2:] if layer.offset.shape else (height, width))]
         size = self.add("Shape", "mask.size", layer.offset, dtype=np.int64)
         parts = [self.add("Gather", f"mask.size.{axis}", size, np.array([axis]), dtype=np.int64) for axis in (0, 2, 3)]
         shape = self.add("Concat", "mask.shape", parts[0], np.array([channels]), *parts[1:], dtype=np.int64, axis=0)
         one = np.ones((1, channels, 1, 1), layer.dtype)
-        return self.add("Expand", "mask", one, shape, dtype=layer.dtype)
+        return self.add("Expand", "mask", one, shape, dtype=layer.dtype, shape=extents)
 
-    def add(self, op: str, role: str, *inputs: gs.Tensor | np.ndarray, dtype: Any, **attributes: Any) -> gs.Variable:
-        """Append a node and return its output; arrays become constants."""
+    def add(
+        self, op: str, role: str, *inputs: gs.Tensor | np.ndarray, dtype: Any, shape: Any = None, **attributes: Any
+    ) -> gs.Variable:
+        """Append a node and return its output, of this type and shape; arrays become constants."""
         import onnx_graphsurgeon as gs
 
         name = self.unused(role)
         tensors = [
             self.constant(f"{role}.constant", value) if isinstance(value, np.ndarray) else value for value in inputs
         ]
-        output = gs.Variable(name, dtype)
+        output = gs.Variable(name, dtype, shape)
         self._graph.nodes.append(gs.Node(op, name, attributes, tensors, [output]))
         return output
 

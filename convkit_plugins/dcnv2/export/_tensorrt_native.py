@@ -61,7 +61,7 @@ class TensorRTNative(ChosenRewrite):
         node.inputs = [
             inputs.constant(f"{role}.float32", np.asarray(tensor.values).astype(np.float32))
             if isinstance(tensor, gs.Constant)
-            else inputs.add("Cast", f"{role}.float32", tensor, dtype=np.float32, to=np.float32)
+            else inputs.add("Cast", f"{role}.float32", tensor, dtype=np.float32, shape=tensor.shape, to=np.float32)
             for role, tensor in zip(roles, tensors, strict=True)
         ]
         (output,) = node.outputs
