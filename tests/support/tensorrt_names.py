@@ -181,7 +181,8 @@ BINDINGS = User(
         "_plugin.runtime": "IPluginV3OneRuntime", "bindings": None, "parsed": None,
     },
     frozenset({
-        "alive", "data", "file", "flavour", "found", "group", "known", "match", "model", "name", "node", "phases",
+        "_plugin.attributes", "_plugin.core", "alive", "data", "file", "flavour", "found", "group", "known", "match",
+        "model", "name", "node", "phases",
         "problems", "settings", "sinks", "spec", "target", "tensors", "text", "value", "versions",
         "_weights.weights",  # an array of NumPy where that has the type, else Weights, which `_raw_bytes` reads
     }),
@@ -189,7 +190,22 @@ BINDINGS = User(
 )  # fmt: skip
 REGISTRATIONS = User("convkit.backends.tensorrt._registrations", {"api": "", "bindings": None},
                      frozenset({"_alive", "_failures"}))  # fmt: skip
-USERS = (BINDINGS, REGISTRATIONS, RUNTIME)
+AOT = User(
+    "convkit_plugins.dcnv2.tensorrt._aot",
+    {
+        "api": "", "plugins": PLUGIN, "x": "plugin.TensorDesc", "offset": "plugin.TensorDesc",
+        "out": "plugin.TensorDesc", "outputs": "plugin.TensorDesc", "tensor": "plugin.TensorDesc",
+        "shape": "plugin.Shape", "like": "plugin.TensorDesc",
+        "extra": "plugin.SymIntExprs", "dtype": "DataType", "registry": "IPluginRegistry",
+    },
+    frozenset({
+        "bias", "config", "each", "error", "expected", "given", "kinds", "launch", "layer", "declared", "lowest",
+        "names", "read", "settings", "shapes", "signature", "tactics", "failures", "types", "_check.x", "_check.offset",
+        "_type_of.dtype", "describe.axis", "variant", "parameters",
+    }),
+    flavours=(FULL,),
+)  # fmt: skip
+USERS = (BINDINGS, REGISTRATIONS, RUNTIME, AOT)
 """Every module that uses the bindings: add to it, and `users_found` finds what is missing."""
 RTX_ONLY = {
     "BuilderFlag.REQUIRE_USER_ALLOCATION", "ComputeCapability", "ComputeCapability.SM120", "ComputeCapability.SM121",

@@ -50,7 +50,8 @@ def register_aot(api: Any, failures: list[str]) -> object:
                 hint="dcn=plugin needs TensorRT 10.13 or newer with its Python package, pip install tensorrt; "
                 + INSTEAD.removeprefix("or "),
             ) from error
-        if api.get_plugin_registry().get_creator(OP_TYPE, "1", DOMAIN) is not None:
+        registry = api.get_plugin_registry()
+        if registry.get_creator(OP_TYPE, "1", DOMAIN) is not None:
             raise PluginError(
                 f"A TensorRT plugin {ID} is registered already, and not by convkit.",
                 hint="Run the build in a process that loads no other plugin library, " + INSTEAD + ".",
