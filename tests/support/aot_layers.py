@@ -17,6 +17,8 @@ from convkit_plugins.dcnv2.tensorrt import AotSettings, WeightOrder, pack, packe
 
 TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
 """TensorRT's names of the types."""
+PRELOAD = ("convkit_plugins.dcnv2.tensorrt._aot",)
+"""What a process imports before it drives one job after the other."""
 SETUP = """
 import tensorrt_bindings
 from convkit_plugins.dcnv2.tensorrt import register_aot

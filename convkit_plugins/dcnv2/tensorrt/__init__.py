@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from convkit_plugins.dcnv2.tensorrt._aot import register_aot
     from convkit_plugins.dcnv2.tensorrt._aot_kernels import FORMATS, Launch, launches, size_scalars, views
     from convkit_plugins.dcnv2.tensorrt._aot_reference import packed_deform_conv, replay_aot
-    from convkit_plugins.dcnv2.tensorrt._aot_settings import DOMAIN, OP_TYPE, AotSettings, WeightOrder
+    from convkit_plugins.dcnv2.tensorrt._aot_settings import DOMAIN, FIELDS, OP_TYPE, AotSettings, WeightOrder
     from convkit_plugins.dcnv2.tensorrt._creator import make_plugin_classes, register_creator
     from convkit_plugins.dcnv2.tensorrt._packing import pack, packed_size, unpack
     from convkit_plugins.dcnv2.tensorrt._ptx import aot_ptx, check_driver, local_gpu, newest_ptx, ptx_target
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DOMAIN",
+    "FIELDS",
     "FORMATS",
     "OP_TYPE",
     "AotSettings",
@@ -48,7 +49,7 @@ _HOMES = {
     "_aot": ("register_aot",),
     "_aot_kernels": ("FORMATS", "Launch", "launches", "size_scalars", "views"),
     "_aot_reference": ("packed_deform_conv", "replay_aot"),
-    "_aot_settings": ("DOMAIN", "OP_TYPE", "AotSettings", "WeightOrder"),
+    "_aot_settings": ("DOMAIN", "FIELDS", "OP_TYPE", "AotSettings", "WeightOrder"),
     "_creator": ("make_plugin_classes", "register_creator"),
     "_packing": ("pack", "packed_size", "unpack"),
     "_ptx": ("aot_ptx", "check_driver", "local_gpu", "newest_ptx", "ptx_target"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import tensorrt_bindings
-from support.aot_layers import LAYERS, SETUP, TYPES, AotLayer
+from support.aot_layers import LAYERS, PRELOAD, SETUP, TYPES, AotLayer
 from support.deform_layers import DeformLayer
 from support.tensorrt_bindings import VERSIONS, Unavailable
 from support.tensorrt_drive import Input, Job, drive, drive_all
@@ -43,7 +43,7 @@ def available(version: str) -> str:
 
 def test_every_layer_is_launched_as_in_python(version: str) -> None:
     """Types, formats, tactics, launches, integers and code, against the declarations evaluated with numbers."""
-    answers = drive_all(version, [layer.job() for layer in LAYERS.values()])
+    answers = drive_all(version, [layer.job() for layer in LAYERS.values()], preload=PRELOAD)
     for (name, layer), answer in zip(LAYERS.items(), answers, strict=True):
         assert answer["problems"] == [], (name, answer["log"])
         check(layer, answer)
