@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", default="sm80,sm86,sm89", help="compute capabilities, as convkit build takes them")
     parser.add_argument("--dcn", choices=["gather", "grid-sample"], default="grid-sample", help="form of DCNv2")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="of the engine")
     options = parser.parse_args()
     from support.checkpoints import make_checkpoint
 
@@ -59,12 +60,13 @@ def main() -> None:
         artifact = Path(folder) / "artifact"
         _, convert_memory = timed(["convert", "centernet", "-w", str(weights), "-o", str(artifact), "-q"])
         build = ["build", str(artifact), "--to", "tensorrt-rtx", "--target", options.target]
-        seconds, memory = timed([*build, "--set", f"dcn={options.dcn}", "-q"])
+        build += ["--precision", options.precision, "--set", f"dcn={options.dcn}", "-q"]
+        seconds, memory = timed(build)
         engine = artifact / "engines" / "tensorrt-rtx"
         plan = (engine / "model.plan").stat().st_size / 1e6
         graph = sum(path.stat().st_size for path in artifact.glob("model.onnx*")) / 1e6
         layers = len(json.loads((engine / "engine.json").read_text())["layers"])
-    print(f"dcn={options.dcn}, targets {options.target}, {layers} layers in the network\n")
+    print(f"{options.precision}, dcn={options.dcn}, targets {options.target}, {layers} layers in the network\n")
     print("| figure | measured | limit |")
     print("|---|---|---|")
     print(f"| parse, replay and build | {seconds:.1f} s | {LIMIT_SECONDS:.0f} s |")

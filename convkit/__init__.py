@@ -13,7 +13,7 @@ from convkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from convkit.artifact import Artifact
-    from convkit.backends import Backend, DeviceSession, Engine, Session, TensorRTPlugin
+    from convkit.backends import Backend, DeviceSession, Engine, EngineProbe, Session, TensorRTPlugin
     from convkit.backends.torch._node import TorchNode
     from convkit.conversion import AttributePatch, Conversion, ModulePatch, convert
     from convkit.doctor import KnownError
@@ -57,7 +57,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "convkit.artifact": ("Artifact",),
-    "convkit.backends": ("Backend", "DeviceSession", "Engine", "Session", "TensorRTPlugin"),
+    "convkit.backends": ("Backend", "DeviceSession", "Engine", "EngineProbe", "Session", "TensorRTPlugin"),
     "convkit.backends.torch._node": ("TorchNode",),
     "convkit.conversion": ("AttributePatch", "Conversion", "ModulePatch", "convert"),
     "convkit.doctor": ("KnownError",),
@@ -97,6 +97,7 @@ __all__ = [
     "Difference",
     "Dim",
     "Engine",
+    "EngineProbe",
     "Expect",
     "ImageReader",
     "InputError",

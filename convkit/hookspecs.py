@@ -15,7 +15,7 @@ import pluggy
 if TYPE_CHECKING:
     import typer
 
-    from convkit.backends import Backend, TensorRTPlugin
+    from convkit.backends import Backend, EngineProbe, TensorRTPlugin
     from convkit.conversion import Patch
     from convkit.doctor import KnownError
     from convkit.graph import Rewrite
@@ -64,6 +64,11 @@ def convkit_decode(spec: Mapping[str, Any]) -> Decode | None:
 @hookspec
 def convkit_tensorrt_plugins(target: Target) -> Iterable[TensorRTPlugin]:
     """Return the TensorRT plugins that serve ONNX nodes which TensorRT has no layer for."""
+
+
+@hookspec
+def convkit_engine_probes() -> Iterable[EngineProbe]:
+    """Return small models on which ``convkit doctor --tensorrt`` tries the choices of an option."""
 
 
 @hookspec

@@ -13,6 +13,7 @@ from convkit.backends._backend import (
     find_graph_backend,
     open_session,
 )
+from convkit.backends._engine_probe import EngineProbe, engine_probes, ways_of
 from convkit.backends._ladder import FAILED, NOT_REPLAYED, PASSED, PENDING, Ladder, Rung
 from convkit.backends._operators import foreign_operators, proving_backend
 from convkit.backends._tensorrt_plugin import TensorRTPlugin, load_function, own_plugins
@@ -26,11 +27,13 @@ __all__ = [
     "BuildRequest",
     "DeviceSession",
     "Engine",
+    "EngineProbe",
     "Ladder",
     "Rung",
     "Session",
     "TensorRTPlugin",
     "backend_named",
+    "engine_probes",
     "find_backend",
     "find_builder",
     "find_graph_backend",
@@ -41,4 +44,5 @@ __all__ = [
     "own_plugins",
     "proving_backend",
     "unproved_reason",
+    "ways_of",
 ]

@@ -49,9 +49,9 @@ class Ladder:
 
     @property
     def exit_code(self) -> int:
-        """4 if what was built differs from the model, else 3 if a rung failed, else 0."""
+        """4 if what was typed or built differs from the model, else 3 if a rung failed, else 0."""
         failed = {rung.name for rung in self.rungs if rung.state == FAILED}
-        return 4 if "understood" in failed else 3 if failed else 0
+        return 4 if failed & {"typed", "understood"} else 3 if failed else 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the rungs by name."""

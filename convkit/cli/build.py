@@ -17,6 +17,7 @@ def build(
         list[str] | None,
         typer.Option("--target", help="Compute capabilities to build for: sm86,sm89 …", metavar="SM[,SM…]"),
     ] = None,
+    precision: Annotated[str, typer.Option("--precision", help="fp32, fp16 or bf16.")] = "fp32",
     option: Annotated[
         list[str] | None, typer.Option("--set", help="An option of a plugin, such as dcn=gather.", metavar="NAME=VALUE")
     ] = None,
@@ -26,7 +27,8 @@ def build(
 ) -> int:
     """Build an engine of an artifact and prove as much of it as this machine can.
 
-    The exit code is 3 where the backend does not accept or build the graph, 4 where it understands it differently.
+    The exit code is 3 where the backend does not accept or build the graph, 4 where it understands it differently or a
+    16-bit graph does not compute what the model computes.
     """
     set_verbosity(quiet=quiet, verbose=verbose)
     from convkit.cli._console import emit, emit_json, stderr, steps
@@ -35,7 +37,12 @@ def build(
 
     with steps(f"build {artifact}") as step:
         built = build_engine(
-            artifact, to, targets=tuple(target or ()), options=option_pairs(option or ()), progress=step
+            artifact,
+            to,
+            targets=tuple(target or ()),
+            precision=precision,
+            options=option_pairs(option or ()),
+            progress=step,
         )
     if json:
         command = built.engine.details.get("command", "")

@@ -75,11 +75,13 @@ def check(
 
 
 def _refusals(ladder: Ladder) -> list[str]:
-    """Return a line for each node that the parser refuses, and each target that cannot be built for."""
+    """Return a line for each node that the parser refuses, each target that cannot be built for, and what helps."""
     errors = ladder["accepted"].details.get("errors", [])
     lines = [f"  node {error['node']} {error['operator']} {error['name']!r}: {error['message']}"
              for error in errors[:ERRORS] if error["node"] >= 0]  # fmt: skip
     if len(errors) > ERRORS:
         lines.append(f"  and {len(errors) - ERRORS} more (--json lists them)")
     targets = ladder["built"].details.get("targets", {})
-    return [*lines, *(f"  {target}: {reason}" for target, reason in targets.items() if reason)]
+    lines += [f"  {target}: {reason}" for target, reason in targets.items() if reason]
+    hints = (ladder[name].details.get("hint", "") for name in ("accepted", "built"))
+    return [*lines, *(f"  {hint}" for hint in hints if hint)]

@@ -39,7 +39,7 @@ def convert(
         typer.Option("--shape", help="NAME=N or NAME=MIN:OPT:MAX, e.g. batch=1:4:8.", metavar="NAME=SIZES"),
     ] = None,
     opset: Annotated[int | None, typer.Option("--opset", help="ONNX opset.")] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="fp32.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="Of the engine: fp32, fp16 or bf16.")] = None,
     inputs: Annotated[
         Path | None, typer.Option("--inputs", help="Real inputs to prove with: a folder or file.", metavar="PATH")
     ] = None,

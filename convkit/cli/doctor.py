@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from convkit.cli._options import JsonOption
+from convkit.cli._options import JsonOption, QuietOption
+from convkit.errors import OutputError, SettingError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from convkit.doctor import Finding, KnownErrorMatch
+    from convkit.doctor.tensorrt import TensorRTReport
 
 __all__ = ["doctor"]
 
@@ -29,13 +31,28 @@ def doctor(
         Path | None,
         typer.Argument(help="A file with an error text; - reads standard input to its end.", metavar="[LOG|-]"),
     ] = None,
+    tensorrt: Annotated[
+        bool, typer.Option("--tensorrt", help="Build and run engines of each TensorRT that is installed.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="With --tensorrt: write the JSON report there.", metavar="FILE"),
+    ] = None,
     json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> int:
     """Check this machine; given an error text (`convkit doctor error.log`), say what it means.
 
     Exit codes: 0 all that convkit needs works, or the error is known; 5 something that it needs
-    does not work; 1 the error is not known.
+    does not work; 1 the error is not known. With --tensorrt: 4 something computes wrongly.
     """
+    from convkit.cli._console import set_verbosity
+
+    set_verbosity(quiet=quiet)
+    if tensorrt:
+        return _check_tensorrt(log, output, json=json)
+    if output is not None:
+        raise SettingError("--output is for the report of --tensorrt.", hint="Add --tensorrt, or leave it out.")
     text = _error_text(log)
     return _check(json=json) if text is None else _explain(text, json=json)
 
@@ -55,6 +72,66 @@ def _check(*, json: bool) -> int:
     else:
         show(stdout(), *_report(findings, good=good))
     return 0 if good else EnvironmentProblem.exit_code
+
+
+def _check_tensorrt(log: Path | None, output: Path | None, *, json: bool) -> int:
+    from json import dumps
+
+    from convkit.cli._console import emit_json, stdout, steps
+    from convkit.cli._layout import show
+    from convkit.doctor.tensorrt import examine_tensorrt
+    from convkit.files import write_atomic
+
+    if log is not None:
+        raise SettingError("--tensorrt examines this machine; it reads no error text.", hint=f"Leave {log} out.")
+    if output is not None and output.is_dir():
+        raise OutputError(f"--output {output} is a folder.", hint="Give the file to write.")
+    with steps("doctor") as progress:
+        report = examine_tensorrt(progress)
+    document = report.to_json()
+    if json:
+        emit_json(document)
+    else:
+        show(stdout(), *_tensorrt_report(report))
+    if output is not None:
+        try:
+            write_atomic(output, dumps(document, indent=2, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise OutputError(
+                f"{output} cannot be written: {error.strerror}.",
+                hint="Give another --output; --json prints the report.",
+            ) from error
+    return report.exit_code
+
+
+def _tensorrt_report(report: TensorRTReport) -> Iterator[RenderableType]:
+    from convkit.cli._layout import add_row, grid, styled
+    from convkit.doctor.tensorrt import FAILED, NOT_OFFERED, PASSED, SKIPPED, WRONG, overview
+
+    styles = {PASSED: "green", SKIPPED: "yellow", NOT_OFFERED: "yellow", FAILED: "bold red", WRONG: "bold red"}
+    rows, section = grid(3, unbroken=2), ""
+    for step in overview(report.steps):
+        if step.section != section:
+            if section:
+                add_row(rows)
+            section = step.section
+            add_row(rows, styled(section, style="bold"))
+        text = styled(step.text)
+        if step.remedy:
+            text.append("\n" if step.state in (FAILED, WRONG) else "; ").append(styled(step.remedy, "cyan"))
+        add_row(rows, styled(f"  {step.state}", style=styles[step.state]), step.name, text)
+    yield rows
+    yield ""
+    counts = {state: sum(step.state == state for step in report.steps) for state in (WRONG, FAILED, SKIPPED)}
+    if counts[WRONG]:
+        yield styled(f"{counts[WRONG]} of {len(report.steps)} steps compute something wrong", style="bold red")
+    elif counts[FAILED]:
+        yield styled(f"{counts[FAILED]} of {len(report.steps)} steps do not work", style="bold red")
+    else:
+        left = f"; {counts[SKIPPED]} cannot be made here" if counts[SKIPPED] else ""
+        yield styled(f"all steps that can be made here passed{left}", style="green")
+    for recommendation in report.recommendations:
+        yield styled(f"{recommendation.flavour}: {recommendation.text}", style="cyan")
 
 
 def _explain(text: str, *, json: bool) -> int:
@@ -145,8 +222,6 @@ def _error_text(log: Path | None) -> str | None:
     """
     import re
     import sys
-
-    from convkit.errors import SettingError
 
     if log is None and not _is_file_with_text(0):
         return None

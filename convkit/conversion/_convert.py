@@ -69,9 +69,9 @@ class ConversionPlan:
 
     @property
     def target(self) -> Target:
-        """What the hooks learn of the result."""
+        """What the hooks learn of the artifact's graph, which is float32: engines are typed when they are built."""
         settings = self.settings
-        return Target("onnx", settings.opset, settings.form, settings.precision, settings.options)
+        return Target("onnx", settings.opset, settings.form, "fp32", settings.options)
 
 
 def convert(
@@ -87,8 +87,8 @@ def convert(
     """Convert a checkpoint to a proved artifact.
 
     ``settings`` are those of `ConvertSettings`: ``form``, ``shape`` (list of ``NAME=N`` or ``NAME=MIN:OPT:MAX``),
-    ``opset``, ``inputs`` (file or folder), ``names`` (file), ``samples``, ``seed``, ``backend``, ``device``, and
-    ``set`` (mapping of adapter options).
+    ``opset``, ``to``, ``target`` and ``precision`` (of an engine besides), ``inputs`` (file or folder), ``names``
+    (file), ``samples``, ``seed``, ``backend``, ``device``, and ``set`` (mapping of adapter options).
 
     Raises:
         AdapterNotFoundError, SettingError, CheckpointError, OutputError: what was asked cannot be done.
@@ -156,7 +156,9 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
         done = _write(folder, output, manifest, proved.verdict, proved.drawings, overwrite=overwrite)
     if settings.to == "onnx":
         return done
-    engine = build_engine(done.artifact.path, settings.to, targets=settings.target, progress=progress)
+    engine = build_engine(
+        done.artifact.path, settings.to, targets=settings.target, precision=settings.precision, progress=progress
+    )
     return replace(done, engine=engine)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,19 @@ from convkit.backends import (
 )
 from convkit.conversion._export import check_graph, save_onnx
 from convkit.conversion._settings import resolve_options
+from convkit.conversion._typed import prove_typed
 from convkit.errors import ConversionError, ProofFailedError
 from convkit.files import sha256
 from convkit.graph import RewriteRecord, apply_rewrite, in_phases
-from convkit.model import ModelSpec, Target, resolve
+from convkit.model import ModelSpec, Precision, Target, find_precision, resolve
 from convkit.plugins import manager
 from convkit.processing import find_decode
 from convkit.progress import Progress, silent
 from convkit.proof import GoldenSamples, Verdict, prove, shape_cases
 
 __all__ = ["BuiltEngine", "build_engine"]
+
+_FLOAT32 = "fp32"
 
 
 @dataclass(frozen=True)
@@ -52,88 +55,97 @@ def build_engine(
     to: str,
     *,
     targets: Sequence[str] = (),
+    precision: str = "fp32",
     options: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> BuiltEngine:
     """Build an engine of an artifact, from the artifact alone, and write it to ``engines/<to>`` in it.
 
     The rewrites of phase *target* fit the graph to the backend; what they change is proved on the golden samples
-    before the backend parses it. An engine of that name is replaced. ``options`` override those of the conversion.
+    before the backend parses it. ``precision`` ``fp16`` or ``bf16`` types the graph first, by the rewrites of phase
+    *precision*, and is proved by a rung of its own. An engine of that name is replaced. ``options`` override those of
+    the conversion.
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved.
-        SettingError: there is no such backend, target or option.
+        SettingError: there is no such backend, target, precision or option.
         ProofFailedError: the graph for the backend, or what the backend understood, computes something else; the
             result was kept as ``engines/<to>.rejected``.
         ConversionError: the backend does not accept or build the graph.
         EnvironmentProblem: the backend cannot build here.
     """
+    kind = find_precision(precision)
     artifact = Artifact.open(path)
     progress("checking hashes")
     artifact.verify()
     backend = find_builder(to)
     spec = spec_from_manifest(artifact.manifest)
-    target = _target(artifact, to, options or {})
+    target = _target(artifact, to, kind, options or {})
     with engine_staging(artifact.path, to) as staged:
         folder = staged.folder
-        graph, records = _fit(artifact, spec, target, folder, progress)
         golden = GoldenSamples.load(artifact.path, spec)
-        exported = _prove_fitted(artifact, spec, golden, graph, records, progress)
-        ladder = Ladder((exported,))
+        fitted = _fit(artifact, spec, replace(target, precision=_FLOAT32), folder, progress)
+        rungs = [_prove_fitted(artifact, spec, golden, fitted, progress)]
+        if kind.name != _FLOAT32 and rungs[0].state == PASSED:
+            fitted = _fit(artifact, spec, target, folder, progress)
+            records = [record for _, record in fitted.records]
+            rungs.append(prove_typed(artifact, spec, golden, fitted.graph, kind, records, progress))
+        ladder = Ladder(tuple(rungs))
         engine = Engine(backend.name, folder / "model.plan")
-        if exported.state == PASSED:
-            engine = backend.build(graph, folder, _request(spec, golden, targets, target), progress)
-            ladder = Ladder((exported, *engine.ladder.rungs, _pipeline(to)))
-        _write(folder, artifact, backend, target, engine, ladder, records)
+        if ladder.exit_code == 0:
+            engine = backend.build(fitted.graph, folder, _request(spec, golden, targets, target), progress)
+            ladder = Ladder((*rungs, *engine.ladder.rungs, _pipeline(to)))
+        _write(folder, artifact, backend, target, engine, ladder, fitted.records)
         kept = staged.publish(rejected=ladder.exit_code != 0)
     if ladder.exit_code:
         raise _refusal(kept, to, ladder)
     return BuiltEngine(kept, Engine(engine.backend, kept / engine.file.name, engine.targets, engine.details), ladder)
 
 
-def _target(artifact: Artifact, to: str, options: Mapping[str, Any]) -> Target:
+def _target(artifact: Artifact, to: str, precision: Precision, options: Mapping[str, Any]) -> Target:
     graph = artifact.manifest["graph"]
-    return Target(
-        to, graph["opset"], graph["form"], graph["precision"], {**graph["options"], **resolve_options(options)}
-    )
+    return Target(to, graph["opset"], graph["form"], precision.name, {**graph["options"], **resolve_options(options)})
 
 
-def _fit(
-    artifact: Artifact, spec: ModelSpec, target: Target, folder: Path, progress: Progress
-) -> tuple[Path, list[tuple[str, RewriteRecord]]]:
-    """Return the graph for the backend, the artifact's own where no rewrite changes it, and what the rewrites did."""
+@dataclass(frozen=True)
+class _Fitted:
+    """A graph for a backend, the artifact's own where no rewrite changed it, and what the rewrites did by plugin."""
+
+    graph: Path
+    records: Sequence[tuple[str, RewriteRecord]]
+
+
+def _fit(artifact: Artifact, spec: ModelSpec, target: Target, folder: Path, progress: Progress) -> _Fitted:
+    """Type the graph for the precision of the target, if that is not float32, and fit it to the backend."""
     import onnx
 
     name = artifact.manifest["adapter"]["name"]
     found = manager().gather("convkit_graph_rewrites", adapter=name, target=target)
     model = onnx.load(str(artifact.model))
+    phases = ("target",) if target.precision == _FLOAT32 else ("precision", "target")
     records = []
     for plugin, change in in_phases(found):
-        if change.phase == "target":
+        if change.phase in phases:
             progress(f"rewriting: {change.name}")
             model, record = apply_rewrite(model, change, spec.expect.get(change.name))
             records.append((plugin, record))
     if not any(record.fired for _, record in records):
-        return artifact.model, records
-    check_graph(model, "the rewrites of phase target")
+        return _Fitted(artifact.model, records)
+    check_graph(model, f"the rewrites of phase {' and '.join(phases)}")
     save_onnx(model, folder / "model.onnx")
-    return folder / "model.onnx", records
+    return _Fitted(folder / "model.onnx", records)
 
 
 def _prove_fitted(
-    artifact: Artifact,
-    spec: ModelSpec,
-    golden: GoldenSamples,
-    graph: Path,
-    records: Sequence[tuple[str, RewriteRecord]],
-    progress: Progress,
+    artifact: Artifact, spec: ModelSpec, golden: GoldenSamples, fitted: _Fitted, progress: Progress
 ) -> Rung:
-    """Return the rung of the graph itself: the artifact's own is proved, another one is proved here.
+    """Return the rung of the float32 graph: the artifact's own is proved, another one is proved here.
 
     ONNX Runtime runs it, or where a rewrite put in an operator that it lacks, the backend ``torch``.
     """
     import onnx
 
+    graph, records = fitted.graph, fitted.records
     if graph == artifact.model:
         return Rung("exported", PASSED, f"The graph of the artifact: {artifact.manifest['verdict']['headline']}.")
     recorded = Verdict.from_json(artifact.verdict)
@@ -203,6 +215,7 @@ def _write(
     description = {
         "backend": backend.name,
         "targets": list(engine.targets),
+        "precision": target.precision,
         "options": dict(target.options),
         "artifact": {"model.onnx": artifact.manifest["files"]["model.onnx"]["sha256"]},
         "rewrites": [{"plugin": plugin, "name": record.name, "fired": record.fired} for plugin, record in records],
@@ -217,8 +230,9 @@ def _write(
 
 def _refusal(kept: Path, to: str, ladder: Ladder) -> ConversionError | ProofFailedError:
     rung = next(rung for rung in ladder.rungs if rung.state == FAILED)
-    hint = f"What was found is in {kept / 'verdict.json'}."
-    if rung.name in ("exported", "understood"):
+    remedy = rung.details.get("hint", "")
+    hint = f"{remedy}{' ' * bool(remedy)}What was found is in {kept / 'verdict.json'}."
+    if rung.name in ("exported", "typed", "understood"):
         return ProofFailedError(
             f"The engine for {to} does not compute what the model computes: {rung.summary}", hint=hint
         )

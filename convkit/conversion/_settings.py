@@ -12,7 +12,7 @@ from typing import Any
 from convkit._text import printable, read_text
 from convkit.backends import find_builder
 from convkit.errors import SettingError, suggest
-from convkit.model import Adapter, Dim, Option, apply_overrides
+from convkit.model import Adapter, Dim, Option, apply_overrides, find_precision
 from convkit.plugins import manager
 
 if sys.version_info >= (3, 11):
@@ -81,13 +81,11 @@ def _whole(low: int, high: int | None = None) -> Callable[[Any], int]:
     return parse
 
 
-def _one_of(*choices: str) -> Callable[[Any], str]:
-    def parse(value: Any) -> str:
-        if value not in choices:
-            raise ValueError(f"{suggest(str(value), choices)} This convkit offers {', '.join(choices)}.".strip())
-        return str(value)
-
-    return parse
+def _precision(value: Any) -> str:
+    try:
+        return find_precision(value).name
+    except SettingError as error:
+        raise ValueError(error.hint) from None
 
 
 def _setting(parse: Callable[[Any], Any], default: Any) -> Any:
@@ -108,7 +106,7 @@ class ConvertSettings:
     opset: int = _setting(_whole(OPSETS[0], OPSETS[-1]), 0)
     to: str = _setting(_text, "onnx")
     target: tuple[str, ...] = _setting(_words, ())
-    precision: str = _setting(_one_of("fp32"), "fp32")
+    precision: str = _setting(_precision, "fp32")
     inputs: Path | None = _setting(_path, None)
     names: Path | None = _setting(_path, None)
     samples: int = _setting(_whole(1, MAX_SAMPLES), 8)
@@ -193,6 +191,12 @@ def resolve_settings(
         find_builder(values["to"])
     elif values.get("target"):
         raise SettingError("target is for engines, and the result is an ONNX file.", hint="Add --to tensorrt-rtx.")
+    elif values.get("precision", "fp32") != "fp32":
+        raise SettingError(
+            f"precision {values['precision']} is for engines; the ONNX file of an artifact is float32.",
+            hint=f"Add --to tensorrt-rtx, or build an engine later: convkit build ARTIFACT --to tensorrt-rtx"
+            f" --precision {values['precision']}.",
+        )
     options, option_origins = _options(adapter, [(label, source.get("set")) for label, source in sources[:3]])
     dims = apply_overrides(adapter.dims, values.get("shape", ()))
     return ConvertSettings(**values, dims=dims, options=options, origins=origins | option_origins)

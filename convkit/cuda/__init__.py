@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from convkit.cuda._array_view import ArrayView
 from convkit.cuda._cache import cache_folder
-from convkit.cuda._compile import CompiledKernel, Resources, check_limit, compile_variant
+from convkit.cuda._compile import CompiledKernel, Resources, check_limit, compile_variant, nvrtc_version
 from convkit.cuda._declaration import Argument, Kernel, LaunchConfig, ResourceLimit, Variant, itemsize
 from convkit.cuda._describe import describe, write_kernels
 from convkit.cuda._device import find_device
@@ -43,6 +43,7 @@ __all__ = [
     "load",
     "maximum",
     "minimum",
+    "nvrtc_version",
     "parse_ptx",
     "write_kernels",
 ]

@@ -12,26 +12,31 @@ from convkit.doctor._known_errors import KnownError, KnownErrorMatch, explain, s
 from convkit.doctor._machine import check_machine
 from convkit.doctor._packages import check_packages
 from convkit.doctor._plugins import check_engines, check_plugins
+from convkit.doctor._recommendations import Recommendation, check_recommendations, store, stored_recommendations
 
 __all__ = [
     "Finding",
     "KnownError",
     "KnownErrorMatch",
+    "Recommendation",
     "check_engines",
     "check_gpu",
     "check_machine",
     "check_packages",
     "check_plugins",
+    "check_recommendations",
     "examine",
     "explain",
     "search",
+    "store",
+    "stored_recommendations",
     "works",
 ]
 
 
 def examine() -> list[Finding]:
     """Return the findings on Python, packages, plugins, engines, the GPU and the machine."""
-    checks = (check_packages, check_plugins, check_engines, check_gpu, check_machine)
+    checks = (check_packages, check_plugins, check_engines, check_recommendations, check_gpu, check_machine)
     return [finding for check in checks for finding in check()]
 
 

@@ -9,21 +9,22 @@ from collections.abc import Iterator
 
 from convkit.doctor._finding import Finding, package_version, run_program
 
-__all__ = ["check_gpu"]
+__all__ = ["NUMPY_TOO_NEW", "check_gpu", "find_cards"]
 
 _NO_GPU = "convkit converts and proves on the CPU"
-_NUMPY_TOO_NEW = "2.4"
+NUMPY_TOO_NEW = "2.4"
 """The first NumPy whose arrays of one element TensorRT before 11 cannot read as the attributes of Python plugins."""
 
 
 def check_gpu() -> Iterator[Finding]:
     """Yield findings on NVIDIA GPUs, the CUDA driver and TensorRT."""
-    yield _nvidia_smi()
+    yield find_cards()
     yield _driver()
     yield from _tensorrt()
 
 
-def _nvidia_smi() -> Finding:
+def find_cards() -> Finding:
+    """Return the finding on NVIDIA GPUs: what nvidia-smi shows, missing where there is no such tool."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return Finding("GPU", "NVIDIA GPU", "missing", f"none found; {_NO_GPU}")
@@ -65,7 +66,7 @@ def _tensorrt() -> Iterator[Finding]:
     yield Finding("GPU", "TensorRT", "ok", last)
     numpy = package_version("numpy")
     try:
-        unfit = Version(last).major < 11 and Version(numpy) >= Version(_NUMPY_TOO_NEW)
+        unfit = Version(last).major < 11 and Version(numpy) >= Version(NUMPY_TOO_NEW)
     except InvalidVersion:
         return
     if unfit:

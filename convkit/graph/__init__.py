@@ -2,12 +2,13 @@
 
 from convkit.graph._drop_identity import DropIdentity
 from convkit.graph._fold_constants import FoldConstants
-from convkit.graph._metadata import MODULE_KEY, REWRITES_KEY, module_of
+from convkit.graph._metadata import MODULE_KEY, PRECISION_KEY, REWRITES_KEY, annotate, metadata_of, module_of
 from convkit.graph._rewrite import PHASES, NodeRewrite, NoMatch, Phase, Rewrite, RewriteRecord, apply_rewrite, in_phases
 
 __all__ = [
     "MODULE_KEY",
     "PHASES",
+    "PRECISION_KEY",
     "REWRITES_KEY",
     "DropIdentity",
     "FoldConstants",
@@ -16,7 +17,9 @@ __all__ = [
     "Phase",
     "Rewrite",
     "RewriteRecord",
+    "annotate",
     "apply_rewrite",
     "in_phases",
+    "metadata_of",
     "module_of",
 ]

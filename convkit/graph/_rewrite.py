@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from convkit.errors import PluginError, RewriteError, blamed_on, suggest
+from convkit.graph._metadata import added_metadata
 from convkit.model import Expect, optional
 
 if TYPE_CHECKING:
@@ -99,8 +101,8 @@ def apply_rewrite(
 ) -> tuple[onnx.ModelProto, RewriteRecord]:
     """Return the rewritten model and what happened; ``model`` itself is not changed.
 
-    IR version, opsets and the metadata of model and nodes are kept. ``expect`` overrides the
-    rewrite's own expectation.
+    IR version, opsets and the metadata of model and nodes are kept, unless the rewrite asks for a newer opset, which
+    may need a newer IR version. ``expect`` overrides the rewrite's own expectation.
 
     Raises:
         RewriteError: the rewrite fired another number of times than expected.
@@ -109,9 +111,10 @@ def apply_rewrite(
 
     wanted = expect or rewrite.expect
     record = RewriteRecord(rewrite.name, rewrite.reason, str(wanted))
-    graph = gs.import_onnx(model)
-    with blamed_on(f"rewrite {rewrite.name!r}"):
-        record.fired = rewrite.apply(graph, record.near_misses)
+    with _quiet():
+        graph = gs.import_onnx(model)
+        with blamed_on(f"rewrite {rewrite.name!r}"):
+            record.fired = rewrite.apply(graph, record.near_misses)
     if not wanted.accepts(record.fired):
         misses = "".join(f"\n  {miss}" for miss in record.near_misses[:10])
         raise RewriteError(
@@ -121,8 +124,10 @@ def apply_rewrite(
         )
     if not record.fired:
         return model, record
-    result = gs.export_onnx(graph.cleanup().toposort(), do_type_check=False)
+    with _quiet():
+        result = gs.export_onnx(graph.cleanup().toposort(), do_type_check=False)
     _keep_metadata(model, result)
+    _add_annotations(graph, result)
     before, after = _signatures(model), _signatures(result)
     record.removed = [name for name in before if name not in after]
     record.added = [name for name in after if name not in before]
@@ -154,8 +159,36 @@ def _count_hint(fired: int) -> str:
     return "The graph holds no node that it looks for."
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence onnx-graphsurgeon, which prints to stdout what it thinks of bfloat16."""
+    from onnx_graphsurgeon.logger import G_LOGGER
+
+    severity = G_LOGGER.severity
+    G_LOGGER.severity = G_LOGGER.ERROR
+    try:
+        yield
+    finally:
+        G_LOGGER.severity = severity
+
+
+def _add_annotations(graph: gs.Graph, result: onnx.ModelProto) -> None:
+    """Write what rewrites gave the nodes of a graph into the metadata of the same nodes of the model."""
+    given = {
+        node.outputs[0].name: added_metadata(node) for node in graph.nodes if node.outputs and added_metadata(node)
+    }
+    for node in result.graph.node if given else ():
+        for key, text in given.get(node.output[0], {}).items():
+            kept = [entry for entry in node.metadata_props if entry.key != key]
+            del node.metadata_props[:]
+            node.metadata_props.extend(kept)
+            node.metadata_props.add(key=key, value=text)
+
+
 def _keep_metadata(source: onnx.ModelProto, result: onnx.ModelProto) -> None:
-    result.ir_version = source.ir_version
+    from onnx import helper
+
+    result.ir_version = max(source.ir_version, helper.find_min_ir_version_for(result.opset_import, True))
     result.producer_name, result.producer_version = source.producer_name, source.producer_version
     del result.metadata_props[:]
     result.metadata_props.extend(source.metadata_props)

@@ -9,12 +9,18 @@ from convkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from convkit.graph._rewrite import Rewrite
+    from convkit.model import Target
 
 
 @hookimpl
-def convkit_graph_rewrites() -> Iterable[Rewrite]:
-    """Tidy the exported graph before anybody looks for patterns."""
+def convkit_graph_rewrites(target: Target) -> Iterable[Rewrite]:
+    """Tidy the exported graph before anybody looks for patterns, and type it for a 16-bit precision."""
     from convkit.graph._drop_identity import DropIdentity
     from convkit.graph._fold_constants import FoldConstants
 
-    return [FoldConstants(), DropIdentity()]
+    rewrites: list[Rewrite] = [FoldConstants(), DropIdentity()]
+    if target.precision != "fp32":
+        from convkit.graph.precision import To16Bit
+
+        rewrites.append(To16Bit(target.precision))
+    return rewrites

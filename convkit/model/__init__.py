@@ -4,17 +4,20 @@ from convkit.model._adapter import Adapter, Option, Request, SourceModel
 from convkit.model._dims import Dim, apply_overrides, parse_shape
 from convkit.model._expect import Expect, at_least, exactly, optional
 from convkit.model._extents import Extent, extent_names, resolve, substitute
+from convkit.model._precision import PRECISIONS, Precision, find_precision
 from convkit.model._spec import BATCH, ModelSpec, TensorSpec, Tolerance
 from convkit.model._target import Target
 
 __all__ = [
     "BATCH",
+    "PRECISIONS",
     "Adapter",
     "Dim",
     "Expect",
     "Extent",
     "ModelSpec",
     "Option",
+    "Precision",
     "Request",
     "SourceModel",
     "Target",
@@ -24,6 +27,7 @@ __all__ = [
     "at_least",
     "exactly",
     "extent_names",
+    "find_precision",
     "optional",
     "parse_shape",
     "resolve",

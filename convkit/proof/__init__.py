@@ -9,7 +9,7 @@ from convkit.proof._prove import measure_baselines, prove
 from convkit.proof._rule import DECODED, ILL_CONDITIONED, baselines_of, judge, limits_of
 from convkit.proof._samples import Samples
 from convkit.proof._validate import validate
-from convkit.proof._verdict import Check, Stage, Verdict
+from convkit.proof._verdict import Check, Stage, Verdict, read_baselines
 
 __all__ = [
     "DECODED",
@@ -34,6 +34,7 @@ __all__ = [
     "measure_baselines",
     "patched_compute",
     "prove",
+    "read_baselines",
     "run_parallel",
     "shape_cases",
     "validate",

@@ -2,6 +2,8 @@
 
     err(engine, float64) <= factor * err(PyTorch, float64) + atol + 4 ulp of the output's scale
 
+The baselines say in ``ulp`` which precision they were measured in, float32 where they do not.
+
 The rule needs no constant tuned to a network: how badly conditioned it is shows in PyTorch's own error, the baseline,
 measured on the same inputs. The 4 ulp cover outputs that PyTorch happens to get right to the last bit.
 """
@@ -16,19 +18,21 @@ from convkit.proof._metrics import TensorError
 from convkit.proof._verdict import Check
 from convkit.results import Difference
 
-__all__ = ["DECODED", "ILL_CONDITIONED", "baselines_of", "judge", "limits_of"]
+__all__ = ["DECODED", "ILL_CONDITIONED", "ILL_CONDITIONED_16", "baselines_of", "judge", "limits_of"]
 
 ULP = 2.0**-23
-FLOOR = 4 * ULP
+FLOOR_ULPS = 4
 DECODED = "decoded results"
 ILL_CONDITIONED = 1e-2
 """Relative float32 error of PyTorch from which on agreement says little."""
+ILL_CONDITIONED_16 = 0.1
+"""The same of 16-bit precisions, which round a thousandth to a hundredth of each number away."""
 
 Errors = Sequence[TensorError | Difference]
 
 
-def baselines_of(runs: Iterable[Mapping[str, Errors]]) -> dict[str, dict[str, float]]:
-    """Return the largest of each figure that an output had in PyTorch's own runs."""
+def baselines_of(runs: Iterable[Mapping[str, Errors]], ulp: float = ULP) -> dict[str, dict[str, float]]:
+    """Return the largest of each figure that an output had in PyTorch's own runs, in a precision of this ``ulp``."""
     table: dict[str, dict[str, float]] = {}
     for run in runs:
         for name, errors in run.items():
@@ -37,6 +41,8 @@ def baselines_of(runs: Iterable[Mapping[str, Errors]]) -> dict[str, dict[str, fl
                 known[key] = max(known.get(key, 0.0), value)
             scale = max((error.scale for error in errors if isinstance(error, TensorError)), default=0.0)
             known["scale"] = max(known.get("scale", 0.0), scale)
+            if ulp != ULP:
+                known["ulp"] = ulp
     return table
 
 
@@ -44,13 +50,13 @@ def limits_of(
     baseline: Mapping[str, float], tolerance: Tolerance, floors: Mapping[str, float] | None = None
 ) -> dict[str, float]:
     """Return the limit of each figure of an output; ``floors`` are added for figures of results."""
-    limits, scale = {}, baseline.get("scale", 0.0)
+    limits, scale, floor = {}, baseline.get("scale", 0.0), FLOOR_ULPS * baseline.get("ulp", ULP)
     for key, value in baseline.items():
         if key == "max_abs":
-            limits[key] = tolerance.factor * value + tolerance.atol + FLOOR * scale
+            limits[key] = tolerance.factor * value + tolerance.atol + floor * scale
         elif key == "rel_l2":
-            limits[key] = tolerance.factor * value + FLOOR + (tolerance.atol / scale if scale else 0.0)
-        elif key != "scale":
+            limits[key] = tolerance.factor * value + floor + (tolerance.atol / scale if scale else 0.0)
+        elif key not in ("scale", "ulp"):
             limits[key] = tolerance.factor * value + (floors or {}).get(key, 0.0)
     return limits
 

@@ -11,7 +11,7 @@ from convkit.progress import Progress, silent
 from convkit.proof._cases import shape_cases
 from convkit.proof._golden import GoldenSamples
 from convkit.proof._prove import prove
-from convkit.proof._verdict import Verdict
+from convkit.proof._verdict import Verdict, read_baselines
 
 __all__ = ["validate"]
 
@@ -30,10 +30,10 @@ def validate(
     """Check the hashes of an artifact and run its proof again on this machine.
 
     The engine is compared with the stored float64 results in every shape, under the limits that were measured when the
-    artifact was made; preprocess and decode are replayed on what is stored. Another engine than ONNX Runtime is also
-    compared with ONNX Runtime, by polygraphy. A backend that builds engines runs the artifact's, proved or not;
-    `convkit.evaluation.prove_engine` also writes what came of it. ``save_results`` keeps the outputs of all engines as
-    polygraphy's JSON.
+    artifact, or its 16-bit engine, was made; preprocess and decode are replayed on what is stored. Another engine than
+    ONNX Runtime is also compared with ONNX Runtime, by polygraphy. A backend that builds engines runs the artifact's,
+    proved or not; `convkit.evaluation.prove_engine` also writes what came of it. ``save_results`` keeps the outputs of
+    all engines as polygraphy's JSON.
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved; it lacks such an engine.
@@ -45,6 +45,7 @@ def validate(
     for engine in stored_engines(artifact).values():
         engine.verify(artifact)
     recorded = Verdict.from_json(artifact.verdict)
+    baselines = _baselines(artifact, backend, recorded)
     spec = spec_from_manifest(artifact.manifest)
     golden = GoldenSamples.load(artifact.path, spec)
     decode, cases = find_decode(spec.decode), shape_cases(spec.dims)
@@ -56,14 +57,14 @@ def validate(
             engine=session.run,
             samples=golden.samples,
             cases=cases,
-            baselines=recorded.baselines,
+            baselines=baselines,
             decode=decode,
             verdict=Verdict(
                 backend,
                 session.device,
                 reference=f"stored {recorded.reference} results",
                 inputs=recorded.inputs,
-                baselines=recorded.baselines,
+                baselines=baselines,
             ),
             progress=progress,
         )
@@ -75,7 +76,7 @@ def validate(
             other = None if backend == COMPARED_WITH else open_session(COMPARED_WITH, artifact.model)
             try:
                 engines = {COMPARED_WITH: other.run, backend: session.run} if other else {backend: session.run}
-                verdict.checks += compare_engines(spec, engines, feeds, recorded.baselines, save_results)
+                verdict.checks += compare_engines(spec, engines, feeds, baselines, save_results)
             finally:
                 _close(other)
     finally:
@@ -83,6 +84,13 @@ def validate(
     progress("replaying preprocess and decode")
     verdict.checks += golden.replay(decode)
     return verdict
+
+
+def _baselines(artifact: Artifact, backend: str, recorded: Verdict) -> dict[str, dict[str, float]]:
+    """Return PyTorch's own errors in the precision of what the backend runs: that of its engine, else float32."""
+    engine = stored_engines(artifact).get(backend)
+    measured = engine.ladder.get("typed", {}).get("baselines") if engine else None
+    return read_baselines(measured) if measured else recorded.baselines
 
 
 def _close(session: Session | None) -> None:

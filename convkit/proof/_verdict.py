@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Check", "Stage", "Verdict"]
+__all__ = ["Check", "Stage", "Verdict", "finite", "read_baselines"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         """Return the whole verdict as a JSON object; infinite figures become null."""
         document = {"passed": self.passed, "headline": self.headline(), **asdict(self)}
-        cleaned: dict[str, Any] = _finite(document)
+        cleaned: dict[str, Any] = finite(document)
         return cleaned
 
     @classmethod
@@ -93,20 +93,25 @@ class Verdict:
             inputs=document["inputs"],
             checks=[Check(**check) for check in document["checks"]],
             ledger=[Stage(**stage) for stage in document["ledger"]],
-            baselines={
-                name: {key: float("inf") if value is None else value for key, value in table.items()}
-                for name, table in document["baselines"].items()
-            },
+            baselines=read_baselines(document["baselines"]),
             notes=list(document["notes"]),
         )
 
 
-def _finite(value: Any) -> Any:
+def read_baselines(document: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
+    """Return baselines that JSON kept, where null stands for infinity."""
+    return {
+        name: {key: float("inf") if value is None else value for key, value in table.items()}
+        for name, table in document.items()
+    }
+
+
+def finite(value: Any) -> Any:
     """Return ``value`` with what JSON cannot hold replaced by None."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value

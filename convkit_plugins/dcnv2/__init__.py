@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from convkit import hookimpl
 
 if TYPE_CHECKING:
-    from convkit import KnownError, ModulePatch, Option, Rewrite, Target, TensorRTPlugin
+    from convkit import EngineProbe, KnownError, ModulePatch, Option, Rewrite, Target, TensorRTPlugin
     from convkit_plugins.dcnv2.op import DCN, deform_conv2d
 
 __all__ = ["DCN", "deform_conv2d"]
@@ -136,6 +136,14 @@ def convkit_tensorrt_plugins(target: Target) -> Iterable[TensorRTPlugin]:
             reference=f"{__name__}.tensorrt:replay_aot",
         ),
     ]
+
+
+@hookimpl
+def convkit_engine_probes() -> Iterable[EngineProbe]:
+    """Bring layers on which ``convkit doctor --tensorrt`` tries the choices of the option ``dcn``."""
+    from convkit_plugins.dcnv2.export import probes
+
+    return probes()
 
 
 @hookimpl

@@ -19,6 +19,7 @@ HOOKS = {
     "convkit_preprocess": ("spec",),
     "convkit_decode": ("spec",),
     "convkit_tensorrt_plugins": ("target",),
+    "convkit_engine_probes": (),
     "convkit_backends": (),
     "convkit_torch_operators": (),
     "convkit_commands": ("app",),

@@ -8,6 +8,7 @@ from convkit_plugins.dcnv2.cuda import (
     TILES,
     Division,
     Layer,
+    Packing,
     Tactic,
     candidates,
     division_for,
@@ -64,3 +65,9 @@ def plain_variants() -> list[Variant]:
     ]
     variants += [PLAIN.variant(T="float32", VECTOR=True, **common, **tile) for tile in tiles[1:]]
     return [*variants, PLAIN.variant(T="float16", VECTOR=True, SIGMOID=False, RELU=True, **tiles[1])]
+
+
+def pack_variants() -> list[Variant]:
+    """Each type in both orders, and tiles of each width."""
+    orders = (Packing(mma=False, columns=64), Packing(mma=True, columns=32), Packing(mma=True, columns=128))
+    return [order.variant(dtype) for order in orders for dtype in ("float32", "float16", "bfloat16")]

@@ -92,6 +92,14 @@ class FakeGpu:
             self.recording = None
         return lambda: [step() for step in recorded] and None
 
+    def free_memory(self, stream: int) -> int:
+        return World.now.free_bytes
+
+    def times(self, body: Callable[[], None], count: int, stream: int) -> list[float]:
+        for _ in range(count):
+            body()
+        return [World.now.milliseconds] * count
+
 
 class FakeRuntime:
     def __init__(self, logger: Any) -> None:
@@ -198,6 +206,7 @@ class FakePlainContext:
         assert name == "x"
         low, _, high = self.world.profiles[self.active_optimization_profile]
         self.shapes_set += 1
+        self.world.free_bytes -= self.world.leak
         if not all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True)):
             return False
         self.shape = tuple(shape)
@@ -247,7 +256,7 @@ class FakePlainContext:
         try:
             x = self._array("x", self.shape)
             self.world.pause()
-            self._array("twice", self.shape)[:] = 2 * x
+            self._array("twice", self.shape)[:] = self.world.factor * x
             self._array("sums", self.shape[:1])[:] = x.sum(1)
         finally:
             self.busy.release()
@@ -276,6 +285,8 @@ class World:
         self.unspecified: list[str] = []
         self.data_dependent: set[str] = set()
         self.capturable, self.failing, self.contexts_left = True, False, 99
+        self.factor: float = 2
+        self.free_bytes, self.leak, self.milliseconds = 2**33, 0, 0.25
         self.pause: Callable[[], None] = lambda: None
         self.contexts: list[Any] = []
         names = ["DataType", "TensorLocation", "TensorIOMode", "ExecutionContextAllocationStrategy"]

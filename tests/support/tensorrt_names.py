@@ -205,7 +205,21 @@ AOT = User(
     }),
     flavours=(FULL,),
 )  # fmt: skip
-USERS = (BINDINGS, REGISTRATIONS, RUNTIME, AOT)
+LIBRARY = User("convkit.backends.tensorrt._library",
+               {"api": "", "registry": "IPluginRegistry", "creator": "IPluginCreatorV3One", "bindings": None},
+               frozenset({"_trouble.error", "folder", "lines", "link", "registrations", "result", "sinks"}),
+               )  # fmt: skip
+ARGUMENT_ORDER = User(
+    "convkit.backends.tensorrt._argument_order_plugin",
+    {
+        "api": "", "trtp": PLUGIN, "first": "plugin.TensorDesc",
+        "second": "plugin.TensorDesc",
+        "image": None, "variant": None,
+    },
+    frozenset({"describe", "failures", "kernel"}),
+    flavours=(FULL,),
+)  # fmt: skip
+USERS = (AOT, ARGUMENT_ORDER, BINDINGS, LIBRARY, REGISTRATIONS, RUNTIME)
 """Every module that uses the bindings: add to it, and `users_found` finds what is missing."""
 RTX_ONLY = {
     "BuilderFlag.REQUIRE_USER_ALLOCATION", "ComputeCapability", "ComputeCapability.SM120", "ComputeCapability.SM121",

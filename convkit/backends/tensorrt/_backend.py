@@ -84,7 +84,9 @@ class TensorRT(Backend):
             key = sha256(f"{self.flavour.version} {gpu.name} {gpu.driver} {sha256(graph) if plugins else ''}")
             times = cache_folder() / self.name / f"{key}.times"
         build = Build(targets, request.ranges, settings=settings, timing_cache=times)
-        ladder, outcome = climb(self.flavour, graph, model, build, request.feeds, plugins=plugins, progress=progress)
+        ladder, outcome = climb(
+            self.flavour, graph, model, build, request.feeds, plugins=plugins, typed=True, progress=progress
+        )
         file = folder / PLAN
         if outcome.plan is not None:
             file.write_bytes(outcome.plan)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convkit.backends._ladder import FAILED, NOT_REPLAYED, PASSED, PENDING, Ladder, Rung
+from convkit.backends.tensorrt._audit import Audit, audit
 from convkit.backends.tensorrt._child import Build, Outcome, Task, run_tasks
 from convkit.backends.tensorrt._commands import plugins_note
 from convkit.backends.tensorrt._flavour import Flavour, find_flavour
 from convkit.backends.tensorrt._network import ParsedNetwork
+from convkit.backends.tensorrt._remedies import remedy
 from convkit.backends.tensorrt._shapes import GraphInput, ShapeRange, graph_inputs, parse_ranges
 from convkit.backends.tensorrt._targets import find_targets
 from convkit.errors import ConversionError, EnvironmentProblem, SettingError, suggest
@@ -76,9 +78,13 @@ def climb(
     feeds: Sequence[Mapping[str, np.ndarray]],
     *,
     plugins: Sequence[TensorRTPlugin] = (),
+    typed: bool = False,
     progress: Progress = silent,
 ) -> tuple[Ladder, Outcome]:
     """Return the ladder of a model, parsed, replayed on ``feeds`` and built, and what came of the child process.
+
+    ``typed`` says that the types of the graph are a promise: a float32 layer of a 16-bit node then fails the rung
+    ``built``, which names it either way.
 
     Raises:
         EnvironmentProblem: the flavour is not installed, or does not load.
@@ -94,7 +100,7 @@ def climb(
     ladder = Ladder((
         _accepted(kind, outcome.network, outcome.version),
         _understood(outcome.network, model, feeds),
-        _built(kind, outcome, build.targets, plugins),
+        _built(kind, outcome, build.targets, plugins, audit(outcome.network, model), typed=typed),
         Rung("ran", PENDING, "An engine runs on a GPU of its targets only; nothing was run and nothing measured."),
     ))  # fmt: skip
     return ladder, outcome
@@ -196,7 +202,9 @@ def _refused(kind: Flavour, outcome: Outcome) -> Ladder:
         summary = f"{kind.title} {outcome.version} does not take the model: {outcome.errors[0]}"
         if len(nodes) > 1:
             summary = f"{kind.title} {outcome.version} does not take {len(nodes)} nodes; the first: {nodes[0]}"
-    accepted = Rung("accepted", FAILED, summary, {"version": outcome.version, "errors": errors, "log": outcome.log})
+    details = {"version": outcome.version, "errors": errors, "log": outcome.log}
+    hint = remedy([error["message"] for error in errors])
+    accepted = Rung("accepted", FAILED, summary, details | ({"hint": hint} if hint else {}))
     rest = ("understood", "built", "ran")
     return Ladder((accepted, *(Rung(name, PENDING, "The parser has to take the model first.") for name in rest)))
 
@@ -248,8 +256,18 @@ def _agreement(found: Understanding, cases: int) -> str:
     return f"Replayed layer by layer, {outputs} on {sets} agree with {found.reference} {how}."
 
 
-def _built(kind: Flavour, outcome: Outcome, targets: Sequence[str], plugins: Sequence[TensorRTPlugin]) -> Rung:
+def _built(
+    kind: Flavour,
+    outcome: Outcome,
+    targets: Sequence[str],
+    plugins: Sequence[TensorRTPlugin],
+    found: Audit | None,
+    *,
+    typed: bool,
+) -> Rung:
     details: dict[str, Any] = {"targets": dict(outcome.targets)}
+    if found is not None:
+        details["precision"] = found.to_json()
     if outcome.problem is not None:
         return Rung("built", FAILED, outcome.problem.message, details)
     failed = {target: reason for target, reason in outcome.targets.items() if reason}
@@ -258,8 +276,15 @@ def _built(kind: Flavour, outcome: Outcome, targets: Sequence[str], plugins: Seq
         first, reason = next(iter(failed.items()), (", ".join(targets), "the builder gave no reason"))
         others = [target for target in targets if target not in failed]
         rest = f" It builds for {', '.join(others)}." if others and failed else ""
-        details["log"] = outcome.log
+        hint = remedy(failed.values(), list(failed), others)
+        details |= {"log": outcome.log} | ({"hint": hint} if hint else {})
         return Rung("built", FAILED, f"{kind.title} builds no engine for {first}: {reason}{rest}", details)
     details["bytes"] = len(outcome.plan)
-    summary = f"An engine of {len(outcome.plan)} bytes for {', '.join(targets)}. {plugins_note(plugins)}".strip()
+    if found is not None and found.silent and typed:
+        summary = f"{kind.title} computes in float32 what the graph has in 16 bits: {found.silent[0]}; {found}."
+        return Rung("built", FAILED, summary, details)
+    types = f"; {found}" if found else ""
+    if found is not None and found.silent:
+        types += f" ({', '.join(map(str, found.silent[:3]))})"
+    summary = f"An engine of {len(outcome.plan)} bytes for {', '.join(targets)}{types}. {plugins_note(plugins)}".strip()
     return Rung("built", PASSED, summary, details)

@@ -99,6 +99,23 @@ class Gpu:
 
         return replay
 
+    def free_memory(self, stream: int) -> int:
+        """Wait for a stream and return the bytes of the GPU's memory that nobody uses."""
+        with self._on(stream) as external:
+            external.synchronize()
+            return int(self._cupy.cuda.runtime.memGetInfo()[0])
+
+    def times(self, body: Callable[[], None], count: int, stream: int) -> list[float]:
+        """Return how long each of ``count`` calls takes on a stream, in milliseconds as the GPU measures them."""
+        with self._on(stream) as external:
+            pairs = [(self._cupy.cuda.Event(), self._cupy.cuda.Event()) for _ in range(count)]
+            for start, end in pairs:
+                start.record(external)
+                body()
+                end.record(external)
+            external.synchronize()
+            return [float(self._cupy.cuda.get_elapsed_time(start, end)) for start, end in pairs]
+
     @contextmanager
     def _on(self, stream: int) -> Iterator[Any]:
         streams = self._cupy.cuda

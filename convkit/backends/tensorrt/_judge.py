@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Verdicts", "judge_tensor"]
+__all__ = ["SAME_TYPE", "Verdicts", "judge_tensor", "rounding_of"]
 
 FACTOR = 10.0
 """How many times the replay's own rounding error a reference may differ from exact arithmetic."""
@@ -21,11 +21,12 @@ TIES = 0.01
 FLOOR = 2.0**-24
 """By which any value may differ: ONNX Runtime's sigmoid is 0 where the true one is smaller."""
 _EPSILON = {"FLOAT": 2.0**-23, "HALF": 2.0**-10, "BF16": 2.0**-7}
-_SAME_TYPE = {
+SAME_TYPE = {
     "float32": "FLOAT", "float64": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int8": "INT8", "int32": "INT32",
     "int64": "INT64", "uint8": "UINT8", "bool": "BOOL", "float8_e4m3fn": "FP8", "int4": "INT4",
     "float4_e2m1fn": "FP4",
 }  # fmt: skip
+"""NumPy's names of types, and TensorRT's."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def judge_tensor(
     float64 of the model counts as float32, which is what TensorRT makes of it. ``rounding`` is a difference between the
     two replays that was seen before, with other inputs.
     """
-    known = _SAME_TYPE.get(expected.dtype.name)
+    known = SAME_TYPE.get(expected.dtype.name)
     if known != dtype:
         return Verdicts(False, note=f"{expected.dtype.name} is expected, and {dtype} is built")
     if expected.shape != narrow.shape:

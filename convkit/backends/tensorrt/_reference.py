@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convkit.backends import foreign_operators, open_session
+from convkit.backends.tensorrt._widen import widened_model
 from convkit.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class OnnxReference:
             name: value.astype(np.float32) if value.dtype == ml_dtypes.bfloat16 else value
             for name, value in inputs.items()
         }
-        found = self._onnxruntime(given, wanted, _widened(self.model))
+        found = self._onnxruntime(given, wanted, widened_model(self.model, (onnx.TensorProto.BFLOAT16,)))
         self.name += " in float32"
         return {
             name: value.astype(ml_dtypes.bfloat16)
@@ -169,38 +170,3 @@ def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
     result.CopyFrom(model)
     result.graph.output.extend(onnx.ValueInfoProto(name=name) for name in new)
     return result
-
-
-def _widened(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with float32 in place of bfloat16."""
-    import onnx
-
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    _widen_graph(result.graph)
-    return result
-
-
-def _widen_graph(graph: onnx.GraphProto) -> None:
-    from onnx import AttributeProto, TensorProto
-
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT
-    for tensor in graph.initializer:
-        _widen_tensor(tensor)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                _widen_graph(attribute.g)
-            elif attribute.type == AttributeProto.TENSOR:
-                _widen_tensor(attribute.t)
-            elif attribute.name in ("to", "dtype", "output_dtype") and attribute.i == TensorProto.BFLOAT16:
-                attribute.i = TensorProto.FLOAT
-
-
-def _widen_tensor(tensor: onnx.TensorProto) -> None:
-    from onnx import TensorProto, numpy_helper
-
-    if tensor.data_type == TensorProto.BFLOAT16:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))

@@ -38,6 +38,11 @@ class TensorRTSession(Session):
         self._stream: Any = None
         self._host: TensorRTOnDevice | None = None
 
+    @property
+    def gpu(self) -> Gpu:
+        """The GPU that it runs on."""
+        return self._gpu
+
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return every output by name.
 

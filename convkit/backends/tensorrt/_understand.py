@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convkit.backends.tensorrt._judge import Verdicts, judge_tensor, rounding_of
+from convkit.backends.tensorrt._judge import SAME_TYPE, Verdicts, judge_tensor, rounding_of
 from convkit.backends.tensorrt._network import ParsedLayer, ParsedNetwork
 from convkit.backends.tensorrt._reference import OnnxReference
 from convkit.backends.tensorrt._replay import NotReplayed, ReplayError, missing_replays, replay, trace
+from convkit.backends.tensorrt._widen import widened_feeds, widened_model, widened_network
 from convkit.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def understand(
     """Replay a network on inputs and compare its outputs with those of the ONNX model.
 
     ``expected`` are the outputs of the model for each of ``feeds`` if they are known; otherwise ONNX Runtime computes
-    them, or the reference evaluator of ONNX.
+    them, or the reference evaluator of ONNX. Both sides then compute in float32 what is 16-bit: the types themselves
+    are compared, and the values as closely as those of a float32 network.
 
     Raises:
         ConversionError: nothing here can run the model.
@@ -96,6 +98,12 @@ def understand(
         if mine != theirs:
             verdict = Verdicts(False, note=f"the input {theirs!r} is called {mine!r}")
             return Understanding(parting=Parting(theirs, verdict))
+    wide = widened_network(network) if expected is None else None
+    if wide is not None:
+        failing = _other_types(network, model)
+        if failing is not None:
+            return Understanding(parting=failing)
+        network, model, feeds = wide, widened_model(model), [widened_feeds(inputs) for inputs in feeds]
     reference = OnnxReference(model)
     outputs: dict[str, Verdicts] = {}
     rounding: dict[str, float] = {}
@@ -113,6 +121,20 @@ def understand(
             parting = _locate(network, model, reference, inputs) or failing
             return Understanding(reference.name, index + 1, outputs, parting)
     return Understanding(reference.name, len(feeds), outputs)
+
+
+def _other_types(network: ParsedNetwork, model: onnx.ModelProto) -> Parting | None:
+    """Return an output of the network that is of another type than the model's."""
+    import onnx
+
+    found = {network.tensors[index].name: network.tensors[index].dtype for index in network.outputs}
+    for value in model.graph.output:
+        number = value.type.tensor_type.elem_type
+        wanted = SAME_TYPE.get(onnx.helper.tensor_dtype_to_np_dtype(number).name) if number else None
+        if wanted is not None and found.get(value.name, wanted) != wanted:
+            note = f"{wanted} is expected, and {found[value.name]} is built"
+            return Parting(value.name, Verdicts(False, note=note))
+    return None
 
 
 def _perhaps_rounding(verdict: Verdicts) -> bool:

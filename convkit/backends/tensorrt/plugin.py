@@ -9,7 +9,8 @@ from convkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from convkit.backends import Backend
-    from convkit.model import Option
+    from convkit.graph import Rewrite
+    from convkit.model import Option, Target
 
 
 @hookimpl
@@ -27,3 +28,13 @@ def convkit_options() -> Iterable[Option]:
     from convkit.backends.tensorrt._options import OPTIONS
 
     return OPTIONS
+
+
+@hookimpl
+def convkit_graph_rewrites(target: Target) -> Iterable[Rewrite]:
+    """Keep float32 what engines cannot be built for in bfloat16."""
+    if target.precision != "bf16" or target.format != "tensorrt-rtx":
+        return []
+    from convkit.backends.tensorrt._float32_islands import Float32Islands
+
+    return [Float32Islands()]

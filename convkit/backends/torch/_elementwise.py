@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -138,11 +138,18 @@ _REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
     "ReduceSum": lambda x, axes, keep: x.sum(axes, keep, dtype=x.dtype),
     "ReduceMax": lambda x, axes, keep: x.amax(axes, keep),
     "ReduceMin": lambda x, axes, keep: x.amin(axes, keep),
+    "ReduceProd": lambda x, axes, keep: _product(x, axes, keep),
     "ReduceL1": lambda x, axes, keep: x.abs().sum(axes, keep, dtype=x.dtype),
     "ReduceL2": lambda x, axes, keep: x.square().sum(axes, keep).sqrt(),
     "ReduceSumSquare": lambda x, axes, keep: x.square().sum(axes, keep, dtype=x.dtype),
     "ReduceLogSumExp": lambda x, axes, keep: torch.logsumexp(x, axes, keep),
 }
+
+
+def _product(x: Tensor, axes: Sequence[int], keep: bool) -> Tensor:
+    for axis in axes:
+        x = x.prod(axis, keepdim=True, dtype=x.dtype)
+    return x if keep else x.squeeze(tuple(axes))
 
 
 @operator(ELEMENTWISE, *_REDUCTIONS, host=(1,))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -170,9 +172,19 @@ def _gather_elements(node: TorchNode) -> Function:
 
 @operator(LAYOUT, "GatherND")
 def _gather_nd(node: TorchNode) -> Function:
-    if node.attributes.get("batch_dims", 0):
-        raise refuse(node, "it has batch dimensions")
-    return lambda x, indices: x[tuple(indices.long().unbind(-1))]
+    axes = node.attributes.get("batch_dims", 0)
+    if not axes:
+        return lambda x, indices: x[tuple(indices.long().unbind(-1))]
+
+    def gather(x: Tensor, indices: Tensor) -> Tensor:
+        batch = x.shape[:axes]
+        places = indices.long().reshape(math.prod(batch), *indices.shape[axes:])
+        row = torch.arange(len(places), device=x.device).view(-1, *[1] * (places.dim() - 2))
+        chosen = (row, *places.unbind(-1))
+        found = x.reshape(len(places), *x.shape[axes:])[chosen]
+        return found.reshape(*batch, *found.shape[1:])
+
+    return gather
 
 
 @operator(LAYOUT, "ScatterND")

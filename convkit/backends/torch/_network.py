@@ -271,3 +271,17 @@ def _smooth(
     return F.interpolate(
         x, scale_factor=tuple(factors[2:]), mode=name, align_corners=False, recompute_scale_factor=False
     )
+
+
+@operator(NETWORK, "GridSample")
+def _grid_sample(node: TorchNode) -> Function:
+    mode = str(node.attributes.get("mode", "linear"))
+    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
+    padding, align = str(node.attributes.get("padding_mode", "zeros")), bool(node.attributes.get("align_corners", 0))
+
+    def sample(x: Tensor, grid: Tensor) -> Tensor:
+        if mode == "bicubic" and x.dim() != 4:
+            raise refuse(node, "it is cubic on other than four axes")
+        return F.grid_sample(x, grid.to(x.dtype), mode=mode, padding_mode=padding, align_corners=align)
+
+    return sample

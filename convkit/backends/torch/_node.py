@@ -14,7 +14,18 @@ from convkit.errors import EnvironmentProblem
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Builder", "Function", "Key", "TorchNode", "domain_of", "make_node", "operator", "refuse", "torch_dtype"]
+__all__ = [
+    "Builder",
+    "Function",
+    "Key",
+    "TorchNode",
+    "domain_of",
+    "host_tensor",
+    "make_node",
+    "operator",
+    "refuse",
+    "torch_dtype",
+]
 
 Function = Callable[..., Any]
 """Tensors of a node (None for an input that is left out) to its result, or a tuple of results."""
@@ -46,6 +57,13 @@ def torch_dtype(number: int, precision: torch.dtype | None = None) -> torch.dtyp
         )
     dtype = _DTYPES[number]
     return precision if precision is not None and dtype == torch.float32 else dtype
+
+
+def host_tensor(values: np.ndarray) -> torch.Tensor:
+    """Return a copy of an array as a tensor on the host; bfloat16, which NumPy has from elsewhere, stays what it is."""
+    if values.dtype.name == "bfloat16":
+        return torch.tensor(values.view(np.int16)).view(torch.bfloat16)
+    return torch.tensor(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +115,7 @@ class TorchNode:
     def tensor(self, values: np.ndarray) -> torch.Tensor:
         """Return a constant on the session's device, in its floating type."""
         dtype = self.precision if self.precision is not None and values.dtype == np.float32 else None
-        return torch.tensor(values, device=self.device, dtype=dtype)
+        return host_tensor(values).to(self.device, dtype)
 
     def dtype(self, number: int) -> torch.dtype:
         """Return the torch type that stands for an ONNX type number in this session."""

@@ -5,6 +5,7 @@ from convkit_plugins.dcnv2.export._decompose_gather import DecomposeGather
 from convkit_plugins.dcnv2.export._decompose_grid_sample import DecomposeGridSample
 from convkit_plugins.dcnv2.export._fold_batchnorm import FoldBatchNorm
 from convkit_plugins.dcnv2.export._patch import patches
+from convkit_plugins.dcnv2.export._probes import probes
 from convkit_plugins.dcnv2.export._tensorrt_native import TensorRTNative
 from convkit_plugins.dcnv2.export._tensorrt_plugin import TensorRTPluginNode, plugin_rewrite
 from convkit_plugins.dcnv2.export._torch_operator import OPERATORS
@@ -21,5 +22,6 @@ __all__ = [
     "TensorRTPluginNode",
     "patches",
     "plugin_rewrite",
+    "probes",
     "translations",
 ]

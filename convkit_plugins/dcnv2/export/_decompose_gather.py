@@ -32,7 +32,7 @@ class DecomposeGather(NodeRewrite):
     op_types = ("DeformConv",)
 
     def match(self, graph: gs.Graph, node: gs.Node) -> DeformNode | NoMatch | None:
-        """Match a float32 or float16 DeformConv whose weight has a fixed shape."""
+        """Match a float32, float16 or bfloat16 DeformConv whose weight has a fixed shape."""
         return read_deform_conv(node)
 
     def rewrite(self, graph: gs.Graph, node: gs.Node, match: DeformNode) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convkit.graph import PRECISION_KEY, annotate
 from convkit_plugins.dcnv2.export._deform_node import DeformNode
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ __all__ = ["DeformGraph"]
 
 _LARGEST_CONSTANT = 2**20
 """Bytes of positions a layer that a file should store; beyond that the engine adds them up when it is built."""
+
+
+_REASON = "positions and interpolation of a deformable convolution are float32"
 
 
 class DeformGraph:
@@ -47,7 +51,10 @@ class DeformGraph:
             for value in inputs
         ]
         output = gs.Variable(name)
-        self._graph.nodes.append(gs.Node(op, name, attributes, tensors, [output]))
+        node = gs.Node(op, name, attributes, tensors, [output])
+        if self.layer.dtype != np.float32:
+            annotate(node, PRECISION_KEY, _REASON)
+        self._graph.nodes.append(node)
         return output
 
     def wide(self, tensor: gs.Tensor, role: str) -> gs.Tensor:

@@ -65,8 +65,9 @@ def read_deform_conv(node: gs.Node) -> DeformNode | NoMatch | None:
     dtype = next((tensor.dtype for tensor in (x, weight, offset, *node.outputs) if tensor.dtype is not None), None)
     if dtype is None:
         return NoMatch("its element type is not known; infer the shapes of the graph first")
-    if dtype not in (np.float32, np.float16):
-        return NoMatch(f"its element type is {_dtype_name(dtype)}; only float32 and float16 can be replaced")
+    element = _numpy_dtype(dtype)
+    if element is None:
+        return NoMatch(f"its element type is {_dtype_name(dtype)}; only float32 and 16-bit ones can be replaced")
     extents = [extent for axis in range(4) if (extent := _extent(weight, axis)) is not None]
     if len(extents) != 4:
         return NoMatch(f"the shape of its weight {weight.name} is not fixed")
@@ -86,7 +87,7 @@ def read_deform_conv(node: gs.Node) -> DeformNode | NoMatch | None:
         offset,
         bias,
         mask,
-        np.dtype(dtype),
+        element,
         filters,
         group_channels * group,
         group,
@@ -129,6 +130,17 @@ def _convolved(
         return room // stride[axis] + 1
 
     return extent(0, size[0]), extent(1, size[1])
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype[Any] | None:
+    """Return an element type that can be replaced as NumPy's, or None for any other."""
+    import ml_dtypes
+    import onnx
+
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    if dtype in (onnx.TensorProto.BFLOAT16, bfloat16):
+        return bfloat16
+    return np.dtype(dtype) if dtype in (np.float32, np.float16) else None
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -1,9 +1,10 @@
 """One layer at fixed shapes: its kernels loaded and its launches worked out, so that enqueueing does nothing else.
 
 float16 and bfloat16 run on ``tensor.cu`` where the GPU has it and x is channels-last, everything else on ``plain.cu``.
-Samples are blended in float32. The weights are packed into TensorRT's workspace in front of each launch: only there is
-the result sure to belong to the weights that the address holds now. That costs one small kernel and no state, and a
-CUDA graph captures both.
+Samples are blended in float32. x must be finite for ``tensor.cu``: it reads pixels that have no weight as well.
+
+The weights are packed into TensorRT's workspace in front of each launch: only there is the result sure to belong to the
+weights that the address holds now. That costs one small kernel and no state, and a CUDA graph captures both.
 """
 
 from __future__ import annotations

@@ -109,6 +109,70 @@ def test_of_equal_values_topk_takes_the_one_that_comes_first(tmp_path, largest):
     np.testing.assert_array_equal(open_session("torch", save(model, tmp_path)).run({"x": x})["y"], right)
 
 
+HALF = {"torch-fp16": torch.float16, "torch-bf16": torch.bfloat16}
+NATIVE: dict[str, tuple[list[onnx.NodeProto], Callable[..., torch.Tensor]]] = {
+    "convolution": ([node("Conv", ["x", "w", "b"], ["y"], pads=[1, 1, 1, 1])],
+                    lambda x, w, b: torch.conv2d(x, w, b, padding=1)),
+    "pointwise": ([node("Sigmoid", ["x"], ["s"]), node("Mul", ["x", "s"], ["m"]), node("Add", ["m", "c"], ["y"])],
+                  lambda x, w, b: x * torch.sigmoid(x) + torch.tensor(0.3, dtype=x.dtype)),
+    "reduction": ([node("ReduceMean", ["x", "axes"], ["y"])], lambda x, w, b: x.mean((2, 3), keepdim=True)),
+    "softmax": ([node("Softmax", ["x"], ["y"], axis=1)], lambda x, w, b: torch.softmax(x, 1)),
+    "maximum": ([node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3])], lambda x, w, b: torch.max_pool2d(x, 3, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", HALF)
+@pytest.mark.parametrize("name", NATIVE)
+def test_sixteen_bits_on_the_cpu_are_those_of_pytorch(tmp_path, name, precision):
+    """An operator computes in float32 and rounds once: within a unit of the last place of PyTorch's own kernels."""
+    nodes, native = NATIVE[name]
+    constants = {
+        "w": random(4, 3, 3, 3, seed=1),
+        "b": random(4, seed=2),
+        "c": np.float32(0.3),
+        "axes": np.array([2, 3]),
+    }
+    used = {name for step in nodes for name in step.input}
+    model = make_model(nodes, {"x": [2, 3, 9, 7]}, {"y": [None] * 4}, {k: v for k, v in constants.items() if k in used})
+    x, dtype = random(2, 3, 9, 7, seed=3), HALF[precision]
+    found = torch.from_numpy(open_session(precision, save(model, tmp_path)).run({"x": x})["y"])
+    expected = native(*(torch.from_numpy(constant).to(dtype) for constant in (x, constants["w"], constants["b"])))
+    assert torch.equal(found, found.to(dtype).float()), "a value that 16 bits cannot hold"
+    unit = torch.finfo(dtype).eps
+    assert ((found - expected.float()).abs() <= unit * expected.float().abs() + unit * 1e-3).all()
+    assert not np.array_equal(found.numpy(), open_session("torch", tmp_path / "model.onnx").run({"x": x})["y"])
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_a_graph_of_16_bits_keeps_its_own_types_between_operators(tmp_path, dtype):
+    """Casts at the edges, bfloat16 weights in the file, and float32 where the graph says so."""
+    nodes = [
+        node("Cast", ["x"], ["n"], to=dtype),
+        node("Conv", ["n", "w"], ["c"]),
+        node("Cast", ["c"], ["wide"], to=TensorProto.FLOAT),
+        node("Mul", ["wide", "third"], ["y"]),
+    ]
+    constants = {"w": random(4, 3, 3, 3, seed=1), "third": np.float32(1 / 3)}
+    typed = constants | {"w": constants["w"].astype(helper.tensor_dtype_to_np_dtype(dtype))}
+    model = make_model(nodes, {"x": [1, 3, 8, 8]}, {"y": [1, 4, 6, 6]}, typed, opset=22)
+    x = random(1, 3, 8, 8)
+    found = open_session("torch", save(model, tmp_path)).run({"x": x})["y"]
+    narrow = torch.float16 if dtype == TensorProto.FLOAT16 else torch.bfloat16
+    rounded = [torch.from_numpy(value).to(narrow).float() for value in (x, constants["w"])]
+    expected = torch.conv2d(*rounded).to(narrow).float() * torch.tensor(1 / 3)
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=torch.finfo(narrow).eps, atol=1e-6)
+    assert not torch.equal(torch.from_numpy(found), torch.from_numpy(found).to(narrow).float())
+
+
+def test_sums_of_16_bits_are_kept_in_float32(tmp_path):
+    """4096 ones and a half: float16 itself would stay at 2048."""
+    model = make_model(
+        [node("MatMul", ["x", "w"], ["y"])], {"x": [1, 4096]}, {"y": [1, 1]}, {"w": np.ones((4096, 1), np.float32)}
+    )
+    session = open_session("torch-fp16", save(model, tmp_path))
+    assert session.run({"x": np.ones((1, 4096), np.float32)})["y"].item() == 4096
+
+
 @pytest.mark.parametrize("precision", ["torch-fp16", "torch-bf16"])
 def test_half_precision_stays_inside(tmp_path, precision):
     """Weights, constants and casts to float32 are rounded; what goes in and comes out is float32."""

@@ -231,3 +231,30 @@ def test_an_artifact(cli, toy_artifact):
     assert said.code == 0, said.out + said.err
     assert said.json["model"] == str(toy_artifact.path)
     assert said.json["ladder"]["understood"]["state"] == "passed"
+
+
+def test_a_model_with_16_bit_tensors_shows_how_many_layers_are_so(cli, tmp_path):
+    nodes = [
+        node("Cast", ["x"], ["n"], name="in", to=TensorProto.FLOAT16),
+        node("Conv", ["n", "k"], ["c"], name="conv"),
+        node("Cast", ["c"], ["w"], name="out", to=TensorProto.FLOAT),
+        node("Relu", ["w"], ["y"], name="relu"),
+    ]
+    kernel = {"k": RNG.standard_normal((4, 3, 3, 3)).astype(np.float16)}
+    path = tmp_path / "mixed.onnx"
+    onnx.save(make_model(nodes, {"x": (1, 3, 8, 8)}, {"y": (1, 4, 6, 6)}, kernel), path)
+    said = cli("check", path, "--target", "sm86", "--quiet")
+    assert said.code == 0
+    assert "fp16 asked: 1 of 2 layers fp16, 1 fp32 by policy" in " ".join(said.out.split())
+    kept = cli("check", path, "--target", "sm86", "--json", "--quiet").json["ladder"]["built"]["precision"]["kept"]
+    assert [(layer["node"], layer["reason"]) for layer in kept] == [("relu", "the graph has it in float32")]
+
+
+def test_what_helps_is_the_last_line(cli, tmp_path):
+    nodes = [node("MatMul", ["x", "w"], ["y"], name="product")]
+    path = tmp_path / "product.onnx"
+    weights = {"w": RNG.standard_normal((8, 4), np.float32)}
+    onnx.save(make_model(nodes, {"x": (2, 8)}, {"y": (2, 4)}, weights), path)
+    said = cli("check", path, "--target", "sm75,sm86", "--quiet")
+    assert said.code == 3
+    assert "leave sm75 out (--target sm86)" in said.lines[-1]

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.gpu import missing_gpu
 
 from convkit.cli import execute
+from convkit.doctor import Recommendation, check_recommendations, store
+from convkit.doctor.tensorrt import Step, TensorRTReport
 
 CONVKIT = [sys.executable, "-m", "convkit"]
 ERROR = "Traceback (most recent call last):\n  ...\nAssertionError: Torch not compiled with CUDA enabled\n"
@@ -209,3 +215,117 @@ class TestStandardInput:
             os.close(writer)
         assert result.returncode == 0
         assert (result.stdout.splitlines()[-1], result.stderr) == ("convkit works here", "")
+
+
+class TestTensorRT:
+    @pytest.fixture
+    def report(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+        """Let the examination return these steps."""
+
+        def give(*steps: Step, recommendations: tuple[Recommendation, ...] = ()) -> None:
+            made = TensorRTReport(steps, recommendations)
+            monkeypatch.setattr("convkit.doctor.tensorrt.examine_tensorrt", lambda progress: made)
+
+        return give
+
+    @pytest.mark.slow
+    def test_this_machine_with_the_genuine_library(self, tmp_path: Path) -> None:
+        """Without a GPU: all that needs none passes, the rest is skipped with its reason, and no figure is given."""
+        if not missing_gpu():
+            pytest.skip("this machine has a GPU")
+        file = tmp_path / "reports" / "report.json"
+        result = subprocess.run(
+            [*CONVKIT, "doctor", "--tensorrt", "--quiet", "--output", str(file)],
+            capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
+            env={**os.environ, "CONVKIT_CACHE": str(tmp_path / "cache")},
+        )  # fmt: skip
+        assert result.returncode == 0, result.stdout + result.stderr
+        document = json.loads(file.read_text())
+        assert (document["exit_code"], document["recommendations"]) == (0, [])
+        table: dict[str, list[dict[str, Any]]] = {}
+        for step in document["steps"]:
+            if step["section"] == "tensorrt-rtx":
+                table.setdefault(step["name"], []).append(step)
+        for way in ("grid-sample", "gather"):
+            built = table[f"dcn={way}: built"]
+            assert [step["state"] for step in built] == ["passed"] * 4
+            for step in built:
+                states = {name: rung["state"] for name, rung in step["details"]["ladder"].items()}
+                assert states == {
+                    "accepted": "passed", "understood": "passed", "built": "passed", "ran": "pending",
+                }  # fmt: skip
+            for stage in ("ran", "loaded again", "200 changes of shape"):
+                assert {step["state"] for step in table[f"dcn={way}: {stage}"]} == {"skipped"}
+        assert {step["state"] for step in table["dcn=native: built"]} == {"not offered"}
+        for step in document["steps"]:
+            assert step["text"]
+            if step["state"] == "skipped":
+                assert "GPU" in step["text"] or "not installed" in step["text"]
+        assert not re.search(r"\d ms\b", result.stdout + file.read_text())
+        assert str(tmp_path) not in file.read_text()
+        assert not (tmp_path / "cache" / "recommendations").exists()
+
+    @pytest.mark.parametrize(("state", "code"), [("passed", 0), ("skipped", 0), ("failed", 5), ("wrong", 4)])
+    def test_exit_codes(self, state: str, code: int, report: Any, capsys: Any) -> None:
+        report(Step("tensorrt", "dcn=gather: ran", state, "what was seen", "what to do"))
+        found, out, _ = run(capsys, "--tensorrt")
+        assert found == code
+        assert "what was seen" in out
+        assert "what to do" in out
+        last = {0: "all steps that can be made here passed", 5: "do not work", 4: "compute something wrong"}[code]
+        assert last in out.splitlines()[-1]
+
+    def test_json_is_what_is_written(self, report: Any, capsys: Any, tmp_path: Path) -> None:
+        report(Step("machine", "GPU", "skipped", "no GPU", details={"name": "é"}))
+        code, out, _ = run(capsys, "--tensorrt", "--json", "-o", tmp_path / "a.json")
+        assert code == 0
+        assert json.loads(out) == json.loads((tmp_path / "a.json").read_text())
+        assert json.loads(out)["steps"][0]["details"] == {"name": "é"}
+
+    def test_the_recommended_flag_comes_last(self, report: Any, capsys: Any) -> None:
+        made = Recommendation(
+            "dcn", "tensorrt", "11.4", "Card", "13000", {"float32": "gather", "float16": "plugin"},
+            {"float32": {"gather": 1.5}, "float16": {"plugin": 0.25, "gather": 1.0}},
+        )  # fmt: skip
+        report(Step("tensorrt", "x", "passed", "y"), recommendations=(made,))
+        _, out, _ = run(capsys, "--tensorrt")
+        assert out.splitlines()[-1] == (
+            "tensorrt: --set dcn=gather in float32 (float32: gather 1.500 ms);"
+            " --set dcn=plugin in float16 (float16: plugin 0.250 ms, gather 1.000 ms)"
+        )
+
+    def test_what_was_stored_is_among_the_findings(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+    ) -> None:
+        monkeypatch.setenv("CONVKIT_CACHE", str(tmp_path))
+        times = {"float32": {"gather": 1}}
+        made = Recommendation("dcn", "tensorrt", "11.4", "Card", "13000", {"float32": "gather"}, times)
+        store(made)
+        (tmp_path / "recommendations" / "broken.json").write_text("{")
+        (tmp_path / "recommendations" / "edited.json").write_text(json.dumps({**asdict(made), "milliseconds": {}}))
+        (tmp_path / "recommendations" / "other.json").write_text("[1]")
+        assert [finding.text for finding in check_recommendations()] == [
+            "11.4 on Card: --set dcn=gather (float32: gather 1.000 ms)"
+        ]
+
+    @pytest.mark.parametrize(
+        ("words", "code", "text"),
+        [
+            (["--tensorrt", "error.log"], 2, "Leave error.log out."),
+            (["--output", "x.json"], 2, "Add --tensorrt"),
+            (["--tensorrt", "--output", "."], 1, "is a folder"),
+        ],
+    )
+    def test_words_that_do_not_fit(self, words: list[str], code: int, text: str, report: Any, capsys: Any) -> None:
+        report()
+        found, _, err = run(capsys, *words)
+        assert found == code
+        assert text in err
+
+    def test_a_report_that_cannot_be_written(self, report: Any, capsys: Any, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        report(Step("machine", "GPU", "skipped", "no GPU"))
+        code, out, err = run(capsys, "--tensorrt", "-o", tmp_path / "file" / "report.json")
+        assert code == 1
+        assert "cannot be written" in err
+        assert "no GPU" in out

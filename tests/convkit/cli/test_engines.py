@@ -81,3 +81,32 @@ def test_nothing_was_written(cli, built):
     cli("validate", built.path, "--backend", NAME)
     assert json.loads((built.path / "engines" / NAME / "verdict.json").read_text())["ladder"] == ladder
     assert ladder["ran"]["state"] == "pending"
+
+
+def test_build_in_16_bits_shows_its_rung_and_its_layers(cli, toy_artifact, tmp_path):
+    copy = Path(shutil.copytree(toy_artifact.path, tmp_path / "copy"))
+    said = cli("build", copy, "--to", NAME, "--target", "sm86", "--precision", "fp16")
+    document = cli("build", copy, "--to", NAME, "--target", "sm86", "--precision", "bf16", "--json").json
+    assert said.code == 0
+    rungs = {words[0]: line for line in said.err.splitlines() if len(words := line.split()) > 2}
+    assert "passed" in rungs["typed"]
+    assert "nodes in float16" in rungs["typed"]
+    assert "fp16 asked: " in said.err
+    assert document["ladder"]["typed"]["state"] == "passed"
+    assert document["ladder"]["built"]["precision"]["asked"] == ["bf16"]
+
+
+def test_build_refuses_int8_and_says_what_it_offers(cli, toy_artifact):
+    said = cli("build", toy_artifact.path, "--to", NAME, "--precision", "int8")
+    assert said.code == 2
+    assert "precision cannot be 'int8'" in said.err
+    assert "fp32, fp16, bf16" in " ".join(said.err.split())
+
+
+def test_convert_to_onnx_refuses_16_bits_and_names_both_ways(cli):
+    said = cli("convert", "toy", "-w", "nowhere.pth", "--precision", "fp16")
+    assert said.code == 2
+    text = " ".join(said.err.split())
+    assert "precision fp16 is for engines" in text
+    assert "--to tensorrt-rtx" in text
+    assert "convkit build ARTIFACT --to tensorrt-rtx --precision fp16" in text

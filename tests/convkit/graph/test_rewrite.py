@@ -9,7 +9,7 @@ import onnx
 import pytest
 from support.graphs import make_model, node, op_types, run_model
 
-from convkit import NodeRewrite, NoMatch, Rewrite, at_least, exactly
+from convkit import NodeRewrite, NoMatch, Rewrite, Target, at_least, exactly
 from convkit.conversion import check_graph
 from convkit.errors import PluginError, RewriteError
 from convkit.graph import PHASES, apply_rewrite, in_phases
@@ -177,9 +177,10 @@ def test_the_order_of_the_phases_is_clean_fuse_precision_target():
     found = {"one": [rewrite_of(phase, phase) for phase in reversed(PHASES)]}
     assert [rewrite.name for _, rewrite in in_phases(found)] == ["clean", "fuse", "precision", "target"]
     assert Rewrite.phase == "fuse", "what says nothing fuses"
-    assert {type(r).__name__: r.phase for r in convkit_graph_rewrites()} == {
+    assert {type(r).__name__: r.phase for r in convkit_graph_rewrites(Target(precision="fp16"))} == {
         "FoldConstants": "clean",
         "DropIdentity": "clean",
+        "To16Bit": "precision",
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from convkit import Dim, ModelSpec, Prepared, TensorSpec, Verdict
+from convkit.model import PRECISIONS
 from convkit.proof import Samples, measure_baselines, prove, shape_cases
 from convkit.results import Classification
 
@@ -251,3 +252,31 @@ def test_progress_names_and_counts_the_cases():
         ("proving max (batch 4)", 1, 3),
         ("proving odd (batch 3)", 2, 3),
     ]
+
+
+def test_a_baseline_in_16_bits_says_so_and_caps_what_may_be_lost():
+    """PyTorch in float16 that gets every result wrong does not let an engine do the same."""
+
+    def half(feed: Arrays) -> dict[str, np.ndarray]:
+        logits = (-float32(feed)["logits"]).astype(np.float16).astype(np.float32)
+        return {"logits": logits, "top": logits.argmax(1)}
+
+    cases = shape_cases(spec().dims)
+    table = measure_baselines(spec(), exact, half, SAMPLES, cases, softmax, precision=PRECISIONS["fp16"])
+    assert table["logits"]["ulp"] == 2.0**-10
+    plain = measure_baselines(spec(), exact, half, SAMPLES, cases, softmax)
+    assert "ulp" not in plain["logits"]
+    assert plain["decoded results"]["unexplained"] >= 1
+    assert table["decoded results"]["unexplained"] <= 0.1 / 3
+
+
+def test_an_output_is_ill_conditioned_in_16_bits_from_a_tenth_on():
+    for error, noted in ((0.05, False), (0.2, True)):
+        table = {"max_abs": 0.5, "rel_l2": error, "scale": 9.0, "ulp": 2.0**-7}
+        verdict = prove(
+            spec(), reference=exact, engine=float32, samples=SAMPLES, cases=shape_cases(spec().dims),
+            baselines={"logits": table, "top": table}, decode=None, verdict=Verdict("engine", "cpu"),
+        )  # fmt: skip
+        notes = [note for note in verdict.notes if "ill-conditioned" in note]
+        assert bool(notes) is noted
+        assert all("bfloat16 result is 20.0% off" in note for note in notes)

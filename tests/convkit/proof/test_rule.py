@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convkit import TensorSpec, Tolerance
-from convkit.proof import TensorError, baselines_of, judge, limits_of, measure
+from convkit.proof import TensorError, baselines_of, judge, limits_of, measure, read_baselines
 from convkit.results import Difference
 
 HM = TensorSpec("hm", ("batch", 2))
@@ -147,3 +148,19 @@ def test_a_figure_that_pytorch_never_had_must_be_zero():
 
 def test_a_check_may_be_called_otherwise():
     assert judge([error()], HM, "batch 2", BASELINE, kind="batch").kind == "batch"
+
+
+@pytest.mark.parametrize("ulp", [2.0**-10, 2.0**-7])
+def test_the_floor_is_that_of_the_precision_that_was_measured(ulp):
+    table = baselines_of([{"hm": [error(1e-3, 1e-4, 8.0)]}], ulp)
+    assert table["hm"]["ulp"] == ulp
+    limits = limits_of(table["hm"], Tolerance())
+    assert limits["max_abs"] == pytest.approx(3e-3 + 4 * ulp * 8)
+    assert limits["rel_l2"] == pytest.approx(3e-4 + 4 * ulp)
+    assert set(limits) == {"max_abs", "rel_l2"}
+    again = read_baselines(json.loads(json.dumps(table)))
+    assert again == table
+
+
+def test_float32_baselines_say_nothing_of_their_precision():
+    assert "ulp" not in baselines_of([{"hm": [error(1e-3)]}])["hm"]

@@ -86,3 +86,21 @@ def test_a_verdict_with_infinite_baselines_can_be_validated_and_never_passes(toy
     assert not again.passed
     assert {check.output for check in again.failures} == {"logits"}
     json.dumps(again.to_json(), allow_nan=False)
+
+
+def test_an_engine_is_judged_by_what_its_own_precision_costs(toy, toy_artifact, tmp_path, monkeypatch):
+    """What runs in 16 bits is compared with the baselines of its rung *typed*; the artifact keeps those of float32."""
+    pytest.importorskip("tensorrt_rtx_bindings")
+    from convkit.backends import open_session
+    from convkit.conversion import build_engine
+    from convkit.proof import _validate
+
+    copy = shutil.copytree(toy_artifact.path, tmp_path / "copy")
+    graph = build_engine(copy, "tensorrt-rtx", targets=["sm86"], precision="fp16").folder / "model.onnx"
+    monkeypatch.setattr(_validate, "open_artifact", lambda *args, **more: open_session("torch", graph))
+    verdict = validate(copy, backend="tensorrt-rtx")
+    assert verdict.passed, verdict.headline()
+    assert verdict.baselines["logits"]["ulp"] == 2.0**-10
+    assert any(check.kind == "engines" for check in verdict.checks), "compared with ONNX Runtime as well"
+    monkeypatch.setattr(_validate, "_baselines", lambda artifact, backend, recorded: recorded.baselines)
+    assert not validate(copy, backend="tensorrt-rtx").passed

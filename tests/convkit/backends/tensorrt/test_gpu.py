@@ -44,6 +44,31 @@ def test_an_array_of_another_library_is_taken_where_it_lies(gpu):
     assert ArrayView.of("array", array).address == tensor.data_ptr()
 
 
+def test_free_memory_falls_by_what_is_allocated(gpu):
+    import cupy
+
+    stream = gpu.new_stream()
+    before = gpu.free_memory(int(stream.ptr))
+    memory = cupy.cuda.Memory(2**28)
+    assert before - gpu.free_memory(int(stream.ptr)) >= 2**28
+    del memory
+
+
+def test_times_are_those_of_the_gpu(gpu):
+    import cupy
+
+    stream = gpu.new_stream()
+    small, large = (gpu.empty((size,), "float32", int(stream.ptr)) for size in (2**10, 2**28))
+    for array in (small, large):
+        gpu.upload(array, np.zeros(array.shape), int(stream.ptr))
+    fast, slow = (
+        gpu.times(lambda array=array: cupy.add(array, 1, out=array), 20, int(stream.ptr)) for array in (small, large)
+    )
+    assert len(fast) == len(slow) == 20
+    assert 0 < min(fast) < sorted(slow)[10]
+    assert 0.1 < sorted(slow)[10] < 1000  # 2 GiB are moved
+
+
 def test_a_captured_graph_repeats_the_work_on_the_same_memory(gpu):
     import cupy
 

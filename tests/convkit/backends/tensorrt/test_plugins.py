@@ -86,7 +86,7 @@ def test_a_node_without_its_plugin_is_refused(model: Path) -> None:
 
 @pytest.mark.parametrize(
     ("to_run", "said"),
-    [(True, "does not contain the plugin Inverse"), (False, "contains the plugin Inverse, so it runs without convkit")],
+    [(True, "It contains no code of Inverse"), (False, "It contains the code of Inverse")],
 )
 def test_a_plugin_is_registered_replayed_and_named(model: Path, to_run: bool, said: str) -> None:
     engine = build(model, InversePlugin(to_run=to_run))

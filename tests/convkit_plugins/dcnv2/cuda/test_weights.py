@@ -11,9 +11,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from support.deform_host import launch_on_host
 from torch import Tensor
 
-from convkit_plugins.dcnv2.cuda import _weights, pack_for_mma, pack_for_plain, pack_for_wgmma
+from convkit_plugins.dcnv2.cuda import Layer, Packing, _weights, pack_for_mma, pack_for_plain, pack_for_wgmma
 
 SHAPES = [(64, 64, 3, 3), (40, 72, 2, 3), (3, 8, 1, 1), (130, 136, 1, 2)]
 SIXTEEN = [torch.float16, torch.bfloat16]
@@ -230,3 +231,25 @@ def test_weights_of_inference_mode_are_packed_once() -> None:
         assert packed.get(weight, "a", pack).tolist() == [2, 2, 2]
     assert packed.get(weight, "a", pack).tolist() == [2, 2, 2]
     assert pack.calls == 1
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, *SIXTEEN])
+@pytest.mark.parametrize(("mma", "columns"), [(False, 32), (False, 64), (True, 32), (True, 64), (True, 128)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_kernel_packs_as_pytorch_does(
+    shape: tuple[int, int, int, int], mma: bool, columns: int, dtype: torch.dtype, groups: int
+) -> None:
+    weight, name = numbered(shape, dtype), str(dtype).removeprefix("torch.")
+    filters, channels, height, width = shape
+    layer, packing = Layer(filters, (height, width), groups=groups), Packing(mma, columns)
+    expected = pack_for_mma(weight, columns) if mma else pack_for_plain(weight, groups, columns)
+    packed = torch.full((packing.written(layer, channels, name) + 3,), torch.nan, dtype=dtype)
+    variant = packing.variant(name)
+    config = variant.launch_config(total=packing.written(layer, channels, name))
+    launch_on_host(variant, config, weight, packed, *packing.scalars(layer, channels, name))
+    count = packing.packed(layer, channels, name)
+    assert torch.equal(packed[:count], expected)
+    assert packed[count].item() == 1
+    assert packed[count + 1 :][:filters].tolist() == [0.0] * filters
+    assert packed[count + 1 + filters :].isnan().all(), "it wrote beyond its end"

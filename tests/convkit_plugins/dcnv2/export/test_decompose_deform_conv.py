@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -14,7 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from support.deform_layers import DeformLayer
 from support.graphs import op_types, run_model
 
-from convkit.graph import NodeRewrite, RewriteRecord, apply_rewrite
+from convkit.backends import open_session
+from convkit.graph import PRECISION_KEY, NodeRewrite, RewriteRecord, apply_rewrite, metadata_of
+from convkit.graph.precision import To16Bit
 from convkit_plugins.dcnv2.export import DecomposeGather, DecomposeGridSample
 
 FORMS = {"gather": DecomposeGather, "grid_sample": DecomposeGridSample}
@@ -213,6 +217,30 @@ def test_half_precision_finds_the_right_place_in_a_large_image(form: Form) -> No
 
 
 @both_forms
+@pytest.mark.parametrize(("precision", "limit"), [("fp16", 2e-3), ("bf16", 1.5e-2)])
+def test_a_typed_layer_samples_in_single_and_multiplies_in_16_bits(
+    form: Form, precision: str, limit: float, tmp_path: Path
+) -> None:
+    """The layer as an engine gets it, run by PyTorch in these very types."""
+    layer = DeformLayer(channels=8, offset_group=2, dynamic="nhw")
+    kind = np.dtype(np.float16 if precision == "fp16" else ml_dtypes.bfloat16)
+    feeds = {name: value.astype(kind).astype(np.float32) for name, value in layer.feeds().items()}
+    typed, record = apply_rewrite(layer.model(), To16Bit(precision))
+    assert record.fired == 1
+    decomposed, _ = decompose(typed, form)
+    inferred = onnx.shape_inference.infer_shapes(decomposed, strict_mode=True)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+    narrow = helper.np_dtype_to_tensor_dtype(kind)
+    assert kinds["dcn.positions"] == TensorProto.FLOAT
+    assert kinds["dcn.conv"] == narrow
+    kept = [node for node in decomposed.graph.node if metadata_of(node, PRECISION_KEY)]
+    assert any(node.name == "dcn.positions" for node in kept)
+    onnx.save(decomposed, tmp_path / "typed.onnx")
+    found = open_session("torch", tmp_path / "typed.onnx").run(feeds)["y"]
+    assert 0 < relative_error(found, layer.by_definition(feeds)) <= limit
+
+
+@both_forms
 def test_new_nodes_are_called_after_the_old_one_and_its_metadata_stay(form: Form) -> None:
     model = DeformLayer(dynamic="nhw").model(name="/backbone/dcn")
     model.graph.node[0].metadata_props.add(key="namespace", value="backbone.dcn")
@@ -305,11 +333,7 @@ def without_types() -> onnx.ModelProto:
 
 NO_MATCHES = {
     "unknown type": (without_types, "dcn: its element type is not known"),
-    "bfloat16": (
-        lambda: of_type(TensorProto.BFLOAT16),
-        "dcn: its element type is bfloat16; only float32 and float16 can",
-    ),
-    "float64": (lambda: of_type(TensorProto.DOUBLE), "dcn: its element type is float64; only float32 and float16 can"),
+    "float64": (lambda: of_type(TensorProto.DOUBLE), "dcn: its element type is float64; only float32 and 16-bit ones"),
     "open weight": (weight_of_open_shape, "dcn: the shape of its weight weight is not fixed"),
 }
 

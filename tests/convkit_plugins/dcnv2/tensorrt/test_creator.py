@@ -204,7 +204,7 @@ def test_the_backend_says_who_runs_the_engine(tmp_path: Path) -> None:
         "accepted": "passed", "understood": "passed", "built": "passed", "ran": "pending",
     }  # fmt: skip
     assert engine.details["plugins"] == ["DeformConv"]
-    assert "does not contain the plugin DeformConv" in engine.ladder["built"].summary
+    assert "It contains no code of DeformConv" in engine.ladder["built"].summary
 
 
 def test_a_plugin_that_computes_something_else_is_not_understood(tmp_path: Path) -> None:
