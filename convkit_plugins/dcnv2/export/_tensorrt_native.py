@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from convkit import NoMatch
+from convkit.graph import PRECISION_KEY, annotate
 from convkit_plugins.dcnv2.export._chosen import ChosenRewrite
 from convkit_plugins.dcnv2.export._complete import Inputs
 from convkit_plugins.dcnv2.export._deform_node import DeformNode, read_deform_conv
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 __all__ = ["TensorRTNative"]
+
+_REASON = "TensorRT's own DeformConv rounds sampling positions to its type"
 
 
 class TensorRTNative(ChosenRewrite):
@@ -67,5 +70,6 @@ class TensorRTNative(ChosenRewrite):
         (output,) = node.outputs
         wide = gs.Variable(inputs.unused("float32"), np.float32, output.shape)
         node.outputs = [wide]
+        annotate(node, PRECISION_KEY, _REASON)
         narrow = gs.Node("Cast", inputs.unused("narrow"), {"to": match.dtype.type}, [wide], [output])
         graph.nodes.append(narrow)

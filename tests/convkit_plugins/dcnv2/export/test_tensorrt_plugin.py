@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -19,6 +20,7 @@ from convkit.backends import open_session, proving_backend
 from convkit.conversion import check_graph
 from convkit.errors import RewriteError
 from convkit.graph import apply_rewrite
+from convkit.graph.precision import To16Bit
 from convkit_plugins.dcnv2.export import TensorRTPluginNode
 from convkit_plugins.dcnv2.tensorrt import AotSettings, WeightOrder
 
@@ -125,6 +127,25 @@ def test_equals_the_kernel_for_any_parameters(tmp_path_factory: pytest.TempPathF
     model, feeds = layer.model(), layer.feeds()
     result = run_by_torch(rewritten(model), tmp_path_factory.mktemp("any"), feeds)
     assert relative_error(result, run_model(model, **feeds)["y"]) <= 1e-5
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("fp16", 2e-3), ("bf16", 1.5e-2)])
+@pytest.mark.parametrize("channels", [6, 16])
+def test_a_typed_layer(channels: int, precision: str, limit: float, tmp_path: Path) -> None:
+    """The layer as an engine gets it in 16 bits; weights for either kernel."""
+    layer = DeformLayer(channels=channels, filters=40, dynamic="nhw", bias=False)
+    kind = np.dtype(np.float16 if precision == "fp16" else ml_dtypes.bfloat16)
+    feeds = {name: value.astype(kind).astype(np.float32) for name, value in layer.feeds().items()}
+    typed, _ = apply_rewrite(layer.model(), To16Bit(precision))
+    result = rewritten(typed)
+    narrow = helper.np_dtype_to_tensor_dtype(kind)
+    assert settings_of(result).order == (WeightOrder.PLAIN if channels == 6 else WeightOrder.TENSOR_16)
+    (node,) = (node for node in result.graph.node if node.op_type == "DCNv2")
+    kinds = {tensor.name: tensor.data_type for tensor in result.graph.initializer}
+    assert kinds[node.input[3]] == kinds[node.input[4]] == narrow
+    found = run_by_torch(result, tmp_path, feeds)
+    expected = layer.by_definition(feeds).astype(np.float32)
+    assert 0 < relative_error(found.astype(np.float32), expected) <= limit
 
 
 def settings_of(model: onnx.ModelProto) -> AotSettings:
