@@ -178,7 +178,7 @@ BINDINGS = User(
         "layer": "ILayer/IPluginV3Layer", "type": "LayerType", "plugin": "IPluginV3", "_raw_bytes.weights": "Weights",
         "severity": "ILogger.Severity", "_parser_errors.error": "ParserError", "code": "ErrorCode",
         "_group.owner": "ILoop|IIfConditional|IAttention", "times": "ITimingCache", "_plugin.field": "PluginField",
-        "_plugin.runtime": "IPluginV3OneRuntime", "bindings": None, "parsed": None,
+        "_plugin.runtime": "IPluginV3OneRuntime", "_plugin.type": None, "bindings": None, "parsed": None,
     },
     frozenset({
         "_plugin.attributes", "_plugin.core", "alive", "data", "file", "flavour", "found", "group", "known", "match",
@@ -205,6 +205,18 @@ AOT = User(
     }),
     flavours=(FULL,),
 )  # fmt: skip
+CREATOR = User(
+    "convkit_plugins.dcnv2.tensorrt._creator",
+    {
+        "api": "", "formats": "TensorFormat", "registry": "IPluginRegistry", "description": "PluginTensorDesc",
+        "input_desc": "PluginTensorDesc", "output_desc": "PluginTensorDesc", "x": "PluginTensorDesc",
+        "out": "PluginTensorDesc", "here": "PluginTensorDesc", "first": "PluginTensorDesc", "desc": "PluginTensorDesc",
+        "inputs": "DynamicPluginTensorDesc", "tensors": "DynamicPluginTensorDesc",
+        "configure_plugin.tensor": "DynamicPluginTensorDesc", "on_shape_change.inputs": "PluginTensorDesc",
+        "on_shape_change.tensor": "PluginTensorDesc", "field": "PluginField", "size": "IDimensionExpr",
+    },
+    frozenset({"base", "creator", "execution", "failures", "settings", "values"}),
+)  # fmt: skip
 LIBRARY = User("convkit.backends.tensorrt._library",
                {"api": "", "registry": "IPluginRegistry", "creator": "IPluginCreatorV3One", "bindings": None},
                frozenset({"_trouble.error", "folder", "lines", "link", "registrations", "result", "sinks"}),
@@ -219,7 +231,7 @@ ARGUMENT_ORDER = User(
     frozenset({"describe", "failures", "kernel"}),
     flavours=(FULL,),
 )  # fmt: skip
-USERS = (AOT, ARGUMENT_ORDER, BINDINGS, LIBRARY, REGISTRATIONS, RUNTIME)
+USERS = (AOT, ARGUMENT_ORDER, BINDINGS, CREATOR, LIBRARY, REGISTRATIONS, RUNTIME)
 """Every module that uses the bindings: add to it, and `users_found` finds what is missing."""
 RTX_ONLY = {
     "BuilderFlag.REQUIRE_USER_ALLOCATION", "ComputeCapability", "ComputeCapability.SM120", "ComputeCapability.SM121",
