@@ -169,7 +169,7 @@ def _prove_fitted(
     names = ", ".join(f"{name} ({count})" for name, count in fired.items())
     state = PASSED if verdict.passed else FAILED
     details = {"backend": runner, "rewrites": fired, "checks": [_check_json(check) for check in verdict.failures]}
-    return Rung("exported", state, f"Rewritten by {names}; run by {runner}, {verdict.headline()}.", details)
+    return Rung("exported", state, f"Rewritten by {names}; {verdict.headline()}.", details)
 
 
 def _check_json(check: Any) -> dict[str, Any]:

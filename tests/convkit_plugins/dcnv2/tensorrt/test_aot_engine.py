@@ -71,7 +71,7 @@ def test_the_graph_with_the_plugin_is_proved_by_torch(artifact: Artifact) -> Non
     rung = built.ladder["exported"]
     assert rung.state == "passed"
     assert rung.details["backend"] == "torch"
-    assert "run by torch" in rung.summary
+    assert "on torch (cpu)" in rung.summary
     assert rung.details["rewrites"] == {"dcnv2.tensorrt-plugin": 1}
     assert "DCNv2" in op_types(Keeps.given)
     (plugin,) = own_plugins(TENSORRT, op_types(Keeps.given))
