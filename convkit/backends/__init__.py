@@ -15,6 +15,7 @@ from convkit.backends._backend import (
 )
 from convkit.backends._engine_probe import EngineProbe, engine_probes, ways_of
 from convkit.backends._ladder import FAILED, NOT_REPLAYED, PASSED, PENDING, Ladder, Rung
+from convkit.backends._operators import foreign_operators, proving_backend
 from convkit.backends._tensorrt_plugin import TensorRTPlugin, load_function, own_plugins
 
 __all__ = [
@@ -36,10 +37,12 @@ __all__ = [
     "find_backend",
     "find_builder",
     "find_graph_backend",
+    "foreign_operators",
     "load_function",
     "open_artifact",
     "open_session",
     "own_plugins",
+    "proving_backend",
     "unproved_reason",
     "ways_of",
 ]

@@ -131,6 +131,8 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
     )
 
     name, settings, target = plan.adapter.name, plan.settings, plan.target
+    if settings.to != target.format:  # what the engine cannot get is refused before the work
+        manager().gather("convkit_graph_rewrites", adapter=name, target=replace(target, format=settings.to))
     if plan.output:
         _reserve(plan.output, overwrite=overwrite)
     runner = Runner(find_graph_backend(settings.backend, settings.device), settings.device)

@@ -22,6 +22,7 @@ from convkit.backends import (
     Rung,
     find_builder,
     open_session,
+    proving_backend,
 )
 from convkit.conversion._export import check_graph, save_onnx
 from convkit.conversion._settings import resolve_options
@@ -38,8 +39,6 @@ from convkit.proof import GoldenSamples, Verdict, prove, shape_cases
 __all__ = ["BuiltEngine", "build_engine"]
 
 _FLOAT32 = "fp32"
-REFERENCE_BACKEND = "onnxruntime"
-"""The backend that proves the graph of an engine, before the engine's own parser gets it."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +139,18 @@ def _fit(artifact: Artifact, spec: ModelSpec, target: Target, folder: Path, prog
 def _prove_fitted(
     artifact: Artifact, spec: ModelSpec, golden: GoldenSamples, fitted: _Fitted, progress: Progress
 ) -> Rung:
-    """Return the rung of the float32 graph: the artifact's own is proved, another one is proved here."""
+    """Return the rung of the float32 graph: the artifact's own is proved, another one is proved here.
+
+    ONNX Runtime runs it, or where a rewrite put in an operator that it lacks, the backend ``torch``.
+    """
+    import onnx
+
     graph, records = fitted.graph, fitted.records
     if graph == artifact.model:
         return Rung("exported", PASSED, f"The graph of the artifact: {artifact.manifest['verdict']['headline']}.")
     recorded = Verdict.from_json(artifact.verdict)
-    session = open_session(REFERENCE_BACKEND, graph)
+    runner = proving_backend(onnx.load(str(graph), load_external_data=False))
+    session = open_session(runner, graph)
     try:
         verdict = prove(
             spec,
@@ -155,7 +160,7 @@ def _prove_fitted(
             cases=shape_cases(spec.dims),
             baselines=recorded.baselines,
             decode=find_decode(spec.decode),
-            verdict=Verdict(REFERENCE_BACKEND, "cpu", f"stored {recorded.reference} results"),
+            verdict=Verdict(runner, "cpu", f"stored {recorded.reference} results"),
             progress=progress,
         )
     finally:
@@ -163,7 +168,7 @@ def _prove_fitted(
     fired = {record.name: record.fired for _, record in records if record.fired}
     names = ", ".join(f"{name} ({count})" for name, count in fired.items())
     state = PASSED if verdict.passed else FAILED
-    details = {"rewrites": fired, "checks": [_check_json(check) for check in verdict.failures]}
+    details = {"backend": runner, "rewrites": fired, "checks": [_check_json(check) for check in verdict.failures]}
     return Rung("exported", state, f"Rewritten by {names}; {verdict.headline()}.", details)
 
 

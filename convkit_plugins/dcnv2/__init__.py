@@ -50,41 +50,57 @@ def convkit_options() -> Iterable[Option]:
         Option(
             "dcn",
             "auto",
-            "what engines get for DeformConv: grid-sample or gather (standard operators), creator (a plugin that needs"
-            " convkit to run), native; auto takes the best",
-            ("auto", "grid-sample", "gather", "creator", "native"),
+            "what engines get for DeformConv: standard operators (grid-sample, gather), a kernel of convkit (plugin in"
+            " TensorRT, creator in TensorRT-RTX), TensorRT's own layer (native); auto takes standard operators",
+            ("auto", "grid-sample", "gather", "plugin", "creator", "native"),
         )
     ]
 
 
+_STANDARD = ("grid-sample", "gather")
+_WAYS = {"tensorrt": (*_STANDARD, "plugin", "native"), "tensorrt-rtx": (*_STANDARD, "creator")}
+"""The ways that an engine has; others than these have the node itself (native) and standard operators."""
+_AUTO = {"tensorrt": "gather", "tensorrt-rtx": "grid-sample"}
+
+
 @hookimpl
 def convkit_graph_rewrites(target: Target) -> Iterable[Rewrite]:
-    """Fold the BatchNormalization behind each ``DeformConv``, and fit that to engines without it."""
-    from convkit.errors import SettingError
-    from convkit_plugins.dcnv2.export import CompleteInputs, DecomposeGather, DecomposeGridSample, FoldBatchNorm
+    """Fold the BatchNormalization behind each ``DeformConv``, and fit that to the engine.
 
-    form = target.options.get("dcn", "auto")
-    if form == "auto":
-        form = {"tensorrt-rtx": "grid-sample", "tensorrt": "gather"}.get(target.format, "native")
-    rewrites: list[Rewrite] = [FoldBatchNorm()]
-    if target.format == "onnx" or form == "native":
+    Raises:
+        SettingError: the engine lacks the way that was chosen.
+    """
+    from convkit.errors import SettingError
+    from convkit_plugins.dcnv2 import export
+
+    rewrites: list[Rewrite] = [export.FoldBatchNorm()]
+    if target.format == "onnx":
         return rewrites
-    if form == "creator" and target.format != "tensorrt-rtx":
+    way, ways = target.options.get("dcn", "auto"), _WAYS.get(target.format, (*_STANDARD, "native"))
+    if way == "auto":
+        way = _AUTO.get(target.format, "native")
+    if way not in ways:
         raise SettingError(
-            f"dcn=creator is a plugin of tensorrt-rtx; {target.format} has none of that kind.",
-            hint="Use dcn=auto, or dcn=gather.",
+            f"{target.format} has no way dcn={way} to run a deformable convolution"
+            f"{''.join(f'; {name} has' for name, theirs in _WAYS.items() if way in theirs)}.",
+            hint=f"Use --set {', '.join(f'dcn={each}' for each in ways[:-1])} or dcn={ways[-1]}.",
         )
     fitting: dict[str, Callable[[], Rewrite]] = {
-        "gather": DecomposeGather,
-        "grid-sample": DecomposeGridSample,
-        "creator": CompleteInputs,
+        "grid-sample": export.DecomposeGridSample,
+        "gather": export.DecomposeGather,
+        "plugin": export.plugin_rewrite,
+        "creator": export.CompleteInputs,
     }
-    return [*rewrites, fitting[form]()]
+    if way in fitting:
+        rewrites.append(fitting[way]())
+    elif target.format == "tensorrt":
+        rewrites.append(export.TensorRTNative())
+    return rewrites
 
 
 @hookimpl
 def convkit_tensorrt_plugins(target: Target) -> Iterable[TensorRTPlugin]:
-    """Name the plugin that TensorRT makes of ``DeformConv``: its own, or for TensorRT-RTX, which has none, ours."""
+    """Name the plugins that TensorRT makes of ``DeformConv``: its own and ours, which TensorRT-RTX needs to run it."""
     from convkit import TensorRTPlugin
 
     if target.format == "tensorrt-rtx":
@@ -108,7 +124,17 @@ def convkit_tensorrt_plugins(target: Target) -> Iterable[TensorRTPlugin]:
             note="float32 or float16; stride, padding and dilation equal in both directions. In float16 the"
             " sampling positions are rounded to half precision. Fix height and width: its workspace is sized"
             " without them when they are dynamic. Parsers before 10.15 take version 1, which is still shipped.",
-        )
+        ),
+        TensorRTPlugin(
+            op_type="DCNv2",
+            plugin="DCNv2",
+            version="1",
+            source="convkit",
+            note="Made of DeformConv by --set dcn=plugin: float32, float16 or bfloat16, ungrouped; coordinates and sums"
+            " are float32. The plan contains its kernel and runs without convkit.",
+            register=f"{__name__}.tensorrt:register_aot",
+            reference=f"{__name__}.tensorrt:replay_aot",
+        ),
     ]
 
 

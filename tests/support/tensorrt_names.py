@@ -178,10 +178,11 @@ BINDINGS = User(
         "layer": "ILayer/IPluginV3Layer", "type": "LayerType", "plugin": "IPluginV3", "_raw_bytes.weights": "Weights",
         "severity": "ILogger.Severity", "_parser_errors.error": "ParserError", "code": "ErrorCode",
         "_group.owner": "ILoop|IIfConditional|IAttention", "times": "ITimingCache", "_plugin.field": "PluginField",
-        "_plugin.runtime": "IPluginV3OneRuntime", "bindings": None, "parsed": None,
+        "_plugin.runtime": "IPluginV3OneRuntime", "_plugin.type": None, "bindings": None, "parsed": None,
     },
     frozenset({
-        "alive", "data", "file", "flavour", "found", "group", "known", "match", "model", "name", "node", "phases",
+        "_plugin.attributes", "_plugin.core", "alive", "data", "file", "flavour", "found", "group", "known", "match",
+        "model", "name", "node", "phases",
         "problems", "settings", "sinks", "spec", "target", "tensors", "text", "value", "versions",
         "_weights.weights",  # an array of NumPy where that has the type, else Weights, which `_raw_bytes` reads
     }),
@@ -189,6 +190,33 @@ BINDINGS = User(
 )  # fmt: skip
 REGISTRATIONS = User("convkit.backends.tensorrt._registrations", {"api": "", "bindings": None},
                      frozenset({"_alive", "_failures"}))  # fmt: skip
+AOT = User(
+    "convkit_plugins.dcnv2.tensorrt._aot",
+    {
+        "api": "", "plugins": PLUGIN, "x": "plugin.TensorDesc", "offset": "plugin.TensorDesc",
+        "out": "plugin.TensorDesc", "outputs": "plugin.TensorDesc", "tensor": "plugin.TensorDesc",
+        "shape": "plugin.Shape", "like": "plugin.TensorDesc",
+        "extra": "plugin.SymIntExprs", "dtype": "DataType", "registry": "IPluginRegistry",
+    },
+    frozenset({
+        "bias", "config", "each", "error", "expected", "given", "kinds", "launch", "layer", "declared", "lowest",
+        "names", "read", "settings", "shapes", "signature", "tactics", "failures", "types", "_check.x", "_check.offset",
+        "_type_of.dtype", "describe.axis", "variant", "parameters",
+    }),
+    flavours=(FULL,),
+)  # fmt: skip
+CREATOR = User(
+    "convkit_plugins.dcnv2.tensorrt._creator",
+    {
+        "api": "", "formats": "TensorFormat", "registry": "IPluginRegistry", "description": "PluginTensorDesc",
+        "input_desc": "PluginTensorDesc", "output_desc": "PluginTensorDesc", "x": "PluginTensorDesc",
+        "out": "PluginTensorDesc", "here": "PluginTensorDesc", "first": "PluginTensorDesc", "desc": "PluginTensorDesc",
+        "inputs": "DynamicPluginTensorDesc", "tensors": "DynamicPluginTensorDesc",
+        "configure_plugin.tensor": "DynamicPluginTensorDesc", "on_shape_change.inputs": "PluginTensorDesc",
+        "on_shape_change.tensor": "PluginTensorDesc", "field": "PluginField", "size": "IDimensionExpr",
+    },
+    frozenset({"base", "creator", "execution", "failures", "settings", "values"}),
+)  # fmt: skip
 LIBRARY = User("convkit.backends.tensorrt._library",
                {"api": "", "registry": "IPluginRegistry", "creator": "IPluginCreatorV3One", "bindings": None},
                frozenset({"_trouble.error", "folder", "lines", "link", "registrations", "result", "sinks"}),
@@ -203,7 +231,7 @@ ARGUMENT_ORDER = User(
     frozenset({"describe", "failures", "kernel"}),
     flavours=(FULL,),
 )  # fmt: skip
-USERS = (ARGUMENT_ORDER, BINDINGS, LIBRARY, REGISTRATIONS, RUNTIME)
+USERS = (AOT, ARGUMENT_ORDER, BINDINGS, CREATOR, LIBRARY, REGISTRATIONS, RUNTIME)
 """Every module that uses the bindings: add to it, and `users_found` finds what is missing."""
 RTX_ONLY = {
     "BuilderFlag.REQUIRE_USER_ALLOCATION", "ComputeCapability", "ComputeCapability.SM120", "ComputeCapability.SM121",

@@ -365,8 +365,17 @@ class _Reader:
         return entry
 
     def _plugin(self, plugin: Any) -> dict[str, Any]:
-        """Return what a plugin says of itself, and the fields that it serialises (none where it has no such method)."""
+        """Return what a plugin says of itself, and the fields that it serialises (none where it has no such method).
+
+        NVIDIA's class for plugins that are compiled ahead of time serialises nothing: its attributes are in ``attrs``.
+        """
         core = plugin.get_capability_interface(self.api.PluginCapabilityType.CORE)
+        attributes = getattr(core, "attrs", None)
+        if isinstance(attributes, dict):
+            self.alive.append(core)
+            return {name: getattr(core, name, "") for name in PLUGIN} | {
+                "fields": {name: _plain_field(value) for name, value in attributes.items()}
+            }
         runtime = plugin.get_capability_interface(self.api.PluginCapabilityType.RUNTIME)
         try:
             fields = runtime.get_fields_to_serialize() if hasattr(runtime, "get_fields_to_serialize") else ()
@@ -427,6 +436,8 @@ def _ask(layer: Any, name: str) -> Any:
 
 def _plain_field(data: Any) -> Any:
     """Return the data of a plugin's field as a text or a list of numbers."""
+    if isinstance(data, (bool, int, float)):
+        return [data]
     if isinstance(data, str):
         return data
     if isinstance(data, bytes):

@@ -1,12 +1,15 @@
-"""What an ONNX model computes: by ONNX Runtime, or by the reference evaluator of ONNX where that lacks something."""
+"""What an ONNX model computes: by ONNX Runtime, or where that lacks something by ONNX's evaluator or PyTorch."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convkit.backends import foreign_operators, open_session
 from convkit.backends.tensorrt._widen import widened_model
 from convkit.errors import ConversionError
 
@@ -26,7 +29,8 @@ OLDEST = 13
 class OnnxReference:
     """Runs a model with every optimisation off.
 
-    ONNX Runtime runs it; or, in float32, a model of bfloat16; or the reference evaluator of ONNX what else remains.
+    ONNX Runtime runs it; or, in float32, a model of bfloat16; or the reference evaluator of ONNX what else remains. A
+    model with operators of convkit's plugins is run by the backend ``torch``.
 
     ``name`` says what runs it; it is known after the first run.
     """
@@ -36,6 +40,8 @@ class OnnxReference:
         self.name = ""
         self._refused = ""
         self._ways = [self._onnxruntime, self._onnxruntime_widened]
+        if foreign_operators(model):
+            self._ways = [self._torch]
 
     def run(
         self, inputs: Mapping[str, np.ndarray], extra: Sequence[str] = (), *, by_evaluator: bool = False
@@ -105,6 +111,31 @@ class OnnxReference:
             else value
             for name, value in found.items()
         }
+
+    def _torch(self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
+        """Run the model by PyTorch; a tensor from inside whose type nobody knows is left out."""
+        import ml_dtypes
+        import onnx
+        import torch
+
+        typed = onnx.shape_inference.infer_shapes(self.model)
+        values = {value.name: value for value in (*typed.graph.value_info, *typed.graph.output)}
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        del model.graph.output[:]
+        model.graph.output.extend(values[name] for name in wanted if name in values)
+        with tempfile.TemporaryDirectory() as folder:
+            onnx.save(model, str(Path(folder) / "model.onnx"))
+            session = open_session("torch", Path(folder) / "model.onnx")
+        try:
+            found = session.run(inputs)
+        finally:
+            session.close()
+        self.name = f"PyTorch {torch.__version__.partition('+')[0]}"
+        narrow = [
+            value.name for value in model.graph.output if value.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16
+        ]
+        return {**found, **{name: found[name].astype(ml_dtypes.bfloat16) for name in narrow}}
 
     def _evaluator(self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
         import onnx

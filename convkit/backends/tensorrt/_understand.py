@@ -232,7 +232,7 @@ def _locate(network: ParsedNetwork, model: onnx.ModelProto, reference: OnnxRefer
     narrow, wide = (trace(network, inputs, names, wide=wide) for wide in (False, True))
     for number, node in enumerate(model.graph.node):
         for name in node.output:
-            if name not in narrow:
+            if name not in narrow or name not in theirs:
                 continue
             mine, best = narrow[name], wide[name]
             if isinstance(mine, Exception) or isinstance(best, Exception):

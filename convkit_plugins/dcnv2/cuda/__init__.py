@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from convkit_plugins.dcnv2.cuda._hopper import HOPPER, hopper_serves, hopper_variant, problem_of
 from convkit_plugins.dcnv2.cuda._layers import LAYOUT_SCALARS, Layer, layout_scalars
 from convkit_plugins.dcnv2.cuda._pack import PACK, Packing
-from convkit_plugins.dcnv2.cuda._plain import PLAIN, TILES, Tile, can_load_four, plain_scalars, tile_for
+from convkit_plugins.dcnv2.cuda._plain import PLAIN, PLAIN_SCALARS, TILES, Tile, can_load_four, plain_scalars, tile_for
 from convkit_plugins.dcnv2.cuda._tactics import PATCH, Problem, Tactic, candidates, fits, registers
 from convkit_plugins.dcnv2.cuda._tensor import TENSOR, Division, division_for, tensor_serves, tensor_variant
 
@@ -26,6 +26,7 @@ __all__ = [
     "PACK",
     "PATCH",
     "PLAIN",
+    "PLAIN_SCALARS",
     "TENSOR",
     "TILES",
     "Division",

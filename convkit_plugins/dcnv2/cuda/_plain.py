@@ -14,17 +14,18 @@ from convkit.cuda import Argument, ArrayView, Kernel, LaunchConfig, ResourceLimi
 from convkit.errors import KernelArgumentError
 from convkit_plugins.dcnv2.cuda._layers import Layer, check_indices, pixel_strides
 
-__all__ = ["CHUNK", "PLAIN", "TILES", "Tile", "can_load_four", "plain_scalars", "tile_for"]
+__all__ = ["CHUNK", "PLAIN", "PLAIN_SCALARS", "TILES", "Tile", "can_load_four", "plain_scalars", "tile_for"]
 
 CHUNK = 16
 """Channels of a step of the kernel; each group of the packed weight is padded to a multiple of it."""
 
-_SCALARS = (
+PLAIN_SCALARS = (
     *("batch", "channels", "height", "width", "filters", "out_height", "out_width", "kernel_height", "kernel_width"),
     *("stride_y", "stride_x", "pad_top", "pad_left", "dilation_y", "dilation_x", "groups"),
     *("x_image", "x_channel", "x_row", "x_pixel", "offset_image", "offset_channel", "offset_pixel"),
     *("mask_image", "mask_channel", "mask_pixel", "out_image", "out_channel", "out_pixel"),
 )
+"""The names of the scalar arguments, as `plain_scalars` returns them."""
 _ENOUGH_BLOCKS = 256
 _MAX_SIDE = 2**23
 """Up to here every whole coordinate, and the one beside it, is a float32."""
@@ -84,7 +85,7 @@ PLAIN = Kernel(
         Argument("weight", "T", alignment=16),
         Argument("bias", "T"),
         Argument("out", "T", output=True),
-        *(Argument(name, "int32", pointer=False) for name in _SCALARS),
+        *(Argument(name, "int32", pointer=False) for name in PLAIN_SCALARS),
     ),
     sizes=("batch", "filters", "out_height", "out_width"),
     launch_config=_launch_config,
@@ -107,7 +108,7 @@ def can_load_four(layer: Layer, x: ArrayView) -> bool:
 
 
 def plain_scalars(layer: Layer, x: ArrayView, offset: ArrayView, mask: ArrayView, out: ArrayView) -> tuple[int, ...]:
-    """Return the scalar arguments of the kernel.
+    """Return the scalar arguments of the kernel, named by `PLAIN_SCALARS`.
 
     ``offset`` [N, 2 G kh kw, oh, ow] and ``mask`` [N, G kh kw, oh, ow] may be parts of one tensor. The shapes must fit
     each other as `deform_conv2d` requires, except that ``out`` [N, O, oh, ow] determines the padding below and to the

@@ -6,6 +6,8 @@ from convkit_plugins.dcnv2.export._decompose_grid_sample import DecomposeGridSam
 from convkit_plugins.dcnv2.export._fold_batchnorm import FoldBatchNorm
 from convkit_plugins.dcnv2.export._patch import patches
 from convkit_plugins.dcnv2.export._probes import probes
+from convkit_plugins.dcnv2.export._tensorrt_native import TensorRTNative
+from convkit_plugins.dcnv2.export._tensorrt_plugin import TensorRTPluginNode, plugin_rewrite
 from convkit_plugins.dcnv2.export._torch_operator import OPERATORS
 from convkit_plugins.dcnv2.export._translation import FIRST_OPSET, translations
 
@@ -16,7 +18,10 @@ __all__ = [
     "DecomposeGather",
     "DecomposeGridSample",
     "FoldBatchNorm",
+    "TensorRTNative",
+    "TensorRTPluginNode",
     "patches",
+    "plugin_rewrite",
     "probes",
     "translations",
 ]

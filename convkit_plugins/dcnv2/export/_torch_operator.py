@@ -1,6 +1,7 @@
-"""``DeformConv`` for the backend ``torch``: the operator of this plugin computes the ONNX node.
+"""``DeformConv`` and ``convkit::DCNv2`` for the backend ``torch``: the operator of this plugin computes the nodes.
 
-On a GPU one kernel also computes the two slices and the sigmoid before the node, and the ReLU after it.
+On a GPU one kernel also computes the two slices and the sigmoid before a DeformConv, and the ReLU after it. The node of
+the TensorRT plugin is there to prove its graph: its weights are unpacked by definition, and no kernel has a part in it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from convkit.errors import EnvironmentProblem
 from convkit_plugins.dcnv2.op import dcnv2, deform_conv2d
+from convkit_plugins.dcnv2.tensorrt import DOMAIN, OP_TYPE, AotSettings, packed_deform_conv
 
 if TYPE_CHECKING:
     from convkit import TorchNode
@@ -91,6 +93,16 @@ def _from_raw(node: TorchNode, settings: _Settings, *, relu: bool) -> _Built | N
     return run, (node.inputs[0], offset.inputs[0])
 
 
+def _packed(node: TorchNode) -> Callable[..., Tensor]:
+    """Return a function that computes the node of the TensorRT plugin."""
+    settings = AotSettings.from_fields(node.attributes)
+
+    def run(x: Tensor, offset: Tensor, mask: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
+        return packed_deform_conv(settings, x, offset, mask, packed, bias)
+
+    return run
+
+
 def _channels(node: TorchNode) -> tuple[int, int] | None:
     """Return (first, last + 1) of the channels that a Slice takes; None for any other node."""
     if node.op_type != "Slice" or node.integers(3) != [1] or node.integers(4) not in (None, [1]):
@@ -99,4 +111,8 @@ def _channels(node: TorchNode) -> tuple[int, int] | None:
     return (starts[0], ends[0]) if starts and ends else None
 
 
-OPERATORS = {("", "DeformConv"): _deform_conv, ("", "DeformConv+Relu"): _deform_conv_relu}
+OPERATORS = {
+    ("", "DeformConv"): _deform_conv,
+    ("", "DeformConv+Relu"): _deform_conv_relu,
+    (DOMAIN, OP_TYPE): _packed,
+}

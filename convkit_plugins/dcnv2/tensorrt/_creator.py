@@ -38,7 +38,8 @@ def register_creator(api: Any, failures: list[str]) -> Any:
     creator = _creators.get(api.__name__)
     if creator is None:
         creator = make_plugin_classes(api)[1](Failures())
-        if not api.get_plugin_registry().register_creator(creator, NAMESPACE):
+        registry = api.get_plugin_registry()
+        if not registry.register_creator(creator, NAMESPACE):
             raise PluginError(
                 f"Another library of this process has registered a TensorRT plugin {NAME!r}, version {VERSION}.",
                 hint=f"Leave that library out, or build the engine without a plugin. {INSTEAD}",

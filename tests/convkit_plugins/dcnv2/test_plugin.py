@@ -42,12 +42,17 @@ def test_every_hook_is_known() -> None:
     assert all(patch.expect.accepts(0) for patch in patches)
     (table,) = manager.hook.convkit_onnx_translations(target=target)
     assert [str(operator) for operator in table] == ["convkit.deform_conv2d.default"]
-    ((served,),) = manager.hook.convkit_tensorrt_plugins(target=target)
-    assert isinstance(served, TensorRTPlugin)
-    assert (served.op_type, served.plugin, served.source) == ("DeformConv", "ModulatedDeformConv2d", "shipped")
-    ((own,),) = manager.hook.convkit_tensorrt_plugins(target=Target("tensorrt-rtx"))
+    assert manager.hook.convkit_tensorrt_plugins(target=target)
+
+
+def test_tensorrt_plugins_and_their_functions() -> None:
+    shipped, inside = plugin.convkit_tensorrt_plugins(Target("tensorrt"))
+    assert isinstance(shipped, TensorRTPlugin)
+    assert (shipped.op_type, shipped.plugin, shipped.source) == ("DeformConv", "ModulatedDeformConv2d", "shipped")
+    assert (inside.op_type, inside.plugin, inside.source, inside.to_run) == ("DCNv2", "DCNv2", "convkit", False)
+    (own,) = plugin.convkit_tensorrt_plugins(Target("tensorrt-rtx"))
     assert (own.op_type, own.plugin, own.source, own.to_run) == ("DeformConv", "DeformConv", "convkit", True)
-    for place in (own.register, own.reference):
+    for place in (own.register, own.reference, inside.register, inside.reference):
         module, _, name = place.partition(":")
         assert callable(getattr(import_module(module), name))
 
@@ -57,11 +62,18 @@ def test_every_hook_is_known() -> None:
     [
         ("onnx", "auto", None),
         ("onnx", "creator", None),
+        ("onnx", "plugin", None),
+        ("onnx", "native", None),
         ("tensorrt-rtx", "auto", "dcnv2.decompose-grid-sample"),
         ("tensorrt-rtx", "gather", "dcnv2.decompose-gather"),
         ("tensorrt-rtx", "creator", "dcnv2.complete-inputs"),
         ("tensorrt", "auto", "dcnv2.decompose-gather"),
         ("tensorrt", "grid-sample", "dcnv2.decompose-grid-sample"),
+        ("tensorrt", "plugin", "dcnv2.tensorrt-plugin"),
+        ("tensorrt", "native", "dcnv2.native"),
+        ("another", "auto", None),
+        ("another", "gather", "dcnv2.decompose-gather"),
+        ("another", "native", None),
     ],
 )
 def test_the_option_chooses_the_rewrite(format: str, choice: str, expected: str | None) -> None:
@@ -70,10 +82,19 @@ def test_the_option_chooses_the_rewrite(format: str, choice: str, expected: str 
     assert names == ["dcnv2.fold-batchnorm", *([expected] if expected else [])]
 
 
-def test_a_choice_that_the_flavour_lacks_is_refused() -> None:
-    with pytest.raises(SettingError, match="tensorrt-rtx") as caught:
-        plugin.convkit_graph_rewrites(Target("tensorrt", options={"dcn": "creator"}))
-    assert "dcn=gather" in caught.value.hint
+@pytest.mark.parametrize(
+    ("format", "choice", "owner", "instead"),
+    [
+        ("tensorrt", "creator", "tensorrt-rtx has", "dcn=grid-sample, dcn=gather, dcn=plugin or dcn=native"),
+        ("tensorrt-rtx", "plugin", "tensorrt has", "dcn=grid-sample, dcn=gather or dcn=creator"),
+        ("tensorrt-rtx", "native", "tensorrt has", "dcn=grid-sample, dcn=gather or dcn=creator"),
+        ("another", "plugin", "tensorrt has", "dcn=grid-sample, dcn=gather or dcn=native"),
+    ],
+)
+def test_a_choice_that_the_flavour_lacks_is_refused(format: str, choice: str, owner: str, instead: str) -> None:
+    with pytest.raises(SettingError, match=f"{format} has no way dcn={choice} .*; {owner}") as caught:
+        plugin.convkit_graph_rewrites(Target(format, options={"dcn": choice}))
+    assert instead in caught.value.hint
 
 
 def test_public_names_are_loaded_on_demand() -> None:

@@ -9,9 +9,10 @@
 // channels / groups are multiples of 4; PIXELS and FILTERS of a block; ROWS and COLUMNS, those of a thread; PARTS,
 // groups of threads that divide the steps of a block, for small problems. Strides count elements; the pixels of offset,
 // mask and out are numbered row by row. `weight` is packed as [filter tile] [group][tap][channel of the group, padded
-// to CHUNK][filter of the tile], zeros in the gaps; `bias` may be null.
+// to CHUNK][filter of the tile], zeros in the gaps; `bias` may be null. See also arguments.cuh.
 #define FULL_PRECISION 1
 #include "activation.cuh"
+#include "arguments.cuh"
 #include "bilinear.cuh"
 
 constexpr int CHUNK = 16;
@@ -23,6 +24,10 @@ constexpr int ROW_GROUPS = ROWS / 4, COLUMN_GROUPS = COLUMNS / 4;
 static_assert(SHARERS * PIXELS == THREADS && QUADS * SHARERS * 4 == CHUNK, "the threads divide the samples evenly");
 static_assert(PIECES * THREADS * 4 == CHUNK * FILTERS, "the threads divide the weights evenly");
 static_assert((PARTS - 1) * PIXELS * FILTERS <= PARTS * 2 * CHUNK * (PIXELS + 4 + FILTERS), "the sums fit the tiles");
+#ifndef PACKED
+#define PACKED FILTERS
+#endif
+static_assert(FILTERS % PACKED == 0, "a block's tile of weights consists of whole packed ones");
 static_assert(ROW_GROUPS * 4 == ROWS && COLUMN_GROUPS * 4 == COLUMNS, "a thread holds multiples of 4 x 4");
 
 // Four neighbouring values in memory.
@@ -59,11 +64,11 @@ __device__ __forceinline__ void join(const float (&values)[4], Halves& four) {
 
 extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain(
     const T* __restrict__ x, const T* __restrict__ offset, const T* __restrict__ mask, const T* __restrict__ weight,
-    const T* __restrict__ bias, T* __restrict__ out, int batch, int channels, int height, int width, int filters,
+    const T* __restrict__ bias, OUTPUT_FIRST(T* __restrict__ out) int batch, int channels, int height, int width, int filters,
     int out_height, int out_width, int kernel_height, int kernel_width, int stride_y, int stride_x, int pad_top,
     int pad_left, int dilation_y, int dilation_x, int groups, int x_image, int x_channel, int x_row, int x_pixel,
     int offset_image, int offset_channel, int offset_pixel, int mask_image, int mask_channel, int mask_pixel,
-    int out_image, int out_channel, int out_pixel) {
+    int out_image, int out_channel, int out_pixel OUTPUT_BEHIND(T* __restrict__ out)) {
     // Two buffers for each part; a row holds the samples and the weights of one channel.
     __shared__ __align__(16) float memory[PARTS][2][CHUNK][PIXELS + 4 + FILTERS];
 
@@ -85,7 +90,14 @@ extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain
     const int taps = kernel_height * kernel_width, members = channels / groups;
     const int chunks = (members + CHUNK - 1) / CHUNK, all = groups * taps * chunks;
     const int most = (all + PARTS - 1) / PARTS, first = min(part * most, all), steps = min(most, all - first);
-    const T* next_weights = weight + (tile * all + first) * (CHUNK * FILTERS);
+    const T* next_weights = weight + (tile * (FILTERS / PACKED) * all + first) * (CHUNK * PACKED);
+
+    // Where four weights are, counted in fours from those of this step: packed tiles are `all` steps apart.
+    auto place = [&](int four) {
+        if (PACKED == FILTERS) return four;
+        const int row = four / (FILTERS / 4), column = four % (FILTERS / 4), width = PACKED / 4;
+        return column / width * (all * CHUNK * width) + row * width + column % width;
+    };
 
     struct {
         T y, x, mask;
@@ -140,8 +152,8 @@ extern "C" __global__ void __launch_bounds__(THREADS* PARTS) convkit_dcnv2_plain
         }
 #pragma unroll
         for (int p = 0; p < PIECES; ++p)
-            pieces[p] = reinterpret_cast<const Four*>(next_weights)[p * THREADS + thread];
-        next_weights += CHUNK * FILTERS;
+            pieces[p] = reinterpret_cast<const Four*>(next_weights)[place(p * THREADS + thread)];
+        next_weights += CHUNK * PACKED;
     };
 
     auto store = [&](int buffer) {

@@ -6,7 +6,8 @@
 // _weights.py) in the order of their use: taps innermost. At most 48 KiB of shared memory are needed.
 //
 // Further macros: TF32 and BF16, the type; N (output channels); the fields of a division (`Division` in _tensor.py);
-// TILE_W; RELU; OUT_PLANES (NCHW); SHARED, the dynamic shared memory of the launch in bytes.
+// TILE_W; RELU; OUT_PLANES (NCHW); SHARED, the dynamic shared memory of the launch in bytes. Those of arguments.cuh.
+#include "arguments.cuh"
 #include "epilogue.cuh"
 #include "gather.cuh"
 #include "mma.cuh"
@@ -19,7 +20,10 @@ constexpr int TILE = TILE_N * 8;  // 16-byte pieces of a tile of weights
 constexpr int THREADS = WARPS_M * WARPS_K * 32;
 constexpr int SAMPLES = G * TAPS * ROWS;
 constexpr int COLUMNS = TILE_N / 8;  // products of a warp side by side
-
+#ifndef PACKED
+#define PACKED TILE_N
+#endif
+static_assert(TILE_N % PACKED == 0, "a block's tile of weights consists of whole packed ones");
 
 struct SharedStorage {
     uint4 weight_tiles[STAGES][WARPS_K][TILE];
@@ -35,9 +39,10 @@ static_assert(SHARED == (int(sizeof(SharedStorage)) > SUM_BYTES ? int(sizeof(Sha
 static_assert(SHARED <= 48 * 1024, "too much shared memory");
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    convkit_dcnv2_tensor(const T* x, const T* offset, const T* mask, const T* weight, const T* bias, T* out, int batch,
-                         int height, int width, int out_height, int out_width, int offset_image, int offset_channel,
-                         int offset_pixel, int mask_image, int mask_channel, int mask_pixel) {
+    convkit_dcnv2_tensor(const T* x, const T* offset, const T* mask, const T* weight, const T* bias,
+                         OUTPUT_FIRST(T* out) int batch, int height, int width, int out_height, int out_width,
+                         int offset_image, int offset_channel, int offset_pixel, int mask_image, int mask_channel,
+                         int mask_pixel OUTPUT_BEHIND(T* out)) {
     extern __shared__ uint4 memory[];
     SharedStorage& shared = *(SharedStorage*)memory;
     uint4* const tiles = &shared.weight_tiles[0][0][0];
@@ -58,7 +63,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             uint4* to = tiles + turn % STAGES * (WARPS_K * TILE);
             for (int i = thread; i < WARPS_K * TILE; i += THREADS)
                 if (CHUNKS % WARPS_K == 0 || turn * WARPS_K + i / TILE < CHUNKS)
+#if PACKED == TILE_N
                     copy16(to + i, source + (long long)turn * WARPS_K * TILE + i);
+#else  // packed tiles of the same channels and tap are CHUNKS tiles apart
+                {
+                    constexpr int PART = PACKED * 8;
+                    const int part = i % TILE / PART, chunk = turn * WARPS_K + i / TILE;
+                    copy16(to + i, source + ((long long)part * CHUNKS + chunk) * PART + i % PART);
+                }
+#endif
         }
         commit_copies();
     };
