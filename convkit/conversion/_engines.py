@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from convkit.model import ModelSpec, Precision, Target, find_precision, resolve
 from convkit.plugins import manager
 from convkit.processing import find_decode
 from convkit.progress import Progress, silent
-from convkit.proof import GoldenSamples, Verdict, prove, shape_cases
+from convkit.proof import GoldenSamples, Verdict, engine_cases, feed_key, prove
 
 __all__ = ["BuiltEngine", "build_engine"]
 
@@ -85,15 +85,16 @@ def build_engine(
         folder = staged.folder
         golden = GoldenSamples.load(artifact.path, spec)
         fitted = _fit(artifact, spec, replace(target, precision=_FLOAT32), folder, progress)
-        rungs = [_prove_fitted(artifact, spec, golden, fitted, progress)]
+        rung, known = _prove_fitted(artifact, spec, golden, fitted, progress)
+        rungs = [rung]
         if kind.name != _FLOAT32 and rungs[0].state == PASSED:
             fitted = _fit(artifact, spec, target, folder, progress)
-            records = [record for _, record in fitted.records]
+            known, records = _Known(), [record for _, record in fitted.records]
             rungs.append(prove_typed(artifact, spec, golden, fitted.graph, kind, records, progress))
         ladder = Ladder(tuple(rungs))
         engine = Engine(backend.name, folder / "model.plan")
         if ladder.exit_code == 0:
-            engine = backend.build(fitted.graph, folder, _request(spec, golden, targets, target), progress)
+            engine = backend.build(fitted.graph, folder, _request(spec, golden, targets, target, known), progress)
             ladder = Ladder((*rungs, *engine.ladder.rungs, _pipeline(to)))
         _write(folder, artifact, backend, target, engine, ladder, fitted.records)
         kept = staged.publish(rejected=ladder.exit_code != 0)
@@ -136,10 +137,23 @@ def _fit(artifact: Artifact, spec: ModelSpec, target: Target, folder: Path, prog
     return _Fitted(folder / "model.onnx", records)
 
 
+@dataclass
+class _Known:
+    """What a graph gave on feeds, by their keys, and the backend that ran it."""
+
+    outputs: dict[bytes, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    by: str = ""
+
+    def of(self, feeds: Sequence[Mapping[str, np.ndarray]]) -> list[Mapping[str, np.ndarray]]:
+        """Return the outputs for each of these feeds, nothing unless all are known."""
+        found = [self.outputs.get(feed_key(feed)) for feed in feeds]
+        return [outputs for outputs in found if outputs is not None] if None not in found else []
+
+
 def _prove_fitted(
     artifact: Artifact, spec: ModelSpec, golden: GoldenSamples, fitted: _Fitted, progress: Progress
-) -> Rung:
-    """Return the rung of the float32 graph: the artifact's own is proved, another one is proved here.
+) -> tuple[Rung, _Known]:
+    """Return the rung of the float32 graph, and what that gave: the artifact's own is proved, another is proved here.
 
     ONNX Runtime runs it, or where a rewrite put in an operator that it lacks, the backend ``torch``.
     """
@@ -147,17 +161,23 @@ def _prove_fitted(
 
     graph, records = fitted.graph, fitted.records
     if graph == artifact.model:
-        return Rung("exported", PASSED, f"The graph of the artifact: {artifact.manifest['verdict']['headline']}.")
+        headline = artifact.manifest["verdict"]["headline"]
+        return Rung("exported", PASSED, f"The graph of the artifact: {headline}."), _Known()
     recorded = Verdict.from_json(artifact.verdict)
     runner = proving_backend(onnx.load(str(graph), load_external_data=False))
-    session = open_session(runner, graph)
+    session, known = open_session(runner, graph), _Known(by=f"{runner} (see exported)")
+
+    def run(feed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        outputs = known.outputs[feed_key(feed)] = session.run(feed)
+        return outputs
+
     try:
         verdict = prove(
             spec,
             reference=golden.reference(),
-            engine=session.run,
+            engine=run,
             samples=golden.samples,
-            cases=shape_cases(spec.dims),
+            cases=engine_cases(spec.dims),
             baselines=recorded.baselines,
             decode=find_decode(spec.decode),
             verdict=Verdict(runner, "cpu", f"stored {recorded.reference} results"),
@@ -169,14 +189,16 @@ def _prove_fitted(
     names = ", ".join(f"{name} ({count})" for name, count in fired.items())
     state = PASSED if verdict.passed else FAILED
     details = {"backend": runner, "rewrites": fired, "checks": [_check_json(check) for check in verdict.failures]}
-    return Rung("exported", state, f"Rewritten by {names}; {verdict.headline()}.", details)
+    return Rung("exported", state, f"Rewritten by {names}; {verdict.headline()}.", details), known
 
 
 def _check_json(check: Any) -> dict[str, Any]:
     return {"output": check.output, "kind": check.kind, "case": check.case, "note": check.note}
 
 
-def _request(spec: ModelSpec, golden: GoldenSamples, targets: Sequence[str], target: Target) -> BuildRequest:
+def _request(
+    spec: ModelSpec, golden: GoldenSamples, targets: Sequence[str], target: Target, known: _Known
+) -> BuildRequest:
     corners = [{dim.name: size for dim, size in zip(spec.dims, sizes, strict=True)} for sizes in _corners(spec)]
     ranges = {
         tensor.name: tuple(resolve(tensor.shape, sizes) for sizes in corners)
@@ -184,8 +206,15 @@ def _request(spec: ModelSpec, golden: GoldenSamples, targets: Sequence[str], tar
         if any(isinstance(extent, str) for extent in tensor.shape)
     }
     varying = {name: shapes for name, shapes in ranges.items() if len(set(shapes)) > 1}
-    feeds: list[Mapping[str, np.ndarray]] = [golden.samples.feed(case) for case in shape_cases(spec.dims)]
-    return BuildRequest(tuple(targets), varying, feeds, target.options)  # type: ignore[arg-type]
+    feeds: list[Mapping[str, np.ndarray]] = [golden.samples.feed(case) for case in engine_cases(spec.dims)]
+    return BuildRequest(
+        tuple(targets),
+        varying,  # type: ignore[arg-type]
+        feeds,
+        target.options,
+        known.of(feeds),
+        known.by,
+    )
 
 
 def _corners(spec: ModelSpec) -> list[list[int]]:
