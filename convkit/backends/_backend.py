@@ -105,13 +105,16 @@ class BuildRequest:
 
     ``targets`` name kinds of hardware, as the backend knows them; empty means its default. ``ranges`` are the lowest,
     best and highest shape of each input that varies; ``feeds`` are inputs on which the backend may compare what it
-    understood with the graph. ``options`` are the settings of plugins, the backend's own among them.
+    understood with the graph, and ``expected`` the outputs of the graph on them as ``expected_by`` computed them, both
+    empty where nobody did. ``options`` are the settings of plugins, the backend's own among them.
     """
 
     targets: tuple[str, ...] = ()
     ranges: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     feeds: Sequence[Mapping[str, np.ndarray]] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    expected: Sequence[Mapping[str, np.ndarray]] = ()
+    expected_by: str = ""
 
 
 class Backend(ABC):

@@ -1,6 +1,6 @@
 """Proof: cases, metrics, the float64 rule, the ledger, golden samples and the verdict."""
 
-from convkit.proof._cases import Case, ItemSizes, shape_cases
+from convkit.proof._cases import Case, ItemSizes, engine_cases, shape_cases
 from convkit.proof._computes import Compute, TorchCompute, by_items, feed_key, patched_compute, run_parallel
 from convkit.proof._golden import GoldenSamples
 from convkit.proof._ledger import Ledger
@@ -27,6 +27,7 @@ __all__ = [
     "Verdict",
     "baselines_of",
     "by_items",
+    "engine_cases",
     "feed_key",
     "judge",
     "limits_of",

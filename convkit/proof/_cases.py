@@ -8,7 +8,7 @@ from typing import Any
 
 from convkit.model import BATCH, Dim
 
-__all__ = ["Case", "ItemSizes", "shape_cases"]
+__all__ = ["Case", "ItemSizes", "engine_cases", "shape_cases"]
 
 ItemSizes = tuple[tuple[str, int], ...]
 """The size of each dimension but the batch."""
@@ -63,6 +63,19 @@ def shape_cases(dims: Iterable[Dim]) -> list[Case]:
         names.setdefault(sizes, []).append(name)
     varying = tuple(dim.name for dim in dims if dim.dynamic)
     return [Case("=".join(found), sizes, varying) for sizes, found in names.items()]
+
+
+def engine_cases(dims: Iterable[Dim]) -> list[Case]:
+    """Return the shapes at which a graph for an engine is tried before it runs: the corners of its profile.
+
+    The odd shape is among them where more than the batch varies; the graph that the engine's was made of was proved in
+    all of `shape_cases`, and so is the engine itself where it runs.
+    """
+    dims = tuple(dims)
+    cases = shape_cases(dims)
+    if any(dim.dynamic for dim in dims if dim.name != BATCH):
+        return cases
+    return [case for case in cases if case.name != "odd"]
 
 
 def odd_size(dim: Dim) -> int:

@@ -85,8 +85,9 @@ class TensorRT(Backend):
             times = cache_folder() / self.name / f"{key}.times"
         build = Build(targets, request.ranges, settings=settings, timing_cache=times)
         ladder, outcome = climb(
-            self.flavour, graph, model, build, request.feeds, plugins=plugins, typed=True, progress=progress
-        )
+            self.flavour, graph, model, build, request.feeds, plugins=plugins, typed=True, expected=request.expected,
+            expected_by=request.expected_by, progress=progress,
+        )  # fmt: skip
         file = folder / PLAN
         if outcome.plan is not None:
             file.write_bytes(outcome.plan)

@@ -79,12 +79,14 @@ def climb(
     *,
     plugins: Sequence[TensorRTPlugin] = (),
     typed: bool = False,
+    expected: Sequence[Mapping[str, np.ndarray]] = (),
+    expected_by: str = "",
     progress: Progress = silent,
 ) -> tuple[Ladder, Outcome]:
     """Return the ladder of a model, parsed, replayed on ``feeds`` and built, and what came of the child process.
 
     ``typed`` says that the types of the graph are a promise: a float32 layer of a 16-bit node then fails the rung
-    ``built``, which names it either way.
+    ``built``, which names it either way. ``expected`` and ``expected_by`` are those of `BuildRequest`.
 
     Raises:
         EnvironmentProblem: the flavour is not installed, or does not load.
@@ -99,7 +101,7 @@ def climb(
     progress("replaying what the parser understood")
     ladder = Ladder((
         _accepted(kind, outcome.network, outcome.version),
-        _understood(outcome.network, model, feeds),
+        _understood(outcome.network, model, feeds, expected, expected_by),
         _built(kind, outcome, build.targets, plugins, audit(outcome.network, model), typed=typed),
         Rung("ran", PENDING, "An engine runs on a GPU of its targets only; nothing was run and nothing measured."),
     ))  # fmt: skip
@@ -221,12 +223,18 @@ def _accepted(kind: Flavour, network: ParsedNetwork, version: str) -> Rung:
     )
 
 
-def _understood(network: ParsedNetwork, model: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]]) -> Rung:
+def _understood(
+    network: ParsedNetwork,
+    model: onnx.ModelProto,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    expected: Sequence[Mapping[str, np.ndarray]],
+    expected_by: str,
+) -> Rung:
     from convkit.backends.tensorrt._understand import understand
 
     shapes = [{name: list(value.shape) for name, value in feed.items()} for feed in feeds]
     try:
-        found = understand(network, model, feeds)
+        found = understand(network, model, feeds, expected=expected or None, expected_by=expected_by)
     except ConversionError as error:
         return Rung("understood", PENDING, error.message, {"hint": error.hint})
     details: dict[str, Any] = {

@@ -79,12 +79,14 @@ def understand(
     feeds: Sequence[Feeds],
     *,
     expected: Sequence[Mapping[str, np.ndarray]] | None = None,
+    expected_by: str = "",
 ) -> Understanding:
     """Replay a network on inputs and compare its outputs with those of the ONNX model.
 
-    ``expected`` are the outputs of the model for each of ``feeds`` if they are known; otherwise ONNX Runtime computes
-    them, or the reference evaluator of ONNX. Both sides then compute in float32 what is 16-bit: the types themselves
-    are compared, and the values as closely as those of a float32 network.
+    ``expected`` are the outputs of the model for each of ``feeds`` if they are known; ``expected_by`` names what
+    computed them if that may have rounded badly. Otherwise ONNX Runtime computes them, or the reference evaluator of
+    ONNX; both sides then compute in float32 what is 16-bit: the types themselves are compared, and the values as
+    closely as those of a float32 network.
 
     Raises:
         ConversionError: nothing here can run the model.
@@ -105,6 +107,7 @@ def understand(
             return Understanding(parting=failing)
         network, model, feeds = wide, widened_model(model), [widened_feeds(inputs) for inputs in feeds]
     reference = OnnxReference(model)
+    reference.name = expected_by
     outputs: dict[str, Verdicts] = {}
     rounding: dict[str, float] = {}
     for index, inputs in enumerate(feeds):
@@ -115,7 +118,7 @@ def understand(
             return Understanding(not_replayed=(str(reason),))
         except ReplayError as error:
             failing = Parting("", Verdicts(False, note=error.message))
-        if failing is not None and expected is None and _perhaps_rounding(failing.verdict):
+        if failing is not None and (expected is None or expected_by) and _perhaps_rounding(failing.verdict):
             failing = _second_opinion(network, reference, inputs, outputs, failing)
         if failing is not None:
             parting = _locate(network, model, reference, inputs) or failing
