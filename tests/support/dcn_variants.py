@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from support.aot_layers import LAYERS
+
 from convkit.cuda import Variant
 from convkit_plugins.dcnv2.cuda import (
     PLAIN,
@@ -16,6 +18,7 @@ from convkit_plugins.dcnv2.cuda import (
     problem_of,
     tensor_variant,
 )
+from convkit_plugins.dcnv2.tensorrt import launches
 
 SQUARE = Layer(64, (3, 3), (1, 1), (1, 1))
 ODD = Layer(40, (5, 2), (2, 1), (1, 0), (1, 3), 2)
@@ -71,3 +74,13 @@ def pack_variants() -> list[Variant]:
     """Each type in both orders, and tiles of each width."""
     orders = (Packing(mma=False, columns=64), Packing(mma=True, columns=32), Packing(mma=True, columns=128))
     return [order.variant(dtype) for order in orders for dtype in ("float32", "float16", "bfloat16")]
+
+
+def aot_variants() -> list[Variant]:
+    """The kernels in TensorRT's order of arguments: one of each type, with tiles of one and of several packed ones."""
+    found = {}
+    for name in ("all filters of a large layer", "bfloat16", "TF32", "float32", "float16, odd"):
+        layer = LAYERS[name]
+        some = launches(layer.settings, layer.dtype)
+        found |= dict.fromkeys(each.variant for each in (some[0], some[-1]))
+    return list(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.dcn_variants import hopper_variants, pack_variants, plain_variants, tensor_variants
+from support.dcn_variants import aot_variants, hopper_variants, pack_variants, plain_variants, tensor_variants
 from support.decode_variants import decode_variants
 from support.sample_kernels import sample_variants
 from support.warp_variants import warp_variants
@@ -16,7 +16,7 @@ pytest.importorskip("cupy")
 CAPABILITIES = (75, 80, 86, 89, 90, 100)
 VARIANTS = [
     *(*sample_variants(), *warp_variants(), *decode_variants()),
-    *(*hopper_variants(), *plain_variants(), *tensor_variants(), *pack_variants()),
+    *(*hopper_variants(), *plain_variants(), *tensor_variants(), *pack_variants(), *aot_variants()),
 ]
 
 
