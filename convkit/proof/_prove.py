@@ -188,6 +188,6 @@ def _batch_checks(
     ]
     if decode and len(checks) < len(spec.outputs):
         metas = samples.metas(case)
-        found = _differences(decode, [metas[row] for row in rows], same, other)
+        found = _differences(decode, [metas[row] for row in rows], same, other, _slack(baselines))
         checks.append(judge(found, None, name, baselines.get(DECODED, {}), kind="batch"))
     return checks

@@ -214,8 +214,10 @@ def _unfit_constant(node: gs.Node, positions: Positions, narrow: str) -> str:
         values = np.asarray(tensor.values, np.float32)
         magnitude = np.abs(np.where(np.isfinite(values), values, 0))
         largest = magnitude.max()
-        if not np.isfinite(largest.astype(dtype)):
+        with np.errstate(over="ignore", under="ignore"):
+            rounded = largest.astype(dtype)
+        if not np.isfinite(rounded):
             return f"{tensor.name} has {largest:.6g}, beyond {_LARGEST[narrow]:.6g}"
-        if largest and not largest.astype(dtype):
+        if largest and not rounded:
             return f"{tensor.name} has {largest:.3g} at most, which becomes 0"
     return ""
