@@ -11,7 +11,7 @@ import numpy as np
 
 from convkit.backends import Backend
 from convkit.doctor.tensorrt._flavour import ARGUMENT_ORDER
-from convkit.doctor.tensorrt._steps import FAILED, PASSED, SKIPPED, WRONG, Steps
+from convkit.doctor.tensorrt._steps import FAILED, PASSED, WRONG, Steps
 from convkit.doctor.tensorrt._trial import EXAMINE, Subject, try_engine
 
 if TYPE_CHECKING:
@@ -116,12 +116,6 @@ def try_argument_order(steps: Steps, backend: Backend, flavour: Flavour, *, targ
             step.set(WRONG, "; ".join(dict.fromkeys(faults)), remedy, faults=faults)
         else:
             step.set(PASSED, f"inputs, integers, outputs: all arrive, at the lengths {', '.join(map(str, _LENGTHS))}")
-
-
-def skip_for_want_of_gpu(steps: Steps, section: str, reason: str) -> None:
-    """Say why the steps that need a GPU are not made."""
-    for name in ("timing cache", "argument order"):
-        steps.note(section, name, SKIPPED, reason)
 
 
 def _convolution(weight: np.ndarray) -> onnx.ModelProto:

@@ -7,12 +7,7 @@ from pathlib import Path
 
 from convkit.backends import EngineProbe, backend_named, engine_probes
 from convkit.doctor._recommendations import Recommendation
-from convkit.doctor.tensorrt._basics import (
-    skip_for_want_of_gpu,
-    try_argument_order,
-    try_convolution,
-    try_timing_cache,
-)
+from convkit.doctor.tensorrt._basics import try_argument_order, try_convolution, try_timing_cache
 from convkit.doctor.tensorrt._flavour import examine_flavour, is_installed
 from convkit.doctor.tensorrt._host import MACHINE, Host, examine_host
 from convkit.doctor.tensorrt._probes import Prepared, prepare
@@ -71,20 +66,22 @@ def _examine(steps: Steps, name: str, host: Host, probes: list[Prepared]) -> lis
     from convkit.backends.tensorrt import find_flavour
 
     flavour, backend = find_flavour(name), backend_named(name)
+    options = list(dict.fromkeys(prepared.probe.option for prepared in probes))
+    full = not flavour.targets  # it builds for the GPU that it finds, and its plans contain the code of plugins
     if not examine_flavour(steps, flavour, host):
+        reason = host.no_gpu if full and host.no_gpu else "the library does not work"
+        for what in ("convolution", *(("timing cache", "argument order") if full else ()), *options):
+            steps.note(name, what, SKIPPED, reason)
         return []
     no_gpu = host.no_gpu or backend.problem("cuda")
     # Without a GPU that it runs on one kind shows as much as all of them, in a part of the time.
     targets = flavour.default_targets[:1] if no_gpu or host.gpu is None else (host.gpu.target,)
     try_convolution(steps, backend, targets=targets, no_gpu=no_gpu)
-    if not flavour.targets:
-        if no_gpu:
-            skip_for_want_of_gpu(steps, name, no_gpu)
-        else:
-            try_timing_cache(steps, flavour, targets=targets)
-            try_argument_order(steps, backend, flavour, targets=targets)
+    if full:
+        try_timing_cache(steps, flavour, targets=targets)
+        try_argument_order(steps, backend, flavour, targets=targets)
     found = []
-    for option in dict.fromkeys(prepared.probe.option for prepared in probes):
+    for option in options:
         mine = [prepared for prepared in probes if prepared.probe.option == option]
         trials = try_ways(steps, backend, option, mine, targets=targets, no_gpu=no_gpu)
         made = recommend(steps, option, name, flavour.version, host.gpu, no_gpu, mine, trials)

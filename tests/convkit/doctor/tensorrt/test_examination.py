@@ -12,7 +12,7 @@ from support.engine_ways import Bench, Ways, make_bench, model
 from support.plugins import registered
 
 from convkit import hookimpl
-from convkit.backends import engine_probes
+from convkit.backends import backend_named, engine_probes
 from convkit.doctor import stored_recommendations
 from convkit.doctor.tensorrt import (
     FAILED,
@@ -273,3 +273,43 @@ def test_inputs_are_given_in_all_shapes(bench: Bench):
     assert sorted(set(seen)) == [1, 2, 3]
     errors = step(report, "way=good: ran", "small, float32").details["errors"]
     assert set(errors) == {f"{name} {batch}x6" for name in ("twice", "sums") for batch in (1, 2, 3)}
+
+
+class TestFullTensorRT:
+    """Full TensorRT as if it were installed: which steps are made, for which GPU."""
+
+    @pytest.fixture
+    def made(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+        found: list[tuple[str, Any]] = []
+
+        def note(name: str) -> Any:
+            return lambda steps, *arguments, targets, **options: found.append((name, targets)) or {}
+
+        monkeypatch.setattr(_examination, "is_installed", lambda flavour: flavour.name == "tensorrt")
+        monkeypatch.setattr(_examination, "try_convolution", note("convolution"))
+        monkeypatch.setattr(_examination, "try_timing_cache", note("timing cache"))
+        monkeypatch.setattr(_examination, "try_argument_order", note("argument order"))
+        monkeypatch.setattr(_examination, "try_ways", note("ways"))
+        monkeypatch.setattr(type(backend_named("tensorrt")), "problem", lambda self, device: "")
+        return found
+
+    def test_every_step_is_for_the_gpu_that_is_there(self, bench: Bench, made: Any, monkeypatch: Any) -> None:
+        monkeypatch.setattr(_examination, "examine_flavour", lambda *arguments: True)
+        examine(bench, "good")
+        assert made == [(name, ("sm86",)) for name in ("convolution", "timing cache", "argument order", "ways")]
+
+    def test_what_cannot_be_made_is_skipped_by_name(self, bench: Bench, made: Any, monkeypatch: Any) -> None:
+        monkeypatch.setattr(_examination, "examine_flavour", lambda *arguments: False)
+        report = examine(bench, "good")
+        skipped = {each.name: each.text for each in report.steps if each.section == "tensorrt"}
+        assert skipped == dict.fromkeys(
+            ("convolution", "timing cache", "argument order", "way"), "the library does not work"
+        )
+        assert made == []
+
+    def test_nothing_installed_is_a_failure(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_examination, "is_installed", lambda flavour: False)
+        report = examine(bench, "good")
+        assert report.exit_code == 5
+        assert "neither TensorRT-RTX nor TensorRT is installed" in step(report, "TensorRT").text
+        assert 'pip install "convkit[tensorrt]"' in step(report, "TensorRT").remedy
