@@ -81,18 +81,20 @@ def judge_tensor(
     if not expected.size:
         return Verdicts(True)
     whole = dtype not in (*_EPSILON, "FP8", "FP4")
-    want, mine, best = (value.astype(np.int64 if whole else np.float64) for value in (expected, narrow, wide))
+    kind = np.int64 if whole else np.float64
+    want, mine = expected.astype(kind), narrow.astype(kind)
+    best = mine if wide is narrow else wide.astype(kind)
     if dtype not in _EPSILON:
-        wrong = np.minimum(_distance(want, mine), _distance(want, best)) > 0
+        wrong = _least_distance(want, mine, best) > 0
         if dtype in ("INT8", "UINT8", "INT4") and np.mean(wrong) <= TIES and np.abs(want - mine).max() <= 1:
             wrong[:] = False
         return _worst(want, mine, wrong.astype(np.float64), np.zeros(want.shape))
-    own = max(rounding, rounding_of(mine, best))
+    own = rounding if best is mine else max(rounding, rounding_of(mine, best))
     with np.errstate(all="ignore"):
         magnitude = np.where(np.isfinite(best), np.abs(best), 0.0)
         scale = float(np.max(magnitude))
         limit = FLOOR + FACTOR * own + _EPSILON[dtype] * (ULPS * magnitude + SCALE_ULPS * scale)
-        error = np.minimum(_distance(want, mine), _distance(want, best))
+        error = _least_distance(want, mine, best)
     return _worst(want, mine, error, limit)
 
 
@@ -101,6 +103,11 @@ def rounding_of(narrow: np.ndarray, wide: np.ndarray) -> float:
     with np.errstate(all="ignore"):
         spread = np.abs(narrow.astype(np.float64) - wide.astype(np.float64))
     return float(np.max(spread[np.isfinite(spread)], initial=0.0))
+
+
+def _least_distance(want: np.ndarray, mine: np.ndarray, best: np.ndarray) -> np.ndarray:
+    distance = _distance(want, mine)
+    return distance if best is mine else np.minimum(distance, _distance(want, best))
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
