@@ -20,6 +20,7 @@ from convkit.backends import (
     Engine,
     Ladder,
     Rung,
+    backend_named,
     find_builder,
     open_session,
     proving_backend,
@@ -137,6 +138,12 @@ def _fit(artifact: Artifact, spec: ModelSpec, target: Target, folder: Path, prog
     return _Fitted(folder / "model.onnx", records)
 
 
+def _titled(runner: str) -> str:
+    """Return a backend that proves graphs as a text reads it: ``ONNX Runtime 1.32.0``."""
+    title = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch"}.get(runner, runner)
+    return f"{title} {backend_named(runner).describe().get('version', '')}".strip()
+
+
 @dataclass
 class _Known:
     """What a graph gave on feeds, by their keys, and the backend that ran it."""
@@ -165,7 +172,7 @@ def _prove_fitted(
         return Rung("exported", PASSED, f"The graph of the artifact: {headline}."), _Known()
     recorded = Verdict.from_json(artifact.verdict)
     runner = proving_backend(onnx.load(str(graph), load_external_data=False))
-    session, known = open_session(runner, graph), _Known(by=f"{runner} (see exported)")
+    session, known = open_session(runner, graph), _Known(by=_titled(runner))
 
     def run(feed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         key = feed_key(feed)  # samples repeat in a batch, and the smallest case is one of them

@@ -1,0 +1,107 @@
+"""The graph of every adapter in every precision, through NVIDIA's genuine parser and builder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from support.checkpoints import make_checkpoint
+
+from convkit import Artifact, convert
+from convkit.artifact import spec_from_manifest
+from convkit.backends.tensorrt import check_model
+from convkit.conversion import build_engine
+from convkit.model import resolve
+from convkit.proof import GoldenSamples, shape_cases
+
+NAME = "tensorrt-rtx"
+TARGETS = ["sm86,sm120"]
+PROVED = ("exported", "accepted", "understood", "built")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def centernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with artifacts of narrow networks: plain, and deformable with a height and width that vary."""
+    folder = tmp_path_factory.mktemp("centernet")
+    sizes = {"res_18": ["height=64", "width=96"], "resdcn_18": ["height=64:64:96", "width=64:96:96", "batch=1:1:2"]}
+    for arch, shape in sizes.items():
+        weights = make_checkpoint(folder / f"{arch}.pth", arch, width=0.125)
+        convert("centernet", weights=weights, output=folder / arch, shape=shape, samples=2)
+    return folder
+
+
+@pytest.fixture(params=["toy", "blobs", "pair", "embedding", "res_18", "resdcn_18"])
+def artifact(request: pytest.FixtureRequest, tmp_path: Path) -> Artifact:
+    """A copy of the artifact of each adapter, with its plugin installed."""
+    name = request.param
+    if name.startswith("res"):
+        source = request.getfixturevalue("centernet") / name
+    else:
+        source = request.getfixturevalue({"blobs": "blob"}.get(name, name) + "_artifact").path
+        request.getfixturevalue(name)
+    return Artifact.open(shutil.copytree(source, tmp_path / name))
+
+
+def check(artifact: Artifact, **settings: Any) -> bytes:
+    """Build an engine, check every rung that this machine can pass, and return the plan."""
+    built = build_engine(artifact.path, NAME, targets=TARGETS, **settings)
+    proved = (*PROVED, "typed") if settings.get("precision", "fp32") != "fp32" else PROVED
+    assert {name: built.ladder[name].state for name in proved} == dict.fromkeys(proved, "passed"), built.ladder
+    assert {built.ladder[name].state for name in ("ran", "pipeline")} == {"pending"}
+    return built.engine.file.read_bytes()
+
+
+def test_it_is_built_and_understood_in_every_precision(artifact: Artifact) -> None:
+    plans = {precision: check(artifact, precision=precision) for precision in ("fp32", "fp16", "bf16")}
+    again = check(artifact)
+    assert len(again) == len(plans["fp32"])
+    dims = spec_from_manifest(artifact.manifest).dims
+    if not any(dim.dynamic for dim in dims if dim.name != "batch"):
+        # Where other sizes vary, NVIDIA's builder orders a few bytes by addresses in memory.
+        assert again == plans["fp32"], "a rebuild is the same, bit by bit"
+    deformable = any(node.op_type == "DeformConv" for node in onnx.load(artifact.model).graph.node)
+    for way in ("gather", "creator") if deformable else ():
+        for precision in ("fp32", "fp16"):
+            check(artifact, precision=precision, options={"dcn": way})
+
+
+def test_it_is_built_and_understood_in_int8(artifact: Artifact, tmp_path: Path) -> None:
+    """ONNX Runtime quantises the graph that a float32 engine was built from: symmetric, per channel."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    built = build_engine(artifact.path, NAME, targets=["sm86"])
+    source = built.folder / "model.onnx"
+    source = source if source.is_file() else artifact.model
+    spec = spec_from_manifest(artifact.manifest)
+    golden = GoldenSamples.load(artifact.path, spec)
+    cases = shape_cases(spec.dims)
+
+    class Samples(CalibrationDataReader):
+        feeds: Iterator[Mapping[str, np.ndarray]] = iter([golden.samples.feed(case) for case in cases])
+
+        def get_next(self) -> Mapping[str, np.ndarray] | None:
+            return next(self.feeds, None)
+
+    result = tmp_path / "int8.onnx"
+    quantize_static(
+        source, result, Samples(), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8, op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+    )  # fmt: skip
+    model = onnx.load(result)
+    assert any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    corners = [{dim.name: getattr(dim, corner) for dim in spec.dims} for corner in ("min", "opt", "max")]
+    shapes = [
+        f"{tensor.name}={':'.join('x'.join(map(str, resolve(tensor.shape, sizes))) for sizes in corners)}"
+        for tensor in spec.inputs
+    ]
+    ladder = check_model(result, model, targets=TARGETS, shapes=shapes)
+    states = {name: ladder[name].state for name in PROVED[1:]}
+    assert states == dict.fromkeys(PROVED[1:], "passed"), ladder.to_json()
