@@ -102,3 +102,13 @@ def test_uninstalled_adapter_is_gone(tmp_path: Path) -> None:
     assert set(adapters(python, tmp_path)) == before
     done = run(python, "-m", "convkit", "convert", "minimal-digits", "-w", str(WEIGHTS), cwd=tmp_path, code=1)
     assert "There is no adapter 'minimal-digits'" in done.stderr
+
+
+def test_its_engines_are_built_in_every_precision(python: Path, converted: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    shutil.copytree(converted, tmp_path / "digits")
+    for precision in ("fp32", "fp16", "bf16"):
+        words = ("--to", "tensorrt-rtx", "--target", "sm86", "--precision", precision, "--json", "-q")
+        ladder = json.loads(convkit(python, "build", "digits", *words, cwd=tmp_path))["ladder"]
+        passed = {"exported", "accepted", "understood", "built"} | ({"typed"} if precision != "fp32" else set())
+        assert {name for name, rung in ladder.items() if rung["state"] == "passed"} == passed
