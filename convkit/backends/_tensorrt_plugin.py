@@ -16,7 +16,7 @@ __all__ = ["TensorRTPlugin", "load_function", "own_plugins"]
 
 @dataclass(frozen=True)
 class TensorRTPlugin:
-    """A TensorRT plugin that runs ONNX nodes of type ``op_type``.
+    """A TensorRT plugin that runs ONNX nodes of type ``op_type``, of one ``domain`` or (empty) of any.
 
     ``source`` says where it comes from: ``"shipped"`` for NVIDIA's own plugin library, else the distribution that
     brings it. ``note`` tells what a user has to know, for example dtypes.
@@ -42,6 +42,7 @@ class TensorRTPlugin:
     register: str = ""
     reference: str = ""
     to_run: bool = False
+    domain: str = ""
 
 
 def own_plugins(backend: str, op_types: Iterable[str] | None = None) -> list[TensorRTPlugin]:

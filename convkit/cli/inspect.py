@@ -251,9 +251,15 @@ def _plugin_uses(artifact: Artifact | None, stats: GraphStats) -> list[PluginUse
     if artifact:
         target = Target(**{key: artifact.manifest["graph"][key] for key in ("format", "opset", "form", "precision")})
     found = manager().gather("convkit_tensorrt_plugins", target=target).values()
-    serving = {plugin.op_type: plugin for plugins in found for plugin in plugins}
+    serving = [plugin for plugins in found for plugin in plugins]
+
+    def server(name: str) -> TensorRTPlugin | None:
+        domain, _, op_type = name.rpartition("::")
+        fitting = (each for each in serving if each.op_type == op_type and each.domain in ("", domain))
+        return next(fitting, None)
+
     return [
-        PluginUse(name, count, serving.get(name) or serving.get(name.rpartition("::")[2]))
+        PluginUse(name, count, server(name))
         for name, count in stats.operators.items()
-        if name in serving or name in stats.foreign or "::" in name
+        if server(name) or name in stats.foreign or "::" in name
     ]

@@ -134,6 +134,7 @@ def convkit_tensorrt_plugins(target: Target) -> Iterable[TensorRTPlugin]:
             " are float32. The plan contains its kernel and runs without convkit.",
             register=f"{__name__}.tensorrt:register_aot",
             reference=f"{__name__}.tensorrt:replay_aot",
+            domain="convkit",
         ),
     ]
 

@@ -70,7 +70,8 @@ def test_the_process_ends_with_its_caller(how: int, tmp_path: Any):
         "from convkit.backends.tensorrt import in_fresh_process;"
         f"in_fresh_process('{HERE}:note_and_wait', {str(note)!r})"
     )
-    caller = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    caller = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, env=environment)
     while not note.exists() or not note.read_text():
         assert caller.poll() is None
         time.sleep(0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -267,5 +268,6 @@ def test_a_process_that_runs_engines_needs_no_torch() -> None:
         "assert creator.create_plugin('it', [], None) is not None\n"
         "print([name for name in ('torch', 'onnx', 'onnx_graphsurgeon') if name in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert result.stdout.strip() == "[]"
