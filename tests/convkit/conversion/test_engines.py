@@ -14,6 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 from support.disks import small_disk
+from support.plans import same_plan
 from support.plugins import registered
 from support.toy import ToyPlugin
 
@@ -60,10 +61,10 @@ def test_the_replay_saw_every_shape_of_the_profile(artifact: Artifact) -> None:
     assert batches[-1] == 4
 
 
-def test_a_rebuild_is_bit_identical_and_replaces_the_engine(artifact: Artifact) -> None:
+def test_a_rebuild_gives_the_same_plan_and_replaces_the_engine(artifact: Artifact) -> None:
     first = build_engine(artifact.path, NAME, targets=["sm89"]).engine.file.read_bytes()
     second = build_engine(artifact.path, NAME, targets=["sm89"]).engine.file.read_bytes()
-    assert first == second
+    assert same_plan(first, second)
     assert [folder.name for folder in (artifact.path / "engines").iterdir()] == [NAME]
 
 

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from support import creator_faults
 from support.deform_layers import DeformLayer
+from support.plans import same_plan
 
 from convkit import TensorRTPlugin
 from convkit.backends import BuildRequest, Engine, find_builder, own_plugins
@@ -117,9 +118,9 @@ def test_height_width_and_batch_may_vary(tmp_path: Path) -> None:
         assert found.passed, found.parting
 
 
-def test_a_rebuild_is_bit_identical(tmp_path: Path, parsed: dict[str, Outcome]) -> None:
+def test_a_rebuild_gives_the_same_plan(tmp_path: Path, parsed: dict[str, Outcome]) -> None:
     outcomes = parse(tmp_path, [LAYERS["half"].model()] * 2, Build(TARGETS))
-    assert {outcome.plan for outcome in outcomes} == {parsed["half"].plan}
+    assert all(same_plan(outcome.plan, parsed["half"].plan) for outcome in outcomes)
 
 
 def test_a_network_may_have_several_of_them(tmp_path: Path) -> None:
