@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.centernet import Affine
 from support.warp_variants import warp_variants
+from support.warping import RAMP, noise, on_host, pack
 
 from convkit import DevicePreprocess
 from convkit.cuda import Variant
@@ -27,54 +28,10 @@ from convkit.processing.image_warp import (
     rounded,
     warp,
 )
-from convkit.testing.cuda_host import run_on_host
 
-RAMP = np.tile(np.arange(256, dtype=np.float32), (3, 1))
 MEAN, STD = (0.40789654, 0.44719302, 0.47026115), (0.28863828, 0.27408164, 0.27809835)
 CENTERNET = {"resize": "fix_res", "height": 64, "width": 96, "pad": 31, "mean": MEAN, "std": STD}
 MIXED = [(37, 53), (120, 64), (1, 1), (2, 70), (33, 20), (1, 9), (9, 1)]
-
-
-def noise(rows: int, columns: int, channels: int = 3, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (rows, columns, channels), dtype=np.uint8)
-
-
-def pack(
-    images: Sequence[np.ndarray],
-    matrices: Sequence[Any],
-    gap: int = 0,
-    settings: ImageWarp | None = None,
-    rectangles: Sequence[Sequence[int]] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the table of images and the shortest buffer that contains them, ``gap`` bytes apart."""
-    settings = settings or ImageWarp(RAMP[:1], channels=images[0].shape[2], border=(0,) * images[0].shape[2])
-    offsets, buffer = [], bytearray()
-    for image in images:
-        buffer += bytes(gap)
-        offsets.append(len(buffer))
-        buffer += image.tobytes()
-    buffer += bytes(-len(buffer) % 4)
-    sources = [
-        settings.image(*image.shape[:2], matrix, rectangle=rectangles[index] if rectangles else None)
-        for index, (image, matrix) in enumerate(zip(images, matrices, strict=True))
-    ]
-    return settings.table(sources, offsets, len(buffer)), np.frombuffer(bytes(buffer), np.uint8).copy()
-
-
-def on_host(
-    settings: ImageWarp, variant: Variant, table: np.ndarray, pixels: np.ndarray, size: tuple[int, int], **how: Any
-) -> np.ndarray:
-    """Return the output as float32 [B, slots, H, W]; it held NaN before the run."""
-    (height, width), constants = size, dict(variant.constants)
-    slots, dtype, batch = int(constants["SLOTS"]), str(constants["T"]), len(table)
-    shape = (batch, height, width, slots) if constants["LAST"] else (batch, slots, height, width)
-    stored = np.dtype("uint16" if dtype == "bfloat16" else dtype)
-    output = np.full(shape, 0x7FFF if dtype == "bfloat16" else np.nan, stored)
-    values = [table.view(np.uint8), pixels, settings.values(dtype), output, settings.border, height, width]
-    run_on_host(variant, variant.launch_config(batch=batch, height=height, width=width), values, **how)
-    if dtype == "bfloat16":
-        output = (output.astype(np.uint32) << 16).view(np.float32)
-    return np.moveaxis(output, -1, 1).astype(np.float32) if constants["LAST"] else output.astype(np.float32)
 
 
 def definition(image: np.ndarray, matrix: Any, height: int, width: int, border: Sequence[int]) -> np.ndarray:

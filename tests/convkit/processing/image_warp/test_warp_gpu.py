@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from support.centernet import Affine
+from support.warping import GREY, by_opencv, placed, to_image
 
 from convkit.cuda import load
 from convkit.errors import KernelArgumentError
@@ -134,6 +135,22 @@ def test_a_replicated_edge_is_that_of_opencv(size: tuple[int, int], last: bool) 
         difference = np.abs(found.transpose(1, 2, 0) - wanted)
         assert difference.max() <= 1
         assert np.count_nonzero(difference) <= max(10, 1e-5 * difference.size), "one level off, in single pixels only"
+
+
+@pytest.mark.parametrize("size", [(640, 640), (544, 960), (97, 61)])
+def test_a_letterbox_is_opencvs_resize_and_border_to_one_level(size: tuple[int, int]) -> None:
+    images = [noise(*each, 5) for each in MIXED]
+    settings = ImageWarp(RAMP, border=GREY, edge="replicate", rounding="up")
+    sources = []
+    for image in images:
+        rectangle = placed(*image.shape[:2], *size)
+        matrix = to_image(*image.shape[:2], rectangle)
+        sources.append(settings.image(*image.shape[:2], matrix, rectangle=rectangle))
+    table, pixels = upload(settings, images, sources)
+    output = poisoned((len(images), 3, *size))
+    settings.launch(table, pixels, output)
+    for image, found in zip(images, output.cpu().numpy(), strict=True):
+        assert np.abs(found.transpose(1, 2, 0) - by_opencv(image, *size)).max() <= 1
 
 
 @pytest.mark.parametrize("rounding", ["none", "even", "up"])
