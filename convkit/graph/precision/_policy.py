@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ _POSITIONS = {"GridSample": 1, "RoiAlign": 1}
 """Operators that sample at positions, with the input that these are."""
 _SQUARES = frozenset({"ReduceL2", "ReduceSumSquare"})
 _LARGEST = {"float16": 65504.0, "bfloat16": 2.0**127 * (2 - 2.0**-7)}
+_BY_NAME = "it is kept by name"
 _SHAPES = frozenset({"Shape", "Size"})
 """Operators that read the shape of a tensor, whatever its type and values."""
 
@@ -42,8 +43,11 @@ class Plan:
     kept: list[tuple[gs.Node, str]] = field(default_factory=list)
 
 
-def plan_types(graph: gs.Graph, narrow: str) -> Plan:
-    """Decide for every node of the outer graph; ``narrow`` is ``float16`` or ``bfloat16``. Nothing is changed."""
+def plan_types(graph: gs.Graph, narrow: str, keep: Collection[str] = ()) -> Plan:
+    """Decide for every node of the outer graph; ``narrow`` is ``float16`` or ``bfloat16``. Nothing is changed.
+
+    The nodes with these names (``keep``) stay float32.
+    """
     types = element_types(graph)
     plan = Plan(types)
     links = _Links(graph)
@@ -53,6 +57,7 @@ def plan_types(graph: gs.Graph, narrow: str) -> Plan:
             continue
         found = (
             _kept_by_nature(node, types, links.data)
+            or (_BY_NAME if node.name in keep else "")
             or decided.get(id(node))
             or (_cast(node, types) if node.op == "Cast" else narrow_positions(node, types, graph.opset, narrow))
         )

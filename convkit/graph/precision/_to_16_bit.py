@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from convkit.errors import SettingError, listing, suggest
 from convkit.graph._metadata import PRECISION_KEY, annotate
 from convkit.graph._rewrite import Phase, Rewrite
 from convkit.graph.precision._policy import Plan, plan_types
@@ -34,7 +36,8 @@ class To16Bit(Rewrite):
     * operators that do not take the type in the graph's opset, and nodes with graphs of their own;
     * arithmetic on shapes and constants, and whole numbers that become floating;
     * GridSample and RoiAlign, with what computes their positions behind the operator with weights; sums of squares;
-    * nodes with a constant that overflows in 16 bits, or vanishes.
+    * nodes with a constant that overflows in 16 bits, or vanishes;
+    * the nodes whose names are in ``keep``.
 
     For bfloat16 the opset becomes 22 where it is older and nothing but types changed in the operators of the graph:
     before, convolutions do not take it.
@@ -44,22 +47,37 @@ class To16Bit(Rewrite):
     reason: ClassVar[str] = "engines compute in the types of the graph"
     phase: ClassVar[Phase] = "precision"
 
-    def __init__(self, precision: str) -> None:
-        self.precision = find_precision(precision)
+    def __init__(self, precision: str, keep: Collection[str] = ()) -> None:
+        self.precision, self.keep = find_precision(precision), frozenset(keep)
         self.name = f"graph.to-{precision}"  # type: ignore[misc]
 
     def apply(self, graph: gs.Graph, near_misses: list[str]) -> int:
-        """Change the types, and count the nodes that became 16-bit."""
+        """Change the types, and count the nodes that became 16-bit.
+
+        Raises:
+            SettingError: the graph has no node with one of the names in ``keep``.
+        """
+        _check_names(self.keep, graph)
         _constants_of_nodes(graph)
         if self.precision.name == "bf16":
             _raise_opset(graph)
-        plan = plan_types(graph, self.precision.dtype)
+        plan = plan_types(graph, self.precision.dtype, self.keep)
         for node, reason in plan.kept:
             near_misses.append(f"{node.name}: {reason}")
             annotate(node, PRECISION_KEY, reason)
         if plan.narrow:
             _Change(graph, plan, self.precision.dtype).make()
         return len(plan.narrow)
+
+
+def _check_names(keep: Collection[str], graph: gs.Graph) -> None:
+    known = {node.name for node in graph.nodes}
+    unknown = sorted(set(keep) - known)
+    if unknown:
+        raise SettingError(
+            f"The graph has no node {listing(map(repr, unknown))} to keep in float32.",
+            hint=f"{suggest(unknown[0], known)} `convkit bisect ARTIFACT` lists names.".strip(),
+        )
 
 
 def _constants_of_nodes(graph: gs.Graph) -> None:

@@ -408,3 +408,30 @@ def test_other_precisions_are_refused(name):
     with pytest.raises(SettingError, match=f"precision cannot be '{name}'") as caught:
         To16Bit(name)
     assert "fp32, fp16, bf16" in caught.value.hint
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_nodes_kept_by_name_stay_float32(precision, tmp_path):
+    model = convolutions()
+    result, record = apply_rewrite(model, To16Bit(precision, keep=["second"]))
+    assert result_types(result) | {"second": TensorProto.FLOAT} == result_types(result)
+    assert result_types(result)["first"] == NUMBERS[precision]
+    assert reasons(result)["second"] == "it is kept by name"
+    assert record.near_misses == ["second: it is kept by name"]
+    assert apply_rewrite(result, To16Bit(precision, keep=["second"]))[1].fired == 0
+    assert_near(model, result, precision, tmp_path, x=RNG.standard_normal((2, 3, 8, 8)).astype(np.float32))
+
+
+def test_all_kept_is_the_model_itself():
+    model = convolutions()
+    result, record = apply_rewrite(model, To16Bit("fp16", keep=[each.name for each in model.graph.node]))
+    assert record.fired == 0
+    assert result is model
+
+
+def test_names_to_keep_that_no_node_has_are_refused():
+    with pytest.raises(SettingError) as caught:
+        apply_rewrite(convolutions(), To16Bit("fp16", keep=["secnd", "first"]))
+    assert "'secnd'" in caught.value.message
+    assert "'first'" not in caught.value.message
+    assert "Did you mean 'second'?" in caught.value.hint
