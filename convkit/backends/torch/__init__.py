@@ -79,8 +79,9 @@ def convkit_torch_operators() -> Mapping[tuple[str, str], Callable[..., Any]]:
     from convkit.backends.torch._fused import FUSED
     from convkit.backends.torch._layout import LAYOUT
     from convkit.backends.torch._network import NETWORK
+    from convkit.backends.torch._quantise import QUANTISE
 
-    return {**ELEMENTWISE, **LAYOUT, **NETWORK, **FUSED}
+    return {**ELEMENTWISE, **LAYOUT, **NETWORK, **QUANTISE, **FUSED}
 
 
 def _build() -> str:

@@ -1,15 +1,19 @@
 """Precision: rewrites of phase *precision*, which give a graph the types that an engine computes in."""
 
 from convkit.graph.precision._keep_file import keep_file_text, read_keep_file, write_keep_file
+from convkit.graph.precision._observe import ranges
 from convkit.graph.precision._search import Accept, Search, Trial, search
 from convkit.graph.precision._to_16_bit import To16Bit
+from convkit.graph.precision._unfit import Range
 
 __all__ = [
     "Accept",
+    "Range",
     "Search",
     "To16Bit",
     "Trial",
     "keep_file_text",
+    "ranges",
     "read_keep_file",
     "search",
     "write_keep_file",

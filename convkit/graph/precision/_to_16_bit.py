@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from convkit.errors import SettingError, listing, suggest
 from convkit.graph._metadata import PRECISION_KEY, annotate
 from convkit.graph._rewrite import Phase, Rewrite
+from convkit.graph.precision._names import check_names
 from convkit.graph.precision._policy import Plan, plan_types
+from convkit.graph.precision._unfit import Range
 from convkit.model import find_precision
 
 if TYPE_CHECKING:
@@ -36,8 +37,11 @@ class To16Bit(Rewrite):
     * operators that do not take the type in the graph's opset, and nodes with graphs of their own;
     * arithmetic on shapes and constants, and whole numbers that become floating;
     * GridSample and RoiAlign, with what computes their positions behind the operator with weights; sums of squares;
-    * nodes with a constant that overflows in 16 bits, or vanishes;
+    * nodes with a constant that overflows in 16 bits, vanishes or is subnormal;
+    * nodes whose values on samples do (``ranges``, by name of the tensor), and divisions by what becomes 0;
     * the nodes whose names are in ``keep``.
+
+    QuantizeLinear has the type of the tensor that it reads, and DequantizeLinear that of its readers.
 
     For bfloat16 the opset becomes 22 where it is older and nothing but types changed in the operators of the graph:
     before, convolutions do not take it.
@@ -47,8 +51,9 @@ class To16Bit(Rewrite):
     reason: ClassVar[str] = "engines compute in the types of the graph"
     phase: ClassVar[Phase] = "precision"
 
-    def __init__(self, precision: str, keep: Collection[str] = ()) -> None:
+    def __init__(self, precision: str, keep: Collection[str] = (), ranges: Mapping[str, Range] | None = None) -> None:
         self.precision, self.keep = find_precision(precision), frozenset(keep)
+        self.ranges = ranges or {}
         self.name = f"graph.to-{precision}"  # type: ignore[misc]
 
     def apply(self, graph: gs.Graph, near_misses: list[str]) -> int:
@@ -57,27 +62,17 @@ class To16Bit(Rewrite):
         Raises:
             SettingError: the graph has no node with one of the names in ``keep``.
         """
-        _check_names(self.keep, graph)
+        check_names(self.keep, graph, "to keep in float32")
         _constants_of_nodes(graph)
         if self.precision.name == "bf16":
             _raise_opset(graph)
-        plan = plan_types(graph, self.precision.dtype, self.keep)
+        plan = plan_types(graph, self.precision.dtype, self.keep, self.ranges)
         for node, reason in plan.kept:
             near_misses.append(f"{node.name}: {reason}")
             annotate(node, PRECISION_KEY, reason)
         if plan.narrow:
             _Change(graph, plan, self.precision.dtype).make()
         return len(plan.narrow)
-
-
-def _check_names(keep: Collection[str], graph: gs.Graph) -> None:
-    known = {node.name for node in graph.nodes}
-    unknown = sorted(set(keep) - known)
-    if unknown:
-        raise SettingError(
-            f"The graph has no node {listing(map(repr, unknown))} to keep in float32.",
-            hint=f"{suggest(unknown[0], known)} `convkit bisect ARTIFACT` lists names.".strip(),
-        )
 
 
 def _constants_of_nodes(graph: gs.Graph) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
 
-__all__ = ["Positions", "element_types", "is_float32", "narrow_positions"]
+__all__ = ["Positions", "element_types", "is_float32", "model_types", "narrow_positions"]
 
 _OWN_TYPE = frozenset({"BatchNormalization", "Resize"})
 """Operators whose parameters may be wider than what they are applied to, and then stay so."""
@@ -30,10 +30,24 @@ class Positions:
 
 def element_types(graph: gs.Graph) -> dict[str, int]:
     """Return the ONNX type number of each tensor of the outer graph that is known or can be inferred."""
-    import onnx
     import onnx_graphsurgeon as gs
 
-    model = gs.export_onnx(graph, do_type_check=False)
+    return _inferred(gs.export_onnx(graph, do_type_check=False))
+
+
+def model_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the ONNX type number of each tensor of the outer graph of a model that is known or can be inferred."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return _inferred(copy)
+
+
+def _inferred(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the types of a model that may be changed."""
+    import onnx
+
     _drop_weights(model)
     typed = onnx.shape_inference.infer_shapes(model).graph
     values = (*typed.input, *typed.output, *typed.value_info)

@@ -269,7 +269,8 @@ def test_an_operator_of_another_domain_and_what_its_unknown_type_reaches_stay_as
         (-np.inf, True, ""),
         (1e-12, False, "w has 1e-12 at most, which becomes 0"),
         (0.0, True, ""),
-        (6e-8, True, ""),
+        (6e-8, False, "w has 6e-08 at most, which is subnormal in float16"),
+        (6.2e-5, True, ""),
     ],
 )
 def test_a_constant_that_overflows_or_vanishes_keeps_its_node_float32(value, fits, reason):

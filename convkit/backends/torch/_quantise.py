@@ -1,0 +1,76 @@
+"""Operators that turn floating values into whole numbers of few bits, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from convkit.backends.torch._node import Builder, Function, Key, TorchNode, operator, refuse, torch_dtype
+
+__all__ = ["QUANTISE"]
+
+QUANTISE: dict[Key, Builder] = {}
+
+_WHOLE = (torch.int8, torch.uint8, torch.int16)
+
+
+@operator(QUANTISE, "QuantizeLinear")
+def _quantize(node: TorchNode) -> Function:
+    """Divide in float32, round half to even, add the zero point, and limit to the range of the type."""
+    axis = _axis(node)
+    number = int(node.attributes.get("output_dtype", 0))
+    node.attributes.get("saturate", 1)  # of 8-bit floating types alone
+    if node.attributes.get("precision", 0) not in (0, 1):
+        raise refuse(node, "it divides in another type than float32")
+    zero = node.constant(2)
+    if node.has(2) and zero is None:
+        raise refuse(node, "its zero point is not a constant")
+    named = torch.uint8 if zero is None and not number else torch_dtype(number) if number else None
+    dtype = named or torch.tensor(zero).dtype
+    if dtype not in _WHOLE:
+        raise refuse(node, f"it makes {dtype}")
+    low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+
+    def quantize(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+        found = torch.round(x.float() / _along(scale, axis, x.dim()).float())
+        if zero is not None:
+            found = found + _along(zero, axis, x.dim())
+        return found.clamp(low, high).to(dtype)
+
+    return quantize
+
+
+@operator(QUANTISE, "DequantizeLinear")
+def _dequantize(node: TorchNode) -> Function | tuple[Function, Sequence[str]]:
+    """Subtract the zero point, and multiply in float32; weights are computed once."""
+    axis = _axis(node)
+    number = int(node.attributes.get("output_dtype", 0))
+
+    def dequantize(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+        whole = x.int() if zero is None else x.int() - _along(zero, axis, x.dim()).int()
+        found = whole.float() * _along(scale, axis, x.dim()).float()
+        return found.to(node.dtype(number) if number else scale.dtype)
+
+    constants = [node.constant(place) for place in range(len(node.inputs)) if node.has(place)]
+    known = [node.tensor(value) for value in constants if value is not None]
+    if len(known) < len(constants):
+        return dequantize
+    values = dequantize(*known)
+    return lambda: values, ()
+
+
+def _axis(node: TorchNode) -> int:
+    if node.attributes.get("block_size", 0):
+        raise refuse(node, "it has a scale a block")
+    return int(node.attributes.get("axis", 1))
+
+
+def _along(values: Tensor, axis: int, dims: int) -> Tensor:
+    """Return a scale or zero point so that it applies along an axis of a tensor with ``dims`` axes."""
+    if values.dim() == 0 or dims == 0:
+        return values.reshape(())
+    shape = [1] * dims
+    shape[axis] = -1
+    return values.reshape(shape)
