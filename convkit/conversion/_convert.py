@@ -150,6 +150,7 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
             keep_exported=settings.keep_exported,
         )  # fmt: skip
         proved = prove_graph(source.spec, measured, inputs, runner, folder, progress)
+        proved.verdict.notes.extend(map(str, source.spec.info.get("notes", ())))
         write_device_kernels(source.spec, folder, progress)
         progress("writing the artifact")
         manifest = _manifest(plan, source, exported, rewritten, proved.verdict)

@@ -89,7 +89,8 @@ class ModelSpec:
     ``dims`` are those of the request, narrowed where the model must. ``preprocess`` and ``decode`` are JSON objects
     whose ``kind`` tells a plugin's ``convkit_preprocess`` or ``convkit_decode`` hook that they are its own. An empty
     ``preprocess`` means that raw inputs are the input arrays by name; an empty ``decode`` that there are no results
-    beyond the outputs. ``info`` is for people. ``expect`` overrides how often the patch or rewrite of that name must
+    beyond the outputs. ``info`` is for people: `convert` and the report say what its entry ``notes``, a list
+    of sentences, contains. ``expect`` overrides how often the patch or rewrite of that name must
     fire for this model.
 
     Raises:

@@ -59,6 +59,10 @@ def identify(path: Path) -> str:
             f"{path} is a web page, not a weights file.",
             hint="The download link led to a page: open it in a browser and save the file itself.",
         )
+    if path.name.endswith(".index.json"):
+        raise CheckpointError(
+            f"{path} is the index of a model in several files.", hint=f"Give their folder: {path.parent}."
+        )
     if head.startswith(b"PK"):
         _check_zip(path)
         return ZIP

@@ -7,11 +7,14 @@ import pickletools
 import re
 import zipfile
 import zlib
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["foreign_names"]
+from convkit.weights._inert import is_inert
+
+__all__ = ["foreign_names", "global_names"]
 
 _LEGACY_PICKLES = 5
 """A file of `torch.save` before torch 1.6 has five pickles: magic number, version, platform, object, storage names."""
@@ -21,14 +24,27 @@ _PLAIN_NAMES = {
     "collections.OrderedDict",
     "_codecs.encode",
     "argparse.Namespace",
+    "builtins.bytearray",
+    "builtins.bytes",
+    "builtins.complex",
+    "builtins.set",
+    "collections.Counter",
     "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
 }
 
 
 def foreign_names(path: Path, *, zipped: bool) -> list[str]:
-    """Return the classes and functions that unpickling would call beyond those that tensors need.
+    """Return the classes and functions that unpickling would call beyond those that are read as data."""
+    return [name for name in _beyond_tensors(global_names(path, zipped=zipped)) if not is_inert(name)]
+
+
+def global_names(path: Path, *, zipped: bool) -> list[str]:
+    """Return the full names of the classes and functions that a file of `torch.save` names, each once.
 
     The pickle is read as a list of instructions; it is not executed. What cannot be read any more,
     because the file is cut off, is left out.
@@ -44,7 +60,7 @@ def foreign_names(path: Path, *, zipped: bool) -> list[str]:
             with path.open("rb") as file:
                 for _ in range(_LEGACY_PICKLES):
                     found.extend(_globals(file))
-    return _beyond_tensors(dict.fromkeys(found))
+    return list(dict.fromkeys(found))
 
 
 def _pickle_member(archive: zipfile.ZipFile) -> str:
@@ -63,7 +79,7 @@ def _globals(stream: IO[bytes]) -> Iterator[str]:
         elif opcode.name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = top
         elif opcode.name == "GLOBAL":
-            yield argument.replace(" ", ".")
+            yield _today(*argument.split(" ", 1))
             top = None
         elif opcode.name == "STACK_GLOBAL":
             yield ".".join(strings[-2:])
@@ -73,6 +89,12 @@ def _globals(stream: IO[bytes]) -> Iterator[str]:
             top = value if isinstance(value, str) else None
             if top is not None:
                 strings.append(top)
+
+
+def _today(module: str, name: str) -> str:
+    """Return the full name in Python 3 of what a pickle of Python 2 may name."""
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    return f"{module}.{name}"
 
 
 def _beyond_tensors(names: Iterable[str]) -> list[str]:

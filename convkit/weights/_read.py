@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from convkit.errors import CheckpointError, EnvironmentProblem, listing
+from convkit.weights._inert import plain_objects, stand_ins
 from convkit.weights._kinds import FOLDER, SAFETENSORS, ZIP, identify, resave
-from convkit.weights._pickles import foreign_names
+from convkit.weights._pickles import foreign_names, global_names
 
 __all__ = ["read_weights"]
 
@@ -28,23 +29,35 @@ def read_weights(path: Path | str) -> Any:
 
     Read are both formats of `torch.save`, safetensors files (a dictionary of tensors by name), and folders with one
     safetensors file or with the shards of an index such as ``model.safetensors.index.json`` (one dictionary of all).
-    Nothing in a file is ever executed. Of Python objects only numbers, texts, NumPy scalars and
-    `argparse.Namespace` are read; a file that needs others is refused, and the message names them.
+    Nothing in a file is ever executed. Of Python objects, numbers, texts, NumPy scalars and arrays and
+    `argparse.Namespace` are read; dates, paths and the settings of common training frameworks become dictionaries or
+    objects without behaviour. A file that needs others is refused, and the message names them.
 
     Raises:
         CheckpointError: the file is missing, damaged, of another kind, or not safe to read.
         EnvironmentProblem: the package that reads this kind of file is not installed.
     """
     path = Path(path)
+    if re.search(r"-\d+-of-\d+$", path.stem) and any(path.parent.glob(_INDEX)):
+        raise CheckpointError(
+            f"{path} is one of several files of a model.",
+            hint=f"Give their folder, {path.parent}, which has the index.",
+        )
+    return _read(path)
+
+
+def _read(path: Path) -> Any:
     kind = identify(path)
     if kind == FOLDER:
         return _read_folder(path)
     if kind == SAFETENSORS:
         return _read_safetensors(path)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_safe_objects()):
-            warnings.simplefilter("ignore", UserWarning)  # of damaged files, which end in the error below
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == ZIP)
+        try:
+            return _load(path, kind, plain_objects())
+        except pickle.UnpicklingError:
+            # Only a file that contains other objects is looked through for their names, which takes time.
+            return _load(path, kind, [*plain_objects(), *stand_ins(global_names(path, zipped=kind == ZIP))])
     except Exception as error:  # bytes that were not meant for it can make the unpickler raise anything
         names = foreign_names(path, zipped=kind == ZIP)
         if names:
@@ -53,25 +66,18 @@ def read_weights(path: Path | str) -> Any:
                 hint=resave("If you trust it, open it where it was made")
                 + " convkit runs no code from a weights file.",
             ) from None
+        if "Can only build" in str(error):
+            raise CheckpointError(
+                f"{path} contains an array of Python objects or a structured one, which is not read.",
+                hint=resave("If you trust it, open it where it was made"),
+            ) from None
         raise _damaged(path, "PyTorch", error) from error
 
 
-class _Namespace(argparse.Namespace):
-    """The options of a training script; what a file says of it can only become attributes."""
-
-    def __new__(cls) -> _Namespace:
-        return super().__new__(cls)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-
-def _safe_objects() -> list[Any]:
-    """Return what unpickles NumPy scalars, such as the best score, under their old and new name, and options."""
-    scalar = np.float64(0).__reduce__()[0]
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    dtypes = [np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefdgFDSU")]
-    return [*((scalar, name) for name in names), *dtypes, (_Namespace, "argparse.Namespace")]
+def _load(path: Path, kind: str, objects: list[Any]) -> Any:
+    with warnings.catch_warnings(), torch.serialization.safe_globals(objects):
+        warnings.simplefilter("ignore", UserWarning)  # of damaged files, which end in an error
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == ZIP)
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -124,7 +130,7 @@ def _read_shards(folder: Path, index: Path) -> dict[str, torch.Tensor]:
                 f"{index} names {str(file)!r}, which is not a file of the same folder.",
                 hint="Download the folder again, with all its files.",
             )
-        content = read_weights(folder / file)
+        content = _read(folder / file)
         names = [tensor for tensor, place in pairs.items() if place == file]
         missing = [tensor for tensor in names if not isinstance(content, Mapping) or tensor not in content]
         if missing:

@@ -38,6 +38,7 @@ class CenterNet(Adapter):
         ),
         Option("mean", COCO_MEAN, "mean of each channel in BGR order, of values in 0..1"),
         Option("std", COCO_STD, "standard deviation of each channel in BGR order, of values in 0..1"),
+        Option("entry", "", "where a file has several copies of the weights, the one to take, such as ema"),
         Option("topk", 100, "most detections an image"),
         Option(
             "decode",
@@ -62,7 +63,7 @@ class CenterNet(Adapter):
         from convkit_models.centernet.tasks.ctdet import describe, reference
 
         options = {option.name: option.default for option in self.options} | dict(request.options)
-        checkpoint = read_checkpoint(request.weights)
+        checkpoint = read_checkpoint(request.weights, options["entry"])
         shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.state.items()}
         source = str(request.weights)
         layout = infer_layout(shapes, source)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from convkit.errors import CheckpointError, listing
-from convkit.weights import identify, read_weights
+from convkit.weights import find_state_dict, identify, read_weights
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 
-_STATE_NAMES = ("state_dict", "model", "model_state_dict")
-_PREFIX = "module."
+_MARKS = (*(f"layer{number}.0.conv1.weight" for number in (1, 2, 3, 4)), "deconv_layers.0.weight")
+"""Names that every network of the family has, at whatever place of the file its weights are."""
 _IGNORED_PREFIX = "base.fc."
 _COUNTER = "num_batches_tracked"
 
@@ -35,75 +35,29 @@ class Checkpoint:
     notes: tuple[str, ...] = field(default=())
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, entry: str = "") -> Checkpoint:
     """Read ``path`` without running any code from it.
 
     Accepted are the files of the CenterNet code (``epoch``, ``state_dict``, perhaps ``optimizer``),
-    a mapping with the weights under ``model``, and a bare state dict; both formats of torch.save, and
-    safetensors; keys with the prefix ``module.`` of DataParallel; files from before ``num_batches_tracked``;
+    and the weights at any other place of a file, with any prefix, as `convkit.weights.find_state_dict`
+    finds them; both formats of torch.save, and safetensors; files from before ``num_batches_tracked``;
     float16, bfloat16 and float64 weights, which become float32; and the never used ``base.fc.*``.
+    ``entry`` chooses one of several copies in the file.
 
     Raises:
         CheckpointError: the file is not a checkpoint, needs code to be run, is damaged, or has
-            entries that cannot be weights (NaN, infinity, integers, no tensor at all).
+            entries that cannot be weights (NaN, infinity, negative variances, integers, no tensor at all).
     """
     content = read_weights(path)
-    entries = _find_state(content, path)
-    notes: list[str] = []
-    named = _normalise_names(entries, path, notes)
+    found = find_state_dict(content, str(path), marks=_MARKS, entry=entry)
+    notes = list(found.notes)
+    named = {name: value for name, value in found.tensors.items() if not name.startswith(_IGNORED_PREFIX)}
+    if dropped := len(found.tensors) - len(named):
+        notes.append(f"left out {dropped} entries {_IGNORED_PREFIX}*, which no output depends on")
     state = _normalise_values(named, path, notes)
     _add_counters(state, notes)
     epoch = content.get("epoch") if isinstance(content, Mapping) else None
     return Checkpoint(state, identify(path), _whole(epoch), tuple(notes))
-
-
-def _find_state(content: Any, path: Path) -> Mapping[Any, Any]:
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}, not a checkpoint.",
-            hint="A checkpoint is a dictionary with the weights under 'state_dict'.",
-        )
-    for name in _STATE_NAMES:
-        value = content.get(name)
-        if isinstance(value, Mapping) and value:
-            return value
-    if any(isinstance(value, Tensor) for value in content.values()):
-        return content
-    held = ", ".join(str(name) for name in list(content)[:8]) or "nothing"
-    raise CheckpointError(
-        f"{path} has no entry 'state_dict'; it holds {held}.",
-        hint="A checkpoint is a dictionary with the weights under 'state_dict'.",
-    )
-
-
-def _normalise_names(entries: Mapping[Any, Any], path: Path, notes: list[str]) -> dict[str, Tensor]:
-    wrong = [f"{name} ({type(value).__name__})" for name, value in entries.items() if not isinstance(value, Tensor)]
-    if wrong:
-        raise CheckpointError(
-            f"{path} holds entries that are not tensors: {listing(wrong)}.",
-            hint="The weights must be a state dict: torch.save({'epoch': 0, 'state_dict': model.state_dict()}, FILE).",
-        )
-    named: dict[str, Tensor] = {}
-    stripped = dropped = 0
-    for raw, value in entries.items():
-        name = str(raw)
-        if name.startswith(_PREFIX):
-            name = name[len(_PREFIX) :]
-            stripped += 1
-        if name.startswith(_IGNORED_PREFIX):
-            dropped += 1
-            continue
-        if name in named:
-            raise CheckpointError(
-                f"{path} holds {name} twice, with the prefix {_PREFIX!r} and without.",
-                hint="Save the state dict of one model only.",
-            )
-        named[name] = value
-    if stripped:
-        notes.append(f"took the prefix {_PREFIX!r} off {stripped} entries")
-    if dropped:
-        notes.append(f"left out {dropped} entries {_IGNORED_PREFIX}*, which no output depends on")
-    return named
 
 
 def _normalise_values(named: Mapping[str, Tensor], path: Path, notes: list[str]) -> dict[str, Tensor]:
@@ -133,6 +87,11 @@ def _normalise_values(named: Mapping[str, Tensor], path: Path, notes: list[str])
         raise CheckpointError(
             f"{path} holds NaN or infinite weights: {listing(not_finite)}.",
             hint="Training diverged or the file is damaged: give an earlier checkpoint, or download it again.",
+        )
+    if negative := [name for name, value in state.items() if name.endswith(".running_var") and bool((value < 0).any())]:
+        raise CheckpointError(
+            f"{path} holds negative variances of a BatchNorm: {listing(negative)}.",
+            hint="No training writes these: the file is damaged, or was edited. Give an earlier one.",
         )
     notes += [f"converted {count} entries from {kind} to float32" for kind, count in converted.items()]
     return state

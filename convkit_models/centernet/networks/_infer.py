@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from convkit.errors import CheckpointError
+from convkit.errors import CheckpointError, listing
 from convkit_models.centernet.networks._layout import ARCHITECTURES, BLOCKS, Head, Layout, Stage, Step, is_bottleneck
 
 __all__ = ["check_fit", "infer_layout"]
@@ -19,17 +19,39 @@ Shape = tuple[int, ...]
 
 _LAYERS = ("layer1", "layer2", "layer3", "layer4")
 _TRUNK = ("conv1", "bn1", *_LAYERS, "deconv_layers")
+_CLASSIFIER = {"conv1", "bn1", "fc", *_LAYERS}
 _HEADS = ("hm", "wh", "reg")
 _OTHER_TASKS = {
+    "mot (multi-object tracking, as in FairMOT)": {"id"},
+    "tracking (CenterTrack)": {"tracking", "ltrb", "ltrb_amodal"},
+    "object_pose (CenterPose)": {"hps_uncertainty", "scale_uncertainty", "hp_scale", "obj_scale"},
     "multi_pose": {"hps", "hm_hp", "hp_offset"},
-    "ddd": {"dep", "rot", "dim"},
+    "ddd": {"dep", "rot", "dim", "amodel_offset", "velocity", "nuscenes_att"},
     "exdet": {"hm_t", "hm_l", "hm_b", "hm_r", "hm_c"},
+    "rotated boxes": {"ang", "angle", "theta", "cls_theta"},
+    "instance segmentation": {"seg", "mask", "seg_feat", "conv_weight", "shape", "saliency"},
 }
 _OTHER_FAMILIES = (
+    ("dla_34 of CenterTrack", ("pre_img_layer", "ida_up.")),
+    ("dla_34 of CenterTrack", ("base.pre_img_layer", "ida_up.")),
     ("dla_34", ("base.base_layer", "ida_up.")),
     ("dlav0_34", ("base.base_layer", "dla_up.")),
     ("hourglass", ("kps.", "cnvs.")),
+    ("a hourglass as CornerNet has it", ("kps.", "tl_cnvs.")),
+    ("a ResNet with FPN and DCN, the resfpndcn of FairMOT,", ("deconv_layer1.", "smooth_layer1.")),
+    ("a ResNet with FPN and DCN, the resfpndcn of FairMOT,", ("deconv_layer1.", "project_layer1.")),
+    ("hrnet", ("transition1.", "stage2.")),
+    ("centernet-pytorch (bubbliiiing)", ("decoder.deconv_layers.", "head.")),
+    ("a CenterNet of MMDetection", ("neck.deconv_layers.", "bbox_head.")),
+    ("CenterNet2", ("proposal_generator.", "roi_heads.")),
+    ("a two-stage detector (Faster R-CNN)", ("backbone.", "roi_heads.")),
+    ("a detector of MMDetection", ("backbone.", "bbox_head.")),
+    ("DETR", ("transformer.encoder.", "class_embed.")),
+    ("YOLO", ("model.0.conv.", "model.1.")),
+    ("YOLO", ("0.conv.", "1.conv.")),
+    ("a vision transformer", ("patch_embed.", "blocks.")),
 )
+"""Networks that people take for one of these, each with how some of its entries begin; the first that fits counts."""
 _SHOWN = 10
 _BUILDS = f"This adapter builds {', '.join(ARCHITECTURES)}, for the task ctdet."
 
@@ -104,6 +126,11 @@ def _refuse_other_families(shapes: Mapping[str, Shape], source: str) -> None:
     if "deconv_layers" in tops and tops & set(_LAYERS):
         return
     if tops >= {"conv1", *_LAYERS}:
+        if more := [top for top in dict.fromkeys(name.split(".")[0] for name in shapes) if top not in _CLASSIFIER]:
+            raise CheckpointError(
+                f"{source} has the trunk of a ResNet, but no 'deconv_layers'; beside the trunk it has {listing(more)}.",
+                hint="It is of another network than the official CenterNet. " + _BUILDS,
+            )
         raise CheckpointError(
             f"{source} is a plain ResNet (an ImageNet classifier or backbone): it has no 'deconv_layers'.",
             hint="Give the checkpoint of the CenterNet that was trained from it. " + _BUILDS,
@@ -122,6 +149,11 @@ def _refuse_other_tasks(shapes: Mapping[str, Shape], source: str) -> None:
             raise CheckpointError(
                 f"{source} was trained for the task {task}: its heads are {', '.join(heads)}.", hint=_BUILDS
             )
+    if other := [head for head in heads if head not in _HEADS and head != "fc"]:
+        raise CheckpointError(
+            f"{source} has entries that boxes do not need: {listing(other)}; its heads are {', '.join(heads)}.",
+            hint="It was trained for another task, or with changed code. " + _BUILDS,
+        )
     for name in ("hm", "wh"):
         if name not in heads:
             raise CheckpointError(

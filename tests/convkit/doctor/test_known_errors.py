@@ -6,6 +6,8 @@ The first half provokes the errors; the second half quotes tools that no test ma
 from __future__ import annotations
 
 import argparse
+import collections
+import datetime
 import io
 import re
 import tarfile
@@ -25,6 +27,8 @@ from torch import nn
 
 from convkit.doctor import KnownError, search
 from convkit.doctor.plugin import convkit_known_errors
+from convkit.errors import CheckpointError
+from convkit.weights import read_weights
 
 ERRORS = tuple(convkit_known_errors())
 
@@ -446,6 +450,33 @@ QUOTED = [
 @pytest.mark.parametrize(("text", "cause"), QUOTED, ids=[text[:50] for text, _ in QUOTED])
 def test_an_error_that_a_tool_writes_is_recognised(text: str, cause: str) -> None:
     assert cause in first(text).cause
+
+
+BESIDE: dict[str, Any] = {
+    "a scalar": np.float64(1),
+    "an array": np.arange(3.0),
+    "options": argparse.Namespace(lr=0.1, out=Path("x")),
+    "a path": Path("x"),
+    "a date": datetime.date(2020, 1, 2),
+    "a dictionary with a default": collections.defaultdict(list),
+    "a module": nn.Linear(1, 1),
+    "code": Wicked(),
+}
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+def test_what_is_said_of_a_checkpoint_is_what_convert_does(tmp_path: Path, kind: str) -> None:
+    content = saved({"model": {"a": torch.ones(1)}, "beside": BESIDE[kind]})
+    with pytest.raises(Exception, match="(?i)unsupported") as error:
+        load(content)
+    (tmp_path / "w.pth").write_bytes(content)
+    try:
+        read_weights(tmp_path / "w.pth")
+        reads = True
+    except CheckpointError:
+        reads = False
+    cure = first(str(error.value)).cure
+    assert ("`convkit convert` reads such files" in cure) == reads
 
 
 def test_every_error_has_an_example() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import pickle
 import sys
+import types
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +108,106 @@ def test_numpy_scalars_of_every_kind(tmp_path: Path, value: Any, modern: bool) -
     assert (type(found), found) == (type(value), value)
 
 
-def test_arrays_are_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "value", [np.arange(3.0), np.asfortranarray(np.arange(6).reshape(2, 3)), np.array(["a", "bc"]), np.zeros((0, 3))]
+)
+def test_arrays_are_read_as_data(tmp_path: Path, value: np.ndarray) -> None:
     path = tmp_path / "w.pth"
-    torch.save({"losses": np.arange(3.0)}, path)
-    assert "multiarray._reconstruct" in refusal(path)
+    torch.save({"losses": value}, path)
+    found = read_weights(path)["losses"]
+    assert (found.dtype, found.shape) == (value.dtype, value.shape)
+    assert (found == value).all()
+
+
+@pytest.mark.parametrize("value", [np.array([{"x": 1}], dtype=object), np.zeros(2, [("x", "f4")])], ids=["O", "V"])
+def test_arrays_of_objects_are_refused(tmp_path: Path, value: np.ndarray) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"a": value}, path)
+    assert "array of Python objects or a structured one" in refusal(path)
+
+
+@pytest.mark.parametrize("state", [(1, (1 << 40,), np.dtype("f8"), False, b"12345678"), (1, (1,), "f8", False, b"")])
+def test_an_array_of_other_bytes_than_its_shape_says(tmp_path: Path, state: Any) -> None:
+    class Odd:
+        def __reduce__(self) -> Any:
+            function, arguments, _ = np.zeros(1).__reduce__()
+            return function, arguments, state
+
+    path = tmp_path / "w.pth"
+    torch.save({"a": Odd()}, path)
+    assert "damaged" in refusal(path)
+
+
+def beside(module: str, name: str, base: type, monkeypatch: pytest.MonkeyPatch) -> type:
+    """Return a class of another package, which is installed for the test that saves an object of it."""
+    made = type(name, (base,), {"__module__": module, "__qualname__": name})
+    for part in (module.rsplit(".", depth)[0] for depth in range(module.count("."), -1, -1)):
+        monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
+    setattr(sys.modules[module], name, made)
+    return made
+
+
+DICTIONARIES = (
+    ("easydict", "EasyDict"),
+    ("yacs.config", "CfgNode"),
+    ("mmengine.config.config", "ConfigDict"),
+    ("lightning_fabric.utilities.data", "AttributeDict"),
+)
+
+
+@pytest.mark.parametrize(("module", "name"), DICTIONARIES)
+@pytest.mark.parametrize("modern", [True, False], ids=["zip", "legacy"])
+def test_dictionaries_of_other_packages_become_plain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, modern: bool
+) -> None:
+    kind = beside(module, name, dict, monkeypatch)
+    path = tmp_path / "w.pth"
+    torch.save({"model": STATE, "cfg": kind(lr=0.1)}, path, _use_new_zipfile_serialization=modern)
+    monkeypatch.undo()
+    content = read_weights(path)
+    assert_same(content["model"], STATE)
+    assert dict(content["cfg"]) == {"lr": 0.1}
+    assert type(content["cfg"]).__module__ == "collections"
+
+
+VALUES = (
+    Path("/data/run"),
+    datetime.datetime(2020, 1, 2, tzinfo=datetime.timezone.utc),
+    datetime.timedelta(seconds=3),
+    types.SimpleNamespace(lr=0.1),
+    frozenset({1, 2}),
+    slice(1, 2),
+    range(3),
+    uuid.UUID(int=7),
+    torch.__version__,
+)
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_values_beside_the_weights_do_not_stop_a_file_and_have_no_behaviour(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"model": STATE, "beside": value}, path)
+    content = read_weights(path)
+    assert_same(content["model"], STATE)
+    assert type(content["beside"]).__module__.startswith("convkit.")
+
+
+def test_one_object_that_is_no_data_is_refused_among_those_that_are(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"model": STATE, "when": datetime.date(2020, 1, 2), "hook": print, "path": Path("x")}, path)
+    said = refusal(path)
+    assert "builtins.print" in said
+    assert "datetime" not in said
+    assert "pathlib" not in said
+
+
+@pytest.mark.parametrize("modern", [True, False], ids=["zip", "legacy"])
+def test_a_whole_module_is_refused_with_what_to_do(tmp_path: Path, modern: bool) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(torch.nn.Sequential(torch.nn.Linear(1, 1)), path, _use_new_zipfile_serialization=modern)
+    said = refusal(path)
+    assert "torch.nn.modules.container.Sequential" in said
+    assert "torch.save(model.state_dict()" in said
 
 
 class TestSafetensors:
@@ -185,6 +284,11 @@ class TestFolder:
         shards(tmp_path, {"a.bin": list(STATE)}, torch.save, "pytorch_model.bin")
         torch.save({**STATE, "x": Payload()}, tmp_path / "a.bin")
         assert "print" in refusal(tmp_path)
+
+    @pytest.mark.parametrize("name", ["model.safetensors.index.json", *TWO])
+    def test_a_part_of_them_names_the_folder_to_give(self, tmp_path: Path, name: str) -> None:
+        shards(tmp_path, TWO)
+        assert "Give their folder" in refusal(tmp_path / name)
 
     def test_a_shard_that_lacks_a_tensor(self, tmp_path: Path) -> None:
         shards(tmp_path, TWO)

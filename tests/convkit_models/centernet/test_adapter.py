@@ -61,6 +61,7 @@ def test_the_declaration() -> None:
         "resize": "fix_res",
         "mean": (0.40789654, 0.44719302, 0.47026115),
         "std": (0.28863828, 0.27408164, 0.27809835),
+        "entry": "",
         "topk": 100,
         "decode": "official",
         "confidence": 0.25,

@@ -70,6 +70,56 @@ def test_a_name_with_and_without_the_prefix(tmp_path: Path, state: State) -> Non
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    "place", ["net", "model_ema", "ema.module", "params"], ids=lambda place: place.replace(".", " of ")
+)
+def test_weights_at_another_place_are_found_and_said(tmp_path: Path, state: State, place: str) -> None:
+    content: Any = state
+    for name in reversed(place.split(".")):
+        content = {name: content}
+    checkpoint = read_checkpoint(saved(tmp_path / "w.pth", {"epoch": 3, **content}))
+    assert_same(checkpoint.state, state)
+    assert place in checkpoint.notes[-1]
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "module.module.", "detector.core."])
+def test_any_prefix_around_the_whole_network(tmp_path: Path, state: State, prefix: str) -> None:
+    checkpoint = read_checkpoint(make_checkpoint(tmp_path / "w.pth", width=0.05, prefix=prefix))
+    assert_same(checkpoint.state, state)
+
+
+def test_a_lightning_checkpoint(tmp_path: Path, state: State) -> None:
+    content = {
+        "pytorch-lightning_version": "2.1.0",
+        "epoch": 9,
+        "hyper_parameters": {"lr": 0.1},
+        "callbacks": {"EMA": {"decay": 0.99}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []}],
+        "state_dict": {**{f"model.{name}": value for name, value in state.items()}, "loss.weight": torch.ones(3)},
+    }
+    checkpoint = read_checkpoint(saved(tmp_path / "w.ckpt", content))
+    assert_same(checkpoint.state, state)
+    assert checkpoint.epoch == 9
+    assert "left out 1 entries without that prefix: loss x1" in checkpoint.notes
+
+
+def test_an_average_is_taken_only_where_it_is_asked_for(tmp_path: Path, state: State) -> None:
+    average = {name: value * 2 for name, value in state.items()}
+    path = saved(tmp_path / "w.pth", {"state_dict": state, "state_dict_ema": average})
+    checkpoint = read_checkpoint(path)
+    assert_same(checkpoint.state, state)
+    assert "took the weights under state_dict, not those under state_dict_ema" in checkpoint.notes
+    assert_same(read_checkpoint(path, "state_dict_ema").state, average)
+    with pytest.raises(CheckpointError, match="no weights under 'ema'"):
+        read_checkpoint(path, "ema")
+
+
+def test_negative_variances_are_named(tmp_path: Path, state: State) -> None:
+    damaged = {**state, "layer1.0.bn1.running_var": -state["layer1.0.bn1.running_var"]}
+    with pytest.raises(CheckpointError, match=r"negative variances of a BatchNorm: layer1\.0\.bn1\.running_var\."):
+        read_checkpoint(saved(tmp_path / "w.pth", damaged))
+
+
 @pytest.mark.parametrize("metadata", [False, True])
 def test_files_without_batch_counters(tmp_path: Path, state: State, metadata: bool) -> None:
     old = OrderedDict((name, value) for name, value in state.items() if "num_batches_tracked" not in name)

@@ -94,8 +94,8 @@ def test_a_missing_entry_is_listed(shapes: Shapes) -> None:
 
 
 def test_an_extra_entry_is_listed(shapes: Shapes) -> None:
-    shapes["tracking.0.weight"] = (2, 64, 3, 3)
-    assert refusal(shapes).splitlines()[1:] == ["  extra: tracking.0.weight (2, 64, 3, 3)"]
+    shapes["layer1.0.conv9.weight"] = (2, 64, 3, 3)
+    assert refusal(shapes).splitlines()[1:] == ["  extra: layer1.0.conv9.weight (2, 64, 3, 3)"]
 
 
 def test_a_wrong_shape_is_listed_with_the_right_one(shapes: Shapes) -> None:
@@ -175,11 +175,44 @@ class TestOtherNetworks:
             (["base.base_layer.0.weight", "dla_up.ida_0.proj_1.conv.weight", "ida_up.node_1.conv.weight"], "dla_34"),
             (["base.base_layer.0.weight", "base.fc.bias", "dla_up.ida_0.proj_1.0.weight"], "dlav0_34"),
             (["pre.0.conv.weight", "kps.0.up1.0.conv1.weight", "cnvs.0.conv.weight"], "hourglass"),
+            (
+                ["base.pre_img_layer.0.weight", "base.base_layer.0.weight", "ida_up.proj_1.bias"],
+                "dla_34 of CenterTrack",
+            ),
+            (["conv1.weight", "deconv_layer1.0.weight", "smooth_layer1.conv.weight"], "a ResNet with FPN and DCN"),
+            (["conv1.weight", "transition1.0.0.weight", "stage2.0.branches.0.0.conv1.weight"], "hrnet"),
+            (["backbone.conv1.weight", "neck.deconv_layers.0.weight", "bbox_head.wh_head.0.bias"], "a CenterNet of MM"),
+            (["backbone.conv1.weight", "decoder.deconv_layers.0.weight", "head.wh_head.0.bias"], "centernet-pytorch"),
+            (["backbone.body.conv1.weight", "rpn.head.conv.weight", "roi_heads.box_head.fc6.weight"], "a two-stage"),
+            (["kps.0.up1.0.conv1.weight", "tl_cnvs.0.p1_conv1.conv.weight"], "a hourglass as CornerNet has it"),
+            (["model.0.conv.weight", "model.1.conv.weight", "model.24.m.0.weight"], "YOLO"),
         ],
     )
     def test_other_families_are_named(self, entries: list[str], family: str) -> None:
         found = refusal(dict.fromkeys([*entries, "hm.0.weight", "wh.0.weight", "reg.0.weight"], (1,)))
         assert f"is a checkpoint of {family}" in found
+
+    @pytest.mark.parametrize(
+        ("heads", "task"),
+        [
+            ({"hm": 1, "wh": 2, "id": 512}, "mot"),
+            ({"hm": 1, "wh": 2, "tracking": 2}, "tracking (CenterTrack)"),
+            ({"hm": 1, "wh": 2, "hps": 16, "hps_uncertainty": 16, "scale": 3}, "object_pose (CenterPose)"),
+            ({"hm": 1, "wh": 2, "ang": 1}, "rotated boxes"),
+        ],
+    )
+    def test_tasks_of_relatives_are_named(self, heads: dict[str, int], task: str) -> None:
+        assert f"was trained for the task {task}" in refusal(expected_shapes(Layout.named("res_18", heads)))
+
+    def test_a_head_that_nobody_knows_is_named(self) -> None:
+        found = refusal(expected_shapes(Layout.named("res_18", {"hm": 1, "wh": 2, "colour": 3})))
+        assert "entries that boxes do not need: colour; its heads are hm, wh, colour" in found
+
+    def test_a_trunk_with_something_else_is_no_classifier(self, shapes: Shapes) -> None:
+        trunk = {name: shape for name, shape in shapes.items() if name.startswith(("conv1", "bn1", "layer"))}
+        found = refusal({**trunk, "neck.weight": (4, 4), "hm.0.weight": (4, 4, 3, 3)})
+        assert "no 'deconv_layers'; beside the trunk it has neck, hm" in found
+        assert "ImageNet" not in found
 
     def test_a_backbone(self, shapes: Shapes) -> None:
         trunk = {name: shape for name, shape in shapes.items() if name.startswith(("conv1", "bn1", "layer"))}
