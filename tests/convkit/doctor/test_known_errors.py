@@ -467,7 +467,7 @@ BESIDE: dict[str, Any] = {
 @pytest.mark.parametrize("kind", BESIDE)
 def test_what_is_said_of_a_checkpoint_is_what_convert_does(tmp_path: Path, kind: str) -> None:
     content = saved({"model": {"a": torch.ones(1)}, "beside": BESIDE[kind]})
-    with pytest.raises(Exception, match="(?i)unsupported") as error:
+    with pytest.raises(Exception, match=r"(?i)unsupported") as error:
         load(content)
     (tmp_path / "w.pth").write_bytes(content)
     try:
