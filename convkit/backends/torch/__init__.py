@@ -80,8 +80,9 @@ def convkit_torch_operators() -> Mapping[tuple[str, str], Callable[..., Any]]:
     from convkit.backends.torch._layout import LAYOUT
     from convkit.backends.torch._network import NETWORK
     from convkit.backends.torch._quantise import QUANTISE
+    from convkit.backends.torch._resize import RESIZING
 
-    return {**ELEMENTWISE, **LAYOUT, **NETWORK, **QUANTISE, **FUSED}
+    return {**ELEMENTWISE, **LAYOUT, **NETWORK, **QUANTISE, **RESIZING, **FUSED}
 
 
 def _build() -> str:

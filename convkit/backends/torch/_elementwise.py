@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import reduce
 from typing import Any
 
@@ -10,35 +10,44 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from convkit.backends.torch._accept import ANY, FLOATS, LOGICAL, NUMBERS, refuse
 from convkit.backends.torch._node import Builder, Function, Key, TorchNode, operator
 
 __all__ = ["ELEMENTWISE"]
 
 ELEMENTWISE: dict[Key, Builder] = {}
 
-_PLAIN: dict[str, Function] = {
-    "Abs": torch.abs, "Acos": torch.acos, "Add": torch.add, "And": torch.logical_and, "Asin": torch.asin,
-    "Atan": torch.atan, "Ceil": torch.ceil, "Cos": torch.cos, "Equal": torch.eq, "Erf": torch.erf, "Exp": torch.exp,
-    "Floor": torch.floor, "Greater": torch.gt, "GreaterOrEqual": torch.ge, "HardSwish": F.hardswish,
-    "Identity": lambda x: x, "IsInf": torch.isinf, "IsNaN": torch.isnan, "Less": torch.lt, "LessOrEqual": torch.le,
-    "Log": torch.log, "Mish": F.mish, "Mul": torch.mul, "Neg": torch.neg, "Not": torch.logical_not,
-    "Or": torch.logical_or, "Reciprocal": torch.reciprocal, "Relu": torch.relu, "Round": torch.round,
-    "Sigmoid": torch.sigmoid, "Sign": torch.sign, "Sin": torch.sin, "Softplus": F.softplus, "Softsign": F.softsign,
-    "Sqrt": torch.sqrt, "Sub": torch.sub, "Tan": torch.tan, "Tanh": torch.tanh, "Where": torch.where,
-    "Xor": torch.logical_xor, "MatMul": torch.matmul,
+_ON_FLOATS: dict[str, Function] = {
+    "Acos": torch.acos, "Asin": torch.asin, "Atan": torch.atan, "Ceil": torch.ceil, "Cos": torch.cos, "Erf": torch.erf,
+    "Exp": torch.exp, "Floor": torch.floor, "HardSwish": F.hardswish, "IsNaN": torch.isnan, "Log": torch.log,
+    "Mish": F.mish, "Reciprocal": torch.reciprocal, "Round": torch.round, "Sigmoid": torch.sigmoid, "Sin": torch.sin,
+    "Softplus": F.softplus, "Softsign": F.softsign, "Sqrt": torch.sqrt, "Tan": torch.tan, "Tanh": torch.tanh,
 }  # fmt: skip
-"""Operators that PyTorch has under the same definition."""
+_ON_NUMBERS: dict[str, Function] = {
+    "Abs": torch.abs, "Add": torch.add, "Greater": torch.gt, "GreaterOrEqual": torch.ge, "Less": torch.lt,
+    "LessOrEqual": torch.le, "MatMul": torch.matmul, "Mul": torch.mul, "Neg": torch.neg, "Relu": torch.relu,
+    "Sign": torch.sign, "Sub": torch.sub,
+}  # fmt: skip
+_LOGICAL: dict[str, Function] = {
+    "And": torch.logical_and, "Not": torch.logical_not, "Or": torch.logical_or, "Xor": torch.logical_xor,
+}  # fmt: skip
+_ON_ANY: dict[str, Function] = {"Equal": torch.eq, "Identity": lambda x: x, "Where": torch.where}
+_PLAIN: tuple[tuple[Collection[torch.dtype], dict[str, Function]], ...] = (
+    (FLOATS, _ON_FLOATS), (NUMBERS, _ON_NUMBERS), (LOGICAL, _LOGICAL), (ANY, _ON_ANY),
+)  # fmt: skip
+"""Operators that PyTorch has under the same definition, with the types that both define them for."""
 
 
-def _enter_plain(name: str, function: Function) -> None:
-    operator(ELEMENTWISE, name)(lambda node: function)
+def _enter_plain(name: str, function: Function, types: Collection[torch.dtype]) -> None:
+    operator(ELEMENTWISE, name, types=types)(lambda node: function)
 
 
-for _name, _function in _PLAIN.items():
-    _enter_plain(_name, _function)
+for _types, _functions in _PLAIN:
+    for _name, _function in _functions.items():
+        _enter_plain(_name, _function, _types)
 
 
-@operator(ELEMENTWISE, "Div")
+@operator(ELEMENTWISE, "Div", types=NUMBERS)
 def _div(node: TorchNode) -> Function:
     def divide(a: Tensor, b: Tensor) -> Tensor:
         return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
@@ -46,25 +55,40 @@ def _div(node: TorchNode) -> Function:
     return divide
 
 
-@operator(ELEMENTWISE, "Mod")
+@operator(ELEMENTWISE, "Mod", types=NUMBERS)
 def _mod(node: TorchNode) -> Function:
     return torch.fmod if node.attributes.get("fmod", 0) else torch.remainder
 
 
-@operator(ELEMENTWISE, "Pow")
+@operator(ELEMENTWISE, "IsInf", types=FLOATS)
+def _is_inf(node: TorchNode) -> Function:
+    signs = bool(node.attributes.get("detect_negative", 1)), bool(node.attributes.get("detect_positive", 1))
+    functions: dict[tuple[bool, bool], Function] = {
+        (True, True): torch.isinf, (True, False): torch.isneginf, (False, True): torch.isposinf,
+        (False, False): lambda x: torch.zeros_like(x, dtype=torch.bool),
+    }  # fmt: skip
+    return functions[signs]
+
+
+@operator(ELEMENTWISE, "Pow", types=NUMBERS)
 def _pow(node: TorchNode) -> Function:
     return lambda base, exponent: torch.pow(base, exponent).to(base.dtype)
 
 
-@operator(ELEMENTWISE, "Max", "Min", "Sum", "Mean")
-def _variadic(node: TorchNode) -> Function:
-    two: Callable[..., Any] = {"Max": torch.maximum, "Min": torch.minimum}.get(node.op_type, torch.add)
-    if node.op_type == "Mean":
-        return lambda *values: reduce(two, values) / len(values)
+@operator(ELEMENTWISE, "Max", "Min", types=NUMBERS)
+def _extreme(node: TorchNode) -> Function:
+    two: Callable[..., Any] = torch.maximum if node.op_type == "Max" else torch.minimum
     return lambda *values: reduce(two, values)
 
 
-@operator(ELEMENTWISE, "Clip")
+@operator(ELEMENTWISE, "Sum", "Mean", types=FLOATS)
+def _sum(node: TorchNode) -> Function:
+    if node.op_type == "Mean":
+        return lambda *values: reduce(torch.add, values) / len(values)
+    return lambda *values: reduce(torch.add, values)
+
+
+@operator(ELEMENTWISE, "Clip", types=NUMBERS)
 def _clip(node: TorchNode) -> Function:
     low, high = node.attributes.get("min"), node.attributes.get("max")
     bounds = [node.constant(position) for position in (1, 2)]
@@ -81,46 +105,57 @@ def _clip(node: TorchNode) -> Function:
     return clip
 
 
-@operator(
-    ELEMENTWISE,
-    "LeakyRelu",
-    "Elu",
-    "Selu",
-    "Celu",
-    "HardSigmoid",
-    "ThresholdedRelu",
-    "Gelu",
-    "PRelu",
-)
+_WITH_ALPHA: dict[str, tuple[float, Callable[[Tensor, float], Tensor]]] = {
+    "LeakyRelu": (0.01, F.leaky_relu),
+    "Elu": (1.0, F.elu),
+    "Celu": (1.0, F.celu),
+    "ThresholdedRelu": (1.0, lambda x, alpha: torch.where(x > alpha, x, 0)),
+}
+"""Activations of one parameter, with its default."""
+
+
+@operator(ELEMENTWISE, *_WITH_ALPHA, types=FLOATS)
 def _activation(node: TorchNode) -> Function:
-    alpha = float(node.attributes.get("alpha", {"LeakyRelu": 0.01, "HardSigmoid": 0.2}.get(node.op_type, 1.0)))
-    if node.op_type == "LeakyRelu":
-        return lambda x: F.leaky_relu(x, alpha)
-    if node.op_type == "Elu":
-        return lambda x: F.elu(x, alpha)
-    if node.op_type == "Celu":
-        return lambda x: F.celu(x, alpha)
-    if node.op_type == "ThresholdedRelu":
-        return lambda x: torch.where(x > alpha, x, 0)
-    if node.op_type == "PRelu":
-        return lambda x, slope: torch.where(x < 0, x * slope, x)
-    if node.op_type == "HardSigmoid":
-        beta = float(node.attributes.get("beta", 0.5))
-        return lambda x: (alpha * x + beta).clamp(0, 1)
-    if node.op_type == "Gelu":
-        approximate = str(node.attributes.get("approximate", "none"))
-        return lambda x: F.gelu(x, approximate=approximate)
+    default, function = _WITH_ALPHA[node.op_type]
+    alpha = float(node.attributes.get("alpha", default))
+    return lambda x: function(x, alpha)
+
+
+@operator(ELEMENTWISE, "PRelu", types=NUMBERS)
+def _prelu(node: TorchNode) -> Function:
+    return lambda x, slope: torch.where(x < 0, x * slope, x)
+
+
+@operator(ELEMENTWISE, "HardSigmoid", types=FLOATS)
+def _hard_sigmoid(node: TorchNode) -> Function:
+    alpha, beta = float(node.attributes.get("alpha", 0.2)), float(node.attributes.get("beta", 0.5))
+    return lambda x: (alpha * x + beta).clamp(0, 1)
+
+
+@operator(ELEMENTWISE, "Gelu", types=FLOATS)
+def _gelu(node: TorchNode) -> Function:
+    approximate = node.choice("approximate", "none", "none", "tanh")
+    return lambda x: F.gelu(x, approximate=approximate)
+
+
+@operator(ELEMENTWISE, "Selu", types=FLOATS)
+def _selu(node: TorchNode) -> Function:
     scale = float(node.attributes.get("gamma", 1.0507009873554805))
     alpha = float(node.attributes.get("alpha", 1.6732632423543772))
     return lambda x: scale * (x.clamp_min(0) + alpha * (x.clamp_max(0).exp() - 1))
 
 
-@operator(ELEMENTWISE, "Dropout")
+@operator(ELEMENTWISE, "Dropout", types=FLOATS, apart={2: LOGICAL})
 def _dropout(node: TorchNode) -> Function:
-    return lambda x, *_: x
+    """Return the function of inference; ratio and seed count in training only."""
+    node.ignore("ratio", "seed")
+    training = node.constant(2)
+    if node.has(2) and (training is None or training.any()):
+        raise refuse(node, "it is in training mode, or computes whether it is")
+    return lambda x, ratio=None, training=None: x
 
 
-@operator(ELEMENTWISE, "Softmax", "LogSoftmax")
+@operator(ELEMENTWISE, "Softmax", "LogSoftmax", types=FLOATS)
 def _softmax(node: TorchNode) -> Function:
     function = torch.softmax if node.op_type == "Softmax" else torch.log_softmax
     axis = node.attributes.get("axis", -1 if node.opset >= 13 else 1)
@@ -133,17 +168,7 @@ def _softmax(node: TorchNode) -> Function:
     return flattened if axis >= 0 else lambda x: function(x.flatten(x.dim() + axis), -1).reshape(x.shape)
 
 
-_REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
-    "ReduceMean": lambda x, axes, keep: x.mean(axes, keep),
-    "ReduceSum": lambda x, axes, keep: x.sum(axes, keep, dtype=x.dtype),
-    "ReduceMax": lambda x, axes, keep: x.amax(axes, keep),
-    "ReduceMin": lambda x, axes, keep: x.amin(axes, keep),
-    "ReduceProd": lambda x, axes, keep: _product(x, axes, keep),
-    "ReduceL1": lambda x, axes, keep: x.abs().sum(axes, keep, dtype=x.dtype),
-    "ReduceL2": lambda x, axes, keep: x.square().sum(axes, keep).sqrt(),
-    "ReduceSumSquare": lambda x, axes, keep: x.square().sum(axes, keep, dtype=x.dtype),
-    "ReduceLogSumExp": lambda x, axes, keep: torch.logsumexp(x, axes, keep),
-}
+_Reduction = Callable[[Tensor, list[int], bool], Tensor]
 
 
 def _product(x: Tensor, axes: Sequence[int], keep: bool) -> Tensor:
@@ -152,21 +177,43 @@ def _product(x: Tensor, axes: Sequence[int], keep: bool) -> Tensor:
     return x if keep else x.squeeze(tuple(axes))
 
 
-@operator(ELEMENTWISE, *_REDUCTIONS, host=(1,))
-def _reduce(node: TorchNode) -> Function:
-    function, keep = _REDUCTIONS[node.op_type], bool(node.attributes.get("keepdims", 1))
-    given, skip = node.integers(1, "axes"), bool(node.attributes.get("noop_with_empty_axes", 0))
+_REDUCTIONS: dict[str, tuple[Collection[torch.dtype], _Reduction, Function]] = {
+    "ReduceMean": (FLOATS, lambda x, axes, keep: x.mean(axes, keep), lambda x: x),
+    "ReduceSum": (NUMBERS, lambda x, axes, keep: x.sum(axes, keep, dtype=x.dtype), lambda x: x),
+    "ReduceMax": (ANY, lambda x, axes, keep: x.amax(axes, keep), lambda x: x),
+    "ReduceMin": (ANY, lambda x, axes, keep: x.amin(axes, keep), lambda x: x),
+    "ReduceProd": (NUMBERS, _product, lambda x: x),
+    "ReduceL1": (NUMBERS, lambda x, axes, keep: x.abs().sum(axes, keep, dtype=x.dtype), torch.abs),
+    "ReduceL2": (FLOATS, lambda x, axes, keep: x.square().sum(axes, keep).sqrt(), torch.abs),
+    "ReduceSumSquare": (NUMBERS, lambda x, axes, keep: x.square().sum(axes, keep, dtype=x.dtype), torch.square),
+    "ReduceLogSumExp": (FLOATS, torch.logsumexp, lambda x: x),
+}
+"""Types, the reduction, and what it does to a value where it reduces along no axis."""
 
-    def run(x: Tensor, axes: Tensor | None = None) -> Tensor:
-        listed = given if given is not None else axes.tolist() if axes is not None else []
-        if not listed and skip:
-            return x
-        return function(x, listed or list(range(x.dim())), keep)
 
-    return run
+def _enter_reduction(name: str) -> None:
+    types, function, alone = _REDUCTIONS[name]
+
+    @operator(ELEMENTWISE, name, types=types, host=(1,))
+    def build(node: TorchNode) -> Function:
+        keep, skip = bool(node.attributes.get("keepdims", 1)), bool(node.attributes.get("noop_with_empty_axes", 0))
+        given = node.integers(1, "axes")
+
+        def run(x: Tensor, axes: Tensor | None = None) -> Tensor:
+            listed = given if given is not None else axes.tolist() if axes is not None else []
+            if not x.dim() or (not listed and skip):
+                result: Tensor = alone(x)
+                return result
+            return function(x, listed or list(range(x.dim())), keep)
+
+        return run
 
 
-@operator(ELEMENTWISE, "ArgMax", "ArgMin")
+for _name in _REDUCTIONS:
+    _enter_reduction(_name)
+
+
+@operator(ELEMENTWISE, "ArgMax", "ArgMin", types=NUMBERS)
 def _arg(node: TorchNode) -> Function:
     function = torch.argmax if node.op_type == "ArgMax" else torch.argmin
     axis, keep = node.attributes.get("axis", 0), bool(node.attributes.get("keepdims", 1))
@@ -175,7 +222,7 @@ def _arg(node: TorchNode) -> Function:
     return lambda x: x.shape[axis] - 1 - function(x.flip(axis), axis, keep)
 
 
-@operator(ELEMENTWISE, "CumSum", host=(1,))
+@operator(ELEMENTWISE, "CumSum", types=NUMBERS, host=(1,))
 def _cumsum(node: TorchNode) -> Function:
     exclusive, reverse = node.attributes.get("exclusive", 0), node.attributes.get("reverse", 0)
 
@@ -189,7 +236,7 @@ def _cumsum(node: TorchNode) -> Function:
     return run
 
 
-@operator(ELEMENTWISE, "Gemm")
+@operator(ELEMENTWISE, "Gemm", types=FLOATS)
 def _gemm(node: TorchNode) -> Function:
     alpha, beta = float(node.attributes.get("alpha", 1.0)), float(node.attributes.get("beta", 1.0))
     turn_a, turn_b = node.attributes.get("transA", 0), node.attributes.get("transB", 0)
@@ -201,15 +248,16 @@ def _gemm(node: TorchNode) -> Function:
     return gemm
 
 
-@operator(ELEMENTWISE, "Einsum")
+@operator(ELEMENTWISE, "Einsum", types=NUMBERS)
 def _einsum(node: TorchNode) -> Function:
     equation = node.attributes["equation"]
     return lambda *values: torch.einsum(equation, *values)
 
 
-@operator(ELEMENTWISE, "TopK", host=(1,))
+@operator(ELEMENTWISE, "TopK", types=NUMBERS, outputs=2, host=(1,), oldest=10)
 def _topk(node: TorchNode) -> Function:
     axis, largest = node.attributes.get("axis", -1), bool(node.attributes.get("largest", 1))
+    node.ignore("sorted")  # sorted values are in one of the orders that unsorted ones may have
 
     def run(x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         indices = _best(x.movedim(axis, -1), int(k.item()), largest).movedim(-1, axis)

@@ -25,8 +25,9 @@ def _settings(node: TorchNode) -> tuple[list[int], list[int], list[int], int] | 
         return None
     if weight.dtype != np.float16 and node.precision not in _HALF:
         return None
+    size = list(weight.shape[2:])
     pads = symmetric(get("pads") or [0, 0, 0, 0])
-    if pads is None or get("auto_pad", "NOTSET") != "NOTSET":
+    if pads is None or get("auto_pad", "NOTSET") != "NOTSET" or get("kernel_shape", size) != size:
         return None
     return list(get("strides") or [1, 1]), pads, list(get("dilations") or [1, 1]), get("group", 1)
 

@@ -9,36 +9,39 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convkit.backends.torch._node import Builder, Function, Key, TorchNode, operator, refuse
+from convkit.backends.torch._accept import ANY, INTEGERS, NUMBERS, refuse
+from convkit.backends.torch._node import Builder, Function, Key, TorchNode, operator
 
 __all__ = ["LAYOUT"]
 
 LAYOUT: dict[Key, Builder] = {}
 
 
-@operator(LAYOUT, "Shape", gives_host=True)
+@operator(LAYOUT, "Shape", types=ANY, gives_host=True)
 def _shape(node: TorchNode) -> Function:
     start, end = node.attributes.get("start", 0), node.attributes.get("end")
     return lambda x: torch.tensor(x.shape[start:end], dtype=torch.int64)
 
 
-@operator(LAYOUT, "Size", gives_host=True)
+@operator(LAYOUT, "Size", types=ANY, gives_host=True)
 def _size(node: TorchNode) -> Function:
     return lambda x: torch.tensor(x.numel(), dtype=torch.int64)
 
 
-@operator(LAYOUT, "Cast")
+@operator(LAYOUT, "Cast", types=ANY)
 def _cast(node: TorchNode) -> Function:
     dtype = node.dtype(node.attributes["to"])
+    node.ignore("saturate", "round_mode")  # they say how to round to the types of 8 bits, which the backend lacks
     return lambda x: x.to(dtype)
 
 
-@operator(LAYOUT, "CastLike")
+@operator(LAYOUT, "CastLike", types=ANY)
 def _cast_like(node: TorchNode) -> Function:
+    node.ignore("saturate", "round_mode")
     return lambda x, like: x.to(like.dtype)
 
 
-@operator(LAYOUT, "Reshape", host=(1,))
+@operator(LAYOUT, "Reshape", types=ANY, host=(1,))
 def _reshape(node: TorchNode) -> Function:
     given, allow_zero = node.integers(1), node.attributes.get("allowzero", 0)
 
@@ -46,12 +49,12 @@ def _reshape(node: TorchNode) -> Function:
         wanted = given if given is not None else shape.tolist()
         if not allow_zero:
             wanted = [x.shape[axis] if size == 0 else size for axis, size in enumerate(wanted)]
-        return x.reshape(wanted)
+        return torch.reshape(x, tuple(wanted))
 
     return reshape
 
 
-@operator(LAYOUT, "Flatten")
+@operator(LAYOUT, "Flatten", types=ANY)
 def _flatten(node: TorchNode) -> Function:
     axis = node.attributes.get("axis", 1)
 
@@ -62,7 +65,7 @@ def _flatten(node: TorchNode) -> Function:
     return flatten
 
 
-@operator(LAYOUT, "Squeeze", host=(1,))
+@operator(LAYOUT, "Squeeze", types=ANY, host=(1,))
 def _squeeze(node: TorchNode) -> Function:
     given = node.integers(1, "axes")
 
@@ -73,7 +76,7 @@ def _squeeze(node: TorchNode) -> Function:
     return squeeze
 
 
-@operator(LAYOUT, "Unsqueeze", host=(1,))
+@operator(LAYOUT, "Unsqueeze", types=ANY, host=(1,))
 def _unsqueeze(node: TorchNode) -> Function:
     given = node.integers(1, "axes")
 
@@ -87,21 +90,22 @@ def _unsqueeze(node: TorchNode) -> Function:
     return unsqueeze
 
 
-@operator(LAYOUT, "Transpose")
+@operator(LAYOUT, "Transpose", types=ANY)
 def _transpose(node: TorchNode) -> Function:
     order = node.attributes.get("perm")
-    return lambda x: x.permute(*(order if order is not None else range(x.dim() - 1, -1, -1)))
+    return lambda x: torch.permute(x, tuple(order if order is not None else range(x.dim() - 1, -1, -1)))
 
 
-@operator(LAYOUT, "Concat")
+@operator(LAYOUT, "Concat", types=ANY)
 def _concat(node: TorchNode) -> Function:
     axis = node.attributes["axis"]
     return lambda *values: torch.cat(values, axis)
 
 
-@operator(LAYOUT, "Split", host=(1,))
+@operator(LAYOUT, "Split", types=ANY, outputs=None, host=(1,))
 def _split(node: TorchNode) -> Function:
-    axis, given, parts = node.attributes.get("axis", 0), node.integers(1, "split"), len(node.outputs)
+    axis, given = node.attributes.get("axis", 0), node.integers(1, "split")
+    parts = node.attributes.get("num_outputs", len(node.outputs))
 
     def split(x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
         listed = given if given is not None else sizes.tolist() if sizes is not None else None
@@ -110,7 +114,7 @@ def _split(node: TorchNode) -> Function:
     return split
 
 
-@operator(LAYOUT, "Slice", host=(1, 2, 3, 4))
+@operator(LAYOUT, "Slice", types=ANY, host=(1, 2, 3, 4))
 def _slice(node: TorchNode) -> Function:
     given = [node.integers(1, "starts"), node.integers(2, "ends"), node.integers(3, "axes"), node.integers(4)]
 
@@ -150,7 +154,7 @@ def _bounds(start: int, end: int, step: int, size: int) -> tuple[int | None, int
     return start, end
 
 
-@operator(LAYOUT, "Gather")
+@operator(LAYOUT, "Gather", types=ANY)
 def _gather(node: TorchNode) -> Function:
     axis, known = node.attributes.get("axis", 0), node.constant(1)
 
@@ -164,13 +168,13 @@ def _gather(node: TorchNode) -> Function:
     return gather
 
 
-@operator(LAYOUT, "GatherElements")
+@operator(LAYOUT, "GatherElements", types=ANY)
 def _gather_elements(node: TorchNode) -> Function:
     axis = node.attributes.get("axis", 0)
     return lambda x, indices: x.gather(axis, _positive(indices.long(), x.shape[axis]))
 
 
-@operator(LAYOUT, "GatherND")
+@operator(LAYOUT, "GatherND", types=ANY)
 def _gather_nd(node: TorchNode) -> Function:
     axes = node.attributes.get("batch_dims", 0)
     if not axes:
@@ -187,10 +191,9 @@ def _gather_nd(node: TorchNode) -> Function:
     return gather
 
 
-@operator(LAYOUT, "ScatterND")
+@operator(LAYOUT, "ScatterND", types=ANY)
 def _scatter_nd(node: TorchNode) -> Function:
-    if node.attributes.get("reduction", "none") != "none":
-        raise refuse(node, "it reduces")
+    node.choice("reduction", "none", "none")
 
     def scatter(x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
         return x.index_put(tuple(indices.long().unbind(-1)), updates)
@@ -202,7 +205,7 @@ def _positive(indices: Tensor, size: int) -> Tensor:
     return torch.where(indices < 0, indices + size, indices)
 
 
-@operator(LAYOUT, "Expand", host=(1,))
+@operator(LAYOUT, "Expand", types=ANY, host=(1,))
 def _expand(node: TorchNode) -> Function:
     def expand(x: Tensor, shape: Tensor) -> Tensor:
         return x.expand(np.broadcast_shapes(x.shape, tuple(shape.tolist())))
@@ -210,30 +213,33 @@ def _expand(node: TorchNode) -> Function:
     return expand
 
 
-@operator(LAYOUT, "Tile", host=(1,))
+@operator(LAYOUT, "Tile", types=ANY, host=(1,))
 def _tile(node: TorchNode) -> Function:
-    return lambda x, repeats: x.repeat(repeats.tolist())
+    return lambda x, repeats: torch.tile(x, tuple(repeats.tolist()))
 
 
-@operator(LAYOUT, "ConstantOfShape", host=(0,))
+@operator(LAYOUT, "ConstantOfShape", types=INTEGERS, host=(0,))
 def _constant_of_shape(node: TorchNode) -> Function:
     value = node.tensor(np.asarray(node.attributes.get("value", np.zeros(1, np.float32))).reshape(()))
-    return lambda shape: value.to(shape.device if value.dtype == torch.int64 else value.device).expand(shape.tolist())
+    return lambda shape: value.to(shape.device if value.dtype == torch.int64 else value.device).expand(
+        tuple(shape.tolist())
+    )
 
 
-@operator(LAYOUT, "Range")
+@operator(LAYOUT, "Range", types=NUMBERS)
 def _range(node: TorchNode) -> Function:
+    if node.attributes.get("stash_type", 1) != 1:
+        raise refuse(node, f"its stash_type is {node.attributes['stash_type']}")
+
     def arange(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
         return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype, device=start.device)
 
     return arange
 
 
-@operator(LAYOUT, "Pad", host=(1, 2, 3))
+@operator(LAYOUT, "Pad", types=NUMBERS, host=(1, 2, 3))
 def _pad(node: TorchNode) -> Function:
-    mode = node.attributes.get("mode", "constant")
-    if mode not in ("constant", "reflect", "edge", "wrap"):
-        raise refuse(node, f"mode {mode!r} is unknown")
+    mode = node.choice("mode", "constant", "constant", "reflect", "edge", "wrap")
     given, listed = node.integers(1, "pads"), node.integers(3)
     named = {"edge": "replicate", "wrap": "circular"}.get(mode, mode)
     fill = node.attributes.get("value", 0.0)
@@ -254,10 +260,10 @@ def _pad(node: TorchNode) -> Function:
     return pad
 
 
-@operator(LAYOUT, "DepthToSpace")
+@operator(LAYOUT, "DepthToSpace", types=ANY)
 def _depth_to_space(node: TorchNode) -> Function:
-    size, by_column = node.attributes["blocksize"], node.attributes.get("mode", "DCR") == "CRD"
-    if by_column:
+    size = node.attributes["blocksize"]
+    if node.choice("mode", "DCR", "DCR", "CRD") == "CRD":
         return lambda x: F.pixel_shuffle(x, size)
 
     def run(x: Tensor) -> Tensor:
@@ -268,9 +274,11 @@ def _depth_to_space(node: TorchNode) -> Function:
     return run
 
 
-@operator(LAYOUT, "SpaceToDepth")
+@operator(LAYOUT, "SpaceToDepth", types=ANY)
 def _space_to_depth(node: TorchNode) -> Function:
     size = node.attributes["blocksize"]
+    if node.choice("mode", "DCR", "DCR", "CRD") == "CRD":
+        return lambda x: F.pixel_unshuffle(x, size)
 
     def run(x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape

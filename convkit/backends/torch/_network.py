@@ -1,17 +1,18 @@
-"""Operators of networks: convolution, pooling, normalisation, resizing."""
+"""Operators of networks: convolution, pooling, normalisation, sampling."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convkit.backends.torch._node import Builder, Function, Key, TorchNode, operator, refuse
+from convkit.backends.torch._accept import FLOATS, refuse
+from convkit.backends.torch._node import Builder, Function, Key, TorchNode, operator
 
 __all__ = ["NETWORK", "symmetric"]
 
@@ -23,16 +24,51 @@ _MAX_POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3:
 _AVERAGE_POOL: dict[int, Callable[..., Any]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
-class _Window:
-    """Kernel, strides, dilations and padding of a node; the padding may depend on the input's size."""
+_AUTO_PADS = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 
-    def __init__(self, node: TorchNode, kernel: Sequence[int]) -> None:
-        get, axes = node.attributes.get, len(kernel)
-        self.kernel = [int(size) for size in kernel]
-        self.strides = list(get("strides") or [1] * axes)
-        self.dilations = list(get("dilations") or [1] * axes)
-        self.auto = get("auto_pad", "NOTSET") or "NOTSET"
-        self.pads = list(get("pads") or [0] * (2 * axes)) if self.auto == "NOTSET" else [0] * (2 * axes)
+
+class _Window:
+    """Kernel, strides, dilations and padding of a node; the padding may depend on the input's size.
+
+    ``kernel`` is None where the weight alone says it, at each run.
+    """
+
+    def __init__(self, node: TorchNode) -> None:
+        get = node.attributes.get
+        kernel = get("kernel_shape")
+        self.kernel = None if kernel is None else [int(size) for size in kernel]
+        self._given = {name: list(get(name) or ()) for name in ("strides", "dilations", "pads")}
+        self.auto = node.choice("auto_pad", "NOTSET", *_AUTO_PADS, "")
+        if self.auto in _AUTO_PADS[1:]:
+            self._given["pads"] = []
+
+    def of(self, node: TorchNode, kernel: Sequence[int]) -> _WindowOf:
+        """Return the window of a weight.
+
+        Raises:
+            EnvironmentProblem: the node says another size, or settings of another number of axes.
+        """
+        axes = len(kernel)
+        if self.kernel not in (None, list(kernel)):
+            raise refuse(node, f"its kernel_shape is {self.kernel}, but its weight has {list(kernel)}")
+        lengths = {name: len(values) for name, values in self._given.items() if values}
+        if any(length != axes * (2 if name == "pads" else 1) for name, length in lengths.items()) or axes > 3:
+            raise refuse(node, f"its kernel has {axes} axes, its settings {lengths}")
+        strides, dilations, pads = (self._given[name] for name in ("strides", "dilations", "pads"))
+        return _WindowOf(
+            list(kernel), strides or [1] * axes, dilations or [1] * axes, pads or [0] * (2 * axes), self.auto
+        )
+
+
+@dataclass(frozen=True)
+class _WindowOf:
+    """A window with numbers for each axis."""
+
+    kernel: list[int]
+    strides: list[int]
+    dilations: list[int]
+    pads: list[int]
+    auto: str
 
     def padding(self, sizes: Sequence[int]) -> list[int]:
         """Return the padding of an input of these sizes, all begins first, as ONNX does."""
@@ -45,6 +81,15 @@ class _Window:
             begins.append(large if self.auto == "SAME_LOWER" else small)
             ends.append(small if self.auto == "SAME_LOWER" else large)
         return begins + ends
+
+    def rounded_up(self, sizes: Sequence[int], pads: Sequence[int]) -> list[int]:
+        """Return how many windows a pool has along each axis where it rounds up; none begins behind the input."""
+        half, counts = len(pads) // 2, []
+        for axis, size in enumerate(sizes):
+            extent = self.dilations[axis] * (self.kernel[axis] - 1) + 1
+            count = -((extent - size - pads[axis] - pads[axis + half]) // self.strides[axis]) + 1
+            counts.append(count - ((count - 1) * self.strides[axis] >= size + pads[axis]))
+        return counts
 
 
 def symmetric(pads: Sequence[int]) -> list[int] | None:
@@ -59,19 +104,20 @@ def _apply_padding(x: Tensor, pads: Sequence[int], value: float = 0.0) -> Tensor
     return F.pad(x, flat, value=value)
 
 
-def _kernel(node: TorchNode) -> list[int]:
-    found = list(node.attributes.get("kernel_shape") or ())
-    if not 1 <= len(found) <= 3:
-        raise refuse(node, f"its kernel has {len(found)} axes")
-    return found
+def _pool(node: TorchNode) -> _WindowOf:
+    """Return the window of a pool."""
+    window = _Window(node)
+    if not window.kernel:
+        raise refuse(node, "it has no kernel_shape")
+    return window.of(node, window.kernel)
 
 
-@operator(NETWORK, "Conv")
+@operator(NETWORK, "Conv", types=FLOATS)
 def _conv(node: TorchNode) -> Function:
-    groups = node.attributes.get("group", 1)
+    groups, given = node.attributes.get("group", 1), _Window(node)
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        window = _Window(node, weight.shape[2:])
+        window = given.of(node, weight.shape[2:])
         pads = window.padding(x.shape[2:])
         even = symmetric(pads)
         if even is None:
@@ -82,14 +128,14 @@ def _conv(node: TorchNode) -> Function:
     return run
 
 
-@operator(NETWORK, "ConvTranspose")
+@operator(NETWORK, "ConvTranspose", types=FLOATS)
 def _conv_transpose(node: TorchNode) -> Function:
-    groups, extra = node.attributes.get("group", 1), node.attributes.get("output_padding")
-    if node.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or "output_shape" in node.attributes:
+    groups, extra, given = node.attributes.get("group", 1), node.attributes.get("output_padding"), _Window(node)
+    if given.auto.startswith("SAME") or "output_shape" in node.attributes:
         raise refuse(node, "its padding is not given as numbers")
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        window = _Window(node, weight.shape[2:])
+        window = given.of(node, weight.shape[2:])
         even = symmetric(window.pads)
         padding, added = even or [0] * len(window.kernel), extra or [0] * len(window.kernel)
         function = _TRANSPOSED[len(window.kernel)]
@@ -99,35 +145,42 @@ def _conv_transpose(node: TorchNode) -> Function:
     return run
 
 
-@operator(NETWORK, "MaxPool")
+@operator(NETWORK, "MaxPool", types=FLOATS | {torch.int8, torch.uint8})
 def _max_pool(node: TorchNode) -> Function:
-    window, ceil = _Window(node, _kernel(node)), bool(node.attributes.get("ceil_mode", 0))
-    if len(node.outputs) > 1:
-        raise refuse(node, "its indices are used")
+    window, ceil = _pool(node), bool(node.attributes.get("ceil_mode", 0))
+    node.ignore("storage_order")  # it is about the indices
     function = _MAX_POOL[len(window.kernel)]
 
     def run(x: Tensor) -> Tensor:
-        pads = window.padding(x.shape[2:])
+        sizes, pads = x.shape[2:], window.padding(x.shape[2:])
         even = symmetric(pads)
-        if even is None or any(2 * amount > size for amount, size in zip(even, window.kernel, strict=True)):
-            x, even = _apply_padding(x, pads, -math.inf), [0] * len(window.kernel)
-        return function(  # type: ignore[no-any-return]
-            x, window.kernel, window.strides, even, window.dilations, ceil_mode=ceil
-        )
+        explicit = even is None or any(2 * amount > size for amount, size in zip(even, window.kernel, strict=True))
+        if explicit:
+            lowest = -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
+            x, even = _apply_padding(x, pads, lowest), [0] * len(window.kernel)
+        result = function(x, window.kernel, window.strides, even, window.dilations, ceil_mode=ceil)
+        return _inside(result, window.rounded_up(sizes, pads)) if ceil and explicit else result
 
     return run
 
 
-@operator(NETWORK, "AveragePool")
+def _inside(result: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the windows that ONNX has: PyTorch takes padding that was made before the pool for a part of the input."""
+    for axis, count in enumerate(counts, 2):
+        result = result.narrow(axis, 0, count)
+    return result
+
+
+@operator(NETWORK, "AveragePool", types=FLOATS)
 def _average_pool(node: TorchNode) -> Function:
-    window, ceil = _Window(node, _kernel(node)), bool(node.attributes.get("ceil_mode", 0))
+    window, ceil = _pool(node), bool(node.attributes.get("ceil_mode", 0))
     include = bool(node.attributes.get("count_include_pad", 0))
     if any(dilation != 1 for dilation in window.dilations):
         raise refuse(node, "it is dilated")
     function = _AVERAGE_POOL[len(window.kernel)]
 
     def run(x: Tensor) -> Tensor:
-        pads = window.padding(x.shape[2:])
+        sizes, pads = x.shape[2:], window.padding(x.shape[2:])
         even = symmetric(pads)
         if even is not None:
             return function(  # type: ignore[no-any-return]
@@ -137,44 +190,48 @@ def _average_pool(node: TorchNode) -> Function:
         if not include:
             inside = _apply_padding(torch.ones_like(x[:1, :1]), pads)
             pooled = pooled / function(inside, window.kernel, window.strides, ceil_mode=ceil)
-        return pooled  # type: ignore[no-any-return]
+        return _inside(pooled, window.rounded_up(sizes, pads)) if ceil else pooled
 
     return run
 
 
-@operator(NETWORK, "GlobalAveragePool", "GlobalMaxPool")
+@operator(NETWORK, "GlobalAveragePool", "GlobalMaxPool", types=FLOATS)
 def _global_pool(node: TorchNode) -> Function:
     if node.op_type == "GlobalMaxPool":
         return lambda x: x.amax(tuple(range(2, x.dim())), keepdim=True)
     return lambda x: x.mean(tuple(range(2, x.dim())), keepdim=True)
 
 
-@operator(NETWORK, "BatchNormalization")
+@operator(NETWORK, "BatchNormalization", types=FLOATS)
 def _batch_norm(node: TorchNode) -> Function:
     if node.attributes.get("training_mode", 0):
         raise refuse(node, "it is in training mode")
+    if node.attributes.get("spatial", 1) != 1:
+        raise refuse(node, "it has a mean of each position")
+    node.ignore("momentum")
     epsilon = float(node.attributes.get("epsilon", 1e-5))
 
     def run(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        factor = scale.float() * torch.rsqrt(variance.float() + epsilon)
-        rest = shift.float() - mean.float() * factor
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        factor = scale.to(wide) * torch.rsqrt(variance.to(wide) + epsilon)
+        rest = shift.to(wide) - mean.to(wide) * factor
         shape = (-1, *[1] * (x.dim() - 2))
         return torch.addcmul(rest.to(x.dtype).view(shape), x, factor.to(x.dtype).view(shape))
 
     return run
 
 
-@operator(NETWORK, "InstanceNormalization")
+@operator(NETWORK, "InstanceNormalization", types=FLOATS)
 def _instance_norm(node: TorchNode) -> Function:
     epsilon = float(node.attributes.get("epsilon", 1e-5))
     return lambda x, scale, shift: F.instance_norm(x, weight=scale, bias=shift, eps=epsilon)
 
 
-@operator(NETWORK, "LayerNormalization")
+@operator(NETWORK, "LayerNormalization", types=FLOATS)
 def _layer_norm(node: TorchNode) -> Function:
     axis, epsilon = node.attributes.get("axis", -1), float(node.attributes.get("epsilon", 1e-5))
-    if sum(1 for name in node.outputs if name) > 1:
-        raise refuse(node, "its mean or deviation is used")
+    if node.attributes.get("stash_type", 1) != 1:
+        raise refuse(node, "its mean and deviation are not float32")
 
     def run(x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
         shape = x.shape[axis:]
@@ -183,101 +240,12 @@ def _layer_norm(node: TorchNode) -> Function:
     return run
 
 
-@operator(NETWORK, "Resize", "Upsample", host=(1, 2, 3))
-def _resize(node: TorchNode) -> Function:
-    get = node.attributes.get
-    mode, rule = get("mode", "nearest"), get("coordinate_transformation_mode", "half_pixel")
-    if node.op_type == "Upsample" or node.opset < 11:
-        rule = "asymmetric"
-    nearest = get("nearest_mode", "round_prefer_floor" if node.opset >= 11 and node.op_type == "Resize" else "floor")
-    if get("antialias", 0) or get("keep_aspect_ratio_policy", "stretch") != "stretch" or rule == "tf_crop_and_resize":
-        raise refuse(node, "antialias, aspect policies and cropping are not there")
-    if mode != "nearest" and (rule not in ("half_pixel", "pytorch_half_pixel", "align_corners")):
-        raise refuse(node, f"mode {mode!r} with the rule {rule!r} is not there")
-    first = 1 if node.opset < 11 or node.op_type == "Upsample" else 2
-    chosen = get("axes")
-    places: dict[Any, Tensor] = {}
-
-    def run(x: Tensor, *settings: Tensor | None) -> Tensor:
-        given = dict(enumerate(settings, 1))
-        scales, sizes = given.get(first), given.get(3)
-        listed = list(chosen) if chosen is not None else list(range(x.dim()))
-        factors = [1.0] * x.dim()
-        target = list(x.shape)
-        if sizes is not None and sizes.numel():
-            for axis, size in zip(listed, sizes.tolist(), strict=True):
-                target[axis], factors[axis] = size, size / x.shape[axis]
-        else:
-            assert scales is not None
-            for axis, factor in zip(listed, scales.tolist(), strict=True):
-                target[axis], factors[axis] = math.floor(x.shape[axis] * factor), factor
-        if mode == "nearest":
-            return _nearest(x, target, factors, rule, nearest, places)
-        return _smooth(node, x, target, factors, mode, rule)
-
-    return run
-
-
-def _nearest(
-    x: Tensor, target: Sequence[int], factors: Sequence[float], rule: str, rounding: str, places: dict[Any, Tensor]
-) -> Tensor:
-    for axis, (size, factor) in enumerate(zip(target, factors, strict=True)):
-        have = x.shape[axis]
-        if size == have and factor == 1.0:
-            continue
-        key = (axis, have, size, factor)
-        if key not in places:
-            chosen = _nearest_places(have, size, factor, rule, rounding)
-            places[key] = torch.from_numpy(chosen).to(x.device)
-        x = x.index_select(axis, places[key])
-    return x
-
-
-def _nearest_places(have: int, size: int, factor: float, rule: str, rounding: str) -> np.ndarray:
-    """Return which input value each output value takes, by ONNX's definition of the coordinates."""
-    at = np.arange(size, dtype=np.float64)
-    if rule == "align_corners":
-        at = at * (have - 1) / (size - 1) if size > 1 else at * 0
-    elif rule == "asymmetric":
-        at = at / factor
-    elif rule == "pytorch_half_pixel" and size == 1:
-        at = at * 0
-    else:
-        at = (at + 0.5) / factor - 0.5
-    rounded = {
-        "round_prefer_floor": lambda: np.ceil(at - 0.5),
-        "round_prefer_ceil": lambda: np.floor(at + 0.5),
-        "floor": lambda: np.floor(at),
-        "ceil": lambda: np.ceil(at),
-    }[rounding]()
-    return np.clip(rounded, 0, have - 1).astype(np.int64)
-
-
-def _smooth(
-    node: TorchNode, x: Tensor, target: Sequence[int], factors: Sequence[float], mode: str, rule: str
-) -> Tensor:
-    spatial = x.dim() - 2
-    names = {("linear", 1): "linear", ("linear", 2): "bilinear", ("linear", 3): "trilinear", ("cubic", 2): "bicubic"}
-    if list(target[:2]) != list(x.shape[:2]) or (mode, spatial) not in names:
-        raise refuse(node, f"mode {mode!r} resizes batch or channels, or too many axes")
-    if mode == "cubic" and (
-        node.attributes.get("cubic_coeff_a", -0.75) != -0.75 or node.attributes.get("exclude_outside")
-    ):
-        raise refuse(node, "its cubic has other coefficients")
-    name, align = names[mode, spatial], rule == "align_corners"
-    exact = all(size == have * factor for size, have, factor in zip(target, x.shape, factors, strict=True))
-    if align or exact:
-        return F.interpolate(x, list(target[2:]), mode=name, align_corners=align)
-    return F.interpolate(
-        x, scale_factor=tuple(factors[2:]), mode=name, align_corners=False, recompute_scale_factor=False
-    )
-
-
-@operator(NETWORK, "GridSample")
+@operator(NETWORK, "GridSample", types=FLOATS)
 def _grid_sample(node: TorchNode) -> Function:
-    mode = str(node.attributes.get("mode", "linear"))
+    mode = node.choice("mode", "linear", "linear", "bilinear", "nearest", "cubic", "bicubic")
     mode = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
-    padding, align = str(node.attributes.get("padding_mode", "zeros")), bool(node.attributes.get("align_corners", 0))
+    padding = node.choice("padding_mode", "zeros", "zeros", "border", "reflection")
+    align = bool(node.attributes.get("align_corners", 0))
 
     def sample(x: Tensor, grid: Tensor) -> Tensor:
         if mode == "bicubic" and x.dim() != 4:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from convkit.backends.torch._accept import Attributes, Declared, refuse
 from convkit.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ __all__ = [
     "host_tensor",
     "make_node",
     "operator",
-    "refuse",
     "torch_dtype",
 ]
 
@@ -70,7 +70,8 @@ def host_tensor(values: np.ndarray) -> torch.Tensor:
 class TorchNode:
     """A node of the ONNX graph, for the builder that turns it into torch calls.
 
-    ``inputs`` and ``outputs`` are names of values, an empty one where an optional input is left out.
+    ``inputs`` and ``outputs`` are names of values, an empty one where an optional input is left out. A node with an
+    attribute that its builder has not looked at is refused.
     ``device`` and ``precision`` are what the session was opened with; ``precision`` None keeps the types
     of the graph.
     """
@@ -81,7 +82,7 @@ class TorchNode:
     opset: int
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    attributes: Mapping[str, Any]
+    attributes: Attributes
     device: torch.device
     precision: torch.dtype | None
     constants: Mapping[str, np.ndarray] = field(repr=False)
@@ -103,6 +104,21 @@ class TorchNode:
             return [int(value) for value in found.reshape(-1)]
         value = self.attributes.get(attribute)
         return [int(item) for item in value] if value is not None and not self.has(position) else None
+
+    def choice(self, attribute: str, default: str, *known: str) -> str:
+        """Return a word among those that a translation knows.
+
+        Raises:
+            EnvironmentProblem: the attribute is another word.
+        """
+        value = self.attributes.get(attribute, default)
+        if value not in known:
+            raise refuse(self, f"its {attribute} is {value!r}, and the backend knows {', '.join(known)}")
+        return str(value)
+
+    def ignore(self, *attributes: str) -> None:
+        """Say that these attributes make no difference to what the translation computes."""
+        self.attributes.read.update(attributes)
 
     def source(self, position: int) -> TorchNode | None:
         """Return the node whose result this input is; None for constants and inputs of the graph."""
@@ -128,29 +144,22 @@ class TorchNode:
 
 
 def operator(
-    table: dict[Key, Builder], *names: str, host: Sequence[int] = (), gives_host: bool = False
+    table: dict[Key, Builder],
+    *names: str,
+    types: Collection[torch.dtype],
+    outputs: int | None = 1,
+    host: Sequence[int] = (),
+    **more: Any,
 ) -> Callable[[Builder], Builder]:
-    """Enter a builder for these ONNX operators.
-
-    ``host`` are the positions of inputs that are read as numbers on the host (shapes, axes);
-    ``gives_host`` marks operators whose result is such a value whatever they are applied to.
-    """
+    """Enter a builder for these ONNX operators; the settings are those of `Declared`."""
 
     def enter(builder: Builder) -> Builder:
-        builder.host_inputs = tuple(host)  # type: ignore[attr-defined]
-        builder.gives_host = gives_host  # type: ignore[attr-defined]
+        builder.declared = Declared(types, outputs=outputs, host=tuple(host), **more)  # type: ignore[attr-defined]
         for name in names:
             table["", name] = builder
         return builder
 
     return enter
-
-
-def refuse(node: TorchNode, reason: str) -> EnvironmentProblem:
-    """Return the error for a node whose settings the backend cannot run."""
-    return EnvironmentProblem(
-        f"The torch backend cannot run {node.title}: {reason}.", hint="Use --backend onnxruntime, or report the model."
-    )
 
 
 def make_node(proto: onnx.NodeProto, **context: Any) -> TorchNode:
@@ -162,6 +171,9 @@ def make_node(proto: onnx.NodeProto, **context: Any) -> TorchNode:
     from onnx import AttributeProto, helper, numpy_helper
 
     attributes: dict[str, Any] = {}
+    inputs = list(proto.input)
+    while inputs and not inputs[-1]:
+        del inputs[-1]
     for attribute in proto.attribute:
         if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
             raise EnvironmentProblem(
@@ -173,11 +185,11 @@ def make_node(proto: onnx.NodeProto, **context: Any) -> TorchNode:
         if attribute.type == AttributeProto.TENSOR:
             value = numpy_helper.to_array(value)
         elif attribute.type == AttributeProto.STRING:
-            value = value.decode()
+            value = value.decode(errors="replace")
         attributes[attribute.name] = value
     return TorchNode(
-        proto.op_type, domain_of(proto.domain), proto.name, inputs=tuple(proto.input), outputs=tuple(proto.output),
-        attributes=attributes, **context,
+        proto.op_type, domain_of(proto.domain), proto.name, inputs=tuple(inputs), outputs=tuple(proto.output),
+        attributes=Attributes(attributes), **context,
     )  # fmt: skip
 
 

@@ -12,6 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convkit.backends.torch._accept import (
+    Declared,
+    check_arity,
+    check_inputs,
+    check_node,
+    check_types,
+    declared_by,
+    refuse,
+    unread_attributes,
+)
+from convkit.backends.torch._element_types import element_types
 from convkit.backends.torch._node import (
     Builder,
     Function,
@@ -22,7 +33,7 @@ from convkit.backends.torch._node import (
     make_node,
     torch_dtype,
 )
-from convkit.errors import EnvironmentProblem
+from convkit.errors import ConvkitError, EnvironmentProblem
 
 if TYPE_CHECKING:
     import onnx
@@ -40,19 +51,24 @@ class _Step:
     """One call: the slots that it reads (-1 for nothing), writes, and empties when it is done.
 
     ``uploads`` are the positions of arguments that lie on the host and have to go to the device;
-    ``known`` holds what went there before, by position and value.
+    ``known`` holds what went there before, by position and value. ``checked`` tells that the types of all arguments
+    were known and checked when the program was made.
     """
 
     node: TorchNode
     function: Function
     inputs: Sequence[str]
-    read_on_host: Sequence[int] = ()
-    gives_host: bool = False
+    declared: Declared
+    checked: bool
     sources: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     spent: list[int] = field(default_factory=list)
     uploads: list[int] = field(default_factory=list)
     known: dict[tuple[int, bytes], Tensor] = field(default_factory=dict)
+    wanted: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.wanted = max((place for place, name in enumerate(self.node.outputs, 1) if name), default=0)
 
 
 class Program:
@@ -63,6 +79,8 @@ class Program:
     for float32 everywhere inside of the graph; ``channels_last`` is the layout of 4-d inputs and weights.
     On the CPU an operator of 16-bit tensors computes in float32 and rounds its results once, as a GPU does;
     PyTorch's own 16-bit convolutions take a hundred times as long there.
+
+    ``running`` is the node that a run is at, for messages.
 
     Raises:
         EnvironmentProblem: an operator of the graph is in no table, or set in a way that torch lacks.
@@ -85,7 +103,8 @@ class Program:
         self.inputs = {value.name: torch_dtype(value.type.tensor_type.elem_type) for value in fed}
         self.outputs = {value.name: torch_dtype(value.type.tensor_type.elem_type) for value in model.graph.output}
         nodes = _nodes(model, constants, device=device, precision=precision)
-        self._steps = _steps(nodes, table, set(self.outputs))
+        self._steps = _steps(nodes, table, set(self.outputs), element_types(model))
+        self.running = ""
         self._slots: dict[str, int] = {}
         self._template: list[Tensor | None] = []
         self._place(constants)
@@ -98,16 +117,25 @@ class Program:
                 values[self._slots[name]] = value
         with torch.inference_mode():
             for step in self._steps:
+                self.running = step.node.title
                 arguments = [values[slot] if slot >= 0 else None for slot in step.sources]
                 for position in step.uploads:
                     arguments[position] = self._upload(step, position, arguments[position])
+                if not step.checked:
+                    check_types(step.node, step.declared, arguments)
                 result = _computed_wide(step, arguments) if self._widens else step.function(*arguments)
-                for slot, value in zip(step.targets, result if isinstance(result, tuple) else (result,), strict=False):
+                results = result if isinstance(result, tuple) else (result,)
+                if len(results) < step.wanted:
+                    raise refuse(
+                        step.node, f"{step.wanted} results are wanted, and the backend computes {len(results)}"
+                    )
+                for slot, value in zip(step.targets, results, strict=False):
                     values[slot] = value
                 for slot in step.spent:
                     values[slot] = None
-        results = {name: values[self._slots[name]] for name in self.outputs}
-        return {name: value.to(self.device) for name, value in results.items() if value is not None}
+            self.running = ""
+        found = {name: values[self._slots[name]] for name in self.outputs}
+        return {name: value.to(self.device) for name, value in found.items() if value is not None}
 
     def entry(self, name: str) -> torch.dtype:
         """Return the type in which an input enters the program."""
@@ -144,7 +172,7 @@ class Program:
             given = [name for name in step.inputs if name]
             host = bool(given) and all(name in on_host for name in given)
             for position, name in enumerate(step.inputs):
-                stays = host or position in step.read_on_host
+                stays = host or position in step.declared.host
                 if name in constants:
                     step.sources.append(constant(name, stays))
                     continue
@@ -159,7 +187,7 @@ class Program:
             for name in step.node.outputs:
                 slot.setdefault(name, next(numbers))
                 step.targets.append(slot[name])
-                if host or step.gives_host:
+                if host or step.declared.gives_host:
                     on_host.add(name)
         for name in self.outputs:
             if name not in slot and name in constants:
@@ -217,35 +245,52 @@ def _nodes(model: onnx.ModelProto, constants: dict[str, np.ndarray], **context: 
 
 
 def _value(node: TorchNode) -> np.ndarray:
-    for name, dtype in (("value", None), ("value_float", np.float32), ("value_floats", np.float32)):
+    """Return the value of a Constant."""
+    for name, dtype in (
+        ("value", None), ("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):  # fmt: skip
         if name in node.attributes:
             return np.asarray(node.attributes[name], dtype)
-    return np.asarray(next(iter(node.attributes.values())), np.int64)
+    raise refuse(node, f"its value is given by {', '.join(node.attributes) or 'nothing'}")
 
 
-def _steps(nodes: Sequence[TorchNode], table: Mapping[Key, Builder], wanted: set[str]) -> list[_Step]:
+def _steps(
+    nodes: Sequence[TorchNode], table: Mapping[Key, Builder], wanted: set[str], types: Mapping[str, torch.dtype | str]
+) -> list[_Step]:
     """Return the steps for the values that are wanted, in order; what none of them needs is left out."""
     needed, steps = set(wanted), []
     for node in reversed(nodes):
         if needed.isdisjoint(node.outputs):
             continue
-        step = _build(node, table)
+        step = _build(node, table, types)
         needed.update(step.inputs)
         steps.append(step)
     return steps[::-1]
 
 
-def _build(node: TorchNode, table: Mapping[Key, Builder]) -> _Step:
-    """Return the step of a node, by the builder of the longest chain that ends in it and does not decline."""
-    for key in sorted(_chains(node, LONGEST_CHAIN), key=lambda key: -key[1].count("+")):
-        builder = table.get(key)
-        built = builder(node) if builder else None
-        if built is None:
+def _build(node: TorchNode, table: Mapping[Key, Builder], types: Mapping[str, torch.dtype | str]) -> _Step:
+    """Return the step of a node, by the builder of the longest chain that ends in it and does not decline.
+
+    A chain whose builder passes over an attribute of one of its nodes is left to the single operators.
+    """
+    for chain in sorted(_chains(node, LONGEST_CHAIN), key=len, reverse=True):
+        builder = table.get((chain[0].domain, "+".join(link.op_type for link in chain)))
+        if builder is None:
             continue
-        if isinstance(built, tuple):
-            return _Step(node, built[0], built[1])
-        host, gives = getattr(builder, "host_inputs", ()), getattr(builder, "gives_host", False)
-        return _Step(node, built, node.inputs, host, gives)
+        for link in chain:
+            link.attributes.read.clear()
+        built = _called(builder, node)
+        unread = [name for link in chain for name in unread_attributes(link)]
+        if built is None or (unread and len(chain) > 1):
+            continue
+        if unread:
+            raise refuse(node, f"it has the attribute {unread[0]!r}, which the translation does not know")
+        function, inputs = built if isinstance(built, tuple) else (built, node.inputs)
+        own = declared_by(builder) if len(chain) == 1 else Declared()
+        known = [_accepted(link, table, types) for link in chain]
+        check_arity(node, function, len(inputs))
+        return _Step(node, function, inputs, own, all(known))
     raise EnvironmentProblem(
         f"The torch backend has no operator {node.domain or 'ai.onnx'}::{node.op_type} (opset {node.opset},"
         f" node {node.name!r}).",
@@ -253,13 +298,31 @@ def _build(node: TorchNode, table: Mapping[Key, Builder]) -> _Step:
     )
 
 
-def _chains(node: TorchNode, length: int) -> Iterator[Key]:
-    """Yield the keys of the chains of nodes that end in this one, each but the last read by the next alone."""
-    yield node.domain, node.op_type
+def _called(builder: Builder, node: TorchNode) -> Any:
+    """Return what a builder makes of a node; what it raises becomes a refusal of the node."""
+    try:
+        return builder(node)
+    except ConvkitError:
+        raise
+    except Exception as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+        raise refuse(node, reason or type(error).__name__) from error
+
+
+def _accepted(node: TorchNode, table: Mapping[Key, Builder], types: Mapping[str, torch.dtype | str]) -> bool:
+    """Refuse a node that its translation does not know; return whether the types of all inputs are known."""
+    declared = declared_by(table.get((node.domain, node.op_type)))
+    check_node(node, declared)
+    return check_inputs(node, declared, types)
+
+
+def _chains(node: TorchNode, length: int) -> Iterator[tuple[TorchNode, ...]]:
+    """Yield the chains of nodes that end in this one, each but the last read by the next alone."""
+    yield (node,)
     if length == 1:
         return
     for position in range(len(node.inputs)):
         source = node.source(position)
         if source is not None and len(source.outputs) == 1 and node.only_use(source.outputs[0]):
-            for domain, names in _chains(source, length - 1):
-                yield domain, f"{names}+{node.op_type}"
+            for chain in _chains(source, length - 1):
+                yield *chain, node

@@ -7,21 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from convkit.backends.torch._node import Builder, Function, Key, TorchNode, operator, refuse, torch_dtype
+from convkit.backends.torch._accept import refuse
+from convkit.backends.torch._node import Builder, Function, Key, TorchNode, operator, torch_dtype
 
 __all__ = ["QUANTISE"]
 
 QUANTISE: dict[Key, Builder] = {}
 
 _WHOLE = (torch.int8, torch.uint8, torch.int16)
+_UP_TO_32 = (torch.float16, torch.bfloat16, torch.float32)
 
 
-@operator(QUANTISE, "QuantizeLinear")
+@operator(QUANTISE, "QuantizeLinear", types=_UP_TO_32, apart={2: _WHOLE})
 def _quantize(node: TorchNode) -> Function:
     """Divide in float32, round half to even, add the zero point, and limit to the range of the type."""
     axis = _axis(node)
     number = int(node.attributes.get("output_dtype", 0))
-    node.attributes.get("saturate", 1)  # of 8-bit floating types alone
+    node.ignore("saturate")  # it is of 8-bit floating types alone
     if node.attributes.get("precision", 0) not in (0, 1):
         raise refuse(node, "it divides in another type than float32")
     zero = node.constant(2)
@@ -42,7 +44,7 @@ def _quantize(node: TorchNode) -> Function:
     return quantize
 
 
-@operator(QUANTISE, "DequantizeLinear")
+@operator(QUANTISE, "DequantizeLinear", types=(*_WHOLE, torch.int32), apart={1: _UP_TO_32})
 def _dequantize(node: TorchNode) -> Function | tuple[Function, Sequence[str]]:
     """Subtract the zero point, and multiply in float32; weights are computed once."""
     axis = _axis(node)

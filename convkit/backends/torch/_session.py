@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from convkit.backends import DeviceSession, Session
-from convkit.backends.torch._node import Builder, Key
+from convkit.backends.torch._node import Builder, Key, host_tensor
 from convkit.backends.torch._program import Program
-from convkit.errors import ConversionError, EnvironmentProblem
+from convkit.errors import ConversionError, ConvkitError, EnvironmentProblem
 
 __all__ = ["TorchOnDevice", "TorchSession"]
 
@@ -63,18 +63,21 @@ class TorchSession(Session):
             with self.settings():
                 results = self.program.run({name: self.enter(name, value) for name, value in inputs.items()})
                 outputs = {name: self.leave(name, value) for name, value in results.items()}
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        except ConvkitError:
+            raise
+        except Exception as error:
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
             text = str(error).splitlines()[0] if str(error) else type(error).__name__
+            where = f"{self.program.running}: " if self.program.running else ""
             raise ConversionError(
-                f"The torch backend cannot run the model on {shapes}: {text}",
+                f"The torch backend cannot run the model on {shapes}: {where}{text}",
                 hint="The graph may hold a size as a number that was asked to vary; give that dimension one size.",
             ) from error
         return outputs
 
     def enter(self, name: str, value: np.ndarray) -> Tensor:
         """Return an input on the device in the type and layout in which the program takes it."""
-        host = torch.from_numpy(np.ascontiguousarray(value))
+        host = _host(value)
         tensor = host.to(self.on, self.program.entry(name) if name in self.program.inputs else None)
         if self.program.channels_last and tensor.dim() == 4:
             return tensor.contiguous(memory_format=torch.channels_last)
@@ -150,6 +153,14 @@ class TorchOnDevice(DeviceSession):
                 graph.replay()
 
         return replay
+
+
+def _host(value: np.ndarray) -> Tensor:
+    """Return an array as a tensor that may share its memory, and is not written to."""
+    array = np.ascontiguousarray(value).reshape(value.shape)
+    if not array.flags.writeable or array.dtype.name == "bfloat16":
+        return host_tensor(array)
+    return torch.from_numpy(array)
 
 
 def _dense(tensor: Tensor) -> Tensor:

@@ -47,6 +47,12 @@ def _settings(node: TorchNode) -> _Settings:
             f"{node.title} is a grouped convolution (group={get('group')}).",
             hint="The torch backend runs ungrouped deformable convolutions only; offset groups are fine.",
         )
+    kernel, weight = get("kernel_shape"), node.constant(1)
+    if kernel is not None and weight is not None and list(kernel) != list(weight.shape[2:]):
+        raise EnvironmentProblem(
+            f"{node.title} has the kernel_shape {list(kernel)}, but its weight has {list(weight.shape)}.",
+            hint="The file is damaged; convert again.",
+        )
     (sy, sx), (dy, dx) = get("strides") or (1, 1), get("dilations") or (1, 1)
     return _Settings((sy, sx), (top, left), (dy, dx), get("offset_group", 1))
 
