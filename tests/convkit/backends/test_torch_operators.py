@@ -205,6 +205,6 @@ def test_an_operator_computes_what_onnx_runtime_computes(tmp_path, op, shapes, a
 
 def test_every_operator_is_in_a_test():
     here = {op for op, *_ in (parameter.values for parameter in CASES)}
-    graphs = Path(__file__).with_name("test_torch.py").read_text()
+    graphs = "".join(Path(__file__).with_name(name).read_text() for name in ("test_torch.py", "test_torch_quantise.py"))
     missing = [name for _, name in convkit_torch_operators() if "+" not in name and name not in here]
     assert [name for name in missing if f'"{name}"' not in graphs] == []
