@@ -102,6 +102,7 @@ def _from_raw(node: TorchNode, settings: _Settings, *, relu: bool) -> _Built | N
 def _packed(node: TorchNode) -> Callable[..., Tensor]:
     """Return a function that computes the node of the TensorRT plugin."""
     settings = AotSettings.from_fields(node.attributes)
+    node.ignore("aot", "plugin_version", "plugin_namespace")  # they say which plugin TensorRT makes of the node
 
     def run(x: Tensor, offset: Tensor, mask: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
         return packed_deform_conv(settings, x, offset, mask, packed, bias)
