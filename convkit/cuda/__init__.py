@@ -1,7 +1,8 @@
 """CUDA kernels: declare, compile with NVRTC, launch on arrays of any library, describe for other hosts.
 
 A kernel is a ``.cu`` file with an ``extern "C"`` entry point and a `Kernel` that declares it. ``kernel.variant(...)``
-assigns values to its constants, `load` returns its launcher, `compile_variant` its PTX or cubin.
+assigns values to its constants, `load` returns its launcher, `compile_variant` its PTX or cubin. `upload` and
+`allocate` return memory that a device side keeps for itself.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from convkit.cuda._declaration import Argument, Kernel, LaunchConfig, ResourceLi
 from convkit.cuda._describe import describe, write_kernels
 from convkit.cuda._device import find_device
 from convkit.cuda._launch import Launcher, load
+from convkit.cuda._memory import DeviceStandIn, allocate, clear, stand_in, upload
 from convkit.cuda._ptx import check_signature, parse_ptx
 from convkit.cuda._source import flatten
 from convkit.cuda._symbols import NUMBERS, Symbol, c_expression, cdiv, evaluate, maximum, minimum
@@ -22,6 +24,7 @@ __all__ = [
     "Argument",
     "ArrayView",
     "CompiledKernel",
+    "DeviceStandIn",
     "Kernel",
     "LaunchConfig",
     "Launcher",
@@ -29,11 +32,13 @@ __all__ = [
     "Resources",
     "Symbol",
     "Variant",
+    "allocate",
     "c_expression",
     "cache_folder",
     "cdiv",
     "check_limit",
     "check_signature",
+    "clear",
     "compile_variant",
     "describe",
     "evaluate",
@@ -45,5 +50,7 @@ __all__ = [
     "minimum",
     "nvrtc_version",
     "parse_ptx",
+    "stand_in",
+    "upload",
     "write_kernels",
 ]

@@ -13,6 +13,7 @@ from typing import Any
 from convkit.cuda._array_view import READERS, pointer_reader
 from convkit.cuda._compile import CompiledKernel, compile_variant, supported_capabilities
 from convkit.cuda._declaration import Argument, LaunchConfig, Variant
+from convkit.cuda._memory import ACTIVE
 from convkit.errors import EnvironmentProblem, KernelArgumentError, KernelError
 
 __all__ = ["Launcher", "load"]
@@ -37,6 +38,8 @@ def load(variant: Variant) -> Launcher:
         EnvironmentProblem: there is no GPU, it is too old for the kernel, or cupy or NVRTC is missing.
         KernelError: the source does not compile.
     """
+    if ACTIVE:
+        return ACTIVE[-1].load(variant)  # type: ignore[no-any-return]
     device = _current_device()
     launcher = _loaded.get((variant, device))
     if launcher is None:

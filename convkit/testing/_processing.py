@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from convkit.model import SourceModel
     from convkit.testing._subject import Subject
 
-__all__ = ["ProcessingChecks"]
+__all__ = ["ProcessingChecks", "odd_inputs", "reference_outputs", "what"]
 
 ODD_SIZES = ((37, 53), (240, 11), (9, 310), (1, 1))
 """Heights and widths in pixels that no one trains with."""
@@ -55,19 +55,19 @@ class ProcessingChecks(Fixtures):
         spec = source.spec
         preprocess = find_preprocess(spec.preprocess)
         varies = any(dim.dynamic for dim in spec.dims if dim.name != BATCH)
-        for number, raw in enumerate((*raws, *_odd_inputs(preprocess))):
+        for number, raw in enumerate((*raws, *odd_inputs(preprocess))):
             prepared = prepare(spec, preprocess, raw)
             for name, tensor in prepared.tensors.items():
                 finite = not np.issubdtype(tensor.dtype, np.floating) or np.isfinite(tensor).all()
-                assert finite, f"{_what(raw)} gave values for {name!r} that are not finite"
+                assert finite, f"{what(raw)} gave values for {name!r} that are not finite"
             with nullcontext() if number < len(raws) or not varies else suppress(InputError):
                 item_sizes(spec, preprocess, {name: tensor.shape for name, tensor in prepared.tensors.items()})
-            _assert_json(prepared.meta, f"the meta of {_what(raw)}")
+            _assert_json(prepared.meta, f"the meta of {what(raw)}")
 
     def test_preprocess_is_deterministic(self, subject: Subject, source: SourceModel, raws: Sequence[Any]) -> None:
         """A failure means that one input gives two results, or that preprocessing changes the caller's input."""
         preprocess = find_preprocess(source.spec.preprocess)
-        for raw in (*raws, *_odd_inputs(preprocess)):
+        for raw in (*raws, *odd_inputs(preprocess)):
             original = copy.deepcopy(raw)
             first, second = preprocess(raw), preprocess(raw)
             np.testing.assert_equal(raw, original, err_msg="preprocess wrote into its input")
@@ -92,7 +92,7 @@ class ProcessingChecks(Fixtures):
         Return objects of a class from `convkit.Result`, such as `Detections` and `Classification`.
         """
         decode = _decode(subject, source)
-        outputs, metas = _outputs(source, subject.samples(source, raws))
+        outputs, metas = reference_outputs(source, subject.samples(source, raws))
         for result, raw in zip(decode_batch(decode, outputs, metas), raws, strict=True):
             _assert_json(result.to_json(), "to_json()")
             assert result.summary().strip(), "summary() is empty"
@@ -112,7 +112,7 @@ class ProcessingChecks(Fixtures):
         The result of one input may not depend on the others in its batch, either.
         """
         decode, spec = _decode(subject, source), source.spec
-        outputs, metas = _outputs(source, subject.samples(source, raws))
+        outputs, metas = reference_outputs(source, subject.samples(source, raws))
         copies = {name: value.copy() for name, value in outputs.items()}
         first = [result.to_json() for result in decode(outputs, metas)]
         for name, value in outputs.items():
@@ -142,7 +142,7 @@ class ProcessingChecks(Fixtures):
         for raw in raws:
             first, second = (dict(preprocess(raw).tensors) for preprocess in preprocesses)
             np.testing.assert_equal(second, first, err_msg="the preprocess that was read back differs")
-        outputs, metas = _outputs(source, subject.samples(source, raws))
+        outputs, metas = reference_outputs(source, subject.samples(source, raws))
         decodes = [find_decode(spec.decode) for spec in (source.spec, returned)]
         found = [[result.to_json() for result in decode(outputs, metas)] for decode in decodes if decode]
         assert not found or found[0] == found[1], "the decode that was read back differs"
@@ -156,14 +156,14 @@ def _decode(subject: Subject, source: SourceModel) -> Decode:
     return decode
 
 
-def _outputs(source: SourceModel, samples: Samples) -> tuple[dict[str, np.ndarray], list[Mapping[str, Any]]]:
+def reference_outputs(source: SourceModel, samples: Samples) -> tuple[dict[str, np.ndarray], list[Mapping[str, Any]]]:
     """Return PyTorch's outputs for every input in one batch, and the metas."""
     items = samples.prepared[shape_cases(source.spec.dims)[0].item_sizes]
     compute = TorchCompute(source, source.module, "float32")
     return compute(collate(source.spec.inputs, items)), [item.meta for item in items]
 
 
-def _odd_inputs(preprocess: Preprocess) -> list[Any]:
+def odd_inputs(preprocess: Preprocess) -> list[Any]:
     """Return images of sizes that nobody trains with, for a preprocess that takes images."""
     if not isinstance(preprocess.reader, ImageReader):
         return []
@@ -171,7 +171,8 @@ def _odd_inputs(preprocess: Preprocess) -> list[Any]:
     return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in ODD_SIZES]
 
 
-def _what(raw: Any) -> str:
+def what(raw: Any) -> str:
+    """Return what to call a raw input in a message."""
     return f"an input of shape {raw.shape}" if isinstance(raw, np.ndarray) else f"the input {reprlib.repr(raw)}"
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from convkit.cuda import Argument, ArrayView, Kernel, LaunchConfig, ResourceLimit, Variant, cdiv, load
+from convkit.cuda import Argument, ArrayView, Kernel, LaunchConfig, ResourceLimit, Variant, cdiv, load, upload
 from convkit.errors import KernelArgumentError
 from convkit.processing.image_warp._levels import fit_levels, line_values, two_lines
 
@@ -265,9 +265,5 @@ class ImageWarp:
     def _levels(self, device: int, dtype: str) -> Any:
         """Return the levels on the current device."""
         if (device, dtype) not in self._loaded:
-            import cupy
-
-            with cupy.cuda.Stream(non_blocking=True) as stream:
-                self._loaded[device, dtype] = cupy.asarray(self.values(dtype))
-                stream.synchronize()
+            self._loaded[device, dtype] = upload(self.values(dtype))
         return self._loaded[device, dtype]

@@ -31,6 +31,7 @@ from support.conformance import (
 )
 from support.plugins import registered, write_distribution
 from support.toy import Resize, ToyAdapter
+from support.toy_device import ResizeOnDevice, SoftmaxOnDevice, moved, resize_on, softmax_on
 
 from convkit import (
     Artifact,
@@ -51,6 +52,7 @@ from convkit import (
 )
 from convkit.errors import IntegrityError
 from convkit.plugins import manager
+from convkit.processing.image_warp import ImageWarp
 from convkit.testing._replay import Replay
 
 LIGHT = """
@@ -83,7 +85,14 @@ def test_sound_adapter_passes(
     check: str, toy_weights_file: Path, toy_artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_toy(tmp_path / "site", monkeypatch)
-    run_check(check, Variant(), toy_weights_file, tmp_path, toy_artifact)
+    variant = Variant(preprocess=resize_on(), decode=softmax_on()) if "_device_" in check else Variant()
+    run_check(check, variant, toy_weights_file, tmp_path, toy_artifact)
+
+
+@pytest.mark.parametrize("part", ["preprocess", "decode"])
+def test_sides_that_an_adapter_lacks_are_not_checked(part: str, toy_weights_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(pytest.skip.Exception, match=f"the {part} has no device side"):
+        run_check(f"test_device_{part}_gives_what_the_host_gives", Variant(), toy_weights_file, tmp_path)
 
 
 def leave_trace(module: torch.nn.Module, result: Any) -> Any:
@@ -214,6 +223,69 @@ def with_second_output(source: SourceModel) -> SourceModel:
     return SourceModel(source.module, source.spec, reference)
 
 
+class ResizeWithCupy(ResizeOnDevice):
+    def launch(self, records: Any, payloads: Any, tensors: Mapping[str, Any], stream: int) -> None:
+        import cupy
+
+        cupy.cuda.runtime.memsetAsync(tensors["images"].data.ptr, 0, tensors["images"].nbytes, stream)
+
+
+class ResizeOfTheFirst(ResizeOnDevice):
+    """Fills the tensors of all items from the first record."""
+
+    def launch(self, records: Any, payloads: Any, tensors: Mapping[str, Any], stream: int) -> None:
+        records.values[:] = records.values[:1]
+        super().launch(records, payloads, tensors, stream)
+
+
+def as_placed(**changes: Any) -> Callable[..., Any]:
+    return lambda self, raw: replace(ResizeOnDevice.place(self, raw), **changes)
+
+
+def too_high(self: ResizeOnDevice, placement: Any, offset: int) -> Any:
+    return ResizeOnDevice.row(self, replace(placement, detail=replace(placement.detail, height=100_000)), offset)
+
+
+def read_turned(self: SoftmaxOnDevice, results: Mapping[str, np.ndarray], metas: Any) -> list[Any]:
+    return SoftmaxOnDevice.read(self, {"probabilities": results["probabilities"][:, ::-1]}, metas)
+
+
+def warp_with(**settings: Any) -> Callable[..., ImageWarp]:
+    """Return the toy's warp with other settings."""
+    usual = {"rounding": "up", "edge": "replicate"}
+    return lambda self, levels: ImageWarp(np.tile(levels, (3, 1)), **{**usual, **settings})
+
+
+DEVICE_FAULTS: dict[str, list[tuple[Variant, str]]] = {
+    "test_device_preprocess_gives_what_the_host_gives": [
+        (Variant(preprocess=resize_on(matrix=moved(0, 1))), "it looks as if the image is before its place by a row"),
+        (Variant(preprocess=resize_on(matrix=moved(-1, 0))), "the image is behind its place by a column"),
+        (Variant(preprocess=resize_on(kernel=warp_with(swap=True))), "the order of the channels is reversed"),
+        (Variant(preprocess=resize_on(kernel=warp_with(edge="border"))), "'images' differs from the host's by"),
+        (
+            Variant(preprocess=resize_on(matrix=lambda self, x, y: [[x, 0, 0], [0, y, 0]])),
+            "'images' differs from the host's by",
+        ),
+        (
+            Variant(preprocess=resize_on(kernel=lambda self, v: warp_with()(self, v * np.float32(255 / 256)))),
+            r"differs from the host's by 0.00\d+, at .* on average; the limits are 0.0039",
+        ),
+        (Variant(preprocess=resize_on(ResizeOfTheFirst)), "'images' differs from the host's by"),
+        (Variant(preprocess=resize_on(place=as_placed(meta={"n": 1}))), r"place\(\) gave the meta {'n': 1}, not {}"),
+        (Variant(preprocess=resize_on(place=as_placed(shapes={"images": (3, 32, 16)}))), r"gave the shapes .*32, 16"),
+        (Variant(preprocess=resize_on(row=too_high)), "failed on the host"),
+        (Variant(preprocess=resize_on(ResizeWithCupy)), "uses cupy.*upload, allocate and clear of convkit.cuda"),
+    ],
+    "test_device_decode_gives_what_the_host_gives": [
+        (Variant(decode=softmax_on(read=read_turned)), "0 of 1 results are those of the host, 1 differ"),
+        (Variant(decode=softmax_on(values=lambda self, meta: {"offsets": np.float32(0.01)})), "max_score is 0.01 for"),
+        (
+            Variant(decode=softmax_on(read=lambda self, r, m: SoftmaxOnDevice.read(self, r, m)[1:])),
+            "returned 3 results",
+        ),
+        (Variant(decode=softmax_on(values=lambda self, meta: {"offsets": np.zeros(2)})), r"the shape \(2,\)"),
+    ],
+}
 counter = iter(range(1_000_000))
 OUTPUT = TensorSpec("logits", ("batch", 4))
 IMAGES = TensorSpec("images", ("batch", 3, "height", "width"))
@@ -365,13 +437,13 @@ ELSEWHERE = {
 
 
 def test_every_check_is_shown_to_fail() -> None:
-    assert set(CHECKS) == set(FAULTY) | ELSEWHERE
+    assert set(CHECKS) == set(FAULTY) | set(DEVICE_FAULTS) | ELSEWHERE
 
 
 @pytest.mark.parametrize(
     ("check", "variant", "message"),
-    [(check, variant, message) for check, cases in FAULTY.items() for variant, message in cases],
-    ids=[f"{check}-{message}" for check, cases in FAULTY.items() for _, message in cases],
+    [(check, *case) for check, cases in (*FAULTY.items(), *DEVICE_FAULTS.items()) for case in cases],
+    ids=[f"{check}-{case[1]}" for check, cases in (*FAULTY.items(), *DEVICE_FAULTS.items()) for case in cases],
 )
 def test_check_finds_the_fault(
     check: str, variant: Variant, message: str, toy_weights_file: Path, tmp_path: Path

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from convkit import Detections, Result
-from convkit.cuda import ArrayView, Launcher, Variant, itemsize, load
+from convkit.cuda import ArrayView, Launcher, Variant, allocate, clear, itemsize, load
 from convkit.errors import KernelArgumentError
 from convkit.processing import ArraySpec
 from convkit_models.centernet._geometry import affine
@@ -120,7 +120,8 @@ class CudaDecode:
 
     def _new_scratch(self, key: Any, stream: int, planned: DecodeLaunch) -> _Scratch:
         with self._lock:
-            return self._scratch.setdefault((key, stream), _Scratch(_allocate(planned.scratch), planned.tickets))
+            new = _Scratch(allocate((planned.scratch,), "uint64"), planned.tickets)
+            return self._scratch.setdefault((key, stream), new)
 
     def _new_matrix(self, x: float, y: float, scale: float, height: int, width: int) -> np.ndarray:
         size = (width // self._spec["stride"], height // self._spec["stride"])
@@ -138,22 +139,7 @@ class _Scratch:
     @contextmanager
     def prepared(self, stream: int) -> Iterator[None]:
         """Launch within: the tickets are cleared before if the memory is new or the launch before it failed."""
-        done = self._clean or _clear(self.memory, self._tickets, stream)
+        done = self._clean or clear(self.memory, stream, self._tickets)
         self._clean = False
         yield
         self._clean = done
-
-
-def _allocate(count: int) -> Any:
-    """Return so many uint64 on the current device, uninitialised."""
-    import cupy
-
-    return cupy.empty(count, cupy.uint64)
-
-
-def _clear(memory: Any, count: int, stream: int) -> bool:
-    """Set the first values of an array to 0 on the stream; return False if that is only captured in a graph."""
-    from cupy.cuda import runtime
-
-    runtime.memsetAsync(memory.data.ptr, 0, 8 * count, stream)
-    return not runtime.streamIsCapturing(stream)

@@ -304,8 +304,8 @@ class Launchers:
         self.scratch: list[np.ndarray] = []
         self.abort = self.capturing = False
         monkeypatch.setattr(module, "load", self.load)
-        monkeypatch.setattr(module, "_allocate", self.allocate)
-        monkeypatch.setattr(module, "_clear", self.clear)
+        monkeypatch.setattr(module, "allocate", self.allocate)
+        monkeypatch.setattr(module, "clear", self.clear)
 
     def load(self, variant: Any) -> Any:
         self.loaded.append(variant)
@@ -325,11 +325,11 @@ class Launchers:
 
         return launcher
 
-    def allocate(self, count: int) -> Array:
-        self.scratch.append(np.full(count, 5, np.uint64))
+    def allocate(self, shape: tuple[int], dtype: str) -> Array:
+        self.scratch.append(np.full(shape, 5, dtype))
         return Array(self.scratch[-1])
 
-    def clear(self, memory: Array, count: int, stream: int) -> bool:
+    def clear(self, memory: Array, stream: int, count: int) -> bool:
         self.cleared.append((count, stream))
         if not self.capturing:
             memory.array[:count] = 0
