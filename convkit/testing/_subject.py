@@ -55,16 +55,17 @@ class Subject:
 
     def request(self, form: str, *, weights: Path | None = None, names: tuple[str, ...] | None = None) -> Request:
         """Return what `Adapter.load` is asked for."""
-        options = {option.name: option.default for option in self.adapter.options} | dict(self.options or {})
-        return Request(weights or self.weights, form, self.dims, names, options)
+        options = self._options(form)
+        own = {option.name: options[option.name] for option in self.adapter.options}
+        return Request(weights or self.weights, form, self.dims, names, own)
 
     def load(self, form: str) -> SourceModel:
         """Load the checkpoint anew."""
         return self.adapter.load(self.request(form))
 
     def target(self, form: str) -> Target:
-        """Return what the hooks learn of the result."""
-        return Target(opset=self.adapter.opset, form=form, options=self.request(form).options)
+        """Return what the hooks learn of the result: options of the adapter and of plugins, as in a conversion."""
+        return Target(opset=self.adapter.opset, form=form, options=self._options(form))
 
     def patches(self, source: SourceModel, form: str) -> list[Patch]:
         """Return the export patches of every plugin."""
@@ -87,6 +88,11 @@ class Subject:
     def feed(self, source: SourceModel, raws: Sequence[Any]) -> dict[str, np.ndarray]:
         """Return the input tensors of the first shape."""
         return self.samples(source, raws).feed(shape_cases(source.spec.dims)[0])
+
+    def _options(self, form: str) -> Mapping[str, Any]:
+        from convkit.conversion import resolve_settings
+
+        return resolve_settings(self.adapter, {"form": form, "set": dict(self.options or {})}, {}, "the kit").options
 
     def convert(self, form: str, output: Path) -> Artifact:
         """Convert the checkpoint with few samples.

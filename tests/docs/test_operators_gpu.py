@@ -20,9 +20,12 @@ from gated_convkit import gate_cuda
 from gated_convkit.gate import gate
 
 for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-    for shape in ((1000,), (3, 5, 7), (0, 4)):
-        x = torch.randn(shape, device="cuda").to(dtype)
-        assert torch.equal(gate(x, 0.25), torch.where(x > 0.25, x, 0)), (dtype, shape)
+    for shape in ((1000,), (3, 5, 7), (0, 4), (2, 3, 4, 5)):
+        whole = torch.randn(shape, device="cuda").to(dtype)
+        last = whole.to(memory_format=torch.channels_last) if len(shape) == 4 else whole
+        for x in (whole, last, whole.transpose(0, -1), whole[..., ::2]):
+            assert torch.equal(gate(x, 0.25), torch.where(x > 0.25, x, 0)), (dtype, shape, x.stride())
+            torch.library.opcheck(gate, (x, 0.25), test_utils=("test_schema", "test_faketensor"))
 x = torch.randn(4, 6, device="cuda").t()
 graph = torch.cuda.CUDAGraph()
 with torch.cuda.graph(graph):

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ from support.plugins import registered
 from support.toy import ToyAdapter, ToyNet, ToyPlugin, toy_weights
 
 import convkit
-from convkit import Artifact, ModulePatch, Request, SourceModel, convert, exactly, hookimpl, load, validate
+from convkit import Artifact, ModulePatch, Option, Request, SourceModel, convert, exactly, hookimpl, load, validate
 from convkit.conversion import check_graph, default_output, plan_conversion
 from convkit.errors import (
     AdapterNotFoundError,
@@ -85,6 +85,31 @@ def test_nothing_in_an_artifact_tells_where_it_was_made(toy_artifact, toy_weight
             assert not any(secret in content for secret in secrets), path
 
 
+class Watching(ToyPlugin):
+    """Has an option of its own, and notes the options that its hooks are given."""
+
+    seen: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    @hookimpl
+    def convkit_options(self):
+        return [Option("haste", 3, "how much of a hurry there is")]
+
+    @hookimpl
+    def convkit_export_patches(self, adapter, target):
+        self.seen["patches"] = dict(target.options)
+        return super().convkit_export_patches(adapter)
+
+    @hookimpl
+    def convkit_onnx_translations(self, target):
+        self.seen["translations"] = dict(target.options)
+        return {}
+
+    @hookimpl
+    def convkit_graph_rewrites(self, target):
+        self.seen["rewrites"] = dict(target.options)
+        return []
+
+
 @pytest.fixture(scope="module")
 def tailored(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """Convert with every setting another than its default: own images, names, shape, opset and option."""
@@ -94,7 +119,7 @@ def tailored(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -
         cv2.imwrite(str(folder / "photos" / f"{index}.png"), scene)
     (folder / "names.txt").write_text("Äpfel\nBirnen\n\n  Kirschen \nPflaumen\n", encoding="utf-8")
     (folder / "mine.toml").write_text("[convert]\nopset = 19\nseed = 3\n[convert.toy]\nsamples = 3\n")
-    with registered(ToyPlugin()):
+    with registered(Watching()):
         return convert(
             "toy",
             weights=str(toy_weights_file),
@@ -103,8 +128,16 @@ def tailored(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -
             inputs=folder / "photos",
             names=folder / "names.txt",
             shape=["batch=2", "height=48", "width=40"],
-            set={"scale": 2.0},
+            set={"scale": 2.0, "haste": 7},
         ).artifact
+
+
+def test_patches_translations_and_rewrites_learn_the_options_of_the_adapter_and_of_plugins(tailored):
+    assert {hook: (options["scale"], options["haste"]) for hook, options in Watching.seen.items()} == {
+        "patches": (2.0, 7),
+        "translations": (2.0, 7),
+        "rewrites": (2.0, 7),
+    }
 
 
 def test_settings_reach_the_result_and_the_manifest_says_whence(tailored):

@@ -49,11 +49,13 @@ from convkit import (
     TensorSpec,
     Tolerance,
     exactly,
+    hookimpl,
 )
 from convkit.errors import IntegrityError
 from convkit.plugins import manager
 from convkit.processing.image_warp import ImageWarp
 from convkit.testing._replay import Replay
+from convkit.testing._subject import Subject
 
 LIGHT = """
 from convkit import Adapter, hookimpl
@@ -87,6 +89,23 @@ def test_sound_adapter_passes(
     install_toy(tmp_path / "site", monkeypatch)
     variant = Variant(preprocess=resize_on(), decode=softmax_on()) if "_device_" in check else Variant()
     run_check(check, variant, toy_weights_file, tmp_path, toy_artifact)
+
+
+class Hasty(Variant):
+    """A plugin with an option of its own."""
+
+    @hookimpl
+    def convkit_options(self) -> list[Option]:
+        return [Option("haste", 3, "how much of a hurry there is")]
+
+
+def test_hooks_learn_the_options_of_the_adapter_and_of_plugins(toy_weights_file: Path) -> None:
+    with registered(Hasty()):
+        usual = Subject.find("toy", toy_weights_file, (), {})
+        set_ = Subject.find("toy", toy_weights_file, (), {"scale": 2.0, "haste": 7})
+        assert {name: usual.target("logits").options[name] for name in ("scale", "haste")} == {"scale": 1.0, "haste": 3}
+        assert {name: set_.target("logits").options[name] for name in ("scale", "haste")} == {"scale": 2.0, "haste": 7}
+        assert set_.request("logits").options == {"scale": 2.0}
 
 
 @pytest.mark.parametrize("part", ["preprocess", "decode"])
