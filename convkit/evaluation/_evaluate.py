@@ -9,7 +9,7 @@ import math
 import reprlib
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from convkit.results import Detections, Result
 if TYPE_CHECKING:
     from convkit.runtime import Predictor
 
-__all__ = ["METRICS", "EvaluationReport", "evaluate_artifact"]
+__all__ = ["METRICS", "EvaluationReport", "evaluate_artifact", "evaluate_engines"]
 
 AGREEMENT = 1e-3
 """By how much the AP of the artifact and of PyTorch may differ."""
@@ -85,20 +85,40 @@ def evaluate_artifact(
     """
     from convkit.runtime import load
 
-    started = time.perf_counter()
-    truth, image_table, annotations = _read_annotations(coco)
-    ids = sorted(image_table)[:limit]
     with load(artifact, backend=backend, device=device, unproved=unproved) as predictor:
-        categories, note = _category_ids(truth.dataset["categories"], predictor.spec.classes)
         engines: dict[str, Callable[[Path], Result]] = {backend: predictor}
         if weights is not None:
             engines["pytorch"] = _torch_predictor(predictor.artifact, weights, predictor)
-        rows: dict[str, array[float]] = {name: array("d") for name in engines}
-        for number, image_id in enumerate(ids):
-            progress("running images", number, len(ids))
-            file = _image_file(images, image_table[image_id])
-            for name, engine in engines.items():
-                rows[name].extend(_rows(engine(file), image_id, categories))
+        return evaluate_engines(engines, predictor.spec.classes, coco, images, limit=limit, progress=progress)
+
+
+def evaluate_engines(
+    engines: Mapping[str, Callable[[Path], Result]],
+    classes: Sequence[str],
+    coco: Path,
+    images: Path,
+    *,
+    limit: int | None = None,
+    progress: Progress = silent,
+) -> EvaluationReport:
+    """Return the COCO figures of anything that makes detections of an image file, by name.
+
+    ``classes`` are the names that the class numbers of the detections stand for.
+
+    Raises:
+        SettingError: the annotations are no COCO file or do not fit the classes.
+        EnvironmentProblem: pycocotools is missing.
+    """
+    started = time.perf_counter()
+    truth, image_table, annotations = _read_annotations(coco)
+    ids = sorted(image_table)[:limit]
+    categories, note = _category_ids(truth.dataset["categories"], tuple(classes))
+    rows: dict[str, array[float]] = {name: array("d") for name in engines}
+    for number, image_id in enumerate(ids):
+        progress("running images", number, len(ids))
+        file = _image_file(images, image_table[image_id])
+        for name, engine in engines.items():
+            rows[name].extend(_rows(engine(file), image_id, categories))
     progress("computing AP")
     figures = {name: _coco_figures(truth, values, ids) for name, values in rows.items()}
     return EvaluationReport(figures, len(ids), annotations, time.perf_counter() - started, (note,) if note else ())

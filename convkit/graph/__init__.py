@@ -2,10 +2,19 @@
 
 from convkit.graph._drop_identity import DropIdentity
 from convkit.graph._fold_constants import FoldConstants
-from convkit.graph._metadata import MODULE_KEY, PRECISION_KEY, REWRITES_KEY, annotate, metadata_of, module_of
+from convkit.graph._metadata import (
+    INT8_KEY,
+    MODULE_KEY,
+    PRECISION_KEY,
+    REWRITES_KEY,
+    annotate,
+    metadata_of,
+    module_of,
+)
 from convkit.graph._rewrite import PHASES, NodeRewrite, NoMatch, Phase, Rewrite, RewriteRecord, apply_rewrite, in_phases
 
 __all__ = [
+    "INT8_KEY",
     "MODULE_KEY",
     "PHASES",
     "PRECISION_KEY",

@@ -9,8 +9,19 @@ if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
 
-__all__ = ["MODULE_KEY", "PRECISION_KEY", "REWRITES_KEY", "added_metadata", "annotate", "metadata_of", "module_of"]
+__all__ = [
+    "INT8_KEY",
+    "MODULE_KEY",
+    "PRECISION_KEY",
+    "REWRITES_KEY",
+    "added_metadata",
+    "annotate",
+    "metadata_of",
+    "module_of",
+]
 
+INT8_KEY = "convkit.int8"
+"""Metadata of a node with weights that is not int8 in a quantised graph: why."""
 MODULE_KEY = "convkit.module"
 """Metadata of a node: the path of the module that it was exported from."""
 PRECISION_KEY = "convkit.precision"

@@ -2,17 +2,25 @@
 
 from convkit.graph.precision._keep_file import keep_file_text, read_keep_file, write_keep_file
 from convkit.graph.precision._observe import ranges
+from convkit.graph.precision._quantize import Calibration, calibrate, quantize
 from convkit.graph.precision._search import Accept, Search, Trial, search
+from convkit.graph.precision._thresholds import METHODS
 from convkit.graph.precision._to_16_bit import To16Bit
+from convkit.graph.precision._to_int8 import ToInt8
 from convkit.graph.precision._unfit import Range
 
 __all__ = [
+    "METHODS",
     "Accept",
+    "Calibration",
     "Range",
     "Search",
     "To16Bit",
+    "ToInt8",
     "Trial",
+    "calibrate",
     "keep_file_text",
+    "quantize",
     "ranges",
     "read_keep_file",
     "search",

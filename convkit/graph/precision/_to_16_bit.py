@@ -9,7 +9,7 @@ import numpy as np
 
 from convkit.graph._metadata import PRECISION_KEY, annotate
 from convkit.graph._rewrite import Phase, Rewrite
-from convkit.graph.precision._names import check_names
+from convkit.graph.precision._names import FreeNames, check_names
 from convkit.graph.precision._policy import Plan, plan_types
 from convkit.graph.precision._unfit import Range
 from convkit.model import find_precision
@@ -105,7 +105,7 @@ class _Change:
         self.graph, self.plan, self.dtype = graph, plan, dtype
         self.number = onnx.TensorProto.FLOAT16 if dtype == "float16" else onnx.TensorProto.BFLOAT16
         self.float32 = onnx.TensorProto.FLOAT
-        self.taken = set(graph.tensors())
+        self.names = FreeNames(graph)
         self.narrow: set[int] = set()
         self.casts: dict[tuple[int, int], gs.Tensor] = {}
         self.copies: dict[int, gs.Constant] = {}
@@ -138,7 +138,7 @@ class _Change:
         for place in positions.outputs:
             tensor = node.outputs[place]
             if any(tensor is output for output in self.graph.outputs):
-                inner = gs.Variable(self._unused(f"{tensor.name}.{self.dtype}"), self.number, tensor.shape)
+                inner = gs.Variable(self.names.take(f"{tensor.name}.{self.dtype}"), self.number, tensor.shape)
                 for reader in list(tensor.outputs):
                     reader.inputs = [inner if other is tensor else other for other in reader.inputs]
                 node.outputs[place] = inner
@@ -157,7 +157,7 @@ class _Change:
         if id(tensor) not in self.copies:
             kind = ml_dtypes.bfloat16 if self.dtype == "bfloat16" else np.float16
             values = np.asarray(tensor.values).astype(kind)
-            self.copies[id(tensor)] = gs.Constant(self._unused(f"{tensor.name}.{self.dtype}"), values)
+            self.copies[id(tensor)] = gs.Constant(self.names.take(f"{tensor.name}.{self.dtype}"), values)
         return self.copies[id(tensor)]
 
     def _cast(self, tensor: gs.Tensor, number: int) -> gs.Tensor:
@@ -166,7 +166,7 @@ class _Change:
         key = id(tensor), number
         if key not in self.casts:
             name = f"{tensor.name}.{'float32' if number == self.float32 else self.dtype}"
-            self.casts[key] = gs.Variable(self._unused(name), number, tensor.shape)
+            self.casts[key] = gs.Variable(self.names.take(name), number, tensor.shape)
             self._append_cast(tensor, self.casts[key], number)
         return self.casts[key]
 
@@ -184,14 +184,6 @@ class _Change:
         inner.outputs = [
             self._cast(tensor, self.float32) if id(tensor) in self.narrow else tensor for tensor in inner.outputs
         ]
-
-    def _unused(self, name: str) -> str:
-        """Return ``name``, with a number if the graph has a tensor of that name."""
-        candidate, number = name, 2
-        while candidate in self.taken:
-            candidate, number = f"{name}.{number}", number + 1
-        self.taken.add(candidate)
-        return candidate
 
 
 def _reads_any_type(node: gs.Node) -> bool:
