@@ -1,6 +1,6 @@
 """AP of the digits demo in every precision: typed ONNX graphs run by the torch backend on the CPU.
 
-int8 is calibrated on scenes that are made for it from the training half of the digits and photographs; AP is measured on
+int8 is calibrated on scenes made for it from the training half of digits and photographs; AP is measured on
 the held-out scenes. Exit status 1 if a precision loses more AP than the limit.
 """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from convkit.errors import PluginError, RewriteError, blamed_on, suggest
-from convkit.graph._metadata import added_metadata
+from convkit.graph._metadata import INT8_KEY, PRECISION_KEY, added_metadata
 from convkit.model import Expect, optional
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["PHASES", "NoMatch", "NodeRewrite", "Phase", "Rewrite", "RewriteRecord", "apply_rewrite", "in_phases"]
 
 Phase = Literal["clean", "fuse", "precision", "target"]
+_REASONS = (INT8_KEY, PRECISION_KEY)
+"""Metadata that is true of the very node alone, not of one that takes its place."""
 PHASES: tuple[Phase, ...] = ("clean", "fuse", "precision", "target")
 """The order in which rewrites run: tidy the exported graph, fuse and reshape it, type it, fit it to an engine."""
 
@@ -196,10 +198,11 @@ def _keep_metadata(source: onnx.ModelProto, result: onnx.ModelProto) -> None:
     by_output = {output: node.metadata_props for node in source.graph.node for output in node.output}
     for node in result.graph.node:
         # A new node stands where the one stood whose output it now makes.
-        origins = [by_name.get(node.name), *(by_output.get(output) for output in node.output)]
+        own = by_name.get(node.name)
+        origins = [own, *(by_output.get(output) for output in node.output)]
         found = next((origin for origin in origins if origin), None)
         if found and not node.metadata_props:
-            node.metadata_props.extend(found)
+            node.metadata_props.extend(entry for entry in found if found is own or entry.key not in _REASONS)
 
 
 def _signatures(model: onnx.ModelProto) -> dict[str, tuple[Any, ...]]:

@@ -43,8 +43,8 @@ def plan_int8(graph: gs.Graph, exclude: Collection[str] = ()) -> Int8Plan:
     """Decide for every node with weights of the outer graph; nothing is changed.
 
     Besides the inputs of those nodes these are quantised: all inputs of a Concat that such a node reads, with one
-    scale; and the shortcut of a sum with such a node's result if such a node reads the sum, so that an engine computes
-    both in one pass.
+    scale; and the shortcut of a sum with such a node's result if the sum is quantised, too, so that an engine computes
+    all of it in one pass.
     """
     types = element_types(graph)
     links = Links(graph)
@@ -164,12 +164,13 @@ def _shortcuts(
 ) -> None:
     """Quantise the shortcut of every sum with an int8 result whose own result is quantised."""
     outputs = {id(tensor) for tensor in graph.outputs}
+    points = set(plan.points)
     depths: dict[int, int] = {}
     for node in graph.nodes:
         if node.op != "Add" or not all(t.name in links.data and is_float32(types, t) for t in node.inputs):
             continue
         if node.inputs[0] is node.inputs[1] or not any(
-            _feeds(tensor, links, quantised) for tensor in _passed(node.outputs[0], links)
+            tensor.name in points for tensor in _passed(node.outputs[0], links)
         ):
             continue
         fused = [

@@ -18,6 +18,8 @@ _STEP = 8
 """Bins from one cut that is tried to the next."""
 _LEVELS = 128
 """Magnitudes that int8 tells apart."""
+_ALMOST_NONE = 1e-4
+"""Values in a bin that the quantised distribution has none in: a divergence from nothing would be infinite."""
 _PERCENTILE = 99.999
 _BLOCK = 1 << 17
 
@@ -103,8 +105,8 @@ def _least_divergence(counts: np.ndarray) -> float:
         return 1.0
     used = int(np.flatnonzero(coarse)[-1]) + 1
     cuts = np.arange(min(_LEVELS, used), used + 1, _STEP)
-    divergences = [_divergence(coarse, int(cut)) for cut in cuts]
-    return float(cuts[int(np.argmin(divergences))]) / _COARSE if np.isfinite(divergences).any() else 1.0
+    divergences = [_divergence(coarse, int(cut)) if coarse[:cut].any() else np.inf for cut in cuts]
+    return float(cuts[int(np.argmin(divergences))]) / _COARSE
 
 
 def _divergence(counts: np.ndarray, cut: int) -> float:
@@ -116,7 +118,5 @@ def _divergence(counts: np.ndarray, cut: int) -> float:
     share = np.bincount(level, counts[:cut], _LEVELS) / np.maximum(np.bincount(level, full, _LEVELS), 1)
     quantised = np.where(full, share[level], 0)
     seen = whole > 0
-    if (quantised[seen] == 0).any():
-        return float("inf")
-    p, q = whole[seen] / whole.sum(), quantised[seen] / quantised.sum()
+    p, q = whole[seen] / whole.sum(), np.maximum(quantised[seen], _ALMOST_NONE) / quantised.sum()
     return float(np.sum(p * np.log(p / q)))

@@ -1,0 +1,72 @@
+"""Graphs quantised by convkit through NVIDIA's genuine parser and builder, in every type around the int8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from support.quantisable import feeds, products, residual_network
+
+from convkit.backends.tensorrt import Build, Task, audit, find_flavour, run_tasks, understand
+from convkit.graph import apply_rewrite, in_phases
+from convkit.graph.precision import quantize
+from convkit.model import Target
+from convkit.plugins import manager
+
+SHAPES = {"residual": (2, 3, 16, 24), "products": (4, 16)}
+KINDS = {"fp16": "HALF", "bf16": "BF16", "fp32": "FLOAT"}
+
+
+def prepared(model: onnx.ModelProto, shape: tuple[int, ...], low: str) -> onnx.ModelProto:
+    """Return a model quantised, and then changed as for an engine of TensorRT-RTX."""
+    model, _ = quantize(model, feeds(3, *shape), low=low)
+    target = Target("tensorrt-rtx", precision=low)
+    for _, rewrite in in_phases(manager().gather("convkit_graph_rewrites", adapter="", target=target)):
+        if rewrite.phase == "target":
+            model, _ = apply_rewrite(model, rewrite)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@pytest.mark.slow
+def test_int8_graphs_are_built_understood_and_audited(tmp_path: Path) -> None:
+    """Of residual blocks, a Concat, a transposed convolution and products of matrices, with any batch and size."""
+    models, tasks = {}, []
+    for low in KINDS:
+        for name, make in (("residual", residual_network), ("products", products)):
+            model = prepared(make(), SHAPES[name], low)
+            models[name, low] = model
+            onnx.save(model, tmp_path / f"{name}-{low}.onnx")
+            shape = SHAPES[name]
+            ranges = {"x": ((1, *shape[1:]), shape, (8, *shape[1:]))}
+            tasks.append(Task(tmp_path / f"{name}-{low}.onnx", read=True, build=Build(("sm86", "sm120"), ranges)))
+    for (key, model), outcome in zip(models.items(), run_tasks(find_flavour("tensorrt-rtx"), tasks), strict=True):
+        name, low = key
+        assert outcome.accepted, (key, outcome.errors, outcome.problem)
+        assert outcome.plan, (key, outcome.targets)
+        assert outcome.network is not None
+        kinds = [outcome.network.tensors[layer.outputs[0]].dtype for layer in outcome.network.layers]
+        assert "INT8" in kinds
+        assert KINDS[low] in kinds
+        found = audit(outcome.network, model)
+        assert (found is None) == (low == "fp32")
+        assert found is None or found.silent == (), (key, found.silent)
+        understood = understand(outcome.network, model, feeds(1, *SHAPES[name]))
+        assert understood.passed, (key, understood.parting, understood.not_replayed)
+
+
+def test_weights_of_another_scale_are_not_understood(tmp_path: Path) -> None:
+    """The comparison sees a scale of one channel that is wrong by a factor of 2."""
+    model = prepared(residual_network(), SHAPES["residual"], "fp16")
+    onnx.save(model, tmp_path / "model.onnx")
+    (outcome,) = run_tasks(find_flavour("tensorrt-rtx"), [Task(tmp_path / "model.onnx", read=True)])
+    assert outcome.network is not None
+    spoilt = onnx.ModelProto()
+    spoilt.CopyFrom(model)
+    (tensor,) = (each for each in spoilt.graph.initializer if each.name.startswith("wb2.scale"))
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[0] *= np.float16(2)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    assert not understand(outcome.network, spoilt, feeds(1, *SHAPES["residual"])).passed
