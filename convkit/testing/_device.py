@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
 
-from convkit.errors import EnvironmentProblem, InputError
-from convkit.model import TensorSpec
+from convkit.errors import InputError
+from convkit.model import BATCH, TensorSpec
 from convkit.processing import (
     DeviceDecode,
     DevicePreprocess,
@@ -25,13 +25,14 @@ from convkit.processing import (
     find_preprocess,
     prepare,
 )
+from convkit.proof import shape_cases
 from convkit.results import SLACK
 from convkit.testing._fixtures import Fixtures
 from convkit.testing._processing import odd_inputs, reference_outputs, what
-from convkit.testing.cuda_host import HostDevice, host_device
+from convkit.testing.cuda_host import HostDevice, host_device, host_problem
 
 if TYPE_CHECKING:
-    from convkit.model import SourceModel
+    from convkit.model import ModelSpec, SourceModel
     from convkit.testing._subject import Subject
 
 __all__ = ["DeviceChecks"]
@@ -60,31 +61,20 @@ class DeviceChecks(Fixtures):
         """A failure means that ``convkit run --device cuda`` feeds the engine other tensors than the proof did.
 
         The message says what the tensors of the device side look like. Images are of several sizes and in one batch;
-        the last item is there twice. A letterbox of ``cv2.resize`` needs ``ImageWarp(..., edge="replicate")``.
+        the last item is there twice. Where the model's sizes vary, the largest are tried too. A letterbox of
+        ``cv2.resize`` needs ``ImageWarp(..., edge="replicate")``.
         """
-        host = find_preprocess(source.spec.preprocess)
-        inputs = {tensor.name: tensor for tensor in source.spec.inputs}
-        known: list[tuple[Any, Prepared]] = []
-        for number, raw in enumerate((*raws, *odd_inputs(host))):
-            with suppress(InputError) if number >= len(raws) else _nothing():
-                known.append((raw, prepare(source.spec, host, raw)))
-        limits = _limits(host, raws[0], known[0][1], self.device_levels)
-        for last in (False, True):
-            with self._device() as gpu:
-                device = device_preprocess(host)
-                if device is None:
-                    pytest.skip("the preprocess has no device side")
-                size = device.record.itemsize
-                assert size % 16 == 0, f"the record has {size} bytes, which is no multiple of 16"
-                placements = [_placed(device, raw, prepared) for raw, prepared in known]
-                for batch in _batches(inputs, placements):
-                    tensors = _launched(gpu, device, inputs, [placements[index] for index in batch], last)
-                    for row, index in enumerate((*batch, batch[-1])):
-                        for name, tensor in inputs.items():
-                            found = tensors[name][row] if tensor.batched else tensors[name]
-                            _assert_near(
-                                found, known[index][1].tensors[name], limits[name], f"{what(known[index][0])}: {name!r}"
-                            )
+        spec = source.spec
+        hosts = [find_preprocess(spec.preprocess)]
+        if any(dim.dynamic for dim in spec.dims if dim.name != BATCH):
+            hosts.append(find_preprocess(spec.preprocess, dict(shape_cases(spec.dims)[-1].item_sizes)))
+        for host in hosts:
+            known: list[tuple[Any, Prepared]] = []
+            for number, raw in enumerate((*raws, *odd_inputs(host))):
+                with suppress(InputError) if number >= len(raws) else nullcontext():
+                    known.append((raw, prepare(spec, host, raw)))
+            for last in (False, True):
+                self._compare(spec, host, known, last)
 
     def test_device_decode_gives_what_the_host_gives(
         self, subject: Subject, source: SourceModel, raws: Sequence[Any]
@@ -120,16 +110,37 @@ class DeviceChecks(Fixtures):
                     limit = difference.floors.get(name, SLACK)
                     assert value <= limit, f"{where}: {name} is {value:.3g} for equal outputs; the limit is {limit}"
 
+    def _compare(
+        self, spec: ModelSpec, host: Preprocess, known: Sequence[tuple[Any, Prepared]], channels_last: bool
+    ) -> None:
+        """Compare both sides for inputs and what the host made of them."""
+        inputs = {tensor.name: tensor for tensor in spec.inputs}
+        limits = _limits(host, *known[0], self.device_levels)
+        with self._device() as gpu:
+            device = device_preprocess(host)
+            if device is None:
+                pytest.skip("the preprocess has no device side")
+            size = device.record.itemsize
+            assert size % 16 == 0, f"the record has {size} bytes, which is no multiple of 16"
+            placements = [_placed(device, raw, prepared) for raw, prepared in known]
+            for batch in _batches(inputs, placements):
+                tensors = _launched(gpu, device, inputs, [placements[index] for index in batch], channels_last)
+                for row, index in enumerate((*batch, batch[-1])):
+                    for name, tensor in inputs.items():
+                        found = tensors[name][row] if tensor.batched else tensors[name]
+                        wanted = known[index][1].tensors[name]
+                        _assert_near(found, wanted, limits[name], f"{what(known[index][0])}: {name!r}")
+
     @contextmanager
     def _device(self) -> Iterator[HostDevice]:
         """Run a device side on host memory, or skip where this machine cannot."""
         if self.gpu_only:
             pytest.skip("gpu_only: the device side runs on a GPU only")
+        if problem := host_problem():
+            pytest.skip(f"kernels cannot run on the CPU here: {problem}")
         try:
             with host_device() as device:
                 yield device
-        except EnvironmentProblem as error:
-            pytest.skip(f"kernels cannot run on the CPU here: {error.message} {error.hint}")
         except ImportError as error:
             if (error.name or "").partition(".")[0] != "cupy":
                 raise
@@ -137,11 +148,6 @@ class DeviceChecks(Fixtures):
                 "the device side uses cupy, which this check cannot follow without a GPU: use upload, allocate and"
                 " clear of convkit.cuda, or set gpu_only = True and compare both sides on a GPU"
             ) from error
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def _placed(device: DevicePreprocess, raw: Any, prepared: Prepared) -> Placement:

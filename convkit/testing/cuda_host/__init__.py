@@ -20,6 +20,6 @@ inline PTX and tensor cores need a GPU. Elementary functions round as the C libr
 """
 
 from convkit.testing.cuda_host._device import HostArray, HostDevice, host_device
-from convkit.testing.cuda_host._run import Order, run_on_host
+from convkit.testing.cuda_host._run import Order, host_problem, run_on_host
 
-__all__ = ["HostArray", "HostDevice", "Order", "host_device", "run_on_host"]
+__all__ = ["HostArray", "HostDevice", "Order", "host_device", "host_problem", "run_on_host"]

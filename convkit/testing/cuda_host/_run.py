@@ -22,7 +22,7 @@ from convkit.cuda import Argument, LaunchConfig, Variant, cache_folder, itemsize
 from convkit.errors import EnvironmentProblem, KernelArgumentError, KernelError
 from convkit.files import sha256
 
-__all__ = ["Order", "run_on_host"]
+__all__ = ["Order", "host_problem", "run_on_host"]
 
 Order = Literal["forward", "reverse"] | int
 """The order of blocks, and of threads between two barriers; an int is the seed of a random order."""
@@ -78,6 +78,15 @@ class _Request(ctypes.Structure):
         ("message", ctypes.c_char_p),
         ("capacity", ctypes.c_size_t),
     )
+
+
+def host_problem() -> str:
+    """Return why kernels cannot run on this host, an empty text where they can."""
+    try:
+        _compiler(None)
+    except EnvironmentProblem as error:
+        return f"{error.message} {error.hint}".strip()
+    return ""
 
 
 def run_on_host(

@@ -51,9 +51,11 @@ from convkit import (
     exactly,
     hookimpl,
 )
+from convkit.cuda import find_device
 from convkit.errors import IntegrityError
 from convkit.plugins import manager
 from convkit.processing.image_warp import ImageWarp
+from convkit.testing import AdapterConformance
 from convkit.testing._replay import Replay
 from convkit.testing._subject import Subject
 
@@ -112,6 +114,19 @@ def test_hooks_learn_the_options_of_the_adapter_and_of_plugins(toy_weights_file:
 def test_sides_that_an_adapter_lacks_are_not_checked(part: str, toy_weights_file: Path, tmp_path: Path) -> None:
     with pytest.raises(pytest.skip.Exception, match=f"the {part} has no device side"):
         run_check(f"test_device_{part}_gives_what_the_host_gives", Variant(), toy_weights_file, tmp_path)
+
+
+def test_device_sides_are_left_out_where_they_cannot_run_and_the_reason_is_said(
+    toy_weights_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant, check = Variant(preprocess=resize_on()), "test_device_preprocess_gives_what_the_host_gives"
+    monkeypatch.setattr(AdapterConformance, "gpu_only", True)
+    with pytest.raises(pytest.skip.Exception, match="gpu_only: the device side runs on a GPU only"):
+        run_check(check, variant, toy_weights_file, tmp_path)
+    monkeypatch.setattr(AdapterConformance, "gpu_only", False)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(pytest.skip.Exception, match="no-such-compiler was not found"):
+        run_check(check, variant, toy_weights_file, tmp_path)
 
 
 def leave_trace(module: torch.nn.Module, result: Any) -> Any:
@@ -249,6 +264,12 @@ class ResizeWithCupy(ResizeOnDevice):
         cupy.cuda.runtime.memsetAsync(tensors["images"].data.ptr, 0, tensors["images"].nbytes, stream)
 
 
+class ResizeOnlyWithGpu(ResizeOnDevice):
+    def __init__(self, host: Resize) -> None:
+        find_device("cuda")
+        super().__init__(host)
+
+
 class ResizeOfTheFirst(ResizeOnDevice):
     """Fills the tensors of all items from the first record."""
 
@@ -293,6 +314,7 @@ DEVICE_FAULTS: dict[str, list[tuple[Variant, str]]] = {
         (Variant(preprocess=resize_on(place=as_placed(meta={"n": 1}))), r"place\(\) gave the meta {'n': 1}, not {}"),
         (Variant(preprocess=resize_on(place=as_placed(shapes={"images": (3, 32, 16)}))), r"gave the shapes .*32, 16"),
         (Variant(preprocess=resize_on(row=too_high)), "failed on the host"),
+        (Variant(preprocess=resize_on(ResizeOnlyWithGpu)), "needs cupy"),
         (Variant(preprocess=resize_on(ResizeWithCupy)), "uses cupy.*upload, allocate and clear of convkit.cuda"),
     ],
     "test_device_decode_gives_what_the_host_gives": [
