@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convkit.conversion import AttributePatch, Conversion, ModulePatch, convert
     from convkit.doctor import KnownError
     from convkit.errors import CheckpointError, ConvkitError, InputError
+    from convkit.evaluation import validate
     from convkit.graph import NodeRewrite, NoMatch, Rewrite
     from convkit.model import (
         Adapter,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
         Reader,
         synthetic_scenes,
     )
-    from convkit.proof import Verdict, validate
+    from convkit.proof import Verdict
     from convkit.results import Classification, Detections, Difference, Result
     from convkit.runtime import Predictor, load
     from convkit.weights import read_weights
@@ -62,6 +63,7 @@ _HOMES = {
     "convkit.conversion": ("AttributePatch", "Conversion", "ModulePatch", "convert"),
     "convkit.doctor": ("KnownError",),
     "convkit.errors": ("CheckpointError", "ConvkitError", "InputError"),
+    "convkit.evaluation": ("validate",),
     "convkit.graph": ("NoMatch", "NodeRewrite", "Rewrite"),
     "convkit.model": (
         "Adapter", "Dim", "Expect", "ModelSpec", "Option", "Request", "SourceModel", "Target", "TensorSpec",
@@ -71,7 +73,7 @@ _HOMES = {
         "ArrayReader", "ArraySpec", "Decode", "DeviceDecode", "DevicePreprocess", "ImageReader", "JsonReader",
         "Placement", "Prepared", "Preprocess", "Reader", "synthetic_scenes",
     ),
-    "convkit.proof": ("Verdict", "validate"),
+    "convkit.proof": ("Verdict",),
     "convkit.results": ("Classification", "Detections", "Difference", "Result"),
     "convkit.runtime": ("Predictor", "load"),
     "convkit.weights": ("read_weights",),

@@ -27,6 +27,7 @@ __all__ = [
     "IntegrityError",
     "KernelArgumentError",
     "KernelError",
+    "NotFiniteError",
     "OutputError",
     "PatchError",
     "PluginError",
@@ -118,6 +119,33 @@ class ValidationError(ConvkitError):
     """Something that claims to be proved is not."""
 
     exit_code = 4
+
+
+class NotFiniteError(ValidationError):
+    """An engine returned NaN or infinity for an input: nothing is decoded from it.
+
+    ``output`` is the name of the output, ``what`` is ``NaN`` or ``infinity``, ``row`` the item of the batch.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", output: str = "", what: str = "", row: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.output, self.what, self.row = output, what, row
+
+    @classmethod
+    def found(cls, output: str, what: str, row: int, source: str = "") -> NotFiniteError:
+        """Return the error for an output of an item of a batch, of the input ``source``."""
+        return cls(
+            f"{source}{': ' * bool(source)}The engine returned {what} in output {output!r};"
+            " nothing can be decoded from it.",
+            hint="Look at the input's values; in 16 bits a network may overflow: bf16 and fp32 have a wider range.",
+            output=output,
+            what=what,
+            row=row,
+        )
+
+    def of(self, source: str) -> NotFiniteError:
+        """Return the error with the name of the input that it concerns."""
+        return self.found(self.output, self.what, self.row, source)
 
 
 class IntegrityError(ValidationError):

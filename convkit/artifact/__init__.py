@@ -16,6 +16,7 @@ from convkit.artifact._directory import (
 )
 from convkit.artifact._engines import StagedEngine, StoredEngine, engine_staging, stored_engines
 from convkit.artifact._manifest import environment, spec_from_manifest, spec_to_json
+from convkit.artifact._records import ProofRecord, record_file, write_record
 from convkit.artifact._report import render_report
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "VERDICT",
     "Artifact",
+    "ProofRecord",
     "StagedEngine",
     "StoredEngine",
     "anchored",
@@ -34,9 +36,11 @@ __all__ = [
     "engine_staging",
     "environment",
     "publish",
+    "record_file",
     "render_report",
     "spec_from_manifest",
     "spec_to_json",
     "staging",
     "stored_engines",
+    "write_record",
 ]

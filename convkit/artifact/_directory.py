@@ -21,6 +21,7 @@ from convkit.files import sha256
 
 if TYPE_CHECKING:
     from convkit.artifact._engines import StoredEngine
+    from convkit.artifact._records import ProofRecord
 
 __all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "check_destination", "staging"]
 
@@ -71,7 +72,7 @@ class Artifact:
             raise IntegrityError(
                 f"{path / MANIFEST} cannot be read: {error}", hint="Restore the artifact or convert again."
             ) from error
-        if not isinstance(manifest, dict) or manifest.get("seal") != _seal(manifest):
+        if not isinstance(manifest, dict) or manifest.get("seal") != seal_of(manifest):
             raise IntegrityError(
                 f"{path / MANIFEST} was edited after the proof: its seal does not fit its content.",
                 hint="Restore the artifact or convert again; settings are changed by converting, not by editing.",
@@ -125,6 +126,16 @@ class Artifact:
                 hint=f"Build it on this machine: convkit build {shlex.quote(str(self.path))} --to {name}",
             )
         return found[name]
+
+    def records(self) -> list[ProofRecord]:
+        """Return the proofs after the conversion, one for each backend and kind of device.
+
+        Raises:
+            IntegrityError: a file cannot be read.
+        """
+        from convkit.artifact._records import read_records
+
+        return read_records(self)
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -210,7 +221,7 @@ def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite:
         if file.is_file()
     }
     document: dict[str, Any] = {"schema_version": SCHEMA_VERSION, **manifest, "files": files}
-    document["seal"] = _seal(document)
+    document["seal"] = seal_of(document)
     for name in files:
         _flush(folder / name)
     (folder / MANIFEST).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -266,7 +277,7 @@ def anchored(path: Path) -> Path:
     return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
 
 
-def _seal(manifest: Mapping[str, Any]) -> str:
+def seal_of(manifest: Mapping[str, Any]) -> str:
     """Return the SHA-256 over the canonical JSON of everything but the seal itself."""
     body = {key: value for key, value in manifest.items() if key != "seal"}
     text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

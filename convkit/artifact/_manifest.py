@@ -47,8 +47,8 @@ def spec_from_manifest(manifest: Mapping[str, Any]) -> ModelSpec:
     )
 
 
-def environment(backend: str, device: str) -> dict[str, Any]:
-    """Return versions of Python and the packages, and the engine on which the proof ran."""
+def environment(backend: str, device: str, machine: Mapping[str, str]) -> dict[str, Any]:
+    """Return versions of Python and the packages, and the engine and machine on which the proof ran."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -59,7 +59,7 @@ def environment(backend: str, device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": versions,
-        "engine": {"backend": backend, "device": device},
+        "engine": {"backend": backend, "device": device, **machine},
     }
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from convkit.results import DRAW_SCORE
+
 __all__ = ["render_report"]
 
 STYLE = """
@@ -19,28 +21,31 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; font-size: .86rem; }
 th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #d9dee3; vertical-align: top; }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
-.ok { color: #116329; } .fail { color: #b3261e; font-weight: 600; }
+.ok { color: #116329; } .fail { color: #b3261e; font-weight: 600; } .open { color: #59636e; }
 .headline { padding: .7rem 1rem; border-radius: .4rem; background: #e7f4ea; }
 .headline.fail { background: #fbe9e7; }
-figure { display: inline-block; margin: 0 1rem 1rem 0; } img { max-width: 30rem; }
+.row { display: flex; gap: 1rem; } figure { flex: 1 1 0; margin: 0 0 1rem; } img { max-width: 100%; }
 figcaption { color: #59636e; font-size: .85rem; }
 svg text { font: 12px system-ui, sans-serif; }
 """
 
 
 def render_report(
-    manifest: Mapping[str, Any], verdict: Mapping[str, Any], pictures: Sequence[tuple[str, np.ndarray]] = ()
+    manifest: Mapping[str, Any],
+    verdict: Mapping[str, Any],
+    pictures: Sequence[Sequence[tuple[str, np.ndarray]]] = (),
 ) -> str:
     """Return the report as HTML.
 
-    ``manifest`` and ``verdict`` are the JSON documents of the artifact; ``pictures`` are captions
-    with BGR images.
+    ``manifest`` and ``verdict`` are the JSON documents of the artifact; ``pictures`` are rows of captions with BGR
+    images, shown side by side.
     """
     model, graph = manifest["model"], manifest["graph"]
     title = f"{manifest['adapter']['name']} {model['variant']}"
     state = "ok" if verdict["passed"] else "fail"
     parts = [
         f"<h1>{escape(title)}</h1>",
+        _ladder(verdict["ladder"]),
         f'<p class="headline {state}">{escape(verdict["headline"])}<br>Reference: {escape(verdict["reference"])}.'
         f" Inputs: {escape(verdict['inputs'])}.</p>",
         *(f"<p>Note: {escape(note)}.</p>" for note in verdict["notes"]),
@@ -118,15 +123,33 @@ def _check_row(check: Mapping[str, Any]) -> tuple[str, ...]:
     return check["output"], check["kind"], check["case"], shown, limits, "ok" if check["passed"] else "FAIL"
 
 
-def _pictures(pictures: Sequence[tuple[str, np.ndarray]]) -> Iterable[str]:
-    for caption, image in pictures:
-        good, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])
-        if good:
-            source = base64.b64encode(data.tobytes()).decode("ascii")
-            yield (
-                f'<figure><img src="data:image/jpeg;base64,{source}" alt="{escape(caption)}">'
-                f"<figcaption>{escape(caption)}</figcaption></figure>"
-            )
+def _ladder(ladder: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the rungs, each with its status and what that rests on."""
+    colours = {"passed": "ok", "failed": "fail"}
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td>"
+        f'<td class="{colours.get(rung["status"], "open")}">{escape(rung["status"])}</td>'
+        f"<td>{escape(rung['summary'])}</td></tr>\n"
+        for name, rung in ladder.items()
+    )
+    return f"<table><tr><th>rung</th><th>status</th><th>what it rests on</th></tr>\n{rows}</table>"
+
+
+def _pictures(pictures: Sequence[Sequence[tuple[str, np.ndarray]]]) -> Iterable[str]:
+    if any(pictures):
+        yield f"<p>Results with a score of {DRAW_SCORE} or more, as <code>convkit run --draw</code> shows them.</p>"
+    for row in pictures:
+        figures = []
+        for caption, image in row:
+            good, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])
+            if good:
+                source = base64.b64encode(data.tobytes()).decode("ascii")
+                figures.append(
+                    f'<figure><img src="data:image/jpeg;base64,{source}" alt="{escape(caption)}">'
+                    f"<figcaption>{escape(caption)}</figcaption></figure>"
+                )
+        if figures:
+            yield f'<div class="row">{"".join(figures)}</div>'
 
 
 def _ledger_plot(ledger: Sequence[Mapping[str, Any]]) -> str:

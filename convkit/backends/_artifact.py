@@ -3,16 +3,54 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from convkit.backends._backend import Backend, Engine, Session, backend_named, find_backend
-from convkit.backends._ladder import FAILED, PASSED, Ladder
+from convkit.backends._backend import Engine, Session, backend_named, find_backend
+from convkit.backends._ladder import NOT_APPLICABLE, PASSED, Ladder
 from convkit.errors import ValidationError
 
 if TYPE_CHECKING:
     from convkit.artifact import Artifact, StoredEngine
 
-__all__ = ["open_artifact", "unproved_reason"]
+__all__ = ["Coverage", "coverage", "device_kind", "open_artifact", "proved_engine", "validate_command"]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Whether a proof covers a backend on a device: ``reason`` says why none does, and is empty where one does.
+
+    ``note`` is what a reader of the results has to know all the same, such as another version of the backend.
+    """
+
+    reason: str = ""
+    note: str = ""
+
+
+def proved_engine(artifact: Artifact, backend: str | None = None, device: str | None = None) -> tuple[str, str]:
+    """Return the backend and the device to use where they are not given: those that proved the artifact.
+
+    Another backend than that runs where it does by default.
+
+    Raises:
+        EnvironmentProblem: there is no such backend.
+    """
+    known = artifact.manifest["environment"]["engine"]
+    name = backend or str(known["backend"])
+    if device:
+        return name, device
+    return name, str(known["device"]) if name == known["backend"] else backend_named(name).default_device
+
+
+def device_kind(device: str) -> str:
+    """Return ``cpu`` or ``cuda`` of ``cpu`` or ``cuda:1``."""
+    return device.partition(":")[0]
+
+
+def validate_command(artifact: Artifact, backend: str, device: str) -> str:
+    """Return the command that proves a backend on a device."""
+    return f"convkit validate {shlex.quote(str(artifact.path))} --backend {backend} --device {device}"
 
 
 def open_artifact(
@@ -20,46 +58,97 @@ def open_artifact(
 ) -> Session:
     """Return a session of an artifact by the backend of that name, on ``device`` or where the backend runs by default.
 
-    ``unproved`` also opens an engine that was not proved on such a GPU; ``verify`` False skips the comparison of the
-    engine's files with their hashes.
+    ``unproved`` also opens what no proof covers (see `coverage`); ``verify`` False skips the comparison of the engine's
+    files with their hashes.
 
     Raises:
         EnvironmentProblem: there is no such backend, or it cannot run here.
         ArtifactError: the backend builds engines, and the artifact contains none of it.
         IntegrityError: a file of the engine is not the one that was built, or of another graph.
-        ValidationError: the engine is not proved.
+        ValidationError: no proof covers the backend on this device.
     """
     backend = backend_named(name)
     device = device or backend.default_device
-    if not backend.builds:
-        return find_backend(name, device).open(Engine(name, artifact.model), device=device)
-    stored = artifact.engine(name)
-    if verify:
+    stored = artifact.engine(name) if backend.builds else None
+    if stored and verify:
         stored.verify(artifact)
     backend = find_backend(name, device)
-    reason = "" if unproved else unproved_reason(stored, backend, device)
+    reason = "" if unproved else coverage(artifact, name, device).reason
     if reason:
-        command = f"convkit validate {shlex.quote(str(artifact.path))} --backend {name} --device {device}"
+        what = f"The engine {stored.folder}" if stored else f"{artifact.path} on {name} ({device})"
         raise ValidationError(
-            f"The engine {stored.folder} is not proved here: {reason}.",
-            hint=f"Prove it on this GPU: {command}\n--unproved runs it as it is.",
+            f"{what} is not proved here: {reason}.",
+            hint=f"Prove it: {validate_command(artifact, name, device)}\n--unproved runs it as it is.",
         )
+    if stored is None:
+        return backend.open(Engine(name, artifact.model), device=device)
     targets = tuple(stored.description["targets"])
     return backend.open(Engine(name, stored.plan, targets, stored.description), device=device)
 
 
-def unproved_reason(stored: StoredEngine, backend: Backend, device: str) -> str:
-    """Return why an engine does not count as proved on a device, or an empty string."""
+def coverage(artifact: Artifact, name: str, device: str) -> Coverage:
+    """Return whether a proof covers the backend of that name on a device of this machine.
+
+    The conversion covers its own backend on its kind of device, and each `convkit validate` that passed covers the
+    backend and kind of device it ran on; a GPU counts by its compute capability. One that failed takes that back.
+    Another version of a backend that runs ONNX still counts, with a note; of one that builds engines it does not.
+
+    Raises:
+        EnvironmentProblem: there is no such backend, or no such device.
+        ArtifactError, IntegrityError: the artifact lacks the engine, or its records cannot be read.
+    """
+    backend = backend_named(name)
+    here = backend.machine(device)
+    if backend.builds:
+        return Coverage(_engine_reason(artifact.engine(name), here))
+    kind, capability = device_kind(device), here.get("compute_capability", "")
+    for record in artifact.records():
+        if record.key == (name, kind, capability):
+            return _graph_coverage(record.problem, record.ladder, record.machine, here)
+    known = artifact.manifest["environment"]["engine"]
+    if (known["backend"], device_kind(known["device"])) != (name, kind):
+        return Coverage(f"the conversion proved it on {known['backend']} ({known['device']}), and nobody here on this")
+    if known.get("compute_capability", "") != capability:
+        there = f"compute capability {known.get('compute_capability')}"
+        return Coverage(f"it was proved with {there}, and here is {capability}")
+    return _graph_coverage("", artifact.verdict["ladder"], known, here)
+
+
+def _graph_coverage(
+    problem: str, document: Mapping[str, Any], there: Mapping[str, Any], here: Mapping[str, str]
+) -> Coverage:
+    ladder = Ladder.from_json(document)
+    problem = problem or _failed(ladder)
+    low = [rung for rung in ladder.rungs if rung.status not in (PASSED, NOT_APPLICABLE)]
+    if not problem and low:
+        problem = f"its rung {low[0].name!r} is {low[0].status}"
+    if problem:
+        return Coverage(problem)
+    versions = there.get("version", ""), here.get("version", "")
+    return Coverage(
+        note=f"proved with version {versions[0]}, and here is {versions[1]}" if len({*versions}) > 1 else ""
+    )
+
+
+def _failed(ladder: Ladder) -> str:
+    """Return which rungs failed, as a reason; empty where none did."""
+    names = " and ".join(map(repr, ladder.failed))
+    return f"its rung{'s' * (len(ladder.failed) > 1)} {names} failed" if names else ""
+
+
+def _engine_reason(stored: StoredEngine, here: Mapping[str, str]) -> str:
+    """Return why an engine does not count as proved on a machine, or an empty string."""
     ladder = Ladder.from_json(stored.ladder)
-    failed = [rung.name for rung in ladder.rungs if rung.state == FAILED]
-    if failed:
-        return f"its rung {failed[0]!r} failed"
+    if ladder.failed:
+        return _failed(ladder)
     ran = next((rung for rung in ladder.rungs if rung.name == "ran"), None)
-    if ran is None or ran.state != PASSED:
+    if ran is None or ran.status != PASSED:
         return "its rung 'ran' is pending, so it never ran on a GPU"
+    pipeline = next((rung for rung in ladder.rungs if rung.name == "pipeline"), None)
+    if pipeline is None or pipeline.status not in (PASSED, NOT_APPLICABLE):
+        return "its rung 'pipeline' is pending"
     if ran.details.get("plan") != stored.description["files"][stored.plan.name]["sha256"]:
         return "its verdict is that of another plan"
-    here = backend.machine(device)
     for key in ("compute_capability", "version"):
         if ran.details.get(key) != here[key]:
             what = key.replace("_", " ")

@@ -165,10 +165,18 @@ class Backend(ABC):
         """Return what the proof of an engine on ``device`` depends on besides the engine.
 
         Those that build engines return ``compute_capability`` and ``version`` at least: an engine that was proved with
-        another value of these counts as unproved. The default returns nothing.
+        another value of these counts as unproved. The default returns the version of `describe`, and of a GPU the name,
+        the compute capability and the driver.
+
+        Raises:
+            EnvironmentProblem: there is no such GPU, or cupy is missing.
         """
-        del device
-        return {}
+        facts = {key: value for key, value in self.describe().items() if key == "version"}
+        if device.startswith("cuda"):
+            from convkit.backends._machine import gpu_facts
+
+            facts |= gpu_facts(device)
+        return facts
 
     def describe(self) -> dict[str, str]:
         """Return what ``convkit doctor`` shows: versions, execution providers, devices."""

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ladder_rows", "print_engine", "print_ladder", "prove_command"]
 
-STYLES = {"passed": "green", "failed": "bold red", "pending": "dim", "not replayed": "yellow"}
+STYLES = {"passed": "green", "failed": "bold red", "pending": "dim", "not replayed": "yellow", "not applicable": "dim"}
 
 
 def print_ladder(ladder: Ladder, console: Console) -> None:
-    """Print one row for each rung: its name, its state, and what that rests on."""
+    """Print one row for each rung: its name, its status, and what that rests on."""
     from convkit.cli._layout import show
 
     show(console, ladder_rows(ladder))
@@ -43,5 +43,5 @@ def ladder_rows(ladder: Ladder) -> RenderableType:
 
     rows = grid(3, unbroken=2)
     for rung in ladder.rungs:
-        add_row(rows, rung.name, styled(rung.state, STYLES[rung.state]), rung.summary)
+        add_row(rows, rung.name, styled(rung.status, STYLES[rung.status]), rung.summary)
     return rows

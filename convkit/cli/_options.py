@@ -21,11 +21,11 @@ ArtifactArgument = Annotated[Path, typer.Argument(help="An artifact directory.",
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but results and errors.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print how long each step takes, and more.")]
-BackendOption = Annotated[str, typer.Option("--backend", help="Inference engine.", metavar="NAME")]
+BackendOption = Annotated[
+    str | None, typer.Option("--backend", help="Inference engine; by default the one that proved it.", metavar="NAME")
+]
 DeviceOption = Annotated[
     str | None,
-    typer.Option("--device", help="cpu, cuda:0 …; cpu by default, cuda for TensorRT.", metavar="DEVICE"),
+    typer.Option("--device", help="cpu, cuda:0 …; by default where it was proved.", metavar="DEVICE"),
 ]
-UnprovedOption = Annotated[
-    bool, typer.Option("--unproved", help="Run an engine that is not proved on this kind of GPU.")
-]
+UnprovedOption = Annotated[bool, typer.Option("--unproved", help="Run an engine or device that no proof covers.")]

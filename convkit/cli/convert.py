@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -98,7 +99,7 @@ def convert(
         _show_plan(asked, json=json)
         return 0
     from convkit.cli._console import emit, emit_json, error_text, stderr, steps
-    from convkit.cli._ladder import print_engine
+    from convkit.cli._ladder import print_engine, print_ladder
     from convkit.cli._verdict import print_verdict
 
     try:
@@ -112,6 +113,7 @@ def convert(
         sys.stderr.write(error_text(error) + "\n")
         return error.exit_code
     print_verdict(done.verdict, stderr(), verbose=verbose)
+    print_ladder(done.ladder, stderr())
     if done.engine:
         print_engine(done.engine, stderr())
     if json:
@@ -133,7 +135,8 @@ def _summary(done: Conversion, seconds: float) -> dict[str, Any]:
         "opset": manifest["graph"]["opset"],
         "seconds": round(seconds, 2),
         "verdict": done.verdict.to_json(),
-        **({"engine": str(done.engine.folder), "ladder": done.engine.ladder.to_json()} if done.engine else {}),
+        "ladder": (done.engine or done).ladder.to_json(),
+        **({"engine": str(done.engine.folder)} if done.engine else {}),
     }
 
 
@@ -141,19 +144,17 @@ def _next_commands(done: Conversion, seconds: float) -> None:
     from convkit.artifact import spec_from_manifest
     from convkit.cli._console import stderr
     from convkit.cli._ladder import prove_command
-    from convkit.conversion import ConvertSettings
     from convkit.processing import ImageReader, find_preprocess
 
     console = stderr()
-    spec, path = spec_from_manifest(done.artifact.manifest), done.artifact.path
+    spec, path = spec_from_manifest(done.artifact.manifest), shlex.quote(str(done.artifact.path))
     images = isinstance(find_preprocess(spec.preprocess).reader, ImageReader)
-    where = f" --backend {done.verdict.backend}" if done.verdict.backend != ConvertSettings.backend else ""
     shown = "" if not spec.decode else " --draw out/" if images else " --json"
     console.print(f"\n{spec.variant} converted and proved in {seconds:.1f} s. Next:", markup=False)
     engine = [(prove_command(done.engine), "prove the engine on its GPU")] if done.engine else []
     for command, purpose in (
-        (f"convkit run {path} {'IMAGE' if images else 'FILE'}{shown}{where}", "see what it finds"),
-        (f"convkit validate {path}{where}", "prove it again, anywhere"),
+        (f"convkit run {path} {'IMAGE' if images else 'FILE'}{shown}", "see what it finds"),
+        (f"convkit validate {path}", "prove it again, anywhere"),
         (f"convkit inspect {path}", "look inside"),
         *engine,
     ):

@@ -28,7 +28,7 @@ def evaluate(
         typer.Option("--weights", "-w", help="Evaluate this checkpoint in PyTorch too and compare.", metavar="FILE"),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N images.")] = None,
-    backend: BackendOption = "onnxruntime",
+    backend: BackendOption = None,
     device: DeviceOption = None,
     unproved: UnprovedOption = False,
     json: JsonOption = False,
@@ -38,6 +38,7 @@ def evaluate(
     """Print AP@[.5:.95], AP50 and the other COCO figures of an artifact; images are streamed."""
     set_verbosity(quiet=quiet, verbose=verbose)
     from convkit.cli._console import emit_json, stderr, stdout, steps
+    from convkit.cli._coverage import say_unproved
     from convkit.cli._layout import add_row, show, table
     from convkit.evaluation import evaluate_artifact
 
@@ -53,6 +54,8 @@ def evaluate(
             unproved=unproved,
             progress=step,
         )
+    if report.unproved:
+        say_unproved(report.unproved)
     for note in report.notes:
         stderr().print(f"note: {note}", markup=False)
     if json:

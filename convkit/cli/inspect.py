@@ -14,8 +14,8 @@ from convkit.cli._options import JsonOption
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from convkit.artifact import Artifact, StoredEngine
-    from convkit.backends import TensorRTPlugin
+    from convkit.artifact import Artifact, ProofRecord, StoredEngine
+    from convkit.backends import Ladder, TensorRTPlugin
     from convkit.inspection import GraphStats
 
 __all__ = ["inspect"]
@@ -66,6 +66,8 @@ def _document(label: str, artifact: Artifact | None, stats: GraphStats, uses: Se
     return {
         "path": label,
         "manifest": dict(artifact.manifest) if artifact else None,
+        "ladder": _ladder(artifact).to_json() if artifact else None,
+        "proofs": [record.to_json() for record in _records(artifact)],
         "graph": stats.to_json(),
         "tensorrt_plugins": [asdict(use) for use in uses],
         "engines": {name: {**engine.summary(), "ladder": engine.ladder} for name, engine in _engines(artifact).items()},
@@ -73,6 +75,7 @@ def _document(label: str, artifact: Artifact | None, stats: GraphStats, uses: Se
 
 
 def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:
+    from convkit.cli._ladder import ladder_rows
     from convkit.cli._layout import bytes_text, field_grid, styled
     from convkit.model import Dim
 
@@ -84,6 +87,10 @@ def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:
     dims = [Dim(**dim) for dim in model["dims"]]
     yield styled(str(artifact.path), style="bold")
     yield styled(verdict["headline"], style="green" if verdict["passed"] else "bold red")
+    yield ""
+    yield ladder_rows(_ladder(artifact))
+    for record in _records(artifact):
+        yield _record_line(record)
     yield ""
     yield field_grid(
         [
@@ -100,6 +107,33 @@ def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:
         ]
     )
     yield ""
+
+
+def _ladder(artifact: Artifact) -> Ladder:
+    """Return the ladder on the backend and device of the conversion: its own, or that of a later proof there."""
+    from convkit.backends import Ladder, device_kind
+
+    own = artifact.manifest["environment"]["engine"]
+    key = own["backend"], device_kind(own["device"]), own.get("compute_capability", "")
+    later = (record for record in _records(artifact) if record.key == key and not record.problem)
+    return Ladder.from_json(next((record.ladder for record in later), artifact.verdict["ladder"]))
+
+
+def _records(artifact: Artifact | None) -> list[ProofRecord]:
+    return artifact.records() if artifact else []
+
+
+def _record_line(record: ProofRecord) -> RenderableType:
+    """Return how a later proof ended, where it ran."""
+    from convkit.backends import Ladder
+    from convkit.cli._layout import styled
+
+    machine = record.machine
+    where = ", ".join(filter(None, (machine.get("gpu", record.device), machine.get("compute_capability", ""))))
+    name = " ".join(filter(None, (record.backend, machine.get("version", ""))))
+    failed = Ladder.from_json(record.ladder).failed
+    fault = record.problem or (f"failed at {failed[0]}" if failed else "")
+    return styled(f"{name} on {where}: {fault or 'proved later'}", style="bold red" if fault else "green")
 
 
 def _engines(artifact: Artifact | None) -> dict[str, StoredEngine]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from convkit.runtime import Predictor
 
 DRAW_SCORE = 0.3
-"""Below this score boxes clutter a picture more than they tell."""
+"""That of `convkit.results`, which is imported when it is needed."""
 
 
 def run(
@@ -52,7 +52,7 @@ def run(
         typer.Option("--score", min=0, max=1, help=f"Lowest score to report; drawing uses {DRAW_SCORE} by default."),
     ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Inputs to run at a time.")] = 1,
-    backend: BackendOption = "onnxruntime",
+    backend: BackendOption = None,
     device: DeviceOption = None,
     unproved: UnprovedOption = False,
     json: JsonOption = False,
@@ -67,6 +67,7 @@ def run(
     import time
 
     from convkit.cli._console import stderr, steps
+    from convkit.cli._coverage import say_coverage
     from convkit.errors import SettingError
     from convkit.runtime import load
 
@@ -83,6 +84,7 @@ def run(
                     "Outputs of the network cannot be drawn.",
                     hint="Leave --draw out, or --npz where the model decodes.",
                 )
+            say_coverage(predictor)
             writer = _Drawer(draw, sources, predictor.reader) if draw else None
             arrays = _ArrayWriter(npz) if npz else None
             frames = predictor.reader.frames(sources, note=warn)
@@ -109,20 +111,27 @@ def _show_result(predictor: Predictor, frame: Frame, result: Result, score: floa
 
     if json:
         shown = result.above(score) if score is not None else result
-        emit_json({_key(predictor): frame.source, **shown.to_json()}, indent=None)
+        emit_json({_key(predictor): frame.source, **shown.to_json(), **_unproved(predictor)}, indent=None)
     else:
         emit(f"{frame.source}: {result.above(score if score is not None else DRAW_SCORE).summary()}")
 
 
 def _show_outputs(predictor: Predictor, frame: Frame, outputs: dict[str, np.ndarray], *, json: bool) -> None:
-    from convkit.cli._console import emit, emit_json
+    from convkit.cli._console import emit, emit_json, stderr
 
+    if trouble := predictor.trouble(outputs):
+        stderr().print(f"warning: {frame.source}: {trouble}", markup=False)
     table = {name: {"shape": list(value.shape), "dtype": str(value.dtype)} for name, value in outputs.items()}
     if json:
-        emit_json({_key(predictor): frame.source, "outputs": table}, indent=None)
+        emit_json({_key(predictor): frame.source, "outputs": table, **_unproved(predictor)}, indent=None)
     else:
         shown = ", ".join(f"{name} {entry['dtype']} {entry['shape']}" for name, entry in table.items())
         emit(f"{frame.source}: {shown}")
+
+
+def _unproved(predictor: Predictor) -> dict[str, bool]:
+    """Return what a document says of results that no proof covers."""
+    return {"unproved": True} if predictor.unproved else {}
 
 
 def _key(predictor: Predictor) -> str:
@@ -134,8 +143,9 @@ def _in_step(predictor: Predictor, source: Iterable[Frame], batch: int, *, raw: 
 
     Raises:
         InputError: a frame cannot be read or prepared; its source is named.
+        NotFiniteError: the engine returned NaN or infinity for a frame; its source is named.
     """
-    from convkit.errors import InputError
+    from convkit.errors import InputError, NotFiniteError
 
     waiting: deque[Frame] = deque()
     in_hand = ""
@@ -152,6 +162,8 @@ def _in_step(predictor: Predictor, source: Iterable[Frame], batch: int, *, raw: 
     try:
         for found in stream(inputs(), batch=batch):
             yield waiting.popleft(), found
+    except NotFiniteError as error:
+        raise error.of(waiting[error.row].source) from error
     except InputError as error:
         if not in_hand:
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,10 +17,13 @@ from convkit.cli._options import (
     VerboseOption,
 )
 
+if TYPE_CHECKING:
+    from convkit.evaluation import ArtifactProof
+
 
 def validate(
     artifact: ArtifactArgument,
-    backend: BackendOption = "onnxruntime",
+    backend: BackendOption = None,
     device: DeviceOption = None,
     save_results: Annotated[
         Path | None,
@@ -37,66 +40,57 @@ def validate(
 ) -> int:
     """Check the hashes of an artifact and prove it again on this machine; exit 4 if it is not proved.
 
-    The engine of a backend that builds engines gets its upper rungs here; without a GPU that runs it they stay pending.
+    What came of it is written into the artifact: `run` takes the backends and devices that passed. The engine of a
+    backend that builds engines gets its upper rungs here; without a GPU that runs it they stay pending.
     """
     set_verbosity(quiet=quiet, verbose=verbose)
     from convkit.backends import backend_named
-    from convkit.cli._console import emit_json, stdout, steps
-    from convkit.cli._verdict import print_verdict
-    from convkit.errors import ValidationError
-    from convkit.proof import validate as prove_again
+    from convkit.cli._console import emit_json, stderr, steps
+    from convkit.errors import EnvironmentProblem, ValidationError
+    from convkit.evaluation import prove_artifact
 
-    if backend_named(backend).builds:
-        return _validate_engine(
-            artifact, backend, device, save_results, require_proof=require_proof, json=json, verbose=verbose
-        )
     with steps(f"validate {artifact}") as step:
-        verdict = prove_again(artifact, backend=backend, device=device, save_results=save_results, progress=step)
+        proof = prove_artifact(artifact, backend=backend, device=device, save_results=save_results, progress=step)
     if json:
-        emit_json(verdict.to_json())
+        emit_json(_document(proof, engine=backend_named(proof.backend).builds))
     else:
-        print_verdict(verdict, stdout(), verbose=verbose)
-    return 0 if verdict.passed else ValidationError.exit_code
+        _print(proof, verbose=verbose)
+    if proof.unrecorded:
+        stderr().print(
+            f"note: this proof was not recorded, so `run` takes it as unproved: {proof.unrecorded}", markup=False
+        )
+    if proof.verdict is None:
+        return EnvironmentProblem.exit_code if require_proof else 0
+    return 0 if proof.verdict.passed else ValidationError.exit_code
 
 
-def _validate_engine(
-    artifact: Path,
-    backend: str,
-    device: str | None,
-    save_results: Path | None,
-    *,
-    require_proof: bool,
-    json: bool,
-    verbose: bool,
-) -> int:
-    """Prove the engine of an artifact, or print what stays pending, why, and the command that completes it."""
-    from convkit.cli._console import emit_json, stdout, steps
+def _document(proof: ArtifactProof, *, engine: bool) -> dict[str, Any]:
+    """Return the verdict with the ladder; of an engine, the ladder with the verdict, or why there is none."""
+    ladder = proof.ladder.to_json()
+    verdict = proof.verdict.to_json() if proof.verdict is not None else None
+    if not engine:
+        return {**(verdict or {}), "ladder": ladder}
+    return {
+        "engine": proof.backend,
+        "ladder": ladder,
+        "verdict": verdict,
+        "problem": proof.problem,
+        "command": proof.command if verdict is None else "",
+    }
+
+
+def _print(proof: ArtifactProof, *, verbose: bool) -> None:
+    """Print the ladder and the verdict, or what stays pending, why, and the command that completes it."""
+    from convkit.cli._console import stdout
     from convkit.cli._ladder import print_ladder
     from convkit.cli._verdict import print_verdict
-    from convkit.errors import EnvironmentProblem, ValidationError
-    from convkit.evaluation import prove_engine
 
-    with steps(f"validate {artifact}") as step:
-        proof = prove_engine(artifact, backend, device=device, save_results=save_results, progress=step)
-    verdict = proof.verdict
-    if json:
-        emit_json(
-            {
-                "engine": backend,
-                "ladder": proof.ladder.to_json(),
-                "verdict": verdict.to_json() if verdict else None,
-                "problem": proof.problem,
-                "command": proof.command if verdict is None else "",
-            }
-        )
-    else:
-        console = stdout()
-        if verdict:
-            print_verdict(verdict, console, verbose=verbose)
+    console = stdout()
+    if proof.verdict is None:
         print_ladder(proof.ladder, console)
-        if verdict is None:
-            console.print(f"The engine was not run: {proof.problem}", markup=False)
-            console.print(f"Prove it where it will run: {proof.command}", markup=False)
-    if verdict is None:
-        return EnvironmentProblem.exit_code if require_proof else 0
-    return 0 if verdict.passed else ValidationError.exit_code
+        console.print(f"The engine was not run: {proof.problem}", markup=False)
+        console.print(f"Prove it where it will run: {proof.command}", markup=False)
+        return
+    print_ladder(proof.ladder, console)
+    console.print()
+    print_verdict(proof.verdict, console, verbose=verbose)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +32,9 @@ from convkit.plugins import manager
 from convkit.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from convkit.backends import Ladder
     from convkit.conversion._engines import BuiltEngine
-    from convkit.conversion._stages import Exported, Rewritten
+    from convkit.conversion._stages import Exported, Proved, Rewritten
     from convkit.proof import Verdict
 
 __all__ = ["STAGES", "Conversion", "ConversionPlan", "convert", "default_output", "plan_conversion", "run_plan"]
@@ -51,10 +52,11 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Conversion:
-    """A finished conversion: the artifact, the verdict of its proof, and the engine that was asked for besides."""
+    """A finished conversion: the artifact, its verdict and ladder, and the engine that was asked for besides."""
 
     artifact: Artifact
     verdict: Verdict
+    ladder: Ladder
     engine: BuiltEngine | None = None
 
 
@@ -153,8 +155,8 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
         proved.verdict.notes.extend(map(str, source.spec.info.get("notes", ())))
         write_device_kernels(source.spec, folder, progress)
         progress("writing the artifact")
-        manifest = _manifest(plan, source, exported, rewritten, proved.verdict)
-        done = _write(folder, output, manifest, proved.verdict, proved.drawings, overwrite=overwrite)
+        manifest = _manifest(plan, source, exported, rewritten, proved)
+        done = _write(folder, output, manifest, proved, overwrite=overwrite)
     if settings.to == "onnx":
         return done
     engine = build_engine(
@@ -193,9 +195,10 @@ def _inputs(plan: ConversionPlan, source: SourceModel) -> RawInputs:
 
 
 def _manifest(
-    plan: ConversionPlan, source: SourceModel, exported: Exported, rewritten: Rewritten, verdict: Verdict
+    plan: ConversionPlan, source: SourceModel, exported: Exported, rewritten: Rewritten, proved: Proved
 ) -> dict[str, Any]:
     """Return the manifest of a finished conversion, but for the hashes of its files."""
+    verdict = proved.verdict
     owner = manager().owner(plan.adapter.name)
     origin = {"plugin": owner.name, "distribution": owner.distribution, "version": owner.version}
     return {
@@ -208,7 +211,7 @@ def _manifest(
         "patches": {plugin: [asdict(record) for record in group] for plugin, group in exported.patches.items()},
         "translations": dict(exported.translations),
         "rewrites": [{"plugin": plugin, **asdict(record)} for plugin, record in rewritten.rewrites],
-        "environment": environment(verdict.backend, verdict.device),
+        "environment": environment(verdict.backend, verdict.device, proved.machine),
         "verdict": {"passed": verdict.passed, "headline": verdict.headline()},
     }
 
@@ -229,16 +232,16 @@ def _write(
     folder: Path,
     output: Path,
     manifest: dict[str, Any],
-    verdict: Verdict,
-    drawings: Sequence[tuple[str, Any]],
+    proved: Proved,
     *,
     overwrite: bool,
 ) -> Conversion:
-    document = verdict.to_json()
+    verdict = proved.verdict
+    document = {**verdict.to_json(), "ladder": proved.ladder.to_json()}
     (folder / VERDICT).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / REPORT).write_text(render_report(manifest, document, drawings), encoding="utf-8")
+    (folder / REPORT).write_text(render_report(manifest, document, proved.drawings), encoding="utf-8")
     if verdict.passed:
-        return Conversion(publish(folder, output, manifest, overwrite=overwrite), verdict)
+        return Conversion(publish(folder, output, manifest, overwrite=overwrite), verdict, proved.ladder)
     rejected = _rejected(output)
     publish(folder, rejected, manifest, overwrite=True)
     raise ProofFailedError(

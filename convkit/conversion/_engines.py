@@ -13,6 +13,7 @@ import numpy as np
 from convkit.artifact import Artifact, engine_staging, spec_from_manifest
 from convkit.backends import (
     FAILED,
+    NOT_APPLICABLE,
     PASSED,
     PENDING,
     Backend,
@@ -35,7 +36,7 @@ from convkit.model import ModelSpec, Precision, Target, find_precision, resolve
 from convkit.plugins import manager
 from convkit.processing import find_decode
 from convkit.progress import Progress, silent
-from convkit.proof import GoldenSamples, Verdict, engine_cases, feed_key, prove
+from convkit.proof import GoldenSamples, Verdict, decoded_rung, engine_cases, failures_json, feed_key, prove
 
 __all__ = ["BuiltEngine", "build_engine"]
 
@@ -86,17 +87,19 @@ def build_engine(
         folder = staged.folder
         golden = GoldenSamples.load(artifact.path, spec)
         fitted = _fit(artifact, spec, replace(target, precision=_FLOAT32), folder, progress)
-        rung, known = _prove_fitted(artifact, spec, golden, fitted, progress)
-        rungs = [rung]
-        if kind.name != _FLOAT32 and rungs[0].state == PASSED:
+        rungs, known = _prove_fitted(artifact, spec, golden, fitted, progress)
+        if kind.name != _FLOAT32 and rungs[0].status == PASSED:
             fitted = _fit(artifact, spec, target, folder, progress)
             known, records = _Known(), [record for _, record in fitted.records]
-            rungs.append(prove_typed(artifact, spec, golden, fitted.graph, kind, records, progress))
-        ladder = Ladder(tuple(rungs))
+            rungs += prove_typed(artifact, spec, golden, fitted.graph, kind, records, progress)
+        ladder = Ladder(()).replaced(rungs)
         engine = Engine(backend.name, folder / "model.plan")
         if ladder.exit_code == 0:
             engine = backend.build(fitted.graph, folder, _request(spec, golden, targets, target, known), progress)
-            ladder = Ladder((*rungs, *engine.ladder.rungs, _pipeline(to)))
+            ladder = ladder.replaced((*engine.ladder.rungs, _pipeline(to)))
+        if kind.name == _FLOAT32:
+            ladder = ladder.completed(NOT_APPLICABLE, {"typed": "The engine is float32."})
+        ladder = ladder.completed(PENDING, {}, "A rung below has to pass first.")
         _write(folder, artifact, backend, target, engine, ladder, fitted.records)
         kept = staged.publish(rejected=ladder.exit_code != 0)
     if ladder.exit_code:
@@ -159,8 +162,8 @@ class _Known:
 
 def _prove_fitted(
     artifact: Artifact, spec: ModelSpec, golden: GoldenSamples, fitted: _Fitted, progress: Progress
-) -> tuple[Rung, _Known]:
-    """Return the rung of the float32 graph, and what that gave: the artifact's own is proved, another is proved here.
+) -> tuple[list[Rung], _Known]:
+    """Return the rungs of the float32 graph, and what that gave: the artifact's own is proved, another is proved here.
 
     ONNX Runtime runs it, or where a rewrite put in an operator that it lacks, the backend ``torch``.
     """
@@ -169,7 +172,8 @@ def _prove_fitted(
     graph, records = fitted.graph, fitted.records
     if graph == artifact.model:
         headline = artifact.manifest["verdict"]["headline"]
-        return Rung("exported", PASSED, f"The graph of the artifact: {headline}."), _Known()
+        decoded = Ladder.from_json(artifact.verdict["ladder"])["decoded"]
+        return [Rung("exported", PASSED, f"The graph of the artifact: {headline}."), decoded], _Known()
     recorded = Verdict.from_json(artifact.verdict)
     runner = proving_backend(onnx.load(str(graph), load_external_data=False))
     session, known = open_session(runner, graph), _Known(by=_titled(runner))
@@ -196,13 +200,10 @@ def _prove_fitted(
         session.close()
     fired = {record.name: record.fired for _, record in records if record.fired}
     names = ", ".join(f"{name} ({count})" for name, count in fired.items())
-    state = PASSED if verdict.passed else FAILED
-    details = {"backend": runner, "rewrites": fired, "checks": [_check_json(check) for check in verdict.failures]}
-    return Rung("exported", state, f"Rewritten by {names}; {verdict.headline()}.", details), known
-
-
-def _check_json(check: Any) -> dict[str, Any]:
-    return {"output": check.output, "kind": check.kind, "case": check.case, "note": check.note}
+    status = PASSED if verdict.passed else FAILED
+    details = {"backend": runner, "rewrites": fired, "checks": failures_json(verdict.checks)}
+    exported = Rung("exported", status, f"Rewritten by {names}; {verdict.headline()}.", details)
+    return [exported, decoded_rung(verdict)], known
 
 
 def _request(
@@ -267,7 +268,7 @@ def _write(
 
 
 def _refusal(kept: Path, to: str, ladder: Ladder) -> ConversionError | ProofFailedError:
-    rung = next(rung for rung in ladder.rungs if rung.state == FAILED)
+    rung = next(rung for rung in ladder.rungs if rung.status == FAILED)
     remedy = rung.details.get("hint", "")
     hint = f"{remedy}{' ' * bool(remedy)}What was found is in {kept / 'verdict.json'}."
     if rung.name in ("exported", "typed", "understood"):

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convkit import __version__
-from convkit.artifact import EXPORTED, KERNELS, MODEL
-from convkit.backends import Backend, Engine
+from convkit.artifact import EXPORTED, KERNELS, MODEL, Artifact, spec_to_json
+from convkit.backends import Backend, Engine, Ladder
 from convkit.conversion._export import check_graph, export_onnx, save_onnx
 from convkit.conversion._inputs import RawInputs
 from convkit.conversion._patching import Patch, PatchRecord, patched
 from convkit.cuda import write_kernels
 from convkit.errors import ConversionError
+from convkit.evaluation import check_pipeline
 from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases
 from convkit.model import ModelSpec, SourceModel, Target
 from convkit.plugins import manager
@@ -39,12 +40,16 @@ from convkit.proof import (
     Samples,
     TorchCompute,
     Verdict,
+    artifact_ladder,
     measure_baselines,
+    own_sizes,
     patched_compute,
     prove,
     run_parallel,
     shape_cases,
 )
+from convkit.results import DRAW_SCORE
+from convkit.runtime import predictor_of
 
 if TYPE_CHECKING:
     import onnx
@@ -115,11 +120,16 @@ class Rewritten:
 
 @dataclass(frozen=True)
 class Proved:
-    """The verdict, the golden samples, and drawings of results with captions."""
+    """The verdict, its ladder, the golden samples, and drawings of results with captions, a row for each input.
+
+    ``machine`` is what the proof depends on besides the artifact, such as the version of the backend.
+    """
 
     verdict: Verdict
+    ladder: Ladder
+    machine: Mapping[str, str]
     golden: GoldenSamples
-    drawings: Sequence[tuple[str, np.ndarray]]
+    drawings: Sequence[Sequence[tuple[str, np.ndarray]]]
 
 
 def measure_reference(source: SourceModel, inputs: RawInputs, progress: Progress) -> Measured:
@@ -138,7 +148,8 @@ def measure_reference(source: SourceModel, inputs: RawInputs, progress: Progress
     calls = [*exact.pending(feeds), *float32.pending(feeds)]
     run_parallel(calls, lambda count: progress(step, count, len(calls)))
     baselines = measure_baselines(spec, exact, float32, samples, cases, decode)
-    stored = samples.first(STORED_SAMPLES)
+    kept = inputs.values[:STORED_SAMPLES]
+    stored = Samples.prepare(spec, kept, [*samples.prepared, *filter(None, own_sizes(spec, kept))])
     ledger = Ledger(spec, stored.feed(opt), stored.metas(opt), exact, baselines, decode)
     ledger.add("PyTorch float32", float32, "the checkpoint's own network")
     return Measured(cases, opt, samples, stored, exact, baselines, decode, ledger)
@@ -211,9 +222,17 @@ def rewrite(
 def prove_graph(
     spec: ModelSpec, measured: Measured, inputs: RawInputs, runner: Runner, folder: Path, progress: Progress
 ) -> Proved:
-    """Prove the written graph in every case, draw what it finds, write the golden samples."""
+    """Prove the written graph in every case and from raw inputs to results, draw what it finds, store samples."""
+    golden = GoldenSamples.record(
+        measured.stored,
+        list(inputs.values[:STORED_SAMPLES]),
+        list(inputs.names[:STORED_SAMPLES]),
+        measured.reference,
+        measured.decode,
+    )
+    golden.save(folder)
     session = runner.backend.open(Engine(runner.backend.name, folder / MODEL), device=runner.device)
-    try:
+    with predictor_of(Artifact(folder, {"model": spec_to_json(spec)}), session) as predictor:
         verdict = prove(
             spec,
             reference=measured.reference,
@@ -231,18 +250,11 @@ def prove_graph(
             ),
             progress=progress,
         )
-        drawings = _drawings(measured, inputs, session.run)
-    finally:
-        session.close()
-    golden = GoldenSamples.record(
-        measured.stored,
-        list(inputs.values[:STORED_SAMPLES]),
-        list(inputs.names[:STORED_SAMPLES]),
-        measured.reference,
-        measured.decode,
-    )
-    golden.save(folder)
-    return Proved(verdict, golden, drawings)
+        drawings = _drawings(measured, inputs, session.run, verdict.backend)
+        if verdict.passed:
+            verdict.checks += check_pipeline(predictor, golden, verdict.baselines, progress)
+    machine = runner.backend.machine(runner.device)
+    return Proved(verdict, artifact_ladder(verdict, machine), machine, golden, drawings)
 
 
 def write_device_kernels(spec: ModelSpec, folder: Path, progress: Progress) -> None:
@@ -266,17 +278,27 @@ def _enter(ledger: Ledger, name: str, model: onnx.ModelProto, runner: Runner, fo
     ledger.add(name, lambda feed: outputs, note)
 
 
-def _drawings(measured: Measured, inputs: RawInputs, engine: Compute) -> list[tuple[str, np.ndarray]]:
+def _drawings(
+    measured: Measured, inputs: RawInputs, engine: Compute, backend: str
+) -> list[list[tuple[str, np.ndarray]]]:
+    """Return for each stored input what PyTorch found and what the engine found, as far as it can be drawn."""
     if measured.decode is None:
         return []
     feed, metas = measured.stored.feed(measured.opt), measured.stored.metas(measured.opt)
-    drawings = []
-    results = decode_batch(measured.decode, engine(feed), metas)
-    for name, raw, result in zip(inputs.names[:STORED_SAMPLES], inputs.values, results, strict=False):
-        drawn = result.draw(raw)
-        if drawn is not None:
-            drawings.append((f"{name}: {result.summary()}", drawn))
-    return drawings
+    results = {
+        name: decode_batch(measured.decode, compute(feed), metas)
+        for name, compute in (("PyTorch float64", measured.reference), (backend, engine))
+    }
+    rows = []
+    for name, raw, *found in zip(inputs.names[:STORED_SAMPLES], inputs.values, *results.values(), strict=False):
+        row = []
+        for who, result in zip(results, found, strict=True):
+            shown = result.above(DRAW_SCORE)
+            drawn = shown.draw(raw)
+            if drawn is not None:
+                row.append((f"{name}, {who}: {shown.summary()}", drawn))
+        rows.append(row)
+    return rows
 
 
 def _check_expectations(

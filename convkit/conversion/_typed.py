@@ -21,6 +21,8 @@ from convkit.proof import (
     GoldenSamples,
     Verdict,
     by_items,
+    decoded_rung,
+    failures_json,
     feed_key,
     measure_baselines,
     prove,
@@ -41,11 +43,11 @@ def prove_typed(
     precision: Precision,
     records: Sequence[RewriteRecord],
     progress: Progress,
-) -> Rung:
-    """Return the rung of a 16-bit graph, run by PyTorch on the CPU on the golden samples.
+) -> list[Rung]:
+    """Return the rungs *typed* and *decoded* of a 16-bit graph, run by PyTorch on the CPU on the golden samples.
 
     Its error against float64 may be a small multiple of what PyTorch errs with the artifact's own float32 graph when
-    every tensor of that is 16-bit. ``records`` are those of the rewrites that made the graph. The rung is pending where
+    every tensor of that is 16-bit. ``records`` are those of the rewrites that made the graph. They are pending where
     PyTorch lacks an operator.
     """
     fired = {record.name: record.fired for record in records if record.fired}
@@ -54,17 +56,16 @@ def prove_typed(
     try:
         verdict = _verdict(artifact, spec, golden, graph, precision, progress)
     except EnvironmentProblem as error:
-        return Rung("typed", PENDING, f"{error.message} Nothing was compared.", {**facts, "hint": error.hint})
+        text = f"{error.message} Nothing was compared."
+        return [Rung("typed", PENDING, text, {**facts, "hint": error.hint}), Rung("decoded", PENDING, text)]
     facts["baselines"] = verdict.to_json()["baselines"]
-    facts["checks"] = [
-        {"output": check.output, "kind": check.kind, "case": check.case, "note": check.note}
-        for check in verdict.failures
-    ]
+    facts["checks"] = failures_json(verdict.checks)
     typed = f"{fired.get(f'graph.to-{precision.name}', 0)} nodes in {precision.dtype}, {len(kept)} kept in float32"
     if not verdict.passed:
         facts["hint"] = _remedy(verdict, precision)
-    state = PASSED if verdict.passed else FAILED
-    return Rung("typed", state, f"{typed}; {_worst(verdict)}{verdict.headline()}; {_HOW}.", facts)
+    status = PASSED if verdict.passed else FAILED
+    summary = f"{typed}; {_worst(verdict)}{verdict.headline()}; {_HOW}."
+    return [Rung("typed", status, summary, facts), decoded_rung(verdict)]
 
 
 def _verdict(

@@ -1,13 +1,17 @@
-"""What is found out by running whole artifacts: task metrics over a data set, the upper rungs of an engine."""
+"""What is found out by running whole artifacts: the proof from raw inputs to results, task metrics over a data set."""
 
-from convkit.evaluation._engines import EngineProof, prove_engine
 from convkit.evaluation._evaluate import METRICS, EvaluationReport, evaluate_artifact, evaluate_engines
+from convkit.evaluation._pipeline import check_pipeline
+from convkit.evaluation._validate import ArtifactProof, prove_artifact, prove_predictor, validate
 
 __all__ = [
     "METRICS",
-    "EngineProof",
+    "ArtifactProof",
     "EvaluationReport",
+    "check_pipeline",
     "evaluate_artifact",
     "evaluate_engines",
-    "prove_engine",
+    "prove_artifact",
+    "prove_predictor",
+    "validate",
 ]

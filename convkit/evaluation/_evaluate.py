@@ -10,7 +10,7 @@ import reprlib
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,8 @@ class EvaluationReport:
     seconds: float
     notes: tuple[str, ...] = ()
     """What a reader of the figures has to know."""
+    unproved: str = ""
+    """Why no proof covers the engine; empty where one does."""
 
     @property
     def agrees(self) -> bool:
@@ -60,6 +62,7 @@ class EvaluationReport:
             "annotations": self.annotations,
             "seconds": round(self.seconds, 2),
             "notes": list(self.notes),
+            **({"unproved": True} if self.unproved else {}),
         }
 
 
@@ -70,26 +73,30 @@ def evaluate_artifact(
     *,
     weights: Path | None = None,
     limit: int | None = None,
-    backend: str = "onnxruntime",
+    backend: str | None = None,
     device: str | None = None,
     unproved: bool = False,
     progress: Progress = silent,
 ) -> EvaluationReport:
     """Return the COCO figures of an artifact, and of its checkpoint in PyTorch where ``weights`` is given.
 
-    Images are read, run and dropped one at a time; of each detection 56 bytes are kept.
+    Images are read, run and dropped one at a time; of each detection 56 bytes are kept. ``backend``, ``device`` and
+    ``unproved`` are those of `load`.
 
     Raises:
         SettingError: the annotations are no COCO file or do not fit the classes.
         EnvironmentProblem: pycocotools is missing.
+        ValidationError: no proof covers the backend on this device.
     """
     from convkit.runtime import load
 
     with load(artifact, backend=backend, device=device, unproved=unproved) as predictor:
-        engines: dict[str, Callable[[Path], Result]] = {backend: predictor}
+        engines: dict[str, Callable[[Path], Result]] = {predictor.backend: predictor}
         if weights is not None:
             engines["pytorch"] = _torch_predictor(predictor.artifact, weights, predictor)
-        return evaluate_engines(engines, predictor.spec.classes, coco, images, limit=limit, progress=progress)
+        report = evaluate_engines(engines, predictor.spec.classes, coco, images, limit=limit, progress=progress)
+    notes = (*report.notes, *filter(None, (predictor.coverage.note,)))
+    return replace(report, notes=notes, unproved=predictor.unproved)
 
 
 def evaluate_engines(

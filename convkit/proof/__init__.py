@@ -3,12 +3,13 @@
 from convkit.proof._cases import Case, ItemSizes, engine_cases, shape_cases
 from convkit.proof._computes import Compute, TorchCompute, by_items, feed_key, patched_compute, run_parallel
 from convkit.proof._golden import GoldenSamples
+from convkit.proof._ladder import artifact_ladder, decoded_rung, failures_json, pipeline_rung, rung_of
 from convkit.proof._ledger import Ledger
 from convkit.proof._metrics import TensorError, measure
-from convkit.proof._prove import measure_baselines, prove
+from convkit.proof._prove import measure_baselines, prove, score_slack
 from convkit.proof._rule import DECODED, ILL_CONDITIONED, baselines_of, judge, limits_of
-from convkit.proof._samples import Samples
-from convkit.proof._validate import validate
+from convkit.proof._samples import Samples, own_sizes
+from convkit.proof._validate import prove_again
 from convkit.proof._verdict import Check, Stage, Verdict, read_baselines
 
 __all__ = [
@@ -25,18 +26,25 @@ __all__ = [
     "TensorError",
     "TorchCompute",
     "Verdict",
+    "artifact_ladder",
     "baselines_of",
     "by_items",
+    "decoded_rung",
     "engine_cases",
+    "failures_json",
     "feed_key",
     "judge",
     "limits_of",
     "measure",
     "measure_baselines",
+    "own_sizes",
     "patched_compute",
+    "pipeline_rung",
     "prove",
+    "prove_again",
     "read_baselines",
     "run_parallel",
+    "rung_of",
+    "score_slack",
     "shape_cases",
-    "validate",
 ]

@@ -20,7 +20,7 @@ from convkit.proof._samples import Samples
 from convkit.proof._verdict import Check, Verdict
 from convkit.results import SLACK, Difference, Result
 
-__all__ = ["measure_baselines", "prove"]
+__all__ = ["measure_baselines", "prove", "score_slack"]
 
 Outputs = Mapping[str, np.ndarray]
 Baselines = Mapping[str, Mapping[str, float]]
@@ -58,7 +58,7 @@ def measure_baselines(
             decoded.append((decode_batch(decode, expected, metas), decode_batch(decode, found, metas)))
     values = baselines_of(runs, precision.ulp)
     results = baselines_of(_compared(decoded, SLACK), precision.ulp)
-    slack = _slack(values | results)
+    slack = score_slack(values | results)
     if precision != FLOAT32 and decoded and math.isfinite(slack):
         again = _compared(decoded, slack)
         results = baselines_of(again, precision.ulp)
@@ -77,7 +77,7 @@ def _compared(
     ]
 
 
-def _slack(baselines: Baselines) -> float:
+def score_slack(baselines: Baselines) -> float:
     """Return by how much scores may differ and count as equal.
 
     Results that measure no scores are compared number by number: those may differ as the outputs do, relative above 1.
@@ -118,7 +118,7 @@ def prove(
         if not all(check.passed for check in shapes):
             continue  # what has another shape, or no numbers, can be neither decoded nor taken apart
         if decode:
-            found = _differences(decode, samples.metas(case), expected, actual, _slack(baselines))
+            found = _differences(decode, samples.metas(case), expected, actual, score_slack(baselines))
             verdict.checks.append(judge(found, None, str(case), baselines.get(DECODED, {})))
         if case.batch > 1:
             verdict.checks.extend(_batch_checks(spec, engine, samples, case, actual, baselines, decode))
@@ -196,6 +196,6 @@ def _batch_checks(
     ]
     if decode and len(checks) < len(spec.outputs):
         metas = samples.metas(case)
-        found = _differences(decode, [metas[row] for row in rows], same, other, _slack(baselines))
+        found = _differences(decode, [metas[row] for row in rows], same, other, score_slack(baselines))
         checks.append(judge(found, None, name, baselines.get(DECODED, {}), kind="batch"))
     return checks

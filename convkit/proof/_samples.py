@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from convkit.errors import AdapterError
-from convkit.model import ModelSpec
+from convkit.errors import AdapterError, InputError
+from convkit.model import BATCH, ModelSpec
 from convkit.processing import Prepared, Preprocess, collate, find_preprocess, item_sizes, prepare
 from convkit.proof._cases import Case, ItemSizes
 
-__all__ = ["Samples"]
+__all__ = ["Samples", "own_sizes"]
 
 
 class Samples:
@@ -51,6 +51,24 @@ class Samples:
     def first(self, count: int) -> Samples:
         """Return the samples with only ``count`` inputs of each size."""
         return Samples(self.spec, {sizes: items[:count] for sizes, items in self.prepared.items()})
+
+
+def own_sizes(spec: ModelSpec, raws: Sequence[Any]) -> list[ItemSizes | None]:
+    """Return the sizes in which ``run`` gives each raw input to the model; None for an input that it refuses.
+
+    They are the optimal ones, unless the preprocess keeps the size of its input.
+    """
+    preprocess = find_preprocess(spec.preprocess)
+    found: list[ItemSizes | None] = []
+    for raw in raws:
+        try:
+            tensors = prepare(spec, preprocess, raw).tensors
+            sizes = item_sizes(spec, preprocess, {name: value.shape for name, value in tensors.items()})
+        except InputError:
+            found.append(None)
+            continue
+        found.append(tuple((dim.name, sizes.get(dim.name, dim.opt)) for dim in spec.dims if dim.name != BATCH))
+    return found
 
 
 def _of_size(spec: ModelSpec, preprocess: Preprocess, raw: Any, wanted: Mapping[str, int]) -> Prepared:

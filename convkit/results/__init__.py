@@ -3,9 +3,10 @@
 from convkit.results._classification import Classification
 from convkit.results._detections import Detections, box_iou
 from convkit.results._draw import class_colour, draw_caption, draw_detections
-from convkit.results._result import SLACK, Difference, Result, json_difference
+from convkit.results._result import DRAW_SCORE, SLACK, Difference, Result, json_difference
 
 __all__ = [
+    "DRAW_SCORE",
     "SLACK",
     "Classification",
     "Detections",

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Self
 
-__all__ = ["SLACK", "Difference", "Result", "json_difference"]
+__all__ = ["DRAW_SCORE", "SLACK", "Difference", "Result", "json_difference"]
 
 SLACK = 1e-4
 """Difference of two scores that rounding explains."""
+DRAW_SCORE = 0.3
+"""Below this score results clutter a picture more than they tell."""
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,20 @@
 
 from convkit.runtime._cuda import Cuda
 from convkit.runtime._device_pipeline import Device, DevicePipeline, Item
-from convkit.runtime._predictor import DevicePredictor, Predictor, load
+from convkit.runtime._finite import FiniteCheck
+from convkit.runtime._finite_on_device import NOT_FINITE, FiniteOnDevice
+from convkit.runtime._predictor import DevicePredictor, Predictor, load, predictor_of
 
 __all__ = [
+    "NOT_FINITE",
     "Cuda",
     "Device",
     "DevicePipeline",
     "DevicePredictor",
+    "FiniteCheck",
+    "FiniteOnDevice",
     "Item",
     "Predictor",
     "load",
+    "predictor_of",
 ]

@@ -24,6 +24,8 @@ from convkit.processing import (
     device_preprocess,
 )
 from convkit.results import Result
+from convkit.runtime._finite import FiniteCheck
+from convkit.runtime._finite_on_device import FiniteOnDevice
 from convkit.runtime._gpu_errors import first_error, gpu_errors, refuses_capture
 from convkit.runtime._staging import ALIGNMENT, Packer, Span, layout, padded, rounded
 
@@ -86,7 +88,8 @@ class _Plan:
     device_records: Any = None
     device_payloads: Any = None
     device_inputs: Mapping[str, Any] = field(default_factory=dict)
-    device_results: Mapping[str, Any] = field(default_factory=dict)
+    device_results: dict[str, Any] = field(default_factory=dict)
+    device_flags: Any = None
     results_memory: Any = None
     outputs: Mapping[str, Any] | None = None
     replay: Callable[[], None] | None = None
@@ -122,7 +125,8 @@ class DevicePipeline:
     Preprocess and decode run on the GPU where they have a device side; otherwise they run on the host, with a copy of
     the input tensors or of the outputs. The first two runs of a batch size and its input shapes are plain launches; the
     third is captured in a CUDA graph where the engine allows it, and later ones replay the graph. Batches of fewer than
-    ``batch_min`` items are filled up with the last item. The class is not thread-safe.
+    ``batch_min`` items are filled up with the last item. ``finite`` refuses outputs that are no numbers, where the
+    decode is. The class is not thread-safe.
 
     Raises:
         AdapterError: a device side breaks its contract.
@@ -137,6 +141,7 @@ class DevicePipeline:
         decode: Decode | None,
         *,
         batch_min: int,
+        finite: FiniteCheck | None = None,
     ) -> None:
         self.device, self.engine, self.batch_min = device, engine, batch_min
         self._inputs = {each.name: each.shape[:1] == ("batch",) for each in spec.inputs}
@@ -145,6 +150,8 @@ class DevicePipeline:
         with device.active():
             self._preprocess: DevicePreprocess | None = device_preprocess(preprocess)
             self._decode: DeviceDecode | None = device_decode(decode)
+        self._finite = finite
+        self._watch = FiniteOnDevice(finite, spec.outputs) if finite and self._decode else None
         self._record_size = self._preprocess.record.itemsize if self._preprocess else 0
         if self._preprocess and (self._record_size % ALIGNMENT or not self._record_size):
             raise AdapterError(
@@ -179,6 +186,7 @@ class DevicePipeline:
         Raises:
             ConversionError: the model has no decode.
             EnvironmentProblem: the GPU is out of memory, or fails.
+            NotFiniteError: the engine returned NaN or infinity.
             AdapterError: decode returns another number of results than items.
         """
         if self._host_decode is None:
@@ -234,11 +242,16 @@ class DevicePipeline:
         count, metas = len(batch.items), [item.meta for item in batch.items]
         if self._decode is None or batch.plan.results_host is None:
             assert self._host_decode is not None
-            results = self._host_decode(self._fetch(batch), metas)
+            outputs = self._fetch(batch)
+            if self._finite:
+                self._finite(outputs)
+            results = self._host_decode(outputs, metas)
         else:
             with gpu_errors(count):
                 batch.done()
             arrays = {name: value[:count].copy() for name, value in batch.plan.results.items()}
+            if self._watch:
+                self._watch.refuse(arrays.pop(self._watch.flags.name))
             results = self._decode.read(arrays, metas)
         if len(results) != count:
             raise AdapterError(
@@ -284,6 +297,8 @@ class DevicePipeline:
         plan.outputs = self.engine.run(plan.tensors)
         if self._decode is not None:
             self._decode.launch(plan.outputs, plan.device_inputs, plan.device_results, self.device.stream)
+        if self._watch is not None:
+            self._watch.launch(plan.outputs, plan.device_flags, self.device.stream)
 
     def _plan(self, slot: _Slot, items: Sequence[Item]) -> _Plan:
         """Return the plan for a batch, with room for its payloads in the slot."""
@@ -319,11 +334,15 @@ class DevicePipeline:
             plan.records = records.view(slot.staging).view(self._preprocess.record)[:, 0]
             plan.device_records, plan.device_payloads = (self._view(slot.memory, each) for each in (records, payloads))
         if self._decode is not None:
-            results, size = layout(self._decode.results, batch)
+            watched = (self._watch.flags,) if self._watch else ()
+            results, size = layout((*self._decode.results, *watched), batch)
             plan.results_memory, plan.results_host = self.device.memory(size), self.device.pinned(size)
             plan.results = {name: span.view(plan.results_host) for name, span in results.items()}
             plan.device_inputs = {name: self._view(slot.memory, span) for name, span in spans.items()}
             plan.device_results = {name: self._view(plan.results_memory, span) for name, span in results.items()}
+            if self._watch is not None:
+                plan.device_flags = plan.device_results[self._watch.flags.name]
+                del plan.device_results[self._watch.flags.name]
         return plan
 
     def _view(self, memory: Any, span: Span) -> Any:

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from convkit.artifact import Artifact, spec_from_manifest
-from convkit.backends import Session, open_artifact
-from convkit.errors import ConversionError, InputError, ValidationError
+from convkit.backends import Coverage, Session, coverage, open_artifact, proved_engine
+from convkit.errors import ConversionError, InputError, NotFiniteError, ValidationError
 from convkit.model import ModelSpec
 from convkit.processing import (
+    Decode,
     Prepared,
+    Preprocess,
     Reader,
     collate,
     decode_batch,
@@ -28,29 +30,31 @@ from convkit.processing import (
 from convkit.results import Result
 from convkit.runtime._cuda import Cuda
 from convkit.runtime._device_pipeline import DevicePipeline
+from convkit.runtime._finite import FiniteCheck, Origins
 
-__all__ = ["DevicePredictor", "Predictor", "load"]
+__all__ = ["DevicePredictor", "Predictor", "load", "predictor_of"]
 
 
 def load(
     path: Path | str,
     *,
-    backend: str = "onnxruntime",
+    backend: str | None = None,
     device: str | None = None,
     verify: bool = True,
     unproved: bool = False,
 ) -> Predictor:
     """Load an artifact as a predictor.
 
-    ``device`` is where the backend runs by default: ``cpu``, or ``cuda`` for TensorRT, which runs the engine that
-    `convkit.conversion.build_engine` put into the artifact. On ``cuda`` (or ``cuda:N``) inputs go through the device
-    pipeline as far as the adapter and the backend have device sides; see `DevicePredictor`. ``verify`` False skips the
-    comparison of the files with their hashes, ``unproved`` opens an engine that was not proved on a GPU of this compute
-    capability.
+    ``backend`` and ``device`` are by default those that proved the artifact; another backend runs where it does by
+    default: on ``cpu``, or ``cuda`` for TensorRT, which runs the engine that `convkit.conversion.build_engine` put into
+    the artifact. On ``cuda`` (or ``cuda:N``) inputs go through the device pipeline as far as the adapter and the
+    backend have device sides; see `DevicePredictor`. ``verify`` False skips the comparison of the files with their
+    hashes. ``unproved`` opens a backend, device or kind of GPU that no proof covers; `Predictor.unproved` then says
+    why none does.
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved; it lacks such an engine.
-        ValidationError: the artifact was rejected by its proof, or its engine is not proved here.
+        ValidationError: the artifact was rejected by its proof, or no proof covers the backend on this device.
         EnvironmentProblem: the backend cannot run here, or there is no such device.
     """
     artifact = Artifact.open(path)
@@ -61,24 +65,56 @@ def load(
             f"{path} was rejected: {artifact.manifest['verdict']['headline']}.",
             hint=f"`convkit validate {path} -v` shows every check and where the error enters.",
         )
+    backend, device = proved_engine(artifact, backend, device)
     session = open_artifact(artifact, backend, device=device, unproved=unproved, verify=verify)
+    predictor = predictor_of(artifact, session)
+    predictor.backend, predictor.coverage = backend, coverage(artifact, backend, device)
+    return predictor
+
+
+def predictor_of(artifact: Artifact, session: Session) -> Predictor:
+    """Return the predictor that `load` makes of a session of an artifact, without asking whether it is proved.
+
+    Raises:
+        EnvironmentProblem: the session is on a GPU for which cupy is missing.
+    """
     if session.device.partition(":")[0] == "cuda":
         return DevicePredictor(artifact, session)
     return Predictor(artifact, session)
 
 
 class Predictor:
-    """Runs raw inputs through an artifact; threads may share one, they take turns at the engine."""
+    """Runs raw inputs through an artifact; threads may share one, they take turns at the engine.
 
-    def __init__(self, artifact: Artifact, session: Session) -> None:
+    ``preprocess`` and ``decode`` replace those that the artifact names, for a proof that has to catch wrong ones.
+    `load` sets ``backend``, the name of what runs, and ``coverage``, what was proved of it.
+    """
+
+    backend: str = ""
+    coverage: Coverage = Coverage()
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        session: Session,
+        *,
+        preprocess: Preprocess | None = None,
+        decode: Decode | None = None,
+    ) -> None:
         self.artifact = artifact
         self.session = session
         self.spec: ModelSpec = spec_from_manifest(artifact.manifest)
-        self._preprocess = find_preprocess(self.spec.preprocess)
-        self._decode = find_decode(self.spec.decode)
+        self._preprocess = preprocess or find_preprocess(self.spec.preprocess)
+        self._decode = decode or find_decode(self.spec.decode)
+        self._finite = FiniteCheck(artifact, self.spec.outputs)
         self._lock = threading.Lock()
         self._fitting: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
         self.batch_min, self.batch_max = self.spec.batch.min, self.spec.batch.max
+
+    @property
+    def unproved(self) -> str:
+        """Why no proof covers what runs here; empty where one does."""
+        return self.coverage.reason
 
     @property
     def reader(self) -> Reader:
@@ -98,6 +134,7 @@ class Predictor:
 
         Raises:
             InputError: an input cannot be read, or is not what the model takes.
+            NotFiniteError: the engine returned NaN or infinity for an input, which is named.
         """
         return self.predict([inputs])[0] if self.reader.is_single(inputs) else self.predict(inputs)
 
@@ -107,8 +144,12 @@ class Predictor:
 
     def stream(self, inputs: Iterable[Any], *, batch: int = 1) -> Iterator[Result]:
         """Yield one result for each raw input, holding no more than ``batch`` of them at a time."""
-        for items in _batches(map(self.prepare, inputs), self._size(batch), self._alike):
-            yield from self.run(items)
+        origins = Origins()
+        with origins.naming():
+            for items in _batches(map(self.prepare, origins.note(inputs)), self._size(batch), self._alike):
+                for result in self.run(items):
+                    origins.answered()
+                    yield result
 
     def outputs(self, inputs: Any, *, batch: int = 1) -> Any:
         """Return the outputs of the model by name, undecoded, without the batch axis.
@@ -129,6 +170,13 @@ class Predictor:
             for index in range(len(items)):
                 yield take_items(self.spec.outputs, outputs, index)
 
+    def trouble(self, outputs: Mapping[str, np.ndarray]) -> str:
+        """Return which outputs of an input, as `outputs` returns them, have NaN or infinity; empty where none has.
+
+        Infinity is no trouble where the float64 reference has it too.
+        """
+        return self._finite.trouble(outputs)
+
     def prepare(self, raw: Any) -> Prepared:
         """Return one raw input as input tensors, without the batch axis."""
         value = self.reader.accept(raw)
@@ -138,7 +186,11 @@ class Predictor:
         return prepared
 
     def run(self, prepared: Sequence[Prepared]) -> list[Result]:
-        """Return the results of prepared inputs; neighbours that can share a batch do."""
+        """Return the results of prepared inputs; neighbours that can share a batch do.
+
+        Raises:
+            NotFiniteError: the engine returned NaN or infinity for one of them.
+        """
         if self._decode is None:
             raise ConversionError(
                 "This model has no decode, so there are no results.",
@@ -146,7 +198,13 @@ class Predictor:
             )
         results: list[Result] = []
         for items in _batches(prepared, self.batch_max, self._alike):
-            results.extend(decode_batch(self._decode, self._run(items), [item.meta for item in items]))
+            outputs = self._run(items)
+            try:
+                self._finite(outputs)
+            except NotFiniteError as error:
+                error.row += len(results)
+                raise
+            results.extend(decode_batch(self._decode, outputs, [item.meta for item in items]))
         return results
 
     def _run(self, items: Sequence[Prepared]) -> dict[str, np.ndarray]:
@@ -195,8 +253,15 @@ class DevicePredictor(Predictor):
     is slower; an engine without one makes this a plain predictor.
     """
 
-    def __init__(self, artifact: Artifact, session: Session) -> None:
-        super().__init__(artifact, session)
+    def __init__(
+        self,
+        artifact: Artifact,
+        session: Session,
+        *,
+        preprocess: Preprocess | None = None,
+        decode: Decode | None = None,
+    ) -> None:
+        super().__init__(artifact, session, preprocess=preprocess, decode=decode)
         self.pipeline = self._open_pipeline(session)
 
     def _open_pipeline(self, session: Session) -> DevicePipeline | None:
@@ -205,7 +270,9 @@ class DevicePredictor(Predictor):
             engine = session.on_device(device.stream)
         if engine is None:
             return None
-        return DevicePipeline(device, engine, self.spec, self._preprocess, self._decode, batch_min=self.batch_min)
+        return DevicePipeline(
+            device, engine, self.spec, self._preprocess, self._decode, batch_min=self.batch_min, finite=self._finite
+        )
 
     def predict(self, inputs: Iterable[Any]) -> list[Result]:
         """Return one result for each raw input, in order; as many go together as the artifact allows."""
@@ -219,10 +286,12 @@ class DevicePredictor(Predictor):
         if self.pipeline is None or self._decode is None:
             yield from super().stream(inputs, batch=batch)
             return
-        with self._lock:
-            yield from self.pipeline.flow(
-                _batches(map(self._item, inputs), self._size(batch), lambda item: item.shapes)
-            )
+        origins = Origins()
+        items = map(self._item, origins.note(inputs))
+        with self._lock, origins.naming():
+            for result in self.pipeline.flow(_batches(items, self._size(batch), lambda item: item.shapes)):
+                origins.answered()
+                yield result
 
     def _item(self, raw: Any) -> Any:
         assert self.pipeline is not None

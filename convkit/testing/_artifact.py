@@ -11,7 +11,8 @@ import onnx
 import pytest
 
 from convkit.artifact import Artifact, spec_from_manifest
-from convkit.proof import Verdict, validate
+from convkit.evaluation import validate
+from convkit.proof import Verdict
 from convkit.results import SLACK, json_difference
 from convkit.runtime import load
 from convkit.testing._faults import FAULTS, Fault

@@ -24,6 +24,7 @@ EXIT_CODES = {
     "PatchError": 3,
     "RewriteError": 3,
     "IntegrityError": 4,
+    "NotFiniteError": 4,
     "ProofFailedError": 4,
     "ValidationError": 4,
     "EnvironmentProblem": 5,

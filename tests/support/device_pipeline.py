@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from convkit.cuda import ArrayView
+from convkit.runtime import NOT_FINITE, FiniteOnDevice
 from convkit.testing.cuda_host import run_on_host
 from convkit_models.centernet._preprocess import AffineOnDevice
 from convkit_models.centernet.tasks.ctdet import CudaDecode, DecodeLaunch, Tuning
@@ -65,6 +66,26 @@ def layout(array: Any) -> tuple[np.ndarray, str, bool]:
     turned = array.permute(0, 2, 3, 1) if array.dim() == 4 else array.transpose(1, 2)
     assert turned.is_contiguous()
     return turned.numpy(), str(array.dtype).removeprefix("torch."), True
+
+
+class WatchOnHost(FiniteOnDevice):
+    """The check of outputs for NaN with its kernel on the host."""
+
+    def launch(self, outputs: Mapping[str, Any], flags: Any, stream: int) -> None:
+        assert stream == NumpyDevice.stream
+        for number, output in enumerate(self.outputs):
+            memory, dtype, _ = layout(outputs[output.name])
+            if dtype not in ("float16", "bfloat16", "float32"):
+                continue
+            self.seen.add(output.name)
+            batch = len(memory) if output.batched else 1
+            variant = NOT_FINITE.variant(T=dtype, THREADS=32)
+            found = np.full((batch, flags.shape[2]), -1, np.int32)
+            size, stride = memory.size // batch, flags.shape[2]
+            arguments = [np.ascontiguousarray(memory).reshape(-1), found.reshape(-1), size, stride]
+            run_on_host(variant, variant.launch_config(batch=batch), arguments)
+            assert (found >= 0).all(), "every block writes its flag"
+            flags[:batch, number] = found
 
 
 class HostAffine(AffineOnDevice):

@@ -106,7 +106,7 @@ def _build(
         request = BuildRequest(tuple(targets), subject.ranges, subject.plain_feeds, subject.options)
         engine = backend.build(graph, folder, request)
         step.details["ladder"] = engine.ladder.to_json()
-        failed = next((rung for rung in engine.ladder.rungs if rung.state == RUNG_FAILED), None)
+        failed = next((rung for rung in engine.ladder.rungs if rung.status == RUNG_FAILED), None)
         if failed is None:
             rungs = {rung.name: rung for rung in engine.ladder.rungs}
             told = ("understood", "built") if subject.plain_feeds else ("built",)

@@ -66,7 +66,8 @@ def test_an_artifact_records_where_and_with_what_it_was_proved(toy_artifact):
     assert entry["packages"]["numpy"] == np.__version__
     assert entry["packages"]["onnxruntime"] == onnxruntime.__version__
     assert "not installed" not in entry["packages"].values()
-    assert entry["engine"] == {"backend": "onnxruntime", "device": "cpu"}
+    version = entry["packages"]["onnxruntime"]
+    assert entry["engine"] == {"backend": "onnxruntime", "device": "cpu", "version": version}
 
 
 def test_weights_are_recorded_by_name_size_and_hash_without_their_folder(toy_artifact, toy_weights_file):

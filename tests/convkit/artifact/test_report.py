@@ -90,7 +90,7 @@ def test_names_and_notes_are_text_and_never_markup(documents):
     verdict["checks"][0]["note"] = hostile
     verdict["ledger"][0]["name"] = hostile
     image = np.zeros((4, 4, 3), np.uint8)
-    reader = Reader(render_report(manifest, verdict, [(hostile, image)]))
+    reader = Reader(render_report(manifest, verdict, [[(hostile, image)]]))
     assert reader.open == []
     assert "script" not in {tag for tag, _ in reader.tags}
     assert reader.text.count("alert('x')") >= 8
@@ -100,7 +100,7 @@ def test_names_and_notes_are_text_and_never_markup(documents):
 
 def test_pictures_are_embedded_with_their_captions(documents):
     image = np.full((30, 40, 3), (10, 200, 90), np.uint8)
-    reader = Reader(render_report(*documents, [("a picture: 2 things", image)]))
+    reader = Reader(render_report(*documents, [[("a picture: 2 things", image)]]))
     (picture,) = [attributes for tag, attributes in reader.tags if tag == "img"]
     data = base64.b64decode((picture["src"] or "").partition(",")[2])
     shown = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)

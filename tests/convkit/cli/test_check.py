@@ -47,7 +47,7 @@ def test_a_model_that_is_understood_and_built(cli, conv):
     said = cli("check", conv, "--shape", "batch=1:2:4", "--json", "--quiet")
     assert said.code == 0
     ladder = said.json["ladder"]
-    assert [(name, rung["state"]) for name, rung in ladder.items()] == [
+    assert [(name, rung["status"]) for name, rung in ladder.items()] == [
         ("accepted", "passed"),
         ("understood", "passed"),
         ("built", "passed"),
@@ -87,11 +87,11 @@ def test_where_the_two_part(cli, triangle):
     assert said.code == 4
     rung = said.json["ladder"]["understood"]
     parting = rung["parting"]
-    assert rung["state"] == "failed"
+    assert rung["status"] == "failed"
     assert (parting["node"], parting["operator"], parting["name"]) == (1, "Trilu", "triangle")
     assert sorted([parting["expected"], parting["actual"]])[0] == 0 != parting["error"]
     assert "SELECT" in parting["layer"]
-    assert said.json["ladder"]["built"]["state"] == "passed"
+    assert said.json["ladder"]["built"]["status"] == "passed"
 
 
 def test_the_same_seed_gives_the_same_values(cli, triangle):
@@ -108,7 +108,7 @@ def test_a_model_that_is_not_accepted(cli, tmp_path):
     assert said.code == 3
     ladder = said.json["ladder"]
     assert ladder["accepted"]["errors"][0]["operator"] == "Det"
-    assert [rung["state"] for rung in ladder.values()] == ["failed", "pending", "pending", "pending"]
+    assert [rung["status"] for rung in ladder.values()] == ["failed", "pending", "pending", "pending"]
     assert "node 0 Det 'it'" in cli("check", path).out
 
 
@@ -124,8 +124,8 @@ def test_a_target_that_cannot_be_built_for(cli, tmp_path):
     said = cli("check", path, "--target", "sm75,sm86", "--json")
     assert said.code == 3
     built = said.json["ladder"]["built"]
-    assert said.json["ladder"]["understood"]["state"] == "passed"
-    assert built["state"] == "failed"
+    assert said.json["ladder"]["understood"]["status"] == "passed"
+    assert built["status"] == "failed"
     assert "sm75" in built["summary"]
     assert "It builds for sm86." in built["summary"]
     assert built["targets"]["sm86"] == ""
@@ -138,7 +138,7 @@ def test_what_has_no_replay_is_neither_passed_nor_failed(cli, tmp_path):
     said = cli("check", path, "--target", "sm86", "--json")
     rung = said.json["ladder"]["understood"]
     assert said.code == 0
-    assert rung["state"] == "not replayed"
+    assert rung["status"] == "not replayed"
     assert "FILL RANDOM_UNIFORM" in rung["not_replayed"][0]
 
 
@@ -161,7 +161,7 @@ class TestInputs:
         np.savez(tmp_path / "values.npz", x=np.ones((2, 6), np.float32), shape=np.array([3, 4]))
         said = cli("check", path, "--target", "sm86", "--inputs", tmp_path / "values.npz", "--json")
         assert said.code == 0, said.out
-        assert said.json["ladder"]["built"]["state"] == "passed"
+        assert said.json["ladder"]["built"]["status"] == "passed"
 
     @pytest.mark.parametrize(
         ("arrays", "says"),
@@ -230,7 +230,7 @@ def test_an_artifact(cli, toy_artifact):
     said = cli("check", toy_artifact.path, "--target", "sm86", "--shape", "batch=1:2:4", "--json")
     assert said.code == 0, said.out + said.err
     assert said.json["model"] == str(toy_artifact.path)
-    assert said.json["ladder"]["understood"]["state"] == "passed"
+    assert said.json["ladder"]["understood"]["status"] == "passed"
 
 
 def test_a_model_with_16_bit_tensors_shows_how_many_layers_are_so(cli, tmp_path):

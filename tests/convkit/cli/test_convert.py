@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from convkit import Artifact, Conversion, Verdict
+from convkit.backends import RUNGS, Ladder
 from convkit.conversion import ConversionPlan
 from convkit.errors import ProofFailedError
 
@@ -33,9 +34,15 @@ def converts(cli, monkeypatch):
     return install
 
 
+def conversion(artifact: Artifact) -> Conversion:
+    """Return the finished conversion that made an artifact."""
+    document = artifact.verdict
+    return Conversion(artifact, Verdict.from_json(document), Ladder.from_json(document["ladder"]))
+
+
 @pytest.fixture
 def proved(toy_artifact) -> Conversion:
-    return Conversion(toy_artifact, Verdict.from_json(toy_artifact.verdict))
+    return conversion(toy_artifact)
 
 
 @pytest.fixture
@@ -72,7 +79,9 @@ def test_the_path_is_the_only_word_on_stdout_and_the_rest_is_talk(converts, prov
     steps = [line for line in said.err.splitlines() if line.startswith("convert toy: ")]
     assert [step.removeprefix("convert toy: ").split()[0] for step in steps] == ["reading", "exporting", "writing"]
     assert proved.verdict.headline() in said.err
-    assert said.err.count("decoded results") == 1
+    assert said.err.count("decoded results") == 2, "decoded, and from raw inputs"
+    words = [line.split() for line in said.err.splitlines()]
+    assert [first[0] for first in words if len(first) > 2 and first[1] in ("passed", "not")] == list(RUNGS)
     assert "vs stage before" not in said.err
 
 
@@ -90,14 +99,10 @@ def test_the_next_commands_are_ones_that_work_for_this_model(converts, proved, p
         f"convkit inspect {path}",
     ]
     for artifact, flags in ((pair_artifact, " --json"), (embedding_artifact, "")):
-        verdict = Verdict.from_json(artifact.verdict)
-        first, *_ = commands(Conversion(artifact, verdict))
+        first, *_ = commands(conversion(artifact))
         assert first == f"convkit run {artifact.path} FILE{flags}"
-    by_torch = Conversion(proved.artifact, replace(proved.verdict, backend="torch"))
-    assert commands(by_torch)[:2] == [
-        f"convkit run {path} IMAGE --draw out/ --backend torch",
-        f"convkit validate {path} --backend torch",
-    ]
+    spaced = Artifact(Path("a folder"), proved.artifact.manifest)
+    assert commands(replace(proved, artifact=spaced))[0] == "convkit run 'a folder' IMAGE --draw out/"
 
 
 def test_json_is_one_document_and_quiet_leaves_only_it(converts, proved):
@@ -110,6 +115,7 @@ def test_json_is_one_document_and_quiet_leaves_only_it(converts, proved):
     assert [document[key] for key in ("adapter", "variant", "form", "opset")] == ["toy", "toy_1", "logits", 20]
     assert document["verdict"] == proved.verdict.to_json()
     assert document["seconds"] >= 0
+    assert document["ladder"] == proved.artifact.verdict["ladder"]
 
 
 def test_a_result_that_is_not_proved_exits_4_with_the_ledger_on_stderr(converts, failed):

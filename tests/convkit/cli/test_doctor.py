@@ -250,7 +250,7 @@ class TestTensorRT:
             built = table[f"dcn={way}: built"]
             assert [step["state"] for step in built] == ["passed"] * 4
             for step in built:
-                states = {name: rung["state"] for name, rung in step["details"]["ladder"].items()}
+                states = {name: rung["status"] for name, rung in step["details"]["ladder"].items()}
                 assert states == {
                     "accepted": "passed", "understood": "passed", "built": "passed", "ran": "pending",
                 }  # fmt: skip

@@ -42,7 +42,7 @@ def test_validate_says_what_stays_pending_and_names_the_command_last(cli, built)
 
 def test_json_has_ladder_problem_and_command(cli, built):
     document = cli("validate", built.path, "--backend", NAME, "--json").json
-    assert document["ladder"]["ran"]["state"] == "pending"
+    assert document["ladder"]["ran"]["status"] == "pending"
     assert document["verdict"] is None
     assert document["problem"]
     assert document["command"].startswith("convkit validate ")
@@ -80,7 +80,7 @@ def test_nothing_was_written(cli, built):
     ladder = json.loads((built.path / "engines" / NAME / "verdict.json").read_text())["ladder"]
     cli("validate", built.path, "--backend", NAME)
     assert json.loads((built.path / "engines" / NAME / "verdict.json").read_text())["ladder"] == ladder
-    assert ladder["ran"]["state"] == "pending"
+    assert ladder["ran"]["status"] == "pending"
 
 
 def test_build_in_16_bits_shows_its_rung_and_its_layers(cli, toy_artifact, tmp_path):
@@ -92,7 +92,7 @@ def test_build_in_16_bits_shows_its_rung_and_its_layers(cli, toy_artifact, tmp_p
     assert "passed" in rungs["typed"]
     assert "nodes in float16" in rungs["typed"]
     assert "fp16 asked: " in said.err
-    assert document["ladder"]["typed"]["state"] == "passed"
+    assert document["ladder"]["typed"]["status"] == "passed"
     assert document["ladder"]["built"]["precision"]["asked"] == ["bf16"]
 
 

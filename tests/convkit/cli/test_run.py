@@ -50,7 +50,16 @@ def test_without_json_each_image_is_a_line_with_its_summary(cli, blob_artifact, 
 
 
 def test_the_backend_torch_prints_the_same(cli, blob_artifact, folder):
-    known, found = (cli("run", blob_artifact.path, "pictures", "--backend", name) for name in ("onnxruntime", "torch"))
+    known = cli("run", blob_artifact.path, "pictures", "--backend", "onnxruntime")
+    refused = cli("run", blob_artifact.path, "pictures", "--backend", "torch")
+    assert (refused.code, refused.out) == (4, "")
+    assert f"convkit validate {blob_artifact.path} --backend torch --device cpu" in " ".join(refused.err.split())
+    found = cli("run", blob_artifact.path, "pictures", "--backend", "torch", "--unproved")
+    assert "unproved: the conversion proved it on onnxruntime (cpu)" in found.err
+    document = cli("run", blob_artifact.path, "pictures", "--backend", "torch", "--unproved", "--json", "-q")
+    assert all(json.loads(line)["unproved"] is True for line in document.lines)
+    assert document.err.startswith("unproved: ")
+    assert "unproved" not in known.out + known.err
     assert found.code == 0
     assert found.lines == known.lines
 

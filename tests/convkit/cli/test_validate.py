@@ -9,17 +9,26 @@ from pathlib import Path
 import pytest
 
 from convkit.artifact import publish, spec_from_manifest, staging
+from convkit.backends import RUNGS
 from convkit.proof import GoldenSamples, shape_cases
 
 MANIFEST = "manifest.json"
 
 
+def parts(said) -> tuple[list[str], list[str]]:
+    """Return the lines of the ladder and those of the verdict."""
+    blank = said.lines.index("")
+    return said.lines[:blank], said.lines[blank + 1 :]
+
+
 def test_the_table_is_the_result_and_the_steps_are_talk(cli, toy_artifact):
     said = cli("validate", toy_artifact.path)
     assert said.code == 0
-    assert said.lines[0].split() == ["output", "check", "shapes", "worst", "limit"]
-    assert said.lines[-1].startswith("proved: 13 checks passed on onnxruntime (cpu); reference stored PyTorch float64")
-    kinds = {" ".join(line.split()[:2]) for line in said.lines[1:-1]}
+    rungs, table = parts(said)
+    assert [line.split()[0] for line in rungs] == list(RUNGS)
+    assert table[0].split() == ["output", "check", "shapes", "worst", "limit"]
+    assert said.lines[-1].startswith("proved: 16 checks passed on onnxruntime (cpu); reference stored PyTorch float64")
+    kinds = {" ".join(line.split()[:2]) for line in table[1:-1]}
     assert {"logits shape", "logits values", "logits batch", "images preprocess"} <= kinds
     assert "checking hashes" in said.err
     assert cli("validate", toy_artifact.path, "-q").err == ""
@@ -29,7 +38,9 @@ def test_json_is_the_whole_verdict(cli, toy_artifact):
     said = cli("validate", toy_artifact.path, "--json")
     assert said.code == 0
     assert said.json["passed"] is True
-    assert len(said.json["checks"]) == 13
+    assert len(said.json["checks"]) == 16
+    assert list(said.json["ladder"]) == list(RUNGS)
+    assert {rung["status"] for rung in said.json["ladder"].values()} == {"passed", "not applicable"}
     json.dumps(said.json, allow_nan=False)
 
 
@@ -58,6 +69,11 @@ def test_a_graph_that_computes_something_else_exits_4(cli, toy_artifact, tmp_pat
     assert said.lines[-1].startswith("NOT proved")
     document = cli("validate", "spoilt", "--json")
     assert (document.code, document.json["passed"]) == (4, False)
+    statuses = {name: rung["status"] for name, rung in document.json["ladder"].items()}
+    assert (statuses["exported"], statuses["ran"], statuses["pipeline"]) == ("passed", "failed", "pending")
+    refused = cli("run", "spoilt", "image.png")
+    assert refused.code == 4
+    assert "failed" in refused.err
 
 
 def test_a_changed_file_exits_4_and_says_which(cli, toy_artifact):
@@ -110,6 +126,7 @@ def test_results_that_cannot_be_kept_are_one_error(cli, toy_artifact, target):
 def test_models_without_images_validate(cli, pair_artifact, embedding_artifact, name):
     said = cli("validate", {"pair": pair_artifact, "embedding": embedding_artifact}[name].path)
     assert said.code == 0
-    kinds = {line.split()[1] for line in said.lines[1:-1] if not line.startswith(("note", " "))}
+    _, table = parts(said)
+    kinds = {line.split()[1] for line in table[1:-1] if not line.startswith(("note", " "))}
     assert {"shape", "values", "batch", "preprocess"} <= kinds
-    assert any(line.startswith("decoded results") for line in said.lines) == (name == "pair")
+    assert any(line.startswith("decoded results") for line in table) == (name == "pair")

@@ -35,7 +35,7 @@ def artifact(toy_artifact: Artifact, tmp_path: Path, toy: ToyPlugin) -> Artifact
 
 
 def states(ladder: dict[str, dict[str, str]]) -> dict[str, str]:
-    return {name: rung["state"] for name, rung in ladder.items()}
+    return {name: rung["status"] for name, rung in ladder.items()}
 
 
 def test_an_engine_is_built_from_the_artifact_alone(artifact: Artifact) -> None:
@@ -151,7 +151,7 @@ def test_a_rewrite_for_the_target_that_changes_the_result_is_a_failed_proof(arti
         build_engine(artifact.path, NAME, targets=["sm86"])
     assert not (artifact.path / "engines" / NAME).exists()
     rejected = json.loads((artifact.path / "engines" / f"{NAME}.rejected" / "verdict.json").read_text())
-    assert rejected["ladder"]["exported"]["state"] == "failed"
+    assert rejected["ladder"]["exported"]["status"] == "failed"
     assert NAME not in stored_engines(artifact)
 
 

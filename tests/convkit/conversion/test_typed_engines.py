@@ -37,7 +37,7 @@ def artifact(toy_artifact: Artifact, tmp_path: Path, toy: ToyPlugin) -> Artifact
 
 def assert_proved(built: BuiltEngine, precision: str) -> None:
     """Check every rung, and that the network that NVIDIA's parser made has the types that were asked for."""
-    states = {rung.name: rung.state for rung in built.ladder.rungs}
+    states = {rung.name: rung.status for rung in built.ladder.rungs}
     assert states == {
         "exported": "passed", "typed": "passed", "accepted": "passed", "understood": "passed", "built": "passed",
         "ran": "pending", "pipeline": "pending",
@@ -173,7 +173,7 @@ def test_a_fault_in_the_typed_graph_fails_its_rung(artifact: Artifact, precision
     assert caught.value.exit_code == 4
     assert not (artifact.path / "engines" / NAME).exists()
     ladder = json.loads((artifact.path / "engines" / f"{NAME}.rejected" / "verdict.json").read_text())["ladder"]
-    assert {name: rung["state"] for name, rung in ladder.items()} == {"exported": "passed", "typed": "failed"}
+    assert {name: rung["status"] for name, rung in ladder.items()} == {"exported": "passed", "typed": "failed"}
     assert any(check["output"] == "logits" for check in ladder["typed"]["checks"])
 
 

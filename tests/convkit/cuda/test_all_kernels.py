@@ -10,12 +10,14 @@ from support.sample_kernels import sample_variants
 from support.warp_variants import warp_variants
 
 from convkit.cuda import NUMBERS, Variant, check_limit, check_signature, compile_variant, evaluate
+from convkit.runtime import NOT_FINITE
 
 pytest.importorskip("cupy")
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100)
 VARIANTS = [
     *(*sample_variants(), *warp_variants(), *decode_variants()),
+    *(NOT_FINITE.variant(T=dtype, THREADS=256) for dtype in ("float32", "float16", "bfloat16")),
     *(*hopper_variants(), *plain_variants(), *tensor_variants(), *pack_variants(), *aot_variants()),
 ]
 

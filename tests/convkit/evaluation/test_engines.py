@@ -18,10 +18,11 @@ from support.toy import ToyPlugin
 
 from convkit import Artifact, Backend, Engine, Session, hookimpl, load, validate
 from convkit.artifact import stored_engines
-from convkit.backends import PASSED, PENDING, Ladder, Rung, open_session
+from convkit.backends import PASSED, PENDING, RUNGS, Ladder, Rung, open_session
 from convkit.conversion import build_engine
 from convkit.errors import ArtifactError, EnvironmentProblem, IntegrityError, ValidationError
-from convkit.evaluation import prove_engine
+from convkit.evaluation import check_pipeline, prove_artifact
+from convkit.proof import Check
 
 NAME = "pretend"
 
@@ -102,13 +103,13 @@ def raws() -> Sequence[np.ndarray]:
 
 
 def states(artifact: Artifact) -> dict[str, str]:
-    return {name: rung["state"] for name, rung in stored_engines(artifact)[NAME].ladder.items()}
+    return {name: rung["status"] for name, rung in stored_engines(artifact)[NAME].ladder.items()}
 
 
 def test_an_artifact_without_the_engine_names_the_command_that_builds_it(bare):
     for action in (
         lambda: load(bare, backend=NAME),
-        lambda: prove_engine(bare, NAME),
+        lambda: prove_artifact(bare, backend=NAME),
         lambda: validate(bare, backend=NAME),
     ):
         with pytest.raises(ArtifactError, match="contains no engine 'pretend'") as caught:
@@ -136,7 +137,7 @@ def test_a_proof_writes_the_upper_rungs_and_then_the_engine_is_loaded(artifact, 
     before = {
         name: rung for name, rung in stored_engines(artifact)[NAME].ladder.items() if name in ("exported", "built")
     }
-    proof = prove_engine(artifact, NAME)
+    proof = prove_artifact(artifact, backend=NAME)
     assert proof.verdict is not None
     assert proof.verdict.passed
     kinds = {check.kind for check in proof.verdict.checks}
@@ -144,19 +145,18 @@ def test_a_proof_writes_the_upper_rungs_and_then_the_engine_is_loaded(artifact, 
     ladder = json.loads((artifact.path / "engines" / NAME / "verdict.json").read_text())["ladder"]
     assert {name: ladder[name] for name in before} == before
     for name in ("ran", "pipeline"):
-        assert ladder[name]["state"] == "passed"
+        assert ladder[name]["status"] == "passed"
         assert ladder[name]["gpu"] == "Pretend GPU"
         assert (ladder[name]["compute_capability"], ladder[name]["version"]) == ("8.6", "1.0")
     with load(artifact, backend=NAME) as predictor:
         assert len(predictor.predict(raws)) == 2
 
 
-def test_every_shape_of_the_profile_is_proved_and_each_batch_runs_in_four_rounds(artifact):
-    proof = prove_engine(artifact, NAME)
+def test_every_shape_of_the_profile_is_proved(artifact):
+    proof = prove_artifact(artifact, backend=NAME)
     assert proof.verdict is not None
     cases = [check.case for check in proof.verdict.checks if check.kind == "pipeline"]
-    assert {case.rpartition(",")[0] for case in cases} >= {"pipeline, batch 1"}
-    assert sum("batch 1," in case for case in cases) == 4
+    assert cases == ["batch 1", "batch 4", "mixed stream"]
     shapes = {check.case for check in proof.verdict.checks if check.kind == "values"}
     assert {"min=opt (batch 1)", "max (batch 4)"} <= shapes
 
@@ -167,23 +167,23 @@ def test_every_shape_of_the_profile_is_proved_and_each_batch_runs_in_four_rounds
      ("version", "1.1", "with version 1.0, and here is 1.1")],
 )  # fmt: skip
 def test_a_proof_on_another_machine_does_not_count(artifact, backend, key, value, message):
-    prove_engine(artifact, NAME)
+    prove_artifact(artifact, backend=NAME)
     backend.here = {**backend.here, key: value}
     with pytest.raises(ValidationError, match=message):
         load(artifact, backend=NAME)
-    prove_engine(artifact, NAME)
+    prove_artifact(artifact, backend=NAME)
     load(artifact, backend=NAME).close()
 
 
 @pytest.mark.parametrize("key", ["gpu", "driver"])
 def test_another_gpu_of_the_same_kind_needs_no_new_proof(artifact, backend, key):
-    prove_engine(artifact, NAME)
+    prove_artifact(artifact, backend=NAME)
     backend.here = {**backend.here, key: "another"}
     load(artifact, backend=NAME).close()
 
 
 def test_a_new_build_needs_a_new_proof(artifact):
-    prove_engine(artifact, NAME)
+    prove_artifact(artifact, backend=NAME)
     build_engine(artifact.path, NAME)
     assert states(artifact)["ran"] == "pending"
     with pytest.raises(ValidationError, match="never ran"):
@@ -191,7 +191,7 @@ def test_a_new_build_needs_a_new_proof(artifact):
 
 
 def test_the_verdict_of_another_plan_does_not_count(artifact):
-    prove_engine(artifact, NAME)
+    prove_artifact(artifact, backend=NAME)
     folder = artifact.path / "engines" / NAME
     document = json.loads((folder / "verdict.json").read_text())
     document["ladder"]["ran"]["plan"] = "0" * 64
@@ -202,7 +202,7 @@ def test_the_verdict_of_another_plan_does_not_count(artifact):
 
 def test_an_engine_that_computes_something_else_is_recorded_and_refused(artifact, backend):
     backend.wrong_after = 0
-    proof = prove_engine(artifact, NAME)
+    proof = prove_artifact(artifact, backend=NAME)
     assert proof.verdict is not None
     assert not proof.verdict.passed
     assert states(artifact)["ran"] == "failed"
@@ -210,29 +210,35 @@ def test_an_engine_that_computes_something_else_is_recorded_and_refused(artifact
     backend.wrong_after = None
     with pytest.raises(ValidationError, match="rung 'ran' failed"):
         load(artifact, backend=NAME)
-    prove_engine(artifact, NAME)
+    prove_artifact(artifact, backend=NAME)
     assert states(artifact)["ran"] == "passed"
 
 
-def test_results_that_go_wrong_in_a_later_round_fail_the_pipeline(artifact, backend, monkeypatch):
+def test_results_that_go_wrong_in_a_later_stream_fail_the_pipeline(artifact, backend, monkeypatch):
+    from convkit.evaluation import _validate
     from convkit.runtime import Predictor
 
     golden = len(json.loads((artifact.path / "proof" / "samples.json").read_text())["files"])
     opened: list[PretendSession] = []
     genuine = Predictor.__init__
 
-    def spoil(predictor: Predictor, found: Artifact, session: Any) -> None:
+    def spoil(predictor: Predictor, found: Artifact, session: Any, **more: Any) -> None:
         opened.append(session)
-        backend.wrong_after = 3 * golden
-        genuine(predictor, found, session)
+        genuine(predictor, found, session, **more)
+
+    def again(*arguments: Any) -> list[Check]:
+        opened[-1].runs = 0
+        backend.wrong_after = golden
+        return check_pipeline(*arguments)
 
     monkeypatch.setattr(Predictor, "__init__", spoil)
-    proof = prove_engine(artifact, NAME)
+    monkeypatch.setattr(_validate, "check_pipeline", again)
+    proof = prove_artifact(artifact, backend=NAME)
     assert len(opened) == 1
     assert proof.verdict is not None
     assert not proof.verdict.passed
     assert {check.kind for check in proof.verdict.failures} == {"pipeline"}
-    assert "batch 1, round 4" in proof.verdict.failures[0].case
+    assert [check.case for check in proof.verdict.failures] == ["batch 4", "mixed stream"]
     assert (states(artifact)["ran"], states(artifact)["pipeline"]) == ("passed", "failed")
 
 
@@ -240,10 +246,10 @@ def test_where_it_cannot_run_the_rungs_stay_pending_and_nothing_is_written(artif
     file = artifact.path / "engines" / NAME / "verdict.json"
     before = file.read_bytes()
     backend.missing = "there is no GPU."
-    proof = prove_engine(artifact, NAME)
+    proof = prove_artifact(artifact, backend=NAME)
     assert proof.verdict is None
     assert proof.problem == "there is no GPU."
-    assert (proof.ladder["ran"].state, proof.ladder["pipeline"].state) == ("pending", "pending")
+    assert (proof.ladder["ran"].status, proof.ladder["pipeline"].status) == ("pending", "pending")
     assert file.read_bytes() == before
     with pytest.raises(EnvironmentProblem, match="there is no GPU"):
         load(artifact, backend=NAME)
@@ -252,13 +258,26 @@ def test_where_it_cannot_run_the_rungs_stay_pending_and_nothing_is_written(artif
 def test_a_changed_plan_is_refused_before_anything_is_opened(artifact, backend):
     plan = artifact.path / "engines" / NAME / "model.plan"
     plan.write_bytes(plan.read_bytes() + b" ")
-    for action in (lambda: load(artifact, backend=NAME, unproved=True), lambda: prove_engine(artifact, NAME)):
+    for action in (lambda: load(artifact, backend=NAME, unproved=True), lambda: prove_artifact(artifact, backend=NAME)):
         with pytest.raises(IntegrityError, match=r"model\.plan"):
             action()
     assert not backend.opened
 
 
-def test_validate_runs_the_engine_and_writes_nothing(artifact, backend):
+def test_validate_runs_the_engine_and_records_it(artifact, backend):
     assert validate(artifact, backend=NAME).passed
-    assert states(artifact)["ran"] == "pending"
+    assert states(artifact)["ran"] == "passed"
     assert backend.opened[0].file.name == "model.plan"
+
+
+def test_the_ladder_of_an_engine_has_every_rung(artifact):
+    ladder = prove_artifact(artifact, backend=NAME).ladder
+    assert [rung.name for rung in ladder.rungs] == list(RUNGS)
+    assert ladder["typed"].status == "not applicable"
+    assert {ladder[name].status for name in ("exported", "decoded", "built", "ran", "pipeline")} == {"passed"}
+
+
+def test_without_a_gpu_validate_says_so(artifact, backend):
+    backend.missing = "there is no GPU."
+    with pytest.raises(EnvironmentProblem, match="there is no GPU"):
+        validate(artifact, backend=NAME)

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from support.centernet import Affine
-from support.device_pipeline import HostAffine, HostDecode, NumpyDevice
+from support.device_pipeline import HostAffine, HostDecode, NumpyDevice, WatchOnHost
 from support.gpu import missing_gpu
 
-from convkit import Detections
+from convkit import Artifact, Detections
 from convkit.backends import DeviceSession
-from convkit.errors import AdapterError, ConversionError, EnvironmentProblem, KernelError
+from convkit.errors import AdapterError, ConversionError, EnvironmentProblem, KernelError, NotFiniteError
 from convkit.model import Dim, ModelSpec, TensorSpec
 from convkit.processing import synthetic_scenes
-from convkit.runtime import Cuda, DevicePipeline
+from convkit.runtime import Cuda, DevicePipeline, FiniteCheck
 from convkit.runtime._device_pipeline import PLANS
 from convkit_models.centernet.tasks.ctdet import CtdetDecode
 
@@ -40,6 +41,7 @@ class Pool(DeviceSession):
         self.captures = self.replays = 0
         self.batches: list[int] = []
         self.outputs: dict[tuple[int, ...], dict[str, np.ndarray]] = {}
+        self.spoil: Callable[[dict[str, np.ndarray]], None] = lambda outputs: None
 
     def buffer(self, name: str, shape: Sequence[int]) -> np.ndarray:
         assert name == "images"
@@ -53,6 +55,7 @@ class Pool(DeviceSession):
         outputs = self.outputs.setdefault(inputs["images"].shape, heads(inputs["images"]))
         for name, value in heads(inputs["images"]).items():
             outputs[name][:] = value
+        self.spoil(outputs)
         return outputs
 
     def fetch(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -105,7 +108,12 @@ class HostDecodeSide(CtdetDecode):
 
 
 def make_pipeline(
-    *, capturable: bool = True, batch_min: int = 1, device_preprocess: bool = True, device_decode: bool = True
+    *,
+    capturable: bool = True,
+    batch_min: int = 1,
+    device_preprocess: bool = True,
+    device_decode: bool = True,
+    finite: FiniteCheck | None = None,
 ) -> DevicePipeline:
     preprocess, decode = HostSide(PREPROCESS), HostDecodeSide(DECODE)
     preprocess.device, decode.device = device_preprocess, device_decode
@@ -116,7 +124,21 @@ def make_pipeline(
         preprocess,
         decode,
         batch_min=batch_min,  # type: ignore[arg-type]
+        finite=finite,
     )
+
+
+class NothingInfinite(FiniteCheck):
+    """A check of a model whose reference has no infinity."""
+
+    def _allowed(self) -> frozenset[str]:
+        return frozenset()
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, **how: Any) -> DevicePipeline:
+    """Return a pipeline that refuses outputs that are no numbers."""
+    monkeypatch.setattr("convkit.runtime._device_pipeline.FiniteOnDevice", WatchOnHost)
+    return make_pipeline(finite=NothingInfinite(Artifact(Path(), {}), SPEC.outputs), **how)
 
 
 def scenes() -> list[np.ndarray]:
@@ -355,3 +377,40 @@ def test_without_cupy_the_device_says_what_to_install(monkeypatch):
     with pytest.raises(EnvironmentProblem, match="cupy") as caught:
         Cuda("cuda")
     assert "convkit[cuda]" in caught.value.hint
+
+
+@pytest.mark.parametrize("device_decode", [True, False])
+@pytest.mark.parametrize("capturable", [True, False])
+def test_outputs_that_are_no_numbers_are_refused_and_not_decoded(monkeypatch, device_decode, capturable):
+    """Without the check NaN in the heat map is no peak, so the image has no boxes and nobody knows why."""
+    pipeline = watched(monkeypatch, device_decode=device_decode, capturable=capturable)
+    images = scenes()
+    for _ in range(4):
+        assert_equal(flow(pipeline, images, 2), images)
+    engine: Any = pipeline.engine
+
+    def spoil(outputs: dict[str, np.ndarray]) -> None:
+        outputs["wh"][-1, 1, 2, 3] = np.inf
+
+    engine.spoil = spoil
+    with pytest.raises(NotFiniteError, match="infinity in output 'wh'") as caught:
+        flow(pipeline, images, 2)
+    assert caught.value.row == 1
+    engine.spoil = lambda outputs: None
+    assert_equal(flow(pipeline, images, 2), images)
+
+
+def test_a_row_of_padding_is_not_refused(monkeypatch):
+    pipeline = watched(monkeypatch, batch_min=3)
+    engine: Any = pipeline.engine
+    engine.spoil = lambda outputs: outputs["hm"].__setitem__(2, np.nan)
+    assert_equal(flow(pipeline, scenes()[:2], 2), scenes()[:2])
+
+
+def test_the_check_adds_no_copy_and_no_wait(monkeypatch):
+    plain, checked = make_pipeline(), watched(monkeypatch)
+    for pipeline in (plain, checked):
+        flow(pipeline, scenes(), 2)
+    a: Any = plain.device
+    b: Any = checked.device
+    assert (a.uploads, a.downloads, a.events, a.waited) == (b.uploads, b.downloads, b.events, b.waited)

@@ -41,7 +41,7 @@ def expected(artifact: Artifact, images: list[np.ndarray]) -> list[Detections]:
 
 @pytest.fixture
 def gpu(artifact: Artifact) -> Iterator[DevicePredictor]:
-    with load(artifact.path, backend="torch", device="cuda") as predictor:
+    with load(artifact.path, backend="torch", device="cuda", unproved=True) as predictor:
         assert isinstance(predictor, DevicePredictor)
         assert predictor.pipeline is not None
         yield predictor
@@ -112,7 +112,7 @@ def test_the_callers_streams_do_not_matter(gpu, images):
 @pytest.mark.parametrize("precision", ["torch-fp16", "torch-bf16"])
 def test_sixteen_bits_find_what_is_plain_to_see(artifact, images, expected, precision):
     loose = {"torch-fp16": (0.05, 2.0), "torch-bf16": (0.2, 12.0)}[precision]
-    with load(artifact.path, backend=precision, device="cuda") as gpu:
+    with load(artifact.path, backend=precision, device="cuda", unproved=True) as gpu:
         found = gpu(images)
         for _ in range(4):
             assert same_bits(gpu(images), found)
@@ -126,20 +126,23 @@ def test_an_end_without_a_device_side_runs_on_the_host(artifact, images, expecte
     from convkit_models.centernet.tasks.ctdet import CtdetDecode
 
     monkeypatch.setattr({"preprocess": Affine, "decode": CtdetDecode}[end], "on_device", lambda _: None)
-    with load(artifact.path, backend="torch", device="cuda") as gpu:
+    with load(artifact.path, backend="torch", device="cuda", unproved=True) as gpu:
         for _ in range(4):
             assert_matched(list(gpu.stream(images, batch=3)), expected, score=1e-3, pixels=0.1, least=0.05)
 
 
 def test_the_proof_passes_on_the_gpu(artifact):
-    assert validate(artifact.path, backend="torch", device="cuda").passed
+    verdict = validate(artifact.path, backend="torch", device="cuda")
+    assert verdict.passed
+    assert any(check.kind == "pipeline" and check.case.endswith("round 4") for check in verdict.checks)
+    load(artifact.path, backend="torch", device="cuda").close()
 
 
 def test_onnx_runtime_runs_in_the_same_pipeline(artifact, images, expected):
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has no CUDA provider")
-    with load(artifact.path, device="cuda") as gpu:
+    with load(artifact.path, backend="onnxruntime", device="cuda", unproved=True) as gpu:
         for _ in range(3):
             assert_matched(list(gpu.stream(images, batch=4)), expected, score=1e-2, pixels=1.0, least=0.3)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.centernet import TorchOnDevice, TorchSession
 from support.checkpoints import make_checkpoint
-from support.device_pipeline import HostAffine, HostDecode, NumpyDevice
+from support.device_pipeline import HostAffine, HostDecode, NumpyDevice, WatchOnHost
 
 from convkit import Artifact, Detections, convert, load, validate
 from convkit.processing import synthetic_scenes
@@ -60,6 +60,7 @@ def test_the_predictor_of_the_gpu_gives_the_same_bits_with_a_cpu_in_its_place(
     monkeypatch.setattr("torch.cuda.ExternalStream", lambda stream, device: None)
     monkeypatch.setattr("torch.cuda.stream", lambda stream: nullcontext())
     monkeypatch.setattr("convkit.runtime._predictor.Cuda", lambda device: NumpyDevice())
+    monkeypatch.setattr("convkit.runtime._device_pipeline.FiniteOnDevice", WatchOnHost)
     monkeypatch.setattr(TorchSession, "on_device", lambda session, stream: Engine(session, stream))
     monkeypatch.setattr(Affine, "on_device", lambda affine: HostAffine(affine))
     monkeypatch.setattr(CtdetDecode, "on_device", lambda decode: HostDecode(decode.spec))

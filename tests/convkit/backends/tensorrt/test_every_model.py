@@ -54,8 +54,8 @@ def check(artifact: Artifact, **settings: Any) -> bytes:
     """Build an engine, check every rung that this machine can pass, and return the plan."""
     built = build_engine(artifact.path, NAME, targets=TARGETS, **settings)
     proved = (*PROVED, "typed") if settings.get("precision", "fp32") != "fp32" else PROVED
-    assert {name: built.ladder[name].state for name in proved} == dict.fromkeys(proved, "passed"), built.ladder
-    assert {built.ladder[name].state for name in ("ran", "pipeline")} == {"pending"}
+    assert {name: built.ladder[name].status for name in proved} == dict.fromkeys(proved, "passed"), built.ladder
+    assert {built.ladder[name].status for name in ("ran", "pipeline")} == {"pending"}
     return built.engine.file.read_bytes()
 
 
@@ -99,5 +99,5 @@ def test_it_is_built_and_understood_in_int8(artifact: Artifact, tmp_path: Path) 
         for tensor in spec.inputs
     ]
     ladder = check_model(result, model, targets=TARGETS, shapes=shapes)
-    states = {name: ladder[name].state for name in PROVED[1:]}
+    states = {name: ladder[name].status for name in PROVED[1:]}
     assert states == dict.fromkeys(PROVED[1:], "passed"), ladder.to_json()

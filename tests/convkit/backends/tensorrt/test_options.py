@@ -93,7 +93,7 @@ def test_tensorrt_builds_only_where_a_gpu_is(relu, tmp_path, monkeypatch):
 def test_an_engine_tells_the_settings_of_its_build(relu, tmp_path):
     options = {"workspace": 64, "optimization-level": 2}
     engine = TensorRT(RTX).build(relu, tmp_path, BuildRequest(("sm86",), options=options))
-    assert engine.ladder["built"].state == "passed"
+    assert engine.ladder["built"].status == "passed"
     assert engine.details["settings"] == BuildSettings(64, 2, timing_cache=False).to_json()
     assert engine.details["plugins"] == []
 

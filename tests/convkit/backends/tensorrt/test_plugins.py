@@ -80,7 +80,7 @@ def parse(model: Path, fault: str, *, read: bool = True) -> Outcome:
 
 def test_a_node_without_its_plugin_is_refused(model: Path) -> None:
     engine = find_builder(RTX.name).build(model, model.parent, BuildRequest(("sm86",), feeds=[FEEDS]))
-    assert engine.ladder["accepted"].state == "failed"
+    assert engine.ladder["accepted"].status == "failed"
     assert engine.details["plugins"] == []
 
 
@@ -90,7 +90,7 @@ def test_a_node_without_its_plugin_is_refused(model: Path) -> None:
 )
 def test_a_plugin_is_registered_replayed_and_named(model: Path, to_run: bool, said: str) -> None:
     engine = build(model, InversePlugin(to_run=to_run))
-    states = {rung.name: rung.state for rung in engine.ladder.rungs}
+    states = {rung.name: rung.status for rung in engine.ladder.rungs}
     assert states == {"accepted": "passed", "understood": "passed", "built": "passed", "ran": "pending"}
     assert said in engine.ladder["built"].summary
     assert engine.details["plugins"] == (["Inverse"] if to_run else [])
@@ -104,14 +104,14 @@ def test_a_build_without_plugins_says_nothing_of_them(tmp_path: Path) -> None:
 
 def test_a_reference_that_differs_is_a_failed_replay(model: Path) -> None:
     ladder = build(model, InversePlugin(reference="transposed")).ladder
-    assert ladder["understood"].state == "failed"
+    assert ladder["understood"].status == "failed"
     assert "'it'" in ladder["understood"].summary
     assert ladder.exit_code == 4
 
 
 def test_a_plugin_without_a_reference_is_not_replayed(model: Path) -> None:
     rung = build(model, InversePlugin(reference="")).ladder["understood"]
-    assert rung.state == "not replayed"
+    assert rung.status == "not replayed"
     assert "Inverse" in rung.summary
 
 

@@ -190,7 +190,7 @@ def test_it_fails_an_engine_and_is_shown_of_any_other_model(strict, tmp_path, mo
     feeds = [{"x": weights(2, 8)}]
     ladder, _ = climb(RTX, file, model, Build(("sm86",)), feeds, typed=strict)
     rung = ladder["built"]
-    assert rung.state == (FAILED if strict else PASSED)
+    assert rung.status == (FAILED if strict else PASSED)
     assert "of node 'norm'" in rung.summary
     assert {entry["node"] for entry in rung.details["precision"]["silent"]} == {"norm"}
 
@@ -201,7 +201,7 @@ def test_a_build_of_an_engine_is_strict(tmp_path, monkeypatch):
     model = convolutions("fp16")
     onnx.save(model, tmp_path / "graph.onnx")
     request = BuildRequest(("sm86",), {}, [{"x": weights(1, 3, 8, 8)}])
-    assert TensorRT(RTX).build(tmp_path / "graph.onnx", tmp_path, request).ladder["built"].state == PASSED
+    assert TensorRT(RTX).build(tmp_path / "graph.onnx", tmp_path, request).ladder["built"].status == PASSED
     from convkit.backends.tensorrt import _check
 
     genuine = _check.run_tasks
@@ -211,7 +211,7 @@ def test_a_build_of_an_engine_is_strict(tmp_path, monkeypatch):
 
     monkeypatch.setattr(_check, "run_tasks", tampered)
     rung = TensorRT(RTX).build(tmp_path / "graph.onnx", tmp_path, request).ladder["built"]
-    assert rung.state == FAILED
+    assert rung.status == FAILED
     assert "ACTIVATION layer 'relu' of node 'relu'" in rung.summary
 
 
@@ -269,7 +269,7 @@ def test_what_a_target_lacks_is_refused_with_a_remedy(make, targets, hint, tmp_p
     file = tmp_path / "model.onnx"
     onnx.save(model, file)
     ladder = check_model(file, model, targets=targets)
-    assert ladder["built"].state == FAILED
+    assert ladder["built"].status == FAILED
     assert ladder.exit_code == 3
     assert hint in ladder["built"].details["hint"]
 
@@ -315,7 +315,7 @@ def test_an_int8_graph_is_built_and_understood(tmp_path):
     model = onnx.load(file)
     assert {each.op_type for each in model.graph.node} >= {"QuantizeLinear", "DequantizeLinear", "Conv"}
     ladder = check_model(file, model, targets=["sm75,sm86,sm89,sm120"], shapes=["n=1:2:4"])
-    assert {name: ladder[name].state for name in ("accepted", "understood", "built")} == dict.fromkeys(
+    assert {name: ladder[name].status for name in ("accepted", "understood", "built")} == dict.fromkeys(
         ("accepted", "understood", "built"), PASSED
     ), ladder.to_json()
 
@@ -323,7 +323,7 @@ def test_an_int8_graph_is_built_and_understood(tmp_path):
 def test_an_asymmetric_zero_point_is_refused_with_a_remedy(tmp_path):
     file = quantised(tmp_path, symmetric=False)
     ladder = check_model(file, onnx.load(file), targets=["sm86"], shapes=["n=1:2:4"])
-    assert ladder["accepted"].state == FAILED
+    assert ladder["accepted"].status == FAILED
     assert ladder.exit_code == 3
     assert "Quantise symmetrically" in ladder["accepted"].details["hint"]
 
@@ -348,4 +348,4 @@ def test_the_policy_leaves_nothing_that_turing_lacks_to_chance(tmp_path):
     model, _ = apply_rewrite(plain, To16Bit("fp16"))
     file = tmp_path / "model.onnx"
     onnx.save(model, file)
-    assert check_model(file, model, targets=["sm75"])["built"].state == PASSED
+    assert check_model(file, model, targets=["sm75"])["built"].status == PASSED

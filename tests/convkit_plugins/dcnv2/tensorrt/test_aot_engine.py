@@ -69,7 +69,7 @@ def artifact(converted: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_graph_with_the_plugin_is_proved_by_torch(artifact: Artifact) -> None:
     built = build_engine(artifact.path, TENSORRT, options={"dcn": "plugin"})
     rung = built.ladder["exported"]
-    assert rung.state == "passed"
+    assert rung.status == "passed"
     assert rung.details["backend"] == "torch"
     assert "on torch (cpu)" in rung.summary
     assert rung.details["rewrites"] == {"dcnv2.tensorrt-plugin": 1}
@@ -84,7 +84,7 @@ def test_the_graph_with_the_plugin_is_proved_by_torch(artifact: Artifact) -> Non
 @pytest.mark.parametrize(("dcn", "kept"), [("native", "DeformConv"), ("gather", "GatherND"), ("auto", "GatherND")])
 def test_other_ways_are_proved_by_onnx_runtime(artifact: Artifact, dcn: str, kept: str) -> None:
     rung = build_engine(artifact.path, TENSORRT, options={"dcn": dcn}).ladder["exported"]
-    assert rung.state == "passed"
+    assert rung.status == "passed"
     assert rung.details.get("backend", "onnxruntime") == "onnxruntime"
     assert kept in op_types(Keeps.given)
 

@@ -201,7 +201,7 @@ def build(folder: Path, layer: DeformLayer) -> Engine:
 
 def test_the_backend_says_who_runs_the_engine(tmp_path: Path) -> None:
     engine = build(tmp_path, SQUARE)
-    assert {rung.name: rung.state for rung in engine.ladder.rungs} == {
+    assert {rung.name: rung.status for rung in engine.ladder.rungs} == {
         "accepted": "passed", "understood": "passed", "built": "passed", "ran": "pending",
     }  # fmt: skip
     assert engine.details["plugins"] == ["DeformConv"]

@@ -36,7 +36,7 @@ def artifact(converted: Artifact, tmp_path: Path) -> Artifact:
 @pytest.mark.slow
 def test_an_engine_by_the_creator_climbs_as_far_as_it_can_without_a_gpu(artifact: Artifact) -> None:
     built = build_engine(artifact.path, RTX, targets=["sm86,sm120"], options={"dcn": "creator"})
-    states = {rung.name: rung.state for rung in built.ladder.rungs}
+    states = {rung.name: rung.status for rung in built.ladder.rungs}
     assert states == {
         "exported": "passed", "accepted": "passed", "understood": "passed", "built": "passed",
         "ran": "pending", "pipeline": "pending",
