@@ -155,6 +155,8 @@ def _open(model: Path, device: str) -> Any:
     options.log_severity_level = 3
     # Idle threads that spin take the cores from PyTorch, which runs in turns with this session.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Without it, sums of int8 products overflow 16 bits on x86 processors that lack VNNI: 42 dB became 26.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     provider = _provider(device, onnxruntime.get_available_providers())
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=[provider])

@@ -1,5 +1,12 @@
 """Conversion: from a checkpoint to a proved artifact, stage by stage, and engines of it."""
 
+from convkit.conversion._calibration import (
+    MIN_CALIBRATION,
+    CalibrationFiles,
+    CalibrationSet,
+    InputRange,
+    quantize_with,
+)
 from convkit.conversion._convert import (
     STAGES,
     Conversion,
@@ -25,13 +32,17 @@ from convkit.conversion._settings import (
 
 __all__ = [
     "CONFIG_FILE",
+    "MIN_CALIBRATION",
     "OPSETS",
     "STAGES",
     "AttributePatch",
     "BuiltEngine",
+    "CalibrationFiles",
+    "CalibrationSet",
     "Conversion",
     "ConversionPlan",
     "ConvertSettings",
+    "InputRange",
     "ModulePatch",
     "Patch",
     "PatchRecord",
@@ -47,6 +58,7 @@ __all__ = [
     "own_inputs",
     "patched",
     "plan_conversion",
+    "quantize_with",
     "read_config",
     "resolve_options",
     "resolve_settings",

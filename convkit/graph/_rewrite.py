@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
 
-__all__ = ["PHASES", "NoMatch", "NodeRewrite", "Phase", "Rewrite", "RewriteRecord", "apply_rewrite", "in_phases"]
+__all__ = [
+    "PHASES",
+    "NoMatch",
+    "NodeRewrite",
+    "Phase",
+    "Rewrite",
+    "RewriteRecord",
+    "apply_rewrite",
+    "in_phases",
+    "quiet",
+]
 
 Phase = Literal["clean", "fuse", "precision", "target"]
 _REASONS = (INT8_KEY, PRECISION_KEY)
@@ -113,7 +123,7 @@ def apply_rewrite(
 
     wanted = expect or rewrite.expect
     record = RewriteRecord(rewrite.name, rewrite.reason, str(wanted))
-    with _quiet():
+    with quiet():
         graph = gs.import_onnx(model)
         with blamed_on(f"rewrite {rewrite.name!r}"):
             record.fired = rewrite.apply(graph, record.near_misses)
@@ -126,7 +136,7 @@ def apply_rewrite(
         )
     if not record.fired:
         return model, record
-    with _quiet():
+    with quiet():
         result = gs.export_onnx(graph.cleanup().toposort(), do_type_check=False)
     _keep_metadata(model, result)
     _add_annotations(graph, result)
@@ -162,7 +172,7 @@ def _count_hint(fired: int) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence onnx-graphsurgeon, which prints to stdout what it thinks of bfloat16."""
     from onnx_graphsurgeon.logger import G_LOGGER
 

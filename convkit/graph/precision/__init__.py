@@ -1,6 +1,7 @@
 """Precision: rewrites of phase *precision*, which give a graph the types that an engine computes in."""
 
 from convkit.graph.precision._keep_file import keep_file_text, read_keep_file, write_keep_file
+from convkit.graph.precision._local_errors import SQNR_LIMIT, LocalError, local_errors, require_local
 from convkit.graph.precision._observe import ranges
 from convkit.graph.precision._quantize import Calibration, calibrate, quantize
 from convkit.graph.precision._search import Accept, Search, Trial, search
@@ -11,8 +12,10 @@ from convkit.graph.precision._unfit import Range
 
 __all__ = [
     "METHODS",
+    "SQNR_LIMIT",
     "Accept",
     "Calibration",
+    "LocalError",
     "Range",
     "Search",
     "To16Bit",
@@ -20,9 +23,11 @@ __all__ = [
     "Trial",
     "calibrate",
     "keep_file_text",
+    "local_errors",
     "quantize",
     "ranges",
     "read_keep_file",
+    "require_local",
     "search",
     "write_keep_file",
 ]

@@ -141,6 +141,9 @@ def open_onnxruntime(model: onnx.ModelProto) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A quantised graph is to be computed as it is written, not with int8 products that overflow on some processors.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:

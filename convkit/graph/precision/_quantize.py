@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from convkit.errors import ConversionError, SettingError, listing
-from convkit.graph._rewrite import RewriteRecord, apply_rewrite
+from convkit.graph._rewrite import RewriteRecord, apply_rewrite, quiet
 from convkit.graph.precision._int8_policy import plan_int8
 from convkit.graph.precision._names import check_names
 from convkit.graph.precision._observe import Feed, Open, float32_tensors, observe, range_of
@@ -44,7 +44,7 @@ def quantize(
     model: onnx.ModelProto,
     feeds: Iterable[Feed],
     *,
-    method: str = "entropy",
+    method: str = "percentile",
     low: str = "fp16",
     exclude: Collection[str] = (),
     keep: Collection[str] = (),
@@ -76,7 +76,7 @@ def calibrate(
     model: onnx.ModelProto,
     feeds: Iterable[Feed],
     *,
-    method: str = "entropy",
+    method: str = "percentile",
     exclude: Collection[str] = (),
     open_graph: Open | None = None,
 ) -> Calibration:
@@ -92,7 +92,8 @@ def calibrate(
 
     find_method(method)
     _require_float32(model)
-    graph = gs.import_onnx(model)
+    with quiet():
+        graph = gs.import_onnx(model)
     check_names(exclude, graph, "to exclude from int8")
     plan = plan_int8(graph, exclude)
     if not plan.nodes:
