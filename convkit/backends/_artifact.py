@@ -107,7 +107,8 @@ def coverage(artifact: Artifact, name: str, device: str) -> Coverage:
             return _graph_coverage(record.problem, record.ladder, record.machine, here)
     known = artifact.manifest["environment"]["engine"]
     if (known["backend"], device_kind(known["device"])) != (name, kind):
-        return Coverage(f"the conversion proved it on {known['backend']} ({known['device']}), and nobody here on this")
+        there = f"{known['backend']} ({known['device']})"
+        return Coverage(f"the conversion proved it on {there}, and no `convkit validate` has passed on this")
     if known.get("compute_capability", "") != capability:
         there = f"compute capability {known.get('compute_capability')}"
         return Coverage(f"it was proved with {there}, and here is {capability}")

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from convkit import convert
 from convkit.artifact import render_report
 
 VOID = {"meta", "img", "br", "line", "rect", "path"}
@@ -106,6 +107,57 @@ def test_pictures_are_embedded_with_their_captions(documents):
     shown = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_allclose(shown, image, atol=4)
     assert "a picture: 2 things" in reader.text
+
+
+def test_the_ladder_stands_first(toy_artifact):
+    reader = Reader((toy_artifact.path / "report.html").read_text(encoding="utf-8"))
+    words = [text.strip() for text in reader.texts if text.strip()]
+    start = words.index("what it rests on") + 1
+    ladder = toy_artifact.verdict["ladder"]
+    rows = [word for name, rung in ladder.items() for word in (name, rung["status"], rung["summary"])]
+    assert words[start : start + len(rows)] == rows
+    assert words.index(toy_artifact.manifest["verdict"]["headline"]) > start
+
+
+def test_a_failed_rung_stands_out(documents):
+    manifest, verdict = documents
+    verdict["ladder"]["ran"]["status"] = "failed"
+    assert '<td class="fail">failed</td>' in render_report(manifest, verdict)
+
+
+def test_reference_and_engine_are_shown_side_by_side(blob_artifact):
+    document = (blob_artifact.path / "report.html").read_text(encoding="utf-8")
+    rows = re.findall(r'<div class="row">(.*?)</div>', document)
+    assert len(rows) == 2
+    for row, results in zip(rows, stored_results(blob_artifact), strict=True):
+        captions = re.findall(r"<figcaption>(.*?)</figcaption>", row)
+        assert [caption.split(", ")[1].partition(":")[0] for caption in captions] == ["PyTorch float64", "onnxruntime"]
+        assert {caption.partition(": ")[2].split()[0] for caption in captions} == {str(len(results["detections"]))}
+
+
+def stored_results(artifact) -> list[Any]:
+    """Return the stored results in the default size of the rectangle detector."""
+    index = json.loads((artifact.path / "proof" / "samples.json").read_text())
+    (entry,) = [entry for entry in index["sizes"] if entry["sizes"] == {"height": 64, "width": 96}]
+    return entry["results"]
+
+
+def test_results_below_the_score_of_drawings_are_left_out(blobs, blob_weights_file, tmp_path, monkeypatch):
+    """Else up to a hundred boxes of score 0.00 cover the picture."""
+    monkeypatch.setattr("convkit.conversion._stages.DRAW_SCORE", 0.999)
+    artifact = convert(
+        "blobs", weights=blob_weights_file, output=tmp_path / "a", samples=1, shape=["height=64", "width=96", "batch=1"]
+    ).artifact
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", (artifact.path / "report.html").read_text())
+    assert [caption.partition(": ")[2] for caption in captions] == ["0 detections"] * 2
+    assert stored_results(artifact)[0]["detections"]
+
+
+def test_the_score_of_drawings_is_that_of_run():
+    from convkit.cli.run import DRAW_SCORE as OF_RUN
+    from convkit.results import DRAW_SCORE
+
+    assert OF_RUN == DRAW_SCORE
 
 
 def test_failures_and_infinite_errors_are_shown_as_such(documents):
