@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import math
-import reprlib
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convkit._text import read_text
 from convkit.artifact import Artifact
-from convkit.errors import ConversionError, EnvironmentProblem, ImageError, SettingError
+from convkit.errors import ConversionError, SettingError
+from convkit.evaluation._annotations import read_annotations
+from convkit.evaluation._categories import category_ids
+from convkit.evaluation._image_files import check_size, find_images
 from convkit.files import sha256
 from convkit.progress import Progress, silent
 from convkit.results import Detections, Result
@@ -117,167 +116,19 @@ def evaluate_engines(
         EnvironmentProblem: pycocotools is missing.
     """
     started = time.perf_counter()
-    truth, image_table, annotations = _read_annotations(coco)
-    ids = sorted(image_table)[:limit]
-    categories, note = _category_ids(truth.dataset["categories"], tuple(classes))
+    data = read_annotations(coco)
+    ids = sorted(data.names)[:limit]
+    files = find_images(images, {image_id: data.names[image_id] for image_id in ids})
+    categories, notes = category_ids(data, tuple(classes))
     rows: dict[str, array[float]] = {name: array("d") for name in engines}
     for number, image_id in enumerate(ids):
         progress("running images", number, len(ids))
-        file = _image_file(images, image_table[image_id])
+        check_size(files[image_id], data.sizes.get(image_id))
         for name, engine in engines.items():
-            rows[name].extend(_rows(engine(file), image_id, categories))
+            rows[name].extend(_rows(engine(files[image_id]), image_id, categories))
     progress("computing AP")
-    figures = {name: _coco_figures(truth, values, ids) for name, values in rows.items()}
-    return EvaluationReport(figures, len(ids), annotations, time.perf_counter() - started, (note,) if note else ())
-
-
-def _read_annotations(path: Path) -> tuple[Any, dict[int, str], int]:
-    try:
-        from pycocotools.coco import COCO
-    except ImportError as error:
-        raise EnvironmentProblem(
-            "convkit evaluate needs pycocotools.", hint='pip install "convkit[evaluate]"'
-        ) from error
-    try:
-        document = json.loads(read_text(path))
-        if not document["categories"] or not document["images"]:
-            raise KeyError("images or categories are empty")
-        _check_ids(path, document)
-        table = {image["id"]: str(image["file_name"]) for image in document["images"]}
-        count = len(document["annotations"])
-        for annotation in document["annotations"]:
-            _complete(annotation)
-        if not all({"id", "name"} <= category.keys() for category in document["categories"]):
-            raise KeyError("a category has no id or no name")
-        truth = COCO()
-        truth.dataset = document
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth.createIndex()
-    except OSError as error:
-        raise SettingError(f"{path} cannot be read: {error.strerror}.", hint="Check --coco.") from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise SettingError(
-            f"{path} is not a COCO annotation file: {error}.",
-            hint="It needs the lists images, annotations (with bbox) and categories.",
-        ) from error
-    return truth, table, count
-
-
-def _check_ids(path: Path, document: Mapping[str, Any]) -> None:
-    """Refuse ids with which the figures would be wrong without a word.
-
-    Raises:
-        SettingError: an id is not a whole number or occurs twice, or one refers to nothing.
-    """
-    known: dict[str, set[int]] = {}
-    for kind, name in (("images", "image"), ("categories", "category"), ("annotations", "annotation")):
-        known[name] = set()
-        for entry in document[kind]:
-            number = _whole(path, f"the id of an entry of {kind}", entry["id"])
-            if number in known[name]:
-                raise SettingError(
-                    f"{path}: two entries of {kind} have the id {number}.", hint="Number them, each with its own id."
-                )
-            known[name].add(number)
-    if 0 in known["annotation"]:
-        raise SettingError(
-            f"{path}: an annotation has the id 0, which COCO's evaluation takes for no annotation.",
-            hint="Number the annotations from 1.",
-        )
-    images = {_whole(path, "the image_id of an annotation", entry["image_id"]) for entry in document["annotations"]}
-    if images and not images & known["image"]:
-        raise SettingError(
-            f"{path}: no annotation has the image_id of a listed image.",
-            hint="Are the images and the annotations numbered alike?",
-        )
-    for entry in document["annotations"]:
-        number = _whole(path, "the category_id of an annotation", entry["category_id"])
-        if number not in known["category"]:
-            raise SettingError(
-                f"{path}: annotation {entry['id']} has the category_id {number}, which no category has.",
-                hint="Add the category, or remove the annotations of it.",
-            )
-
-
-def _complete(annotation: dict[str, Any]) -> None:
-    """Give an annotation the crowd flag and the area that it lacks or has as null; the area is that of its box.
-
-    Raises:
-        ValueError: they or the box are no numbers.
-    """
-    area, crowd, box = annotation.get("area"), annotation.get("iscrowd"), annotation["bbox"]
-    if len(box) != 4:
-        raise ValueError(f"the bbox of annotation {annotation['id']} is {reprlib.repr(box)}")
-    annotation["area"] = area = box[2] * box[3] if area is None else area
-    annotation["iscrowd"] = crowd = 0 if crowd is None else crowd
-    for name, value in (("bbox", box), ("area", [area])):
-        if not all(isinstance(number, int | float) and math.isfinite(number) for number in value):
-            raise ValueError(f"the {name} of annotation {annotation['id']} is {reprlib.repr(annotation[name])}")
-    if crowd not in (0, 1):
-        raise ValueError(f"iscrowd of annotation {annotation['id']} is {reprlib.repr(crowd)}")
-
-
-def _whole(path: Path, place: str, value: Any) -> int:
-    """Return an id that is a whole number and that float64, in which pycocotools holds it, represents exactly."""
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > 2**53:
-        raise SettingError(
-            f"{path}: {place} is {reprlib.repr(value)}, not a whole number up to 2^53.",
-            hint="Write ids as JSON numbers, for example 17, in every list.",
-        )
-    return value
-
-
-def _category_ids(categories: list[dict[str, Any]], classes: tuple[str, ...]) -> tuple[list[int], str]:
-    """Return the category id of every class, and a note where they were not found by name.
-
-    Names that differ in case or in spaces around them are the same unless that is ambiguous. Where no name fits, the
-    classes are the categories in the order of their ids.
-
-    Raises:
-        SettingError: two categories have the name of a class, some names fit and others do not, or the numbers differ.
-    """
-    fitting: list[list[int]] = []
-    for plain in (str, _folded):
-        by_name: dict[str, list[int]] = {}
-        for category in categories:
-            by_name.setdefault(plain(str(category["name"])), []).append(category["id"])
-        fitting = [by_name.get(plain(name), []) for name in classes]
-        if all(len(ids) == 1 for ids in fitting) and len(set(map(plain, classes))) == len(classes):
-            return [ids[0] for ids in fitting], ""
-    for name, ids in zip(classes, fitting, strict=True):
-        if len(ids) > 1:
-            raise SettingError(
-                f"The categories {', '.join(map(str, ids))} of the annotations have the name of the class {name!r}.",
-                hint="Give every category a name of its own.",
-            )
-    if len(categories) != len(classes):
-        raise SettingError(
-            f"The artifact has {len(classes)} classes, the annotations have {len(categories)} categories.",
-            hint="Convert with --names so that the class names are those of the annotations.",
-        )
-    if any(fitting) and not all(fitting):
-        missing = [name for name, ids in zip(classes, fitting, strict=True) if not ids]
-        raise SettingError(
-            f"The annotations have no category of the class {', '.join(map(repr, missing))}.",
-            hint="Convert with --names so that the class names are those of the annotations.",
-        )
-    note = "categories and classes have other names, so the classes are the categories in the order of their ids"
-    return sorted(category["id"] for category in categories), note
-
-
-def _folded(name: str) -> str:
-    return name.strip().casefold()
-
-
-def _image_file(folder: Path, name: str) -> Path:
-    file = folder / name
-    try:
-        there = file.is_file()
-    except OSError:  # a name that is too long
-        there = False
-    if not there:
-        raise ImageError(f"The image {file} is missing.", hint="Check --images; names come from the annotations.")
-    return file
+    figures = {name: _coco_figures(data.truth, values, ids) for name, values in rows.items()}
+    return EvaluationReport(figures, len(ids), data.count, time.perf_counter() - started, (*data.notes, *notes))
 
 
 def _rows(result: Result, image_id: int, categories: list[int]) -> Iterator[float]:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,10 @@ from support.blobs import write_coco
 from convkit import load
 from convkit.errors import ConversionError, EnvironmentProblem, ImageError, SettingError
 from convkit.evaluation import EvaluationReport, evaluate_artifact
+from convkit.evaluation._annotations import Annotations
+from convkit.evaluation._categories import category_ids
 from convkit.evaluation._evaluate import METRICS
+from convkit.evaluation._image_files import find_images
 
 IDS = {"green": 3, "red": 7}
 """Category ids in another order than the classes of the network."""
@@ -113,6 +117,20 @@ def test_names_may_differ_in_case_and_spaces(blobs, blob_artifact, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("own", "names"),
+    [
+        (("traffic light", "hot dog"), ("traffic_light", "Hot-Dog")),
+        (("traffic_light", "hotdog"), ("Traffic Light", "hot dog")),
+        (("caf\u00e9", "b"), ("cafe\u0301", "B ")),
+    ],
+)
+def test_names_may_differ_in_spelling(own, names):
+    categories = [{"id": 3, "name": names[1]}, {"id": 7, "name": names[0]}]
+    truth = SimpleNamespace(dataset={"categories": categories, "annotations": []})
+    assert category_ids(Annotations(truth, {}, {}, 0, ()), own) == ([7, 3], [])
+
+
+@pytest.mark.parametrize(
     ("names", "message"),
     [
         (("red", "red"), "categories 3, 7 .* name of the class 'red'"),
@@ -203,6 +221,11 @@ def without(key: str, *path: str | int):
 @pytest.mark.parametrize(
     "edit",
     [
+        lambda document: document["annotations"][0].update(bbox=[1, 2, -3, 4]),
+        lambda document: document["annotations"][0].update(bbox=[1, 2, True, 4]),
+        lambda document: document["annotations"][0].update(area=-1),
+        lambda document: document["annotations"][0].update(bbox=None),
+        lambda document: document["categories"][0].update(name=None),
         without("images"),
         without("annotations"),
         without("categories"),
@@ -296,6 +319,127 @@ def test_other_ids_of_images_change_no_figure(blobs, blob_artifact, tmp_path, id
     path.write_text(content)
     figures = evaluate_artifact(blob_artifact, path, tmp_path / "images").figures
     assert figures["onnxruntime"]["AP"] == pytest.approx(1.0)
+
+
+def edited(folder: Path, edit) -> Path:
+    path = write_coco(folder, 3, categories=IDS)
+    document = json.loads(path.read_text())
+    edit(document)
+    path.write_text(json.dumps(document))
+    return path
+
+
+def same_file(document):
+    document["images"][1]["file_name"] = document["images"][0]["file_name"]
+
+
+def relative(document):
+    for entry in document["annotations"]:
+        x, y, w, h = entry["bbox"]
+        entry["bbox"] = [x / 96, y / 64, w / 96, h / 64]
+
+
+def corners(document):
+    for entry in document["annotations"]:
+        x, y, w, h = entry["bbox"]
+        entry["bbox"] = [x, y, x + w + 50, y + h + 50]
+
+
+def scaled(document):
+    for image in document["images"]:
+        image.update(height=640, width=960)
+
+
+def turned(document):
+    for image in document["images"]:
+        image.update(height=96, width=64)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (same_file, r"1 file names belong to several images: 00000\.png"),
+        (relative, "every bbox is within 0 to 1"),
+        (corners, "boxes reach beyond their image"),
+        (scaled, r"00000\.png is 96 x 64 pixels; the annotations say 960 x 640"),
+        (turned, "turned by its EXIF orientation|beyond their image"),
+        (lambda document: document["annotations"].clear(), "no annotations of the listed images"),
+    ],
+)
+def test_boxes_that_mean_something_else_are_refused(blobs, blob_artifact, tmp_path, edit, message):
+    path = edited(tmp_path, edit)
+    with pytest.raises(SettingError, match=message) as caught:
+        evaluate_artifact(blob_artifact, path, tmp_path / "images")
+    assert caught.value.hint
+
+
+def another(document, **change):
+    document["annotations"].append({**document["annotations"][0], "id": 999, **change})
+
+
+@pytest.mark.parametrize(
+    ("edit", "ap", "note"),
+    [
+        (lambda document: another(document, bbox=[5, 5, 0, 9]), 1.0, "left out 1 annotations whose box has no area"),
+        (lambda document: another(document, image_id=4), 1.0, "left out 1 annotations of images that are not listed"),
+        (lambda document: document["annotations"][0].update(area=0), 1.0, "took the area of the box for 1"),
+        (another, None, "1 annotations repeat another one"),
+        (
+            lambda document: (
+                document["categories"].append({"id": 9, "name": "blue"}),
+                another(document, category_id=9),
+            ),
+            2 / 3,
+            "no class for the categories blue",
+        ),
+    ],
+)
+def test_what_is_repaired_or_left_out_is_said(blobs, blob_artifact, tmp_path, edit, ap, note):
+    report = evaluate_artifact(blob_artifact, edited(tmp_path, edit), tmp_path / "images")
+    assert any(note in said for said in report.notes)
+    assert ap is None or report.figures["onnxruntime"]["AP"] == pytest.approx(ap)
+
+
+def nested(folder: Path) -> None:
+    (folder / "images" / "deep").mkdir()
+    for path in list((folder / "images").glob("*.png")):
+        path.rename(folder / "images" / "deep" / path.name.upper())
+
+
+def test_files_are_found_under_the_names_of_another_system(blobs, blob_artifact, tmp_path):
+    def rename_files(document):
+        for image in document["images"]:
+            image["file_name"] = "C:\\data\\deep\\" + image["file_name"]
+
+    path = edited(tmp_path, rename_files)
+    nested(tmp_path)
+    figures = evaluate_artifact(blob_artifact, path, tmp_path / "images").figures
+    assert figures["onnxruntime"]["AP"] == pytest.approx(1.0)
+
+
+def test_images_of_one_name_in_several_folders_are_told_apart_or_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").write_bytes(b"x")
+    found = find_images(tmp_path, {1: "data\\a\\1.png".removeprefix("data\\"), 2: "B/1.PNG"})
+    assert found == {1: tmp_path / "a" / "1.png", 2: tmp_path / "b" / "1.png"}
+    with pytest.raises(ImageError, match="several could be meant"):
+        find_images(tmp_path, {1: "1.png"})
+    (tmp_path / "b" / "1.png").unlink()
+    with pytest.raises(ImageError, match="are the same file"):
+        find_images(tmp_path, {1: "a/1.png", 2: "c/1.png"})
+    with pytest.raises(ImageError, match=r"2\.png is missing, and 1 others too"):
+        find_images(tmp_path, {1: "a/1.png", 2: "2.png", 3: "3.png"})
+
+
+def test_missing_images_are_found_before_any_is_run(blobs, blob_artifact, tmp_path):
+    path = edited(tmp_path, lambda document: document["images"][2].update(file_name="gone.png"))
+    steps = []
+    with pytest.raises(ImageError, match=r"gone\.png is missing"):
+        evaluate_artifact(
+            blob_artifact, path, tmp_path / "images", progress=lambda step, done=0, total=0: steps.append(step)
+        )
+    assert "running images" not in steps
 
 
 def test_annotations_of_images_that_are_not_listed_are_left_out(blobs, blob_artifact, tmp_path):
