@@ -123,7 +123,8 @@ def _complete(annotation: dict[str, Any]) -> None:
     Raises:
         ValueError: they or the box are no numbers, or the size is negative.
     """
-    area, crowd, box = annotation.get("area"), annotation.get("iscrowd"), annotation["bbox"]
+    area: Any = annotation.get("area")
+    crowd, box = annotation.get("iscrowd"), annotation["bbox"]
     if len(box) != 4:
         raise ValueError(f"the bbox of annotation {annotation['id']} is {reprlib.repr(box)}")
     if area is None and all(map(_is_number, box)):
@@ -175,17 +176,18 @@ def _check_boxes(path: Path, annotations: Sequence[Mapping[str, Any]], sizes: Ma
             f"{path}: every bbox is within 0 to 1, for example {reprlib.repr(boxes[0])}.",
             hint="COCO has boxes in pixels: x, y, width and height. Multiply them by the size of the image.",
         )
-    outside = []
+    beyond = 0
     for entry in annotations:
         height, width = sizes.get(entry["image_id"], (math.inf, math.inf))
         x, y, w, h = entry["bbox"]
-        if x + w > (1 + BEYOND) * width + 1 or y + h > (1 + BEYOND) * height + 1:
-            outside.append(entry)
-    if outside and 4 * len(outside) > len(annotations):
+        beyond += x + w > (1 + BEYOND) * width + 1 or y + h > (1 + BEYOND) * height + 1
+        if not (0 <= x < w <= width + 1 and 0 <= y < h <= height + 1):
+            return  # as corners these make no sense
+    if 4 * beyond > len(annotations):
         raise SettingError(
-            f"{path}: {len(outside)} of {len(annotations)} boxes reach beyond their image, for example"
-            f" {reprlib.repr(outside[0]['bbox'])} of annotation {outside[0]['id']}.",
-            hint="COCO has x, y, width and height, not two corners; and the images listed are as large as their files.",
+            f"{path}: {beyond} of {len(annotations)} boxes reach beyond their image, and all make sense as two corners,"
+            f" for example {reprlib.repr(boxes[0])}.",
+            hint="COCO has x, y, width and height: subtract the first corner from the second.",
         )
 
 

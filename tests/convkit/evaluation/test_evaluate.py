@@ -342,7 +342,7 @@ def relative(document):
 def corners(document):
     for entry in document["annotations"]:
         x, y, w, h = entry["bbox"]
-        entry["bbox"] = [x, y, x + w + 50, y + h + 50]
+        entry["bbox"] = [x, y, x + w, y + h]
 
 
 def scaled(document):
@@ -360,9 +360,9 @@ def turned(document):
     [
         (same_file, r"1 file names belong to several images: 00000\.png"),
         (relative, "every bbox is within 0 to 1"),
-        (corners, "boxes reach beyond their image"),
+        (corners, "all make sense as two corners"),
         (scaled, r"00000\.png is 96 x 64 pixels; the annotations say 960 x 640"),
-        (turned, "turned by its EXIF orientation|beyond their image"),
+        (turned, "turned by its EXIF orientation"),
         (lambda document: document["annotations"].clear(), "no annotations of the listed images"),
     ],
 )
