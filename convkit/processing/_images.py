@@ -10,16 +10,19 @@ import cv2
 import numpy as np
 
 from convkit.errors import ImageError
-from convkit.processing._readers import Frame, Note, Reader, ignore
+from convkit.processing._image_formats import several, unreadable
+from convkit.processing._readers import Bad, Frame, Note, Reader, check_file, ignore, read_bytes
 
 __all__ = ["ImageReader", "as_bgr", "read_image", "to_image"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = {
-    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm",
-    ".wmv",
+    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv",
+    ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m",
 }  # fmt: skip
 TOO_LARGE = "Scale it down, or cut it into tiles."
+CUT_OFF = 0.9
+"""A video of which less than this part of the declared frames can be read is cut off; some declare an estimate."""
 MAX_BYTES = 2**31 - 1
 """Size of the largest BGR image: OpenCV's warps compute offsets in 32 bits and crash beyond."""
 
@@ -64,15 +67,15 @@ def read_image(path: Path | str) -> np.ndarray:
         ImageError: the file is missing, empty, no image, or larger than OpenCV can process.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ImageError(f"There is no image {path}.", hint="Check the path.")
-    return decode_image(np.fromfile(path, np.uint8), str(path))
+    return decode_image(np.frombuffer(read_bytes(path, "image", ImageError), np.uint8), str(path))
 
 
 def decode_image(data: np.ndarray, source: str) -> np.ndarray:
     """Return the image that the bytes of a file (uint8 [N]) contain, as `read_image` does."""
     if data.size == 0:
         raise ImageError(f"{source} is empty (0 bytes).", hint="The download or copy may have failed; fetch it again.")
+    if problem := unreadable(data):
+        raise ImageError(f"{source} {problem[0]}.", hint=problem[1])
     try:
         # COLOR drops alpha and, unlike UNCHANGED, turns a photo as its EXIF orientation says.
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
@@ -153,20 +156,25 @@ class ImageReader(Reader):
         """Return whether a value is one image: no list, and no array of four axes."""
         return not isinstance(value, list | tuple) and getattr(value, "ndim", 3) != 4
 
-    def frames(self, paths: Sequence[Path], *, note: Note = ignore) -> Iterator[Frame]:
+    def frames(self, paths: Sequence[Path], *, note: Note = ignore, bad: Bad | None = None) -> Iterator[Frame]:
         """Yield every image of the given files, folders and videos, one at a time.
 
-        ``note`` is called with a sentence about each video of which fewer frames can be read than it declares.
+        ``note`` is called with a sentence about each video of which fewer frames can be read than it declares, and each
+        file of which only the first image is taken; ``bad`` as in `Reader.frames`.
 
         Raises:
-            ImageError: a path is none of these or cannot be read.
+            ImageError: a path is none of these or cannot be read, or a video ended early, after its last frame.
         """
         for file in self.files(paths):
             if file.suffix.lower() in VIDEO_SUFFIXES:
-                for index, image in enumerate(_video(file, note)):
-                    yield Frame(f"{file}#{index}", self.result_name(file, index), image)
+                with self.bad_file(file, bad):
+                    for index, image in enumerate(_video(file, note)):
+                        yield Frame(f"{file}#{index}", self.result_name(file, index), image)
             else:
-                yield Frame(str(file), self.result_name(file), read_image(file))
+                with self.bad_file(file, bad):
+                    yield Frame(str(file), self.result_name(file), read_image(file))
+                    if several(file):
+                        note(f"{file} contains several images; the first was taken.")
 
     def result_name(self, file: Path, index: int = 0) -> str:
         """Return the file name for the results of an image file, or of the frame ``index`` of a video."""
@@ -174,8 +182,10 @@ class ImageReader(Reader):
 
 
 def _video(path: Path, note: Note) -> Iterator[np.ndarray]:
-    if not path.is_file():
-        raise ImageError(f"There is no video {path}.", hint="Check the path.")
+    if path.suffix.lower() == ".gif":
+        yield from _animation(path)
+        return
+    check_file(path, "video", ImageError)
     capture = cv2.VideoCapture(str(path))
     declared = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # an estimate in some containers, 0 or less where unknown
     count = 0
@@ -190,7 +200,25 @@ def _video(path: Path, note: Note) -> Iterator[np.ndarray]:
         capture.release()
     if not count:
         raise ImageError(
-            f"{path} is not a video that OpenCV can read.", hint="Convert it, for example to MP4 with H.264."
+            f"{path} is not a video that OpenCV can read.",
+            hint="If it is whole, convert it, for example to MP4 with H.264; an MP4 that is cut off cannot be read.",
+        )
+    if count < CUT_OFF * declared:
+        raise ImageError(
+            f"{path} is cut off or damaged: it declares {declared} frames, {count} could be read.",
+            hint="The frames that could be read were processed. Fetch the video again, or convert it.",
         )
     if count < declared:
         note(f"{path} declares {declared} frames, {count} could be read; it may be cut off or damaged.")
+
+
+def _animation(path: Path) -> Iterator[np.ndarray]:
+    """Yield the images of a GIF, which OpenCV reads as an image and not as a video."""
+    data = np.frombuffer(read_bytes(path, "image", ImageError), np.uint8)
+    good, images = cv2.imdecodemulti(data, cv2.IMREAD_COLOR) if data.size else (False, ())
+    if not good:
+        raise ImageError(
+            f"{path} is not a GIF that OpenCV can read.", hint="It may be truncated; OpenCV reads GIFs from 4.11 on."
+        )
+    for image in images:
+        yield as_bgr(image, str(path))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from convkit._text import read_text
 from convkit.errors import InputError
 
 __all__ = ["ArrayReader", "Frame", "JsonReader", "Reader"]
@@ -18,6 +21,12 @@ __all__ = ["ArrayReader", "Frame", "JsonReader", "Reader"]
 
 Note = Callable[[str], object]
 """Called with a sentence that people should read."""
+
+Bad = Callable[[Path, InputError], object]
+"""Called with a file that cannot be read, and why; the files after it are read."""
+
+_OF_SYSTEMS = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "@eadir", "__macosx"})
+"""What systems leave in folders of people's files."""
 
 
 def ignore(text: str) -> None:
@@ -32,6 +41,40 @@ class Frame:
     source: str
     name: str
     raw: Any
+
+
+def check_file(path: Path, noun: str, error: type[InputError] = InputError) -> None:
+    """Check that a path is a file.
+
+    Raises:
+        InputError: it is missing, or a folder or something else; of the class ``error``.
+    """
+    try:
+        if path.is_file():
+            return
+        what, hint = f"There is no {noun} {path}.", "Check the path."
+        if path.is_dir():
+            what, hint = f"{path} is a folder, not a file.", f"Give a file, or `convkit run` the folder of {noun}s."
+        elif path.exists():
+            what, hint = f"{path} is not a regular file.", "Give a file."
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {problem.strerror}.", hint="Check the path.") from problem
+    raise error(what, hint=hint)
+
+
+def read_bytes(path: Path, noun: str, error: type[InputError] = InputError) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        InputError: it cannot be read; of the class ``error``.
+    """
+    check_file(path, noun, error)
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise error(
+            f"{path} cannot be read: {problem.strerror}.", hint="Check its permissions and the disk it is on."
+        ) from problem
 
 
 class Reader(ABC):
@@ -86,21 +129,38 @@ class Reader(ABC):
     def files(self, paths: Sequence[Path]) -> Iterator[Path]:
         """Yield the files that `frames` reads, in its order; folders are listed, nothing is opened.
 
+        Files of systems, such as ``Thumbs.db``, that are among several paths are left out: a shell's ``*`` names them.
+
         Raises:
             InputError: a folder contains none.
         """
         for path in paths:
+            if len(paths) > 1 and (path.name.lower() in _OF_SYSTEMS or path.name.startswith("._")):
+                continue
             yield from self.find(path) if path.is_dir() else [path]
 
-    def frames(self, paths: Sequence[Path], *, note: Note = ignore) -> Iterator[Frame]:
+    def frames(self, paths: Sequence[Path], *, note: Note = ignore, bad: Bad | None = None) -> Iterator[Frame]:
         """Yield every raw input of the given files and folders, one at a time; ``note`` is called with warnings.
+
+        ``bad`` is called with each file that cannot be read, and why, instead of the error.
 
         Raises:
             InputError: a path is neither or cannot be read.
         """
         del note
         for file in self.files(paths):
-            yield Frame(str(file), self.result_name(file), self.read(file))
+            with self.bad_file(file, bad):
+                yield Frame(str(file), self.result_name(file), self.read(file))
+
+    @contextmanager
+    def bad_file(self, file: Path, bad: Bad | None) -> Iterator[None]:
+        """Call ``bad``, if there is one, with an `InputError` of the block, which ends the block."""
+        try:
+            yield
+        except InputError as error:
+            if bad is None:
+                raise
+            bad(file, error)
 
     def result_name(self, file: Path, index: int = 0) -> str:
         """Return the file name for the results of the raw input ``index`` in a file."""
@@ -116,10 +176,9 @@ class ArrayReader(Reader):
 
     def read(self, path: Path) -> dict[str, np.ndarray]:
         """Return the arrays of a file by name."""
-        if not path.is_file():
-            raise InputError(f"There is no file {path}.", hint="Check the path.")
+        data = read_bytes(path, "file")
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
         except (OSError, ValueError, AttributeError, KeyError, EOFError) as error:
             raise InputError(
@@ -148,10 +207,10 @@ class JsonReader(Reader):
     def read(self, path: Path) -> Any:
         """Return the document of a file."""
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(read_text(path))
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}.", hint="Check the path.") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is not JSON: {error}", hint="Write one JSON document a file.") from error
 
     def write(self, raw: Any, path: Path) -> Path:

@@ -150,7 +150,7 @@ def test_no_drawing_overwrites_another_file_beside_the_inputs(cli, blob_artifact
     (folder / "0.png").write_bytes(b"an original")
     said = cli("run", blob_artifact.path, folder / "0.bmp", "--draw", folder)
     assert (said.code, said.out) == (1, "")
-    assert "beside the inputs" in said.err
+    assert "a file that is no drawing of convkit" in said.err
     assert (folder / "0.png").read_bytes() == b"an original"
 
 
@@ -197,15 +197,18 @@ def test_the_frames_of_a_video_are_images_too(cli, blob_artifact):
     assert sorted(path.name for path in Path("out").iterdir()) == [f"clip_{index:06d}.jpg" for index in range(4)]
 
 
-def test_a_video_that_is_cut_off_is_run_as_far_as_it_goes_with_a_warning(cli, blob_artifact):
+def test_a_video_that_is_cut_off_is_run_as_far_as_it_goes_and_is_an_error(cli, blob_artifact):
     write_video("clip.avi", 8)
     assert "warning" not in cli("run", blob_artifact.path, "clip.avi").err
     whole = Path("clip.avi").read_bytes()
     Path("cut.avi").write_bytes(whole[: len(whole) // 2])
     said = cli("run", blob_artifact.path, "cut.avi")
-    assert said.code == 0
+    assert said.code == 1
     assert 0 < len(said.lines) < 8
-    assert f"warning: cut.avi declares 8 frames, {len(said.lines)} could be read" in said.err
+    assert f"cut.avi is cut off or damaged: it declares 8 frames, {len(said.lines)} could be read" in said.err
+    skipping = cli("run", blob_artifact.path, "cut.avi", "--skip-bad", "-q")
+    assert (skipping.code, skipping.lines) == (0, said.lines)
+    assert "skipped: cut.avi is cut off" in skipping.err
 
 
 @pytest.mark.parametrize("batch", [1, 2, 50])
@@ -222,6 +225,91 @@ def test_results_before_a_broken_image_are_kept_and_it_is_named(cli, blob_artifa
     assert said.code == 1
     assert [json.loads(line)["image"] for line in said.lines] == [str(folder / "0.png")]
     assert "1.png is empty" in said.err
+
+
+@pytest.fixture
+def some_bad(folder, monkeypatch) -> Path:
+    """A folder of five pictures, of which one is empty, and one of a size that the model does not take."""
+    resize = Resize.__call__
+
+    def keep_tall(self, image):
+        return resize(Resize({"height": 160, "width": 96}) if len(image) == 160 else self, image)
+
+    monkeypatch.setattr(Resize, "__call__", keep_tall)
+    for name in "34":
+        cv2.imwrite(str(folder / f"{name}.png"), draw_blobs(int(name))[0])
+    (folder / "1.png").write_bytes(b"")
+    cv2.imwrite(str(folder / "3.png"), np.zeros((160, 96, 3), np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_bad_inputs_are_skipped_where_that_is_asked_for(cli, blob_artifact, some_bad, batch, raw):
+    flags = ["--npz", "maps"] if raw else ["--draw", "out"]
+    said = cli("run", blob_artifact.path, "pictures", "--skip-bad", "--batch", batch, "--json", "-q", *flags)
+    assert said.code == 0
+    rows = [json.loads(line) for line in said.lines]
+    assert [row["image"] for row in rows] == [f"pictures/{n}.png" for n in (0, 2, 4)]
+    one = [cli("run", blob_artifact.path, f"pictures/{n}.png", "--json", "-q", *flags) for n in (0, 2, 4)]
+    assert [row.out for row in one] == [line + "\n" for line in said.lines]
+    assert said.err.splitlines()[-1] == "2 of 5 skipped"
+    assert "skipped: pictures/1.png is empty" in said.err
+    assert "skipped: pictures/3.png: This needs an input height of 160" in said.err
+    assert len(list(Path(flags[1]).iterdir())) == 3
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+def test_what_came_before_a_bad_input_is_kept_in_any_batch(cli, blob_artifact, some_bad, batch):
+    (some_bad / "1.png").unlink()
+    said = cli("run", blob_artifact.path, "pictures", "--batch", batch)
+    assert said.code == 1
+    assert [line.partition(":")[0] for line in said.lines] == ["pictures/0.png", "pictures/2.png"]
+    assert "error: pictures/3.png: This needs" in said.err
+
+
+def test_where_every_input_is_bad_the_run_failed(cli, blob_artifact, some_bad):
+    said = cli("run", blob_artifact.path, "pictures/1.png", "pictures/3.png", "--skip-bad")
+    assert (said.code, said.out) == (1, "")
+    assert "2 of 2 skipped" in said.err
+
+
+PLACES = {
+    "a photo of the same name": lambda out: cv2.imwrite(str(out / "1.png"), np.zeros((9, 9, 3), np.uint8)),
+    "a text": lambda out: (out / "1.png").write_text("mine"),
+    "nothing in it": lambda out: (out / "1.png").write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_drawing_overwrites_what_is_no_drawing_wherever_it_lies(cli, blob_artifact, folder, place):
+    PLACES[place](fresh("out"))
+    before = Path("out/1.png").read_bytes()
+    said = cli("run", blob_artifact.path, "pictures", "--draw", "out")
+    assert (said.code, said.out) == (1, "")
+    assert "out/1.png, a file that is no drawing of convkit" in said.err
+    assert Path("out/1.png").read_bytes() == before
+
+
+def test_drawings_whose_names_differ_in_case_only_do_not_meet_on_any_disk(cli, blob_artifact, folder):
+    shutil.copy(folder / "1.png", folder / "A.png")
+    shutil.copy(folder / "1.png", folder / "a.PNG")
+    assert cli("run", blob_artifact.path, "pictures", "--draw", "out").code == 0
+    names = [path.name.casefold() for path in Path("out").iterdir()]
+    assert len(names) == len(set(names)) == 5
+
+
+def test_outputs_overwrite_nothing_but_outputs(cli, embedding_artifact):
+    raws = [{"vectors": np.ones((6, 16), np.float32)}] * 2
+    store("vectors", raws)
+    store("mine", raws)
+    before = {path: path.read_bytes() for path in Path("mine").iterdir()}
+    said = cli("run", embedding_artifact.path, "vectors", "--npz", "mine")
+    assert (said.code, said.out) == (1, "")
+    assert "a file that is no output of convkit" in said.err
+    assert {path: path.read_bytes() for path in Path("mine").iterdir()} == before
+    for _ in range(2):
+        assert cli("run", embedding_artifact.path, "vectors", "--npz", "out").code == 0
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -122,7 +123,18 @@ def test_arrays_that_are_no_images_are_refused(image, message):
         ("empty.png", b"", "0 bytes"),
         ("page.jpg", b"<!DOCTYPE html><html><body>404</body></html>", "not an image"),
         ("text.png", b"hello", "not an image"),
-        ("magic.png", b"\x89PNG\r\n\x1a\n", "not an image"),
+        ("magic.png", b"\x89PNG\r\n\x1a\n", "is cut off"),
+        ("tree.jpg", b"\xef\xbb\xbf\r\n<HTML><head>", "is a web page, not an image"),
+        ("plan.png", b"<?xml version='1.0'?><svg xmlns='x'/>", "is an SVG drawing"),
+        ("scan.jpg", b"%PDF-1.7", "is a PDF document"),
+        ("phone.jpg", b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "is a HEIC image"),
+        ("film.jpg", b"\x00\x00\x00\x18ftypisom\x00\x00\x00\x00", "is a video"),
+        ("layers.jpg", b"8BPS\x00\x01", "is a Photoshop file"),
+        ("jxl.jpg", b"\xff\x0a\xfa\x1f", "is a JPEG XL image"),
+        ("many.jpg", b"PK\x03\x04\x14", "is a zip archive"),
+        ("lfs.jpg", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        ("mac.jpg", b"\x00\x05\x16\x07" + bytes(90), "attributes that macOS keeps"),
+        ("array.png", b"\x93NUMPY\x01\x00", "is a NumPy array"),
     ],
 )
 def test_files_that_are_no_images_are_refused(tmp_path, name, content, message):
@@ -167,20 +179,107 @@ def test_the_size_is_that_of_the_bgr_image(tmp_path, monkeypatch):
         read_image(write_png(tmp_path / "b.png", 41, 50, data=bytes(42 * 50)))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".bmp"])
-def test_a_truncated_file_is_refused(tmp_path, colour, suffix):
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg", ".webp", ".tiff"])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.95])
+def test_a_truncated_file_is_refused(tmp_path, colour, suffix, part):
+    """OpenCV itself returns a part of some of them with a grey or black rest."""
     path = write(tmp_path / f"a{suffix}", colour)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ImageError, match="not an image") as caught:
+    read_image(path)
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    with pytest.raises(ImageError, match=r"a\.\w+ is (cut off|not an image)") as caught:
         read_image(path)
-    assert "truncated" in caught.value.hint
+    assert "truncated" in caught.value.hint or "stopped early" in caught.value.hint
 
 
-@pytest.mark.parametrize("make", [lambda path: path, lambda path: path.mkdir()])
-def test_a_path_without_a_file_is_refused(tmp_path, make):
+def test_a_jpeg_with_a_thumbnail_and_something_behind_it_is_whole(tmp_path, colour):
+    """The end of the thumbnail is not the end of the image, and cameras write more behind it."""
+    small, whole = (cv2.imencode(".jpg", image)[1].tobytes() for image in (colour[:8, :8], colour))
+    exif = b"Exif\0\0" + small
+    data = whole[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + whole[2:]
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data + bytes(5000))
+    np.testing.assert_array_equal(read_image(path), cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR))
+    path.write_bytes(data[:-2])
+    with pytest.raises(ImageError, match="cut off"):
+        read_image(path)
+
+
+def test_images_of_which_only_the_first_is_taken_are_said(tmp_path, colour):
+    frames = [PIL.Image.fromarray(colour), PIL.Image.fromarray(255 - colour)]
+    for name in ("a.webp", "a.png", "a.tiff"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    write(tmp_path / "b.png", colour)
+    said = []
+    assert len(list(READER.frames([tmp_path], note=said.append))) == 4
+    assert sorted(text.split(" contains ")[0] for text in said) == [
+        str(tmp_path / f"a{s}") for s in (".png", ".tiff", ".webp")
+    ]
+
+
+def test_a_gif_gives_all_its_images(tmp_path, colour):
+    frames = [PIL.Image.fromarray(colour), PIL.Image.fromarray(255 - colour)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert [frame.name for frame in READER.frames([tmp_path / "a.gif"])] == ["a_000000.jpg", "a_000001.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path, "There is no image"),
+        (lambda path: path.mkdir(), "is a folder, not a file"),
+        (os.mkfifo, "is not a regular file"),
+        (lambda path: path.symlink_to("nowhere"), "There is no image"),
+        (lambda path: path.symlink_to(path), "There is no image|cannot be read"),
+    ],
+)
+def test_a_path_without_a_file_is_refused(tmp_path, make, message):
     make(tmp_path / "gone.png")
-    with pytest.raises(ImageError, match="There is no image"):
+    with pytest.raises(ImageError, match=message):
         read_image(tmp_path / "gone.png")
+
+
+def test_a_file_that_may_not_be_read_is_no_traceback(tmp_path, colour, monkeypatch):
+    path = write(tmp_path / "a.png", colour)
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ImageError, match=r"a\.png cannot be read: Permission denied"):
+        read_image(path)
+
+
+def test_files_of_systems_among_several_are_left_out(tmp_path, colour):
+    write(tmp_path / "a.png", colour)
+    names = ["Thumbs.db", "desktop.ini", ".DS_Store", "._a.png"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("@eaDir", "__MACOSX"):
+        (tmp_path / name).mkdir()
+    assert [frame.name for frame in READER.frames(sorted(tmp_path.iterdir()))] == ["a.png"]
+    with pytest.raises(ImageError):
+        list(READER.frames([tmp_path / "Thumbs.db"]))
+
+
+def test_bad_files_are_handed_over_and_the_rest_is_read(tmp_path, colour):
+    for name in "ace":
+        write(tmp_path / f"{name}.png", colour)
+    for name in "bd":
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    whole = tmp_path / "whole.avi"
+    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for seed in range(8):
+        writer.write(np.random.default_rng(seed).integers(0, 255, (48, 64, 3), np.uint8))
+    writer.release()
+    (tmp_path / "v.avi").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    bad: dict[str, str] = {}
+    frames = list(
+        READER.frames([tmp_path, tmp_path / "v.avi"], bad=lambda path, error: bad.update({path.name: str(error)}))
+    )
+    assert [frame.name for frame in frames if "v_" not in frame.name] == ["a.png", "c.png", "e.png"]
+    assert any("v_" in frame.name for frame in frames)
+    assert list(bad) == ["b.png", "d.png", "v.avi"]
+    assert "cut off" in bad["v.avi"]
 
 
 def test_a_folder_gives_its_images_by_name_and_nothing_else(tmp_path, colour):

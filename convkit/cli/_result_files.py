@@ -1,0 +1,151 @@
+"""Files of results in a folder: a name for each, and nothing there is overwritten that was not written by `run`."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from convkit.processing import Reader
+
+__all__ = ["ArrayFiles", "DrawingFiles"]
+
+_MARK = b"written by convkit run"
+"""Stands in every file that is written here, so that a later run may replace it."""
+
+
+class _Files:
+    """Names files in a folder and writes them; a name that comes twice gets a number.
+
+    Raises:
+        OutputError: the folder cannot be made, or a file would overwrite an input, by whatever path or link, or another
+            file that was not written here. As far as the names are known, that is found before anything is run.
+    """
+
+    option = what = ""
+    suffixes: tuple[str, ...] = ()
+    """The first is that of a file whose name has none of them."""
+
+    def __init__(self, folder: Path, sources: list[Path], reader: Reader) -> None:
+        from convkit.errors import OutputError
+
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"Cannot make {folder}: {error.strerror}.", hint=f"Give another {self.option} folder."
+            ) from error
+        self.folder = folder
+        files = list(reader.files(sources))
+        self._inputs = set(filter(None, map(_identity, files)))
+        self._used: set[str] = set()
+        for file in files:
+            self._target(reader.result_name(file))
+        self._used.clear()
+
+    def _target(self, source: str) -> Path:
+        """Return the file for the results of an input of that name."""
+        from convkit.errors import OutputError
+
+        stem, suffix = Path(source).stem, Path(source).suffix.lower()
+        suffix = suffix if suffix in self.suffixes else self.suffixes[0]
+        name, number = f"{stem}{suffix}", 1
+        while name.casefold() in self._used:  # names that differ in case only are one file on some disks
+            number += 1
+            name = f"{stem}-{number}{suffix}"
+        self._used.add(name.casefold())
+        target = self.folder / name
+        kind = "an input" if (identity := _identity(target)) in self._inputs and identity else ""
+        if not kind and identity and not target.is_symlink() and not _written_here(target):
+            kind = f"a file that is no {self.what} of convkit"
+        if kind:
+            raise OutputError(
+                f"The {self.what} of {source} would overwrite {target}, {kind}.",
+                hint=f"Give a {self.option} folder of its own, for example {self.option} {self.what}s.",
+            )
+        return target
+
+    def _write(self, target: Path, data: bytes) -> None:
+        from convkit.errors import OutputError
+
+        temporary = self.folder / f".{os.getpid()}.partial"
+        try:
+            # Renamed into place, a file replaces a link instead of the file that the link leads to.
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as stream:
+                stream.write(data)
+            temporary.replace(target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise OutputError(f"Cannot write {target}: {error}.", hint="Is the disk full?") from error
+
+
+class DrawingFiles(_Files):
+    """Drawings, as PNG or JPEG."""
+
+    option, what = "--draw", "drawing"
+    suffixes = (".png", ".jpg", ".jpeg")
+
+    def write(self, source: str, image: np.ndarray) -> None:
+        """Write the drawing (uint8, H x W x 3, BGR) of an input of that name."""
+        import cv2
+
+        from convkit.errors import OutputError
+
+        target = self._target(source)
+        good, data = cv2.imencode(target.suffix, image)
+        if not good:
+            raise OutputError(f"Cannot write {target}: OpenCV cannot encode it.", hint="Is the image too large?")
+        self._write(target, _marked(data.tobytes()))
+
+
+class ArrayFiles(_Files):
+    """Outputs, as ``.npz`` files."""
+
+    option, what = "--npz", "output"
+    suffixes = (".npz",)
+
+    def write(self, source: str, outputs: dict[str, np.ndarray]) -> None:
+        """Write the outputs of an input of that name."""
+        import numpy as np
+
+        stream: Any = io.BytesIO()
+        np.savez(stream, **outputs)  # type: ignore[arg-type]
+        with zipfile.ZipFile(stream, "a") as archive:
+            archive.comment = _MARK
+        self._write(self._target(source), stream.getvalue())
+
+
+def _marked(data: bytes) -> bytes:
+    """Return a PNG or JPEG with the mark as a comment."""
+    if data.startswith(b"\xff\xd8"):
+        return data[:2] + b"\xff\xfe" + struct.pack(">H", 2 + len(_MARK)) + _MARK + data[2:]
+    text = b"tEXtComment\0" + _MARK
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    return data[:33] + chunk + data[33:]  # behind the signature and the header
+
+
+def _written_here(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(128)
+            stream.seek(-min(128, os.fstat(stream.fileno()).st_size), os.SEEK_END)
+            return _MARK in head or _MARK in stream.read()
+    except OSError:
+        return False
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what identifies a file or folder by all its paths and links; None where nothing is there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
