@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from convkit.backends.tensorrt._gpu import Gpu
     from convkit.backends.tensorrt._library import describe_library
     from convkit.backends.tensorrt._network import ParsedLayer, ParsedNetwork, ParsedTensor
+    from convkit.backends.tensorrt._reference import OnnxReference
     from convkit.backends.tensorrt._replay import NotReplayed, ReplayError, missing_replays, replay
     from convkit.backends.tensorrt._shapes import GraphInput, ShapeRange, graph_inputs, parse_ranges
     from convkit.backends.tensorrt._targets import parse_targets
@@ -41,6 +42,7 @@ __all__ = [
     "GraphInput",
     "Ladder",
     "NotReplayed",
+    "OnnxReference",
     "Outcome",
     "ParsedLayer",
     "ParsedNetwork",
@@ -111,6 +113,7 @@ _HOMES = {
         "ParsedNetwork",
         "ParsedTensor",
     ),
+    "_reference": ("OnnxReference",),
     "_replay": (
         "NotReplayed",
         "ReplayError",

@@ -120,6 +120,10 @@ def _kept_by_nature(node: gs.Node, types: Mapping[str, int], data: set[str]) -> 
     unknown = next((tensor.name for tensor in (*node.inputs, *node.outputs) if _unknown(types, tensor)), None)
     if unknown is not None:
         return f"the type of {unknown!r} is not known"
+    if node.op == "BitCast":
+        return "it reads the bits of its input"
+    if node.op == "MeanVarianceNormalization":
+        return "the standard defines it by a sum with a float32 number"
     if node.op in POSITIONS:
         return "16 bits would move the positions that it samples"
     if node.op in _SQUARES:

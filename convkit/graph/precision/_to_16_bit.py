@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from convkit.graph._constants import lower_constants
 from convkit.graph._metadata import PRECISION_KEY, annotate
 from convkit.graph._rewrite import Phase, Rewrite
 from convkit.graph.precision._names import FreeNames, check_names
@@ -63,7 +64,7 @@ class To16Bit(Rewrite):
             SettingError: the graph has no node with one of the names in ``keep``.
         """
         check_names(self.keep, graph, "to keep in float32")
-        _constants_of_nodes(graph)
+        lower_constants(graph)
         if self.precision.name == "bf16":
             _raise_opset(graph)
         plan = plan_types(graph, self.precision.dtype, self.keep, self.ranges)
@@ -73,17 +74,6 @@ class To16Bit(Rewrite):
         if plan.narrow:
             _Change(graph, plan, self.precision.dtype).make()
         return len(plan.narrow)
-
-
-def _constants_of_nodes(graph: gs.Graph) -> None:
-    """Make constants of the graph of Constant nodes with float32 values."""
-    for node in graph.nodes:
-        if node.op == "Constant":
-            (name, value), *_ = node.attrs.items()
-            if name in ("value_float", "value_floats"):
-                node.outputs[0].to_constant(np.asarray(value, np.float32))
-            elif name == "value" and value.dtype == np.float32:
-                node.outputs[0].to_constant(value.values)
 
 
 def _raise_opset(graph: gs.Graph) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from support.graphs import make_model, node, op_types, run_model
 
 from convkit.conversion import check_graph
@@ -84,3 +85,64 @@ def test_random_numbers_are_not_constant():
     result, record = apply_rewrite(make_model(nodes, {"x": [1, 4]}, {"y": [1, 4]}), FoldConstants())
     assert record.fired == 0
     assert op_types(result) == ["RandomNormal", "Add"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [({}, [5, 2, 3]), ({"start": 1}, [2, 3]), ({"end": 1}, [5]), ({"start": -1}, [3]),
+     ({"start": 0, "end": -1}, [5, 2]), ({"start": 2, "end": 1}, [])],
+)  # fmt: skip
+def test_a_part_of_a_shape_is_that_part(attributes, expected):
+    nodes = [node("Shape", ["x"], ["s"], **attributes), node("Cast", ["s"], ["y"], to=onnx.TensorProto.FLOAT)]
+    model = make_model(nodes, {"x": [5, 2, 3]}, {"y": [None]})
+    result, record = apply_rewrite(model, FoldConstants())
+    assert (op_types(result), record.fired) == ([], 2)
+    np.testing.assert_array_equal(run_model(result, x=np.zeros((5, 2, 3), np.float32))["y"], expected)
+
+
+@pytest.mark.parametrize(
+    ("taking", "expected"),
+    [(node("Gather", ["s", "last"], ["t"]), [3]),
+     (node("Slice", ["s", "one", "far"], ["t"]), [2, 3]),
+     (node("Slice", ["s", "one", "far", "zero", "two"], ["t"]), [2])],
+)  # fmt: skip
+def test_what_is_taken_of_a_dynamic_shape_is_constant_where_it_is_known(taking, expected):
+    """Of the part behind the first axis, so that the places are counted from there."""
+    nodes = [
+        node("Shape", ["x"], ["s"], start=-3), taking,
+        node("Cast", ["t"], ["y"], to=onnx.TensorProto.FLOAT),
+        node("Shape", ["x"], ["all"], end=2), node("Cast", ["all"], ["z"], to=onnx.TensorProto.FLOAT),
+    ]  # fmt: skip
+    constants = {"last": np.array([-1]), "one": np.array([1]), "far": np.array([2**63 - 1]), "zero": np.array([0]),
+                 "two": np.array([2])}  # fmt: skip
+    used = {name for each in nodes for name in each.input}
+    constants = {name: value for name, value in constants.items() if name in used}
+    model = make_model(nodes, {"x": [4, "n", 2, 3]}, {"y": [None], "z": [None]}, constants)
+    result, _ = apply_rewrite(model, FoldConstants())
+    assert op_types(result) == ["Shape", "Cast"]
+    found = run_model(result, x=np.zeros((4, 7, 2, 3), np.float32))
+    np.testing.assert_array_equal(found["y"], expected)
+    np.testing.assert_array_equal(found["z"], [4, 7])
+
+
+def test_factors_between_two_casts_stay_what_they_are():
+    """Half of a height is no whole number times it."""
+    nodes = [
+        node("Shape", ["x"], ["s"], start=0, end=1), node("Cast", ["s"], ["f"], to=onnx.TensorProto.FLOAT),
+        node("Mul", ["f", "half"], ["m"]), node("Cast", ["m"], ["i"], to=onnx.TensorProto.INT64),
+        node("ConstantOfShape", ["i"], ["y"]),
+    ]  # fmt: skip
+    model = make_model(nodes, {"x": ["n", 2]}, {"y": [None]}, {"half": np.float32(0.5)})
+    result, _ = apply_rewrite(model, FoldConstants())
+    assert run_model(result, x=np.zeros((8, 2), np.float32))["y"].shape == (4,)
+
+
+@pytest.mark.parametrize("given", [{"value_float": 0.5}, {"value_floats": [0.5, 0.25]}])
+def test_numbers_of_a_constant_node_stay_float32(given):
+    nodes = [node("Constant", [], ["c"], **given), node("Neg", ["c"], ["d"]), node("Mul", ["x", "d"], ["y"])]
+    model = make_model(nodes, {"x": ["n", 2]}, {"y": ["n", 2]})
+    result, _ = apply_rewrite(model, FoldConstants())
+    assert op_types(result) == ["Mul"]
+    assert [tensor.data_type for tensor in result.graph.initializer] == [onnx.TensorProto.FLOAT]
+    x = RNG.standard_normal((3, 2), np.float32)
+    np.testing.assert_array_equal(run_model(result, x=x)["y"], run_model(model, x=x)["y"])
