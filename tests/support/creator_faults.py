@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from convkit_plugins.dcnv2.tensorrt import _creator
 
-from convkit_plugins.dcnv2.tensorrt import _creator, deform_conv
+if TYPE_CHECKING:  # the child process that parses is quicker without it
+    from torch import Tensor
 
 PLANTED = "planted fault"
 CALLBACKS = (
@@ -59,4 +60,6 @@ def register_twice(api: Any, failures: list[str]) -> Any:
 
 def wrong_reference(inputs: list[Tensor], fields: dict[str, list[int]]) -> Tensor:
     """Return what a layer with dilations swapped for padding would."""
+    from convkit_plugins.dcnv2.tensorrt import deform_conv
+
     return deform_conv(inputs, {**fields, "dilations": fields["dilations"][::-1]})
