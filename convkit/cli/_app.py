@@ -16,6 +16,7 @@ def build_app(manager: PluginManager) -> typer.Typer:
     """Return the application with every command."""
     from convkit.cli import (
         adapters,
+        bisect,
         build,
         check,
         convert,
@@ -48,6 +49,7 @@ def build_app(manager: PluginManager) -> typer.Typer:
         ("evaluate", evaluate.evaluate, "Measure average precision on COCO annotations."),
         ("check", check.check, "Ask TensorRT's own parser and builder about an ONNX file."),
         ("inspect", inspect.inspect, "Look inside an artifact or an ONNX file."),
+        ("bisect", bisect.bisect, "Find the nodes where two runners of an artifact part."),
         ("diff", diff.diff, "Compare two graphs, grouped by rewrite."),
         ("adapters", adapters.adapters, "List the model families, or show one."),
         ("plugins", plugins.plugins, "List the plugins and their hooks."),
