@@ -1,7 +1,7 @@
-"""Bisect a full-size resdcn_18 at 512x512 in fp16, and search its nodes to keep in float32: time and peak memory.
+"""Bisect a full-size resdcn_18 at 512x512 in fp16, and search what to keep in float32: time and peak memory.
 
-The checkpoint is random but well-conditioned, in the official format: 14.4 M parameters, 80 classes. Run with two cores.
-CPU seconds stand beside the wall time, for machines that others use too.
+The checkpoint is random but well-conditioned, in the official format: 14.4 M parameters, 80 classes. Run with two
+cores. CPU seconds stand beside the wall time, for machines that others use too.
 """
 
 from __future__ import annotations

@@ -74,8 +74,8 @@ def find_kept(
     """Return the smallest set of nodes of a float32 model that must stay so for ``judge`` to accept its typed graph.
 
     ``typed`` makes the graph in which the nodes of these names stay in float32 (``name`` is what tables call it); the
-    backend ``torch`` runs it on ``feeds``. The search is guided by what the local errors on the first feed do to the outputs, and goes by whole
-    modules first with ``by_module``.
+    backend ``torch`` runs it on ``feeds``. The search is guided by what the local errors on the first feed do to the
+    outputs, and goes by whole modules first with ``by_module``.
 
     Raises:
         ConversionError: not even the nodes all in float32 are accepted.

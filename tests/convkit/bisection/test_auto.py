@@ -19,7 +19,7 @@ def network(loud: int, depth: int = 8) -> onnx.ModelProto:
     """Return convolutions with an activation each, of which one makes values beyond 65504 and the next small again."""
     nodes, constants, tensor = [], {}, "x"
     for place in range(depth):
-        factor = {loud - 1: 30.0, loud: 1e4, loud + 1: 1e-5}.get(place, 1.0)
+        factor = {loud - 1: 30.0, loud: 1e4, loud + 1: 1e-2}.get(place, 1.0)
         constants[f"w{place}"] = (factor * RNG.standard_normal((6, 6, 3, 3)) / 5).astype(np.float32)
         after = "y" if place == depth - 1 else f"r{place}"
         nodes.append(node("Conv", [tensor, f"w{place}"], [f"c{place}"], name=f"layer{place}/Conv", pads=[1] * 4))
