@@ -271,7 +271,7 @@ def _refusal(kept: Path, to: str, ladder: Ladder) -> ConversionError | ProofFail
     rung = next(rung for rung in ladder.rungs if rung.status == FAILED)
     remedy = rung.details.get("hint", "")
     hint = f"{remedy}{' ' * bool(remedy)}What was found is in {kept / 'verdict.json'}."
-    if rung.name in ("exported", "typed", "understood"):
+    if rung.name in ("exported", "typed", "decoded", "understood"):
         return ProofFailedError(
             f"The engine for {to} does not compute what the model computes: {rung.summary}", hint=hint
         )
