@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "check_destination", "staging"]
 
-SCHEMA_VERSION = 2
-"""2: named inputs, golden samples of any kind."""
+SCHEMA_VERSION = 3
+"""3: the ladder in the verdict, what the proof of the conversion ran on."""
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 EXPORTED = "exported.onnx"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from convkit.errors import SettingError
+from convkit.errors import IntegrityError, SettingError
 
 __all__ = ["FAILED", "NOT_APPLICABLE", "NOT_REPLAYED", "PASSED", "PENDING", "RUNGS", "Ladder", "Rung"]
 
@@ -82,9 +82,19 @@ class Ladder:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Ladder:
-        """Return the ladder that `to_json` wrote."""
+        """Return the ladder that `to_json` wrote.
+
+        Raises:
+            IntegrityError: it is none, as in a file that somebody edited.
+        """
         rungs = []
-        for name, entry in document.items():
-            details = {key: value for key, value in entry.items() if key not in ("status", "summary")}
-            rungs.append(Rung(name, entry["status"], entry["summary"], details))
+        try:
+            for name, entry in document.items():
+                details = {key: value for key, value in entry.items() if key not in ("status", "summary")}
+                rungs.append(Rung(name, entry["status"], entry["summary"], details))
+        except (LookupError, TypeError, AttributeError, SettingError) as error:
+            raise IntegrityError(
+                f"A ladder of the artifact cannot be read: {error!r}.",
+                hint="Prove the artifact again with convkit validate, or build its engine again.",
+            ) from error
         return cls(tuple(rungs))

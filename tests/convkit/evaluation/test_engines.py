@@ -281,3 +281,12 @@ def test_without_a_gpu_validate_says_so(artifact, backend):
     backend.missing = "there is no GPU."
     with pytest.raises(EnvironmentProblem, match="there is no GPU"):
         validate(artifact, backend=NAME)
+
+
+def test_a_ladder_that_somebody_edited_is_one_error(artifact):
+    file = artifact.path / "engines" / NAME / "verdict.json"
+    document = json.loads(file.read_text())
+    for rung in ({"state": "passed"}, {"status": "fine", "summary": ""}, None):
+        file.write_text(json.dumps({"ladder": {**document["ladder"], "ran": rung}}))
+        with pytest.raises(IntegrityError, match="ladder"):
+            load(artifact, backend=NAME)
