@@ -23,15 +23,19 @@ __all__ = ["Torch"]
 class Torch(Backend):
     """Runs ``model.onnx`` with PyTorch's operators and those that plugins add.
 
-    ``precision`` None keeps the types of the graph; ``"float16"`` and ``"bfloat16"`` replace float32.
+    ``precision`` None keeps the types of the graph; ``"float16"``, ``"bfloat16"`` and ``"float64"`` replace float32.
+    ``channels_last`` sets the memory layout of 4-d tensors; None leaves the choice to the session.
     """
 
     name = "torch"
     summary = "PyTorch operators (CPU and CUDA, the latter in a CUDA graph)"
     remedy = "pip install torch"
 
-    def __init__(self, name: str = "torch", precision: str | None = None) -> None:
+    def __init__(
+        self, name: str = "torch", precision: str | None = None, *, channels_last: bool | None = None
+    ) -> None:
         self.name, self.precision = name, precision  # type: ignore[misc]
+        self.channels_last = channels_last
 
     def problem(self, device: str = "cpu") -> str:
         """Return what is missing: the package, CUDA in it, or the GPU."""
@@ -59,7 +63,7 @@ class Torch(Backend):
         """
         from convkit.backends.torch._session import TorchSession
 
-        return TorchSession(engine.file, device, self.precision)
+        return TorchSession(engine.file, device, self.precision, self.channels_last)
 
     def describe(self) -> dict[str, str]:
         """Return the version and what it was built for, without importing it."""

@@ -1,4 +1,4 @@
-"""Faults to plant: a proof that lets one of them pass proves nothing."""
+"""Faults in the outputs of an engine: a proof that lets one of them pass proves nothing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from convkit.model import TensorSpec
 
-__all__ = ["FAULTS", "Fault", "changes_nothing", "plant"]
+__all__ = ["OUTPUT_FAULTS", "OutputFault", "changes_nothing", "plant_output"]
 
 
 @dataclass(frozen=True)
-class Fault:
+class OutputFault:
     """A mistake that converters make, as a function of one output (batch on axis 0)."""
 
     name: str
@@ -21,20 +21,20 @@ class Fault:
     change: Callable[[np.ndarray, TensorSpec], np.ndarray]
 
 
-def plant(fault: Fault, value: np.ndarray, output: TensorSpec) -> np.ndarray:
+def plant_output(fault: OutputFault, value: np.ndarray, output: TensorSpec) -> np.ndarray:
     """Return the output as an engine with this fault would give it, in its own dtype."""
     spoilt: np.ndarray = fault.change(value, output).astype(value.dtype)
     return spoilt
 
 
-def changes_nothing(fault: Fault, output: TensorSpec, shape: tuple[int, ...]) -> bool:
+def changes_nothing(fault: OutputFault, output: TensorSpec, shape: tuple[int, ...]) -> bool:
     """Tell whether the fault leaves any tensor of this shape as it is: channels moved where there is one."""
     rng = np.random.default_rng(0)
     if np.issubdtype(np.dtype(output.dtype), np.floating):
         probe = rng.standard_normal(shape).astype(output.dtype)
     else:
         probe = rng.integers(1, 100, shape).astype(output.dtype)
-    return bool(np.array_equal(plant(fault, probe, output), probe))
+    return bool(np.array_equal(plant_output(fault, probe, output), probe))
 
 
 def _channels(value: np.ndarray, output: TensorSpec) -> np.ndarray:
@@ -59,19 +59,19 @@ def _not_finite(value: np.ndarray, output: TensorSpec) -> np.ndarray:
     return spoilt
 
 
-FAULTS: tuple[Fault, ...] = (
-    Fault("channels moved", "the order of channels was mixed up", _channels),
-    Fault("negated", "a sign was lost", lambda value, output: -value),
-    Fault(
+OUTPUT_FAULTS: tuple[OutputFault, ...] = (
+    OutputFault("channels moved", "the order of channels was mixed up", _channels),
+    OutputFault("negated", "a sign was lost", lambda value, output: -value),
+    OutputFault(
         "scaled by 1.001", "a constant was rounded, such as an epsilon or a mean", lambda value, output: value * 1.001
     ),
-    Fault("clamped", "an activation saturates too early", _clamped),
-    Fault(
+    OutputFault("clamped", "an activation saturates too early", _clamped),
+    OutputFault(
         "in half precision",
         "the engine computes in float16 without being asked to",
         lambda value, output: value.astype(np.float16),
     ),
-    Fault("not a number", "an overflow or a division by zero", _not_finite),
-    Fault("left at zero", "an output was never written", lambda value, output: np.zeros_like(value)),
-    Fault("samples mixed up", "results of a batch belong to other images", lambda value, output: np.roll(value, 1, 0)),
+    OutputFault("not a number", "an overflow or a division by zero", _not_finite),
+    OutputFault("left at zero", "an output was never written", lambda value, output: np.zeros_like(value)),
+    OutputFault("samples mixed up", "results of a batch belong to other images", lambda value, output: np.roll(value, 1, 0)),
 )

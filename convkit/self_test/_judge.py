@@ -1,0 +1,204 @@
+"""The judge: every check of ``convkit validate``, on an artifact in which something was replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+
+from convkit.artifact import Artifact, spec_from_manifest
+from convkit.backends import Session, open_artifact, open_session
+from convkit.errors import ConvkitError
+from convkit.evaluation import prove_predictor
+from convkit.model import Tolerance
+from convkit.processing import Decode, decode_batch, find_decode, find_preprocess, prepare
+from convkit.proof import DECODED, Case, GoldenSamples, Verdict, feed_key, limits_of, measure, shape_cases
+from convkit.results import json_difference
+from convkit.self_test._subject import Subject, predicting, processing
+
+__all__ = ["Judge", "Judgement"]
+
+NOTHING = 0.01
+"""A fault that changes every figure by less than this share of its limit, on every sample, changes nothing."""
+SAME_TENSORS = 1e-4
+SAME_NUMBERS = 1e-6
+LARGEST_FILE = 2**31 - 2**20
+"""Protocol buffers end at 2 GiB; a larger graph has its weights in a file of their own."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether a subject passed, and if not, the first check that failed or the error that was raised."""
+
+    passed: bool
+    by: str = ""
+    note: str = ""
+    checks: int = 0
+
+
+class Judge:
+    """Judges subjects by the proof of one artifact, with the backend that runs it.
+
+    The session of the sound artifact stays open; what it returned for an input is remembered, so that faults around the
+    engine cost no run of it.
+    """
+
+    def __init__(self, artifact: Artifact, backend: str, device: str | None = None) -> None:
+        self.artifact, self.backend = artifact, backend
+        self.spec = spec_from_manifest(artifact.manifest)
+        self.golden = GoldenSamples.load(artifact.path, self.spec)
+        self.cases = shape_cases(self.spec.dims)
+        self.decode = find_decode(self.spec.decode)
+        self.baselines = Verdict.from_json(artifact.verdict).baselines
+        self.session = open_artifact(artifact, backend, device=device, unproved=True, verify=False)
+        self._known: dict[bytes, dict[str, np.ndarray]] = {}
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The graph of the artifact."""
+        return onnx.load(str(self.artifact.model))
+
+    @cached_property
+    def in_16_bits(self) -> bool:
+        """Whether the graph computes in float16 or bfloat16."""
+        types = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+        return any(tensor.data_type in types for tensor in self.model.graph.initializer)
+
+    @cached_property
+    def result_kind(self) -> type | None:
+        """The class of the results; None for a model without decode."""
+        sizes, items = next(iter(self.golden.samples.prepared.items()))
+        if self.decode is None or not items:
+            return None
+        return type(decode_batch(self.decode, self.golden.outputs[sizes][0], [items[0].meta])[0])
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.session.close()
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return what the sound engine gives; the arrays are the caller's own."""
+        key = feed_key(feed)
+        if key not in self._known:
+            self._known[key] = self.session.run(feed)
+        return {name: value.copy() for name, value in self._known[key].items()}
+
+    def open(self, model: onnx.ModelProto) -> Session:
+        """Return a session of another graph.
+
+        Raises:
+            ConvkitError: the backend does not take it.
+        """
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            large = model.ByteSize() > LARGEST_FILE
+            onnx.save(model, str(path), save_as_external_data=large, location="weights" if large else None)
+            return open_session(self.backend, path, device=self.session.device)
+
+    def judge(self, subject: Subject, *, thorough: bool = False) -> Judgement:
+        """Return what `validate` says of a subject; unless ``thorough``, nothing is run after the first failure.
+
+        An error that is meant for people counts as a failure: `validate` exits with it.
+        """
+        golden = subject.golden or self.golden
+        with subject.settings(), processing(subject):
+            try:
+                with predicting(self.artifact, subject, self.session, self.run) as predictor:
+                    verdict = prove_predictor(
+                        predictor, backend=self.backend, golden=golden, stop_early=not thorough
+                    )
+            except ConvkitError as error:
+                return Judgement(False, f"error: {type(error).__name__}", error.message)
+        if verdict.passed:
+            return Judgement(True, checks=len(verdict.checks))
+        first = verdict.failures[0]
+        return Judgement(False, " ".join((first.kind, first.output, first.case)), first.note, len(verdict.checks))
+
+    def changes_nothing(self, subject: Subject) -> bool:
+        """Return whether what the subject computes on all samples differs by less than a hundredth of the limits."""
+        golden = subject.golden or self.golden
+        with subject.settings():
+            if subject.deliver:
+                return self._delivers_alike(subject)
+            if subject.preprocess or subject.specified or subject.decode:
+                return self._processes_alike(subject, golden)
+            session = subject.session
+            run = session.run if session else subject.run or self.run
+            return all(self._computes_alike(case, run, golden) for case in self.cases)
+
+    def _computes_alike(self, case: Case, run: Callable[..., Mapping[str, np.ndarray]], golden: GoldenSamples) -> bool:
+        feed, metas = golden.samples.feed(case), golden.samples.metas(case)
+        known, found = self.run(feed), run(feed)
+        for output in self.spec.outputs:
+            one, other = known[output.name], found[output.name]
+            if one.shape != other.shape or one.dtype != other.dtype:
+                return False
+            if output.compare == "values":
+                limits = limits_of(self.baselines[output.name], output.tolerance)
+                error = measure(one, other)
+                if error.max_abs > NOTHING * limits["max_abs"] or error.rel_l2 > NOTHING * limits["rel_l2"]:
+                    return False
+        if self.decode is None or all(output.compare == "values" for output in self.spec.outputs):
+            return True
+        limits = limits_of(self.baselines.get(DECODED, {}), Tolerance())
+        pairs = zip(decode_batch(self.decode, known, metas), decode_batch(self.decode, found, metas), strict=True)
+        for result, actual in pairs:
+            difference = result.compare(actual, slack=SAME_NUMBERS)
+            allowed = {key: limits.get(key, 0.0) + difference.floors.get(key, 0.0) for key in difference.figures}
+            if difference.unexplained or difference.ties:
+                return False
+            if any(value > NOTHING * allowed[key] for key, value in difference.figures.items()):
+                return False
+        return True
+
+    def _delivers_alike(self, subject: Subject) -> bool:
+        assert subject.deliver is not None
+        numbers = list(range(max(len(self.golden.raws), 1)))
+        return list(subject.deliver(iter(numbers))) == numbers
+
+    def _processes_alike(self, subject: Subject, golden: GoldenSamples) -> bool:
+        known = self._processed(golden)
+        with processing(subject):
+            try:
+                found = self._processed(golden)
+            except ConvkitError:
+                return False
+        (tensors, documents), (others, actual) = known, found
+        if [value.shape for value in tensors] != [value.shape for value in others]:
+            return False
+        alike = all(measure(one, other).rel_l2 <= SAME_TENSORS for one, other in zip(tensors, others, strict=True))
+        return alike and not json_difference(documents, actual, SAME_NUMBERS, "")
+
+    def _processed(self, golden: GoldenSamples) -> tuple[list[np.ndarray], list[Any]]:
+        """Return the tensors of all raw inputs, and as JSON their metas and what the stored outputs decode to."""
+        tensors: list[np.ndarray] = []
+        documents: list[Any] = []
+        decode = find_decode(self.spec.decode)
+        for sizes, items in golden.samples.prepared.items():
+            preprocess = find_preprocess(self.spec.preprocess, dict(sizes))
+            prepared = [prepare(self.spec, preprocess, raw) for raw in golden.raws]
+            tensors += [item.tensors[tensor.name] for item in prepared for tensor in self.spec.inputs]
+            documents += [dict(item.meta) for item in prepared]
+            if decode:
+                documents += list(_decoded(decode, golden, sizes, items))
+        return tensors, documents
+
+
+def _decoded(decode: Decode, golden: GoldenSamples, sizes: Any, items: Any) -> Iterator[Any]:
+    """Yield the results of stored outputs, one by one and as one batch."""
+    spec, stored = golden.samples.spec, golden.outputs[sizes]
+    for outputs, item in zip(stored, items, strict=True):
+        yield decode_batch(decode, outputs, [item.meta])[0].to_json()
+    if spec.batch.max > 1:
+        together = {
+            output.name: np.concatenate([row[output.name] for row in stored]) if output.batched else stored[0][output.name]
+            for output in spec.outputs
+        }
+        for result in decode_batch(decode, together, [item.meta for item in items]):
+            yield result.to_json()
