@@ -34,6 +34,12 @@ def validate(
     require_proof: Annotated[
         bool, typer.Option("--require-proof", help="Exit 5 where this machine cannot run the engine.")
     ] = False,
+    self_test: Annotated[
+        bool,
+        typer.Option(
+            "--self-test", help="Plant faults and run clean variants: how many are caught, how many alarms are false."
+        ),
+    ] = False,
     json: JsonOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -44,6 +50,8 @@ def validate(
     backend that builds engines gets its upper rungs here; without a GPU that runs it they stay pending.
     """
     set_verbosity(quiet=quiet, verbose=verbose)
+    if self_test:
+        return _self_test(artifact, backend, device, json=json, verbose=verbose)
     from convkit.backends import backend_named
     from convkit.cli._console import emit_json, stderr, steps
     from convkit.errors import EnvironmentProblem, ValidationError
@@ -62,6 +70,22 @@ def validate(
     if proof.verdict is None:
         return EnvironmentProblem.exit_code if require_proof else 0
     return 0 if proof.verdict.passed else ValidationError.exit_code
+
+
+def _self_test(artifact: Path, backend: str | None, device: str | None, *, json: bool, verbose: bool) -> int:
+    """Test the proof of an artifact and print its two rates; exit 4 unless it caught all and rejected nothing clean."""
+    from convkit.cli._console import emit_json, stdout, steps
+    from convkit.cli._self_test import print_self_test
+    from convkit.errors import ValidationError
+    from convkit.self_test import self_test
+
+    with steps(f"self-test {artifact}") as step:
+        test = self_test(artifact, backend=backend, device=device, progress=step)
+    if json:
+        emit_json({"self_test": test.to_json()})
+    else:
+        print_self_test(test, stdout(), verbose=verbose)
+    return 0 if test.passed else ValidationError.exit_code
 
 
 def _document(proof: ArtifactProof, *, engine: bool) -> dict[str, Any]:

@@ -121,17 +121,25 @@ def prove_predictor(
     backend: str,
     golden: GoldenSamples | None = None,
     save_results: Path | None = None,
+    stop_early: bool = False,
     progress: Progress = silent,
 ) -> Verdict:
     """Run every check of `validate` on a predictor, which may be a faulty one: this is what decides.
 
     Its session is compared with the stored float64 results in every shape, preprocess and decode are replayed on what
     is stored, and then the stored raw inputs go through the predictor itself (the checks of kind ``pipeline``), unless
-    something failed before. ``golden`` saves reading the golden samples again.
+    something failed before. ``golden`` saves reading the golden samples again; ``stop_early`` runs nothing more in
+    other shapes after a failure.
     """
     golden = golden or GoldenSamples.load(predictor.artifact.path, predictor.spec)
     verdict = prove_again(
-        predictor.artifact, predictor.session, golden, backend=backend, save_results=save_results, progress=progress
+        predictor.artifact,
+        predictor.session,
+        golden,
+        backend=backend,
+        save_results=save_results,
+        stop_early=stop_early,
+        progress=progress,
     )
     if verdict.passed:
         verdict.checks += check_pipeline(predictor, golden, verdict.baselines, progress)

@@ -99,14 +99,19 @@ def prove(
     baselines: Baselines,
     decode: Decode | None,
     verdict: Verdict,
+    stop_early: bool = False,
     progress: Progress = silent,
 ) -> Verdict:
     """Run ``engine`` in every case, compare it with ``reference`` and add the checks to ``verdict``.
+
+    ``stop_early`` ends it after the first case in which a check failed.
 
     Raises:
         ValidationError: the engine lacks an output.
     """
     for number, case in enumerate(cases):
+        if stop_early and verdict.failures:
+            break
         progress(f"proving {case}", number, len(cases))
         feed = samples.feed(case)
         expected, actual = reference(feed), engine(feed)
@@ -118,7 +123,7 @@ def prove(
         if not all(check.passed for check in shapes):
             continue  # what has another shape, or no numbers, can be neither decoded nor taken apart
         if decode:
-            found = _differences(decode, samples.metas(case), expected, actual, score_slack(baselines))
+            found = _differences(spec, decode, samples.metas(case), expected, actual, score_slack(baselines))
             verdict.checks.append(judge(found, None, str(case), baselines.get(DECODED, {})))
         if case.batch > 1:
             verdict.checks.extend(_batch_checks(spec, engine, samples, case, actual, baselines, decode))
@@ -157,10 +162,23 @@ def _shape_check(output: TensorSpec, case: Case, expected: Outputs, actual: Outp
 
 
 def _differences(
-    decode: Decode, metas: Sequence[Mapping[str, Any]], expected: Outputs, actual: Outputs, slack: float = SLACK
+    spec: ModelSpec,
+    decode: Decode,
+    metas: Sequence[Mapping[str, Any]],
+    expected: Outputs,
+    actual: Outputs,
+    slack: float = SLACK,
 ) -> list[Difference]:
-    pairs = zip(decode_batch(decode, expected, metas), decode_batch(decode, actual, metas), strict=True)
-    return [reference.compare(found, slack=slack) for reference, found in pairs]
+    """Compare what a batch decodes to with what the reference's items decode to one by one.
+
+    A decode that mixes up the items of a batch would otherwise do the same on both sides.
+    """
+    results = decode_batch(decode, actual, metas)
+    found = []
+    for row, (meta, result) in enumerate(zip(metas, results, strict=True)):
+        item = take_items(spec.outputs, expected, slice(row, row + 1))
+        found.append(decode_batch(decode, item, [meta])[0].compare(result, slack=slack))
+    return found
 
 
 def _batch_checks(
@@ -196,6 +214,6 @@ def _batch_checks(
     ]
     if decode and len(checks) < len(spec.outputs):
         metas = samples.metas(case)
-        found = _differences(decode, [metas[row] for row in rows], same, other, score_slack(baselines))
+        found = _differences(spec, decode, [metas[row] for row in rows], same, other, score_slack(baselines))
         checks.append(judge(found, None, name, baselines.get(DECODED, {}), kind="batch"))
     return checks

@@ -26,13 +26,15 @@ def prove_again(
     *,
     backend: str,
     save_results: Path | None = None,
+    stop_early: bool = False,
     progress: Progress = silent,
 ) -> Verdict:
     """Compare a session of an artifact with the stored float64 results in every shape.
 
     The limits are those that were measured when the artifact, or its 16-bit engine, was made; preprocess and decode are
     replayed on what is stored. Another ``backend`` than ONNX Runtime is also compared with ONNX Runtime, by polygraphy.
-    ``save_results`` keeps the outputs of all engines as polygraphy's JSON.
+    ``save_results`` keeps the outputs of all engines as polygraphy's JSON; ``stop_early`` ends the proof after the
+    first shape in which something failed.
 
     Raises:
         ValidationError: the session lacks an output.
@@ -57,8 +59,11 @@ def prove_again(
             inputs=recorded.inputs,
             baselines=baselines,
         ),
+        stop_early=stop_early,
         progress=progress,
     )
+    if stop_early and verdict.failures:
+        return verdict
     if save_results or backend != COMPARED_WITH:
         from convkit.proof._engines import compare_engines
 

@@ -3,7 +3,7 @@
 from convkit.results._classification import Classification
 from convkit.results._detections import Detections, box_iou
 from convkit.results._draw import class_colour, draw_caption, draw_detections
-from convkit.results._result import DRAW_SCORE, SLACK, Difference, Result, json_difference
+from convkit.results._result import DRAW_SCORE, SLACK, Difference, Result, json_difference, json_scales
 
 __all__ = [
     "DRAW_SCORE",
@@ -17,4 +17,5 @@ __all__ = [
     "draw_caption",
     "draw_detections",
     "json_difference",
+    "json_scales",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Self
 
-__all__ = ["DRAW_SCORE", "SLACK", "Difference", "Result", "json_difference"]
+__all__ = ["DRAW_SCORE", "SLACK", "Difference", "Result", "json_difference", "json_scales"]
 
 SLACK = 1e-4
 """Difference of two scores that rounding explains."""
@@ -72,16 +73,42 @@ class Result(ABC):
         return None
 
 
-def json_difference(expected: Any, actual: Any, slack: float, where: str) -> str:
-    """Return where two JSON values first differ by more than ``slack`` (relative above 1), or an empty string."""
+def json_difference(
+    expected: Any, actual: Any, slack: float, where: str, scales: Mapping[str, float] | None = None
+) -> str:
+    """Return where two JSON values first differ by more than ``slack`` (relative above 1), or an empty string.
+
+    ``scales`` are magnitudes by field, as `json_scales` returns them: ``slack`` is then relative to that of the field.
+    """
     if isinstance(expected, dict) and isinstance(actual, dict) and expected.keys() == actual.keys():
-        found = (json_difference(expected[key], actual[key], slack, f"{where}.{key}") for key in expected)
+        found = (json_difference(expected[key], actual[key], slack, f"{where}.{key}", scales) for key in expected)
         return next(filter(None, found), "")
     if isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
         pairs = enumerate(zip(expected, actual, strict=True))
-        return next(filter(None, (json_difference(a, b, slack, f"{where}[{i}]") for i, (a, b) in pairs)), "")
+        return next(filter(None, (json_difference(a, b, slack, f"{where}[{i}]", scales) for i, (a, b) in pairs)), "")
     if isinstance(expected, float) and isinstance(actual, float | int):
         # An infinite expectation would allow an infinite difference.
-        near = math.isfinite(expected) and abs(expected - actual) <= slack * max(1.0, abs(expected))
+        scale = max(1.0, abs(expected), scales.get(_field(where), 0.0) if scales else 0.0)
+        near = math.isfinite(expected) and abs(expected - actual) <= slack * scale
         return "" if near or expected == actual else f"{where}: {expected} and {actual}"
     return "" if expected == actual else f"{where}: {expected!r} and {actual!r}"
+
+
+def json_scales(value: Any, where: str) -> dict[str, float]:
+    """Return the largest magnitude of the finite numbers that are not whole, by field: a place without its indices."""
+    if isinstance(value, dict):
+        found = [json_scales(item, f"{where}.{key}") for key, item in value.items()]
+    elif isinstance(value, list):
+        found = [json_scales(item, f"{where}[]") for item in value]
+    else:
+        number = abs(value) if isinstance(value, float) and math.isfinite(value) else 0.0
+        return {where: number}
+    scales: dict[str, float] = {}
+    for one in found:
+        for field_, number in one.items():
+            scales[field_] = max(scales.get(field_, 0.0), number)
+    return scales
+
+
+def _field(where: str) -> str:
+    return re.sub(r"\[\d+\]", "[]", where)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -81,11 +82,8 @@ def _parallel(module: Any, options: Any) -> None:
     options.inter_op_num_threads = 2
 
 
-def _order(name: str) -> Configure:
-    def configure(module: Any, options: Any) -> None:
-        options.execution_order = getattr(module.ExecutionOrder, name)
-
-    return configure
+def _by_priority(module: Any, options: Any) -> None:
+    options.execution_order = module.ExecutionOrder.PRIORITY_BASED
 
 
 def _flag(name: str, value: Any) -> Configure:
@@ -115,7 +113,9 @@ def _rewritten(level: str) -> Variant:
             except Exception as error:
                 raise NotApplicableError(f"ONNX Runtime {onnxruntime.__version__}: {error}".splitlines()[0]) from error
 
-    return Variant(f"ONNX Runtime, graph written by its optimiser ({level.removeprefix('ORT_ENABLE_').lower()})", GROUP, make)
+    return Variant(
+        f"ONNX Runtime, graph written by its optimiser ({level.removeprefix('ORT_ENABLE_').lower()})", GROUP, make
+    )
 
 
 def _torch(
@@ -123,7 +123,7 @@ def _torch(
     precision: str | None = None,
     *,
     channels_last: bool | None = None,
-    settings: Callable[[], AbstractContextManager[Any]] | None = None,
+    settings: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Variant:
     def make(judge: Judge) -> Subject:
         if not importlib.util.find_spec("torch"):
@@ -138,7 +138,7 @@ def _torch(
             session.run(judge.golden.samples.feed(judge.cases[0]))
         except ConvkitError as error:
             raise NotApplicableError(f"{error.message}") from error
-        return Subject(session=session, **({"settings": settings} if settings else {}))
+        return Subject(session=session, settings=settings)
 
     return Variant(f"PyTorch, {name}", GROUP, make)
 
@@ -155,11 +155,14 @@ def _torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _without_onednn() -> AbstractContextManager[Any]:
+@contextmanager
+def _without_onednn() -> Iterator[None]:
     import torch
 
-    found: AbstractContextManager[Any] = torch.backends.mkldnn.flags(enabled=False)
-    return found
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a GPU that nobody asked for
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 ENGINE_VARIANTS: tuple[Variant, ...] = (
@@ -171,8 +174,7 @@ ENGINE_VARIANTS: tuple[Variant, ...] = (
     _onnxruntime("extended optimisation", _level("ORT_ENABLE_EXTENDED")),
     _onnxruntime("all optimisations", _level("ORT_ENABLE_ALL")),
     _onnxruntime("branches in parallel", _parallel),
-    _onnxruntime("nodes by priority", _order("PRIORITY_BASED")),
-    _onnxruntime("nodes to save memory", _order("MEMORY_EFFICIENT")),
+    _onnxruntime("nodes by priority", _by_priority),
     _onnxruntime("without its memory arena", _flag("enable_cpu_mem_arena", False)),
     _onnxruntime("without memory patterns", _flag("enable_mem_pattern", False)),
     _onnxruntime("without memory reuse", _flag("enable_mem_reuse", False)),

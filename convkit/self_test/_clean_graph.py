@@ -24,6 +24,8 @@ __all__ = ["GRAPH_VARIANTS"]
 Rewrite = Callable[[Graph], None]
 GROUP = "graphs"
 SEED = 0
+SMALL = 256
+"""Bytes below which a constant stays in the graph: what tells shapes has to."""
 NEWER = 2
 """Opsets by which a graph is converted up."""
 
@@ -69,7 +71,7 @@ def _external(judge: Judge) -> Subject:
         path = Path(folder) / "model.onnx"
         copy = onnx.ModelProto()
         copy.CopyFrom(judge.model)  # `save` moves the weights out of the model that it gets
-        onnx.save(copy, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+        onnx.save(copy, str(path), save_as_external_data=True, location="weights.bin", size_threshold=SMALL)
         if not path.with_name("weights.bin").is_file():
             raise NotApplicableError("the graph has no weights")
         return Subject(session=open_session(judge.backend, path, device=judge.session.device))
@@ -202,7 +204,7 @@ def _relu_as_max(graph: Graph) -> None:
 
 
 def _scalar(value: float, dtype: str) -> np.ndarray:
-    return np.array(value, numpy_helper.to_array(onnx.TensorProto(data_type=_TYPES[dtype], raw_data=b"")).dtype)
+    return np.array(value, helper.tensor_dtype_to_np_dtype(_TYPES[dtype]))
 
 
 _TYPES = {

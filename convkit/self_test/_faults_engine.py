@@ -43,7 +43,9 @@ def _planted(fault: OutputFault) -> Sites:
     return sites
 
 
-def _of_one(applies: Callable[[TensorSpec, tuple[int, ...]], bool], change: Callable[[np.ndarray], np.ndarray]) -> Sites:
+def _of_one(
+    applies: Callable[[TensorSpec, tuple[int, ...]], bool], change: Callable[[np.ndarray], np.ndarray]
+) -> Sites:
     """Return the sites of a change of one output, where the output and its shape admit it."""
 
     def sites(judge: Judge, rng: np.random.Generator) -> Iterator[Site]:
@@ -104,14 +106,14 @@ def _exchanged(value: np.ndarray) -> np.ndarray:
 
 
 def _leaking(value: np.ndarray) -> np.ndarray:
-    leaked = value.copy()
+    leaked: np.ndarray = value.copy()
     if np.issubdtype(value.dtype, np.floating):
         leaked[1:] += (0.01 * value[:1]).astype(value.dtype)
     return leaked
 
 
 def _edge(value: np.ndarray) -> np.ndarray:
-    spoilt = value.copy()
+    spoilt: np.ndarray = value.copy()
     spoilt[..., -1] = 0
     return spoilt
 
@@ -123,13 +125,13 @@ def _quantised(value: np.ndarray) -> np.ndarray:
 
 
 def _infinite(value: np.ndarray) -> np.ndarray:
-    spoilt = value.copy()
+    spoilt: np.ndarray = value.copy()
     spoilt.flat[int(np.argmax(np.abs(value.astype(np.float64))))] = np.inf
     return spoilt
 
 
 def _last_nan(value: np.ndarray) -> np.ndarray:
-    spoilt = value.copy()
+    spoilt: np.ndarray = value.copy()
     if len(value) > 1:
         spoilt[-1].flat[-1] = np.nan
     return spoilt
@@ -239,7 +241,9 @@ ENGINE_FAULTS: tuple[Fault, ...] = (
         "the last item of a batch reads beyond its memory",
         _of_one(lambda output, shape: output.batched and shape[0] > 1 and _is_float(output, shape), _last_nan),
     ),
-    Fault("another dtype", "engine", "an output in float64", _of_one(_is_float, lambda value: value.astype(np.float64))),
+    Fault(
+        "another dtype", "engine", "an output in float64", _of_one(_is_float, lambda value: value.astype(np.float64))
+    ),
     Fault("outputs exchanged", "engine", "two outputs of the same shape, by position", _outputs_exchanged),
     Fault("batch fixed at one", "engine", "a size was folded while tracing", _of_all(_rows(lambda v: v[:1]), batch=2)),
     Fault(

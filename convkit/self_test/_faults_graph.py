@@ -29,7 +29,8 @@ def _fault(kind: str) -> Fault:
         graph = Graph(judge.model)
         for spot in find(graph, rng):
             yield Site(
-                spot.where, lambda spot=spot: Subject(session=judge.open(graph.changed(spot.change)))  # type: ignore[misc]
+                spot.where,
+                lambda spot=spot: Subject(session=judge.open(graph.changed(spot.change))),  # type: ignore[misc]
             )
 
     return Fault(kind, "graph", cause, sites)
@@ -40,7 +41,7 @@ GRAPH_FAULTS: tuple[Fault, ...] = tuple(_fault(kind) for kind in _FINDERS)
 
 
 def spoilt_graphs(model: onnx.ModelProto, kind: str, *, seed: int = 0) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """Yield copies of a model with a fault of this kind, each with the words that say where; none if it has no place."""
+    """Yield where a fault of this kind is planted and a copy of the model with it, for each place that it has."""
     graph = Graph(model)
     for spot in _FINDERS[kind][1](graph, np.random.default_rng(seed)):
         yield spot.where, graph.changed(spot.change)

@@ -86,7 +86,7 @@ def dilated(graph: Graph, rng: np.random.Generator) -> Iterator[Spot]:
 
     for node in graph.weighted("Conv"):
         kernel, dilations = graph.constant(node.input[1]).shape[2:], graph.ints(node, "dilations", [1, 1])
-        if kernel == (3, 3) and dilations == [1, 1] and not graph.attribute(node, "auto_pad"):
+        if kernel == (3, 3) and dilations == [1, 1] and graph.attribute(node, "auto_pad", b"NOTSET") == b"NOTSET":
             yield graph.at(node, holes)
 
 

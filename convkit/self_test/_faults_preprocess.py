@@ -102,13 +102,18 @@ def _is_ids(value: np.ndarray) -> bool:
 
 
 def _moved(image: np.ndarray) -> np.ndarray:
-    matrix = np.float32([[1, 0, 0.5], [0, 1, 0.5]])
+    matrix = np.array([[1, 0, 0.5], [0, 1, 0.5]], np.float32)
     return np.asarray(cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE))
 
 
 def _stretched(image: np.ndarray) -> np.ndarray:
     side = max(image.shape[:2])
     return np.asarray(cv2.resize(image, (side, side)))
+
+
+def _compressed(image: np.ndarray) -> np.ndarray:
+    data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
 
 
 @contextmanager
@@ -209,6 +214,8 @@ PREPROCESS_FAULTS: tuple[Fault, ...] = (
     _fault("std off", "a standard deviation from other data", _of_tensors(lambda value: value * 1.05, _is_float)),
     _fault("not divided by 255", "pixels on another scale", _of_tensors(lambda value: value * 255, _is_float)),
     _fault("divided by 255 twice", "pixels on another scale", _of_tensors(lambda value: value / 255, _is_float)),
+    _fault("divided by 256", "a shift for a division", _of_tensors(lambda value: value * (255 / 256), _is_float)),
+    _fault("image compressed again", "written as JPEG on its way", _of_images(_compressed)),
     _fault("mean and std mixed up", "in the order of another colour space, or exchanged", _specified),
     _fault("half-pixel shift of the image", "another convention of where pixels lie", _of_images(_moved)),
     _fault(
@@ -227,7 +234,11 @@ PREPROCESS_FAULTS: tuple[Fault, ...] = (
         "a layout that nobody converted",
         _of_tensors(lambda value: value.transpose(1, 2, 0).reshape(value.shape), _is_planes),
     ),
-    _fault("ids counted from 1", "the vocabulary of another tokenizer", _of_tensors(lambda v: np.maximum(v - 1, 0), _is_ids)),
+    _fault(
+        "ids counted from 1",
+        "the vocabulary of another tokenizer",
+        _of_tensors(lambda v: np.maximum(v - 1, 0), _is_ids),
+    ),
     _fault("frame of the results off", "the inverse of the letterbox is wrong", _meta_off),
     _fault("one buffer for all inputs", "the array is used again before the engine read it", _one_buffer),
 )

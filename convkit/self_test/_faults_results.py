@@ -233,14 +233,16 @@ def _pipeline(kind: str, cause: str, change: Delivery) -> Fault:
 SCORED = (Detections, Classification)
 
 RESULT_FAULTS: tuple[Fault, ...] = (
-    _decode("class shift", "classes counted from 1, or a background class", _of_results(SCORED, all_results=_next_class)),
+    _decode(
+        "class shift", "classes counted from 1, or a background class", _of_results(SCORED, all_results=_next_class)
+    ),
     _decode("top-K off by one", "the last of K results is lost", _of_results(Detections, all_results=_without_last)),
     _decode(
         "score threshold",
         "results below another project's threshold are dropped",
         _of_results(
             Result,
-            **{f"below_{score}": lambda result, score=score: result.above(score) for score in DROPPED_BELOW},  # type: ignore[misc]
+            **{f"below_{score}": lambda result, score=score: result.above(score) for score in DROPPED_BELOW},
         ),
     ),
     _decode("scores left as logits", "the sigmoid of the decode dropped", _of_results(SCORED, all_scores=_logits)),
@@ -259,8 +261,16 @@ RESULT_FAULTS: tuple[Fault, ...] = (
         "rows for columns",
         _of_results(Detections, all_boxes=_boxes(lambda boxes: boxes[:, [1, 0, 3, 2]])),
     ),
-    _decode("corners taken as centre and size", "another format of boxes", _of_results(Detections, all_boxes=_boxes(_centre_form))),
-    _decode("a number of the result off by 1 %", "a constant of another version", _of_results(Result, first_number=_OffByOnePercent)),
+    _decode(
+        "corners taken as centre and size",
+        "another format of boxes",
+        _of_results(Detections, all_boxes=_boxes(_centre_form)),
+    ),
+    _decode(
+        "a number of the result off by 1 %",
+        "a constant of another version",
+        _of_results(Result, first_number=_OffByOnePercent),
+    ),
     _decode(
         "outputs decoded in half precision",
         "copied to the host as float16",

@@ -151,13 +151,12 @@ class Graph:
     def after(self, name: str, *types: tuple[str, Sequence[str]]) -> None:
         """Insert a chain of nodes behind a value; each is a type and the names of its further inputs.
 
-        What read the value, or was an output under its name, gets the result of the chain.
+        The result of the chain takes the name of the value, and so its place.
         """
         inner = f"{name}/before"
         producer = self.producer(name)
         assert producer is not None
         position = list(self.nodes).index(producer) + 1
-        self.reads(name, inner)
         producer.output[:] = [inner if output == name else output for output in producer.output]
         for number, (kind, further) in enumerate(types):
             source = inner if number == 0 else f"{inner}/{number}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from convkit.errors import ConvkitError
 from convkit.evaluation import prove_predictor
 from convkit.model import Tolerance
 from convkit.processing import Decode, decode_batch, find_decode, find_preprocess, prepare
-from convkit.proof import DECODED, Case, GoldenSamples, Verdict, feed_key, limits_of, measure, shape_cases
+from convkit.proof import DECODED, Case, Check, GoldenSamples, Verdict, feed_key, limits_of, measure, shape_cases
 from convkit.results import json_difference
 from convkit.self_test._subject import Subject, predicting, processing
 
@@ -27,19 +28,22 @@ __all__ = ["Judge", "Judgement"]
 NOTHING = 0.01
 """A fault that changes every figure by less than this share of its limit, on every sample, changes nothing."""
 SAME_TENSORS = 1e-4
-SAME_NUMBERS = 1e-6
+SAME_NUMBERS = 2e-8
 LARGEST_FILE = 2**31 - 2**20
 """Protocol buffers end at 2 GiB; a larger graph has its weights in a file of their own."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Whether a subject passed, and if not, the first check that failed or the error that was raised."""
+    """Whether a subject passed, and if not, the first check that failed or the error that was raised.
+
+    ``used`` is the largest share of a limit that any of its figures takes.
+    """
 
     passed: bool
     by: str = ""
     note: str = ""
-    checks: int = 0
+    used: float = 0.0
 
 
 class Judge:
@@ -110,15 +114,13 @@ class Judge:
         with subject.settings(), processing(subject):
             try:
                 with predicting(self.artifact, subject, self.session, self.run) as predictor:
-                    verdict = prove_predictor(
-                        predictor, backend=self.backend, golden=golden, stop_early=not thorough
-                    )
+                    verdict = prove_predictor(predictor, backend=self.backend, golden=golden, stop_early=not thorough)
             except ConvkitError as error:
                 return Judgement(False, f"error: {type(error).__name__}", error.message)
         if verdict.passed:
-            return Judgement(True, checks=len(verdict.checks))
+            return Judgement(True, used=max(map(_used, verdict.checks)))
         first = verdict.failures[0]
-        return Judgement(False, " ".join((first.kind, first.output, first.case)), first.note, len(verdict.checks))
+        return Judgement(False, " ".join((first.kind, first.output, first.case)), first.note or _figures(first))
 
     def changes_nothing(self, subject: Subject) -> bool:
         """Return whether what the subject computes on all samples differs by less than a hundredth of the limits."""
@@ -197,8 +199,21 @@ def _decoded(decode: Decode, golden: GoldenSamples, sizes: Any, items: Any) -> I
         yield decode_batch(decode, outputs, [item.meta])[0].to_json()
     if spec.batch.max > 1:
         together = {
-            output.name: np.concatenate([row[output.name] for row in stored]) if output.batched else stored[0][output.name]
+            output.name: np.concatenate([row[output.name] for row in stored])
+            if output.batched
+            else stored[0][output.name]
             for output in spec.outputs
         }
         for result in decode_batch(decode, together, [item.meta for item in items]):
             yield result.to_json()
+
+
+def _used(check: Check) -> float:
+    shares = [check.figures[key] / limit for key, limit in check.limits.items() if limit and math.isfinite(limit)]
+    return max(shares, default=0.0)
+
+
+def _figures(check: Check) -> str:
+    """Return the figures of a check that are above their limit."""
+    above = [key for key, value in check.figures.items() if not value <= check.limits.get(key, 0.0)]
+    return ", ".join(f"{key} {check.figures[key]:.2g} above {check.limits.get(key, 0.0):.2g}" for key in above)

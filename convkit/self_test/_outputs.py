@@ -73,5 +73,7 @@ OUTPUT_FAULTS: tuple[OutputFault, ...] = (
     ),
     OutputFault("not a number", "an overflow or a division by zero", _not_finite),
     OutputFault("left at zero", "an output was never written", lambda value, output: np.zeros_like(value)),
-    OutputFault("samples mixed up", "results of a batch belong to other images", lambda value, output: np.roll(value, 1, 0)),
+    OutputFault(
+        "samples mixed up", "results of a batch belong to other images", lambda value, output: np.roll(value, 1, 0)
+    ),
 )

@@ -46,13 +46,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Clean:
-    """One variant that computes the same: it has to pass. Where it cannot be made of this artifact, ``reason`` says why."""
+    """One variant that computes the same and has to pass; ``reason`` says why it cannot be made of this artifact.
+
+    ``used`` is the largest share of a limit that any of its figures takes.
+    """
 
     name: str
     group: str
     passed: bool = True
     by: str = ""
     note: str = ""
+    used: float = 0.0
     reason: str = ""
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,14 @@ from convkit.self_test._clean import NotApplicableError, Variant
 from convkit.self_test._clean_engines import ENGINE_VARIANTS
 from convkit.self_test._clean_graph import GRAPH_VARIANTS
 from convkit.self_test._clean_orders import ORDER_VARIANTS
-from convkit.self_test._fault import Fault, Site
+from convkit.self_test._fault import Fault
 from convkit.self_test._faults_engine import ENGINE_FAULTS
 from convkit.self_test._faults_graph import GRAPH_FAULTS
 from convkit.self_test._faults_preprocess import PREPROCESS_FAULTS
 from convkit.self_test._faults_results import RESULT_FAULTS
 from convkit.self_test._judge import Judge
 from convkit.self_test._report import Clean, Outcome, Planted, SelfTest
+from convkit.self_test._subject import Subject
 
 __all__ = ["FAULTS", "VARIANTS", "self_test"]
 
@@ -48,11 +49,11 @@ def self_test(
     variants: Sequence[Variant] = VARIANTS,
     progress: Progress = silent,
 ) -> SelfTest:
-    """Plant faults in a working artifact and return which of them its proof catches, and which clean variants it rejects.
+    """Return which planted faults the proof of an artifact catches, and which clean variants it rejects.
 
-    Nothing of the artifact is written. Each kind of fault is planted in up to ``places`` places, which ``seed`` chooses;
-    a place in which it changes no result by a hundredth of its limit is left for another and listed. A kind that has no
-    place in this artifact does not count.
+    Nothing of the artifact is written. Each kind of fault is planted in up to ``places`` places that ``seed`` chooses.
+    A place in which it changes no result by a hundredth of its limit is left for another one and listed. A kind that
+    has no place in this artifact does not count.
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved.
@@ -72,7 +73,7 @@ def self_test(
     judge = Judge(artifact, backend, device)
     try:
         progress("proving the artifact itself")
-        sound = judge.judge_sound()
+        sound = judge.judge(Subject(), thorough=True)
         if not sound.passed:
             raise ValidationError(
                 f"{path} fails its proof here, so its proof cannot be tested: {sound.by} {sound.note}".strip() + ".",
@@ -93,12 +94,11 @@ def self_test(
 
 def _outcome(judge: Judge, fault: Fault, seed: int, places: int) -> Outcome:
     rng = np.random.default_rng([seed, zlib.crc32(fault.kind.encode())])
-    sites: Iterable[Site] = list(fault.sites(judge, rng))
+    sites = list(fault.sites(judge, rng))
     planted: list[Planted] = []
     without_effect: list[str] = []
     refused: list[str] = []
-    ordered = [list(sites)[index] for index in rng.permutation(len(list(sites)))]
-    for site in ordered[:ATTEMPTS]:
+    for site in [sites[index] for index in rng.permutation(len(sites))[:ATTEMPTS]]:
         if len(planted) == places:
             break
         try:
@@ -127,4 +127,4 @@ def _clean(judge: Judge, variant: Variant) -> Clean:
     except ConvkitError as error:
         return Clean(variant.name, variant.group, reason=error.message)
     judgement = judge.judge(subject, thorough=True)
-    return Clean(variant.name, variant.group, judgement.passed, judgement.by, judgement.note)
+    return Clean(variant.name, variant.group, judgement.passed, judgement.by, judgement.note, judgement.used)

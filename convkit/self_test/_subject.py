@@ -81,7 +81,7 @@ def predicting(artifact: Artifact, subject: Subject, sound: Session, run: Comput
     kind = _DeliveringOnDevice if session.device.partition(":")[0] == "cuda" else _Delivering
     predictor = kind(artifact, session)
     if subject.deliver:
-        predictor.deliver = subject.deliver  # type: ignore[method-assign]
+        predictor.deliver = subject.deliver
     try:
         yield predictor
     finally:

@@ -20,7 +20,8 @@ to be installed (``pip install -e .``): the kit finds the adapter as the command
 The module needs pytest; ``import convkit`` alone never imports it.
 """
 
+from convkit.self_test import OUTPUT_FAULTS as FAULTS
+from convkit.self_test import OutputFault as Fault
 from convkit.testing._conformance import AdapterConformance
-from convkit.testing._faults import FAULTS, Fault
 
 __all__ = ["FAULTS", "AdapterConformance", "Fault"]

@@ -15,7 +15,7 @@ from convkit.evaluation import validate
 from convkit.proof import Verdict
 from convkit.results import SLACK, json_difference
 from convkit.runtime import load
-from convkit.testing._faults import FAULTS, Fault
+from convkit.self_test import OUTPUT_FAULTS, OutputFault
 from convkit.testing._fixtures import Fixtures
 from convkit.testing._replay import Replay
 
@@ -85,8 +85,8 @@ class ArtifactChecks(Fixtures):
             assert _same(_plain(run(path)), single), "a file gives another result than its content"
             assert _same(_plain(run(str(path))), single), "a path as text gives another result"
 
-    @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-    def test_proof_catches(self, replay: Replay, fault: Fault) -> None:
+    @pytest.mark.parametrize("fault", OUTPUT_FAULTS, ids=lambda fault: fault.name)
+    def test_proof_catches(self, replay: Replay, fault: OutputFault) -> None:
         """A failure means that the proof of this adapter is worth little: it let a planted fault pass.
 
         Narrow the `Tolerance` of the output that the message names. Where it is the default, the

@@ -12,7 +12,7 @@ from convkit.backends import open_session
 from convkit.model import resolve
 from convkit.processing import find_decode, take_items
 from convkit.proof import GoldenSamples, Verdict, by_items, feed_key, prove, shape_cases
-from convkit.testing._faults import Fault, changes_nothing, plant
+from convkit.self_test import OutputFault, changes_nothing, plant_output
 
 if TYPE_CHECKING:
     from convkit.artifact import Artifact
@@ -69,14 +69,14 @@ class Replay:
             verdict=Verdict("onnxruntime", "cpu", baselines=self.baselines),
         )
 
-    def unnoticed(self, fault: Fault) -> list[str]:
+    def unnoticed(self, fault: OutputFault) -> list[str]:
         """Return the outputs in which the fault can be planted without the proof failing."""
         missed = []
         for output in self.spec.outputs:
 
             def faulty(feed: Mapping[str, np.ndarray], output: TensorSpec = output) -> dict[str, np.ndarray]:
                 outputs = self.engine(feed)
-                return {**outputs, output.name: plant(fault, outputs[output.name], output)}
+                return {**outputs, output.name: plant_output(fault, outputs[output.name], output)}
 
             shapes = [resolve(output.shape, {"batch": 1, **case.table}) for case in self.cases]
             harmless = all(changes_nothing(fault, output, shape) for shape in shapes)

@@ -31,9 +31,7 @@ class Torch(Backend):
     summary = "PyTorch operators (CPU and CUDA, the latter in a CUDA graph)"
     remedy = "pip install torch"
 
-    def __init__(
-        self, name: str = "torch", precision: str | None = None, *, channels_last: bool | None = None
-    ) -> None:
+    def __init__(self, name: str = "torch", precision: str | None = None, *, channels_last: bool | None = None) -> None:
         self.name, self.precision = name, precision  # type: ignore[misc]
         self.channels_last = channels_last
 
