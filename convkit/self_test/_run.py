@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from convkit.artifact import Artifact
-from convkit.backends import backend_named
+from convkit.backends import backend_named, proved_engine
 from convkit.errors import ConvkitError, SettingError, ValidationError
 from convkit.progress import Progress, silent
 from convkit.self_test._clean import NotApplicableError, Variant
@@ -32,6 +32,8 @@ FAULTS: tuple[Fault, ...] = (*GRAPH_FAULTS, *ENGINE_FAULTS, *PREPROCESS_FAULTS, 
 """Every kind of fault."""
 VARIANTS: tuple[Variant, ...] = (*ORDER_VARIANTS, *ENGINE_VARIANTS, *GRAPH_VARIANTS)
 """Every clean variant."""
+GRAPHS = "onnxruntime"
+"""The backend for artifacts that were proved by an engine that was built."""
 PLACES = 2
 """Places in which each kind is planted."""
 ATTEMPTS = 6
@@ -41,7 +43,7 @@ ATTEMPTS = 6
 def self_test(
     path: Path | str,
     *,
-    backend: str = "onnxruntime",
+    backend: str | None = None,
     device: str | None = None,
     seed: int = 0,
     places: int = PLACES,
@@ -51,7 +53,8 @@ def self_test(
 ) -> SelfTest:
     """Return which planted faults the proof of an artifact catches, and which clean variants it rejects.
 
-    Nothing of the artifact is written. Each kind of fault is planted in up to ``places`` places that ``seed`` chooses.
+    ``backend`` and ``device`` are those that proved the artifact, unless others are given. Nothing of the artifact is
+    written. Each kind of fault is planted in up to ``places`` places that ``seed`` chooses.
     A place in which it changes no result by a hundredth of its limit is left for another one and listed. A kind that
     has no place in this artifact does not count.
 
@@ -62,12 +65,13 @@ def self_test(
         EnvironmentProblem: the backend cannot run here.
     """
     started = time.perf_counter()
+    artifact = Artifact.open(path)
+    backend, device = _engine(artifact, backend, device)
     if backend_named(backend).builds:
         raise SettingError(
             f"A self-test plants faults in the graph, and {backend!r} runs engines that it built.",
-            hint="Test the proof of the graph: leave --backend out.",
+            hint="Test the proof of the graph: --backend onnxruntime.",
         )
-    artifact = Artifact.open(path)
     progress("checking hashes")
     artifact.verify()
     judge = Judge(artifact, backend, device)
@@ -90,6 +94,14 @@ def self_test(
         judge.close()
     seconds = time.perf_counter() - started
     return SelfTest(backend, judge.session.device, outcomes, clean, seconds, seed)
+
+
+def _engine(artifact: Artifact, backend: str | None, device: str | None) -> tuple[str, str]:
+    """Return backend and device: those that proved the artifact, unless these build engines or others are given."""
+    name, where = proved_engine(artifact, backend, device)
+    if backend is None and backend_named(name).builds:
+        name, where = proved_engine(artifact, GRAPHS, device)
+    return name, where
 
 
 def _outcome(judge: Judge, fault: Fault, seed: int, places: int) -> Outcome:

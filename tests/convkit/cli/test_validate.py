@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -51,15 +52,13 @@ def test_verbose_shows_every_check(cli, toy_artifact):
 
 def test_a_graph_that_computes_something_else_exits_4(cli, toy_artifact, tmp_path):
     import onnx
-    from support.faults import plant
 
-    spec = spec_from_manifest(toy_artifact.manifest)
-    golden = GoldenSamples.load(toy_artifact.path, spec)
-    feed = golden.samples.feed(shape_cases(spec.dims)[0])["images"]
+    from convkit.self_test import spoilt_graphs
+
     with staging(tmp_path / "spoilt") as folder:
         shutil.copytree(toy_artifact.path, folder, dirs_exist_ok=True)
         (folder / MANIFEST).unlink()
-        model = plant(onnx.load(toy_artifact.model), "weight_scaled", feed)
+        _, model = next(spoilt_graphs(onnx.load(toy_artifact.model), "a layer scaled by 1.01"))
         (folder / "model.onnx").write_bytes(model.SerializeToString())
         manifest = {key: value for key, value in toy_artifact.manifest.items() if key not in ("files", "seal")}
         publish(folder, tmp_path / "spoilt", manifest, overwrite=False)
@@ -130,3 +129,38 @@ def test_models_without_images_validate(cli, pair_artifact, embedding_artifact, 
     kinds = {line.split()[1] for line in table[1:-1] if not line.startswith(("note", " "))}
     assert {"shape", "values", "batch", "preprocess"} <= kinds
     assert any(line.startswith("decoded results") for line in table) == (name == "pair")
+
+
+def test_self_test_prints_both_rates(cli, toy_artifact):
+    said = cli("validate", toy_artifact.path, "--self-test")
+    assert said.code == 0
+    assert re.fullmatch(
+        r"faults caught (\d+) of \1, in \d+ places; false alarms 0 of \d+; onnxruntime \(cpu\), \d+ s", said.lines[-1]
+    )
+    assert any(line.startswith("graph") and "channels swapped" in line and line.endswith("ok") for line in said.lines)
+    assert any(line.startswith("not in this artifact: ") and "mask ignored" in line for line in said.lines)
+    assert "planting faults" in said.err
+
+
+def test_self_test_as_json(cli, toy_artifact):
+    said = cli("validate", toy_artifact.path, "--self-test", "--json")
+    document = said.json["self_test"]
+    assert said.code == 0
+    assert document["faults"] == document["caught"] >= 25
+    assert (document["clean"] >= 40, document["false_alarms"]) == (True, 0)
+    assert document["faults"] == sum(detail["applies"] for detail in document["details"])
+    assert document["clean"] == sum(variant["applies"] for variant in document["variants"])
+    json.dumps(said.json, allow_nan=False)
+
+
+def test_a_self_test_that_finds_a_hole_exits_4(cli, toy_artifact, monkeypatch):
+    """A decode that is not replayed is a hole, and the self-test has to find it."""
+
+    replay = GoldenSamples.replay
+    monkeypatch.setattr(
+        GoldenSamples, "replay", lambda self, decode: [c for c in replay(self, decode) if c.kind != "decode"]
+    )
+    said = cli("validate", toy_artifact.path, "--self-test")
+    assert said.code == 4
+    assert any("class shift" in line and line.endswith("MISSED") for line in said.lines)
+    assert said.lines[-1].startswith("faults caught")

@@ -1,4 +1,4 @@
-"""The faults in outputs, which the kit plants too: each changes what it says, and only where there is something to change."""
+"""The faults in outputs, which the kit plants too: each changes what it says, where there is something to change."""
 
 from __future__ import annotations
 

@@ -1,30 +1,32 @@
-"""The self-test on small artifacts of four kinds: every planted fault is caught, no clean variant is rejected."""
+"""The self-test on small artifacts of four kinds, and what it says of a proof that is too loose or too tight."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from support.plugins import registered
 
 from convkit import Artifact
-from convkit.artifact import publish, staging
 from convkit.errors import SettingError, ValidationError
+from convkit.files import sha256
 from convkit.plugins import manager
-from convkit.self_test import FAULTS, VARIANTS, SelfTest, self_test
+from convkit.proof import Verdict
+from convkit.self_test import FAULTS, VARIANTS, Fault, SelfTest, Site, Subject, Variant, self_test
 
-SMALL = ("toy", "blobs", "pair", "embedding")
+SMALL = {"toy": "toy_artifact", "blobs": "blob_artifact", "pair": "pair_artifact", "embedding": "embedding_artifact"}
+KIND = {fault.kind: fault for fault in FAULTS}
 
 
 @pytest.fixture(scope="module")
-def plugins() -> Iterator[None]:
-    """All small adapters, installed for the module."""
+def plugins(
+    toy_artifact: Artifact, blob_artifact: Artifact, pair_artifact: Artifact, embedding_artifact: Artifact
+) -> Iterator[None]:
+    """All small adapters, installed for the module once their artifacts are made."""
     from support.blobs import BlobPlugin
     from support.embedding import EmbeddingPlugin
     from support.pair import PairPlugin
@@ -39,27 +41,146 @@ def plugins() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def tests(plugins: None, request: pytest.FixtureRequest) -> dict[str, SelfTest]:
-    """The self-tests of all small artifacts."""
-    names = {"toy": "toy_artifact", "blobs": "blob_artifact", "pair": "pair_artifact", "embedding": "embedding_artifact"}
-    return {name: self_test(request.getfixturevalue(fixture).path) for name, fixture in names.items()}
+@pytest.fixture(scope="module", params=list(SMALL))
+def small(plugins: None, request: pytest.FixtureRequest) -> SelfTest:
+    """The whole self-test of one small artifact."""
+    return self_test(request.getfixturevalue(SMALL[request.param]).path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
-def test_every_fault_is_caught(tests: dict[str, SelfTest], name: str) -> None:
-    missed = [
-        f"{outcome.kind}: {one.where}" for outcome in tests[name].outcomes for one in outcome.planted if not one.caught
-    ]
+def test_every_fault_is_caught(small: SelfTest) -> None:
+    missed = [f"{each.kind}: {one.where}" for each in small.outcomes for one in each.planted if not one.caught]
     assert missed == []
-    assert tests[name].caught == tests[name].faults >= 25
+    assert small.caught == small.faults >= 25
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
-def test_no_alarm_is_false(tests: dict[str, SelfTest], name: str) -> None:
-    rejected = [f"{one.name}: {one.by} {one.note}" for one in tests[name].variants if one.applies and not one.passed]
+def test_no_alarm_is_false(small: SelfTest) -> None:
+    rejected = [f"{one.name}: {one.by} {one.note}" for one in small.variants if one.applies and not one.passed]
     assert rejected == []
-    assert tests[name].clean >= 40
-    assert tests[name].passed
+    assert small.clean >= 40
+    assert small.passed
+
+
+@pytest.mark.slow
+def test_every_fault_says_where_and_what_noticed_it(small: SelfTest) -> None:
+    for outcome in small.outcomes:
+        assert outcome.cause
+        assert outcome.applies or outcome.reason
+        assert all(one.where and one.by for one in outcome.planted)
+    for variant in small.variants:
+        assert variant.applies or variant.reason
+        assert 0 <= variant.used <= 1
+
+
+def test_kinds_and_variants_have_names_of_their_own() -> None:
+    assert len({fault.kind for fault in FAULTS}) == len(FAULTS) >= 60
+    assert len({variant.name for variant in VARIANTS}) == len(VARIANTS) >= 60
+    assert {fault.part for fault in FAULTS} == {"graph", "engine", "preprocess", "decode", "pipeline"}
+
+
+def planted(kind: str, make: Callable[[Any], Subject]) -> Fault:
+    """Return a fault with one place."""
+    return Fault(kind, "engine", "a test", lambda judge, rng: iter([Site("here", lambda: make(judge))]))
+
+
+def test_a_fault_that_changes_nothing_is_not_counted_and_said(plugins: None, toy_artifact: Artifact) -> None:
+    test = self_test(toy_artifact.path, faults=[planted("none", lambda judge: Subject(run=judge.run))], variants=())
+    (outcome,) = test.outcomes
+    assert (outcome.applies, outcome.caught, outcome.without_effect) == (False, False, ["here"])
+    assert outcome.reason == "changes nothing here"
+    assert (test.faults, test.passed) == (0, False)
+
+
+@pytest.mark.parametrize(("share", "applies"), [(0.3, True), (0.003, False)])
+def test_a_fault_below_the_limit_is_missed_unless_it_is_below_a_hundredth(
+    plugins: None, toy_artifact: Artifact, share: float, applies: bool
+) -> None:
+    """A third of a limit is seen by nobody, and the self-test has to say so."""
+
+    def make(judge: Any) -> Subject:
+        from convkit.proof import limits_of
+
+        (output,) = judge.spec.outputs
+        step = share * limits_of(judge.baselines[output.name], output.tolerance)["max_abs"]
+
+        def run(feed: Any) -> Any:
+            found = judge.run(feed)
+            found[output.name].flat[0] += step
+            return found
+
+        return Subject(run=run)
+
+    test = self_test(toy_artifact.path, faults=[planted("small", make)], variants=())
+    (outcome,) = test.outcomes
+    assert (outcome.applies, outcome.caught, test.faults, test.caught) == (applies, False, int(applies), 0)
+    assert not test.passed
+
+
+def test_a_variant_that_computes_something_else_is_a_false_alarm(plugins: None, toy_artifact: Artifact) -> None:
+    def make(judge: Any) -> Subject:
+        return Subject(run=lambda feed: {name: value * 1.01 for name, value in judge.run(feed).items()})
+
+    test = self_test(toy_artifact.path, faults=[KIND["RGB for BGR"]], variants=[Variant("off", "test", make)])
+    assert (test.clean, test.false_alarms, test.caught, test.passed) == (1, 1, 1, False)
+    assert "values logits" in test.variants[0].by
+    assert test.headline().endswith("false alarms 1 of 1")
+
+
+def test_a_loose_proof_misses_faults(plugins: None, toy_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With limits a thousand times as wide as measured, a layer that is 1 % off passes."""
+    original = Verdict.from_json
+
+    def loose(document: Any) -> Verdict:
+        verdict = original(document)
+        wide = {name: {key: 1e5 * value for key, value in row.items()} for name, row in verdict.baselines.items()}
+        return dataclasses.replace(verdict, baselines=wide)
+
+    monkeypatch.setattr(Verdict, "from_json", loose)
+    test = self_test(toy_artifact.path, faults=[KIND["a layer scaled by 1.01"], KIND["output negated"]], variants=())
+    assert [outcome.caught for outcome in test.outcomes] == [False, True]
+    assert all(not one.by for one in test.outcomes[0].planted)
+
+
+def test_an_artifact_that_fails_itself_is_not_tested(
+    plugins: None, toy_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from support.toy import Resize
+
+    original = Resize.__init__
+
+    def newer(self: Resize, spec: Any) -> None:
+        original(self, spec)
+        self.scale *= 1.02
+
+    monkeypatch.setattr(Resize, "__init__", newer)
+    with pytest.raises(ValidationError, match="fails its proof here"):
+        self_test(toy_artifact.path)
+
+
+def test_nothing_of_the_artifact_or_of_the_plugins_is_left_changed(
+    plugins: None, toy_artifact: Artifact, tmp_path: Path
+) -> None:
+    copy = tmp_path / "toy"
+    shutil.copytree(toy_artifact.path, copy)
+    before = {path: sha256(path) for path in copy.rglob("*") if path.is_file()}
+    names = [info.name for info in manager().infos()]
+    faults = [KIND[kind] for kind in ("RGB for BGR", "class shift", "wrong interpolation", "bias dropped")]
+    assert self_test(copy, faults=faults, variants=VARIANTS[:1]).passed
+    assert {path: sha256(path) for path in copy.rglob("*") if path.is_file()} == before
+    assert [info.name for info in manager().infos()] == names
+
+
+def test_the_seed_chooses_the_places(plugins: None, toy_artifact: Artifact) -> None:
+    def places(seed: int) -> list[str]:
+        faults = [KIND["channels swapped"], KIND["one channel zeroed"]]
+        test = self_test(toy_artifact.path, seed=seed, faults=faults, variants=())
+        return [one.where for outcome in test.outcomes for one in outcome.planted]
+
+    assert places(0) == places(0)
+    assert len({tuple(places(seed)) for seed in range(3)}) > 1
+
+
+def test_engines_that_were_built_are_refused(plugins: None, toy_artifact: Artifact) -> None:
+    with pytest.raises(SettingError, match="runs engines that it built"):
+        self_test(toy_artifact.path, backend="tensorrt-rtx")
