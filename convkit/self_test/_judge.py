@@ -111,7 +111,8 @@ class Judge:
         An error that is meant for people counts as a failure: `validate` exits with it.
         """
         golden = subject.golden or self.golden
-        with subject.settings(), processing(subject):
+        # A planted NaN or infinity goes through the decode as well.
+        with subject.settings(), processing(subject), np.errstate(invalid="ignore", over="ignore"):
             try:
                 with predicting(self.artifact, subject, self.session, self.run) as predictor:
                     verdict = prove_predictor(predictor, backend=self.backend, golden=golden, stop_early=not thorough)
