@@ -2,10 +2,10 @@
 
     python benchmarks/self_test.py [digits|minimal|heads|detections|res|ARTIFACT ...]
 
-Converts the digits demo, the example of an adapter, and narrow CenterNets with random weights (both forms of a deformable
-network, and one without deformable convolutions), tests the proof of each, and prints what was missed, what was rejected,
-and how near the clean variants came to a limit. Ends with exit code 1 unless everything was caught and nothing clean was
-rejected.
+Converts the digits demo, the example of an adapter, and narrow CenterNets with random weights (both forms of a
+deformable network, and one without deformable convolutions), tests the proof of each, and prints what was missed, what
+was rejected and how near the clean variants came to a limit. Ends with exit code 1 unless everything was caught and
+nothing clean rejected.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def test_what_was_stored_is_reproduced_bit_for_bit(toy, toy_artifact, folder):
     assert set(found) == {"preprocess", "decode"}
     assert found["preprocess"].passed
     assert found["preprocess"].output == "images"
-    assert found["preprocess"].figures == {"rel_l2": 0.0}
+    assert found["preprocess"].figures == {"rel_l2": 0.0, "drift": 0.0}
     assert found["decode"].passed
 
 
@@ -207,11 +207,21 @@ def test_another_image_does_not_give_the_stored_input(toy, toy_artifact, folder)
     assert found["decode"].passed
 
 
-@pytest.mark.parametrize(("amount", "passed"), [(0, True), (1, True), (8, False)])
-def test_a_rounding_of_one_level_passes_and_a_shift_of_eight_does_not(toy, toy_artifact, folder, amount, passed):
+@pytest.mark.parametrize(
+    ("change", "passed"),
+    [
+        (lambda image, rng: image, True),
+        (lambda image, rng: image + rng.integers(-1, 2, image.shape), True),
+        (lambda image, rng: image + 1, False),
+        (lambda image, rng: np.rint(image * 255 / 256), False),
+        (lambda image, rng: image + rng.integers(-8, 9, image.shape), False),
+    ],
+    ids=["nothing", "rounding", "one level up", "divided by 256", "noise"],
+)
+def test_rounding_up_and_down_passes_and_a_drift_or_noise_does_not(toy, toy_artifact, folder, change, passed):
     path = folder / "proof" / "input_0.png"
-    image = cv2.imread(str(path)).astype(np.int64)
-    cv2.imwrite(str(path), np.clip(image + amount, 0, 255).astype(np.uint8))
+    image = change(cv2.imread(str(path)).astype(np.int64), np.random.default_rng(0))
+    cv2.imwrite(str(path), np.clip(image, 0, 255).astype(np.uint8))
     assert replayed(folder, toy_artifact)["preprocess"].passed is passed
 
 
