@@ -6,7 +6,7 @@ import codecs
 import os
 from pathlib import Path
 
-__all__ = ["printable", "read_text"]
+__all__ = ["marked_encoding", "printable", "read_text"]
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -25,8 +25,12 @@ def read_text(path: Path) -> str:
         UnicodeDecodeError: its bytes are no such text.
     """
     data = path.read_bytes()
-    encoding = next((encoding for mark, encoding in MARKS if data.startswith(mark)), "utf-8")
-    return data.decode(encoding).replace("\r\n", "\n")
+    return data.decode(marked_encoding(data) or "utf-8").replace("\r\n", "\n")
+
+
+def marked_encoding(data: bytes) -> str:
+    """Return the encoding that the byte-order mark at the start of a text says; empty without one."""
+    return next((encoding for mark, encoding in MARKS if data.startswith(mark)), "")
 
 
 def printable(name: str) -> str:

@@ -19,8 +19,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     # PyTorch's threads wait for each other by spinning; on cores that are busy otherwise that costs up to tenfold.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name may not fit the encoding of a pipe
+    for stream in (sys.stdout, sys.stderr):
+        # A name may not fit the encoding of a pipe. UTF-8 keeps its own way with the bytes of file names.
+        whole = (stream.encoding or "").lower().replace("-", "").startswith("utf")
+        if isinstance(stream, io.TextIOWrapper) and (
+            stream.errors == "strict" or (stream.errors == "surrogateescape" and not whole)
+        ):
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(execute(words))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
+from convkit._text import marked_encoding
 from convkit.cli._options import JsonOption, QuietOption
 from convkit.errors import OutputError, SettingError
 
@@ -258,7 +259,12 @@ def _end(stream: BinaryIO) -> bytes:
 
 
 def _encoding(data: bytes) -> str:
-    """Return UTF-16 where every second byte of most characters is 0, as in the logs of PowerShell; else UTF-8."""
+    """Return what a byte-order mark says; without one, UTF-16 where most characters have a byte of 0, else UTF-8.
+
+    PowerShell writes logs in UTF-16, and the beginning of a long one is not kept.
+    """
+    if marked := marked_encoding(data):
+        return marked
     even, odd = data[0::2].count(0), data[1::2].count(0)
     if 4 * (even + odd) < len(data):
         return "utf-8"

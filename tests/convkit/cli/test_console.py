@@ -126,6 +126,8 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch, stream: str) -> str:
         if stream == "stderr":
             with steps("work") as step:
                 step("a step", 1, 2)
+                if step.bar:
+                    step.bar.refresh()  # which a timer does otherwise, sooner or later
         monkeypatch.undo()
         content = os.read(leader, 100_000).decode()
     os.close(leader)

@@ -122,6 +122,13 @@ class TestErrorText:
         (tmp_path / "empty.log").write_text("")
         assert run(capsys, tmp_path / "empty.log")[0] == 1
 
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+    def test_a_log_with_a_mark_in_a_language_without_latin_letters(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str
+    ) -> None:
+        (tmp_path / "error.log").write_bytes(("错误" * 500 + "\n" + ERROR).encode(encoding))
+        assert run(capsys, tmp_path / "error.log", "--json")[0] == 0
+
     @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
     @pytest.mark.parametrize("before", [0, 1 << 20], ids=["short", "long"])
     def test_a_log_of_powershell(

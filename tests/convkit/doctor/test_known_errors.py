@@ -442,6 +442,18 @@ QUOTED = [
         "ImportError: /lib/x86_64-linux-gnu/libstdc++.so.6: version `GLIBCXX_3.4.32' not found (required by x.so)",
         "newer C or C++ library",
     ),
+    ("    state = checkpoint['x']\nKeyError: 'state_dict'", "under another entry"),
+    ("_pickle.UnpicklingError: invalid load key, '\\x0a'.", "of another kind of file"),
+    ("AttributeError: module 'numpy' has no attribute 'float'.", "NumPy 1.24 removed"),
+    (
+        "RuntimeError: Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!",
+        "on one device and its input on another",
+    ),
+    ("RuntimeError: CUDA error: invalid device function", "not built for this GPU's architecture."),
+    ("RuntimeError: Ninja is required to load C++ extensions", "its build tool is missing"),
+    ("x.cu:3:10: fatal error: cuda_runtime.h: No such file or directory", "the CUDA toolkit is missing"),
+    ("RuntimeError: operator torchvision::nms does not exist", "built for another PyTorch"),
+    ("ImportError: x.so: undefined symbol: _ZN3c1010TensorImplD0Ev", "another PyTorch or CUDA"),
     ("[1234.5] Out of memory: Killed process 4321 (python) total-vm:31457280kB", "memory of the machine"),
     ("OSError: [Errno 28] No space left on device: '/out/model.onnx'", "full"),
 ]

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from convkit.results import SLACK, Classification, Detections, box_iou
 
+pytestmark = pytest.mark.filterwarnings("error")
+
 
 def make(boxes: Any, scores: Any, classes: Any) -> Detections:
     return Detections(

@@ -18,6 +18,8 @@ from torch import nn
 from convkit import Detections
 from convkit_models.centernet.tasks.ctdet import CtdetDecode, find_peaks, max_pool, output_patch, reference
 
+pytestmark = pytest.mark.filterwarnings("error")
+
 META = {"center": [320.0, 240.0], "scale": 640.0, "input": [48, 64]}
 
 

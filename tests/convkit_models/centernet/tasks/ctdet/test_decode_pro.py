@@ -16,6 +16,8 @@ from convkit.errors import SettingError
 from convkit_models.centernet import convkit_decode
 from convkit_models.centernet.tasks.ctdet import ProDecode, Tuning
 
+pytestmark = pytest.mark.filterwarnings("error")
+
 
 def spec(
     form: str = "heads", classes: int = 3, topk: int = 100, confidence: float = 0.3, **more: Any

@@ -24,6 +24,8 @@ from convkit_models.centernet.tasks.ctdet import _device_decode as module
 from convkit_models.centernet.tasks.ctdet._decode_kernels import TUNINGS
 from convkit_models.centernet.tasks.ctdet._decode_plan import _dividers
 
+pytestmark = pytest.mark.filterwarnings("error")
+
 
 def spec(form: str = "heads", classes: int = 3, topk: int = 20, sizes_per_class: bool = False) -> dict[str, Any]:
     names = [f"thing {index}" for index in range(classes)]
