@@ -30,7 +30,7 @@ class Float32Islands(NodeRewrite):
         return True if any(_is_bfloat16(tensor) for tensor in (*node.inputs, *node.outputs)) else None
 
     def rewrite(self, graph: gs.Graph, node: gs.Node, match: bool) -> None:
-        """Cast what the node reads to float32, and its result back."""
+        """Cast what the node reads to float32, and its result back; what is dequantised for it needs no Cast."""
         import onnx
         import onnx_graphsurgeon as gs
 
@@ -39,6 +39,13 @@ class Float32Islands(NodeRewrite):
             if not _is_bfloat16(tensor):
                 continue
             name = _unused(f"{tensor.name}.float32", taken)
+            if _dequantised_for(tensor, node):
+                (maker,) = tensor.inputs
+                scale = maker.inputs[1]
+                wide_scale = np.asarray(scale.values).astype(np.float32)
+                maker.inputs[1] = gs.Constant(_unused(f"{scale.name}.float32", taken), wide_scale)
+                tensor.dtype = np.float32
+                continue
             if isinstance(tensor, gs.Constant):
                 node.inputs[place] = gs.Constant(name, np.asarray(tensor.values).astype(np.float32))
                 continue
@@ -58,6 +65,16 @@ def _is_bfloat16(tensor: gs.Tensor) -> bool:
     import onnx
 
     return tensor.dtype in (onnx.TensorProto.BFLOAT16, np.dtype(ml_dtypes.bfloat16))
+
+
+def _dequantised_for(tensor: gs.Tensor, node: gs.Node) -> bool:
+    """Return whether a tensor is made of whole numbers by a constant scale, for this node alone."""
+    import onnx_graphsurgeon as gs
+
+    if len(tensor.inputs) != 1 or any(reader is not node for reader in tensor.outputs):
+        return False
+    (maker,) = tensor.inputs
+    return maker.op == "DequantizeLinear" and isinstance(maker.inputs[1], gs.Constant)
 
 
 def _unused(name: str, taken: set[str]) -> str:

@@ -57,6 +57,20 @@ def test_int8_graphs_are_built_understood_and_audited(tmp_path: Path) -> None:
         assert understood.passed, (key, understood.parting, understood.not_replayed)
 
 
+def test_no_cast_parts_quantisation_from_what_tensorrt_computes_in_float32() -> None:
+    """It builds no transposed convolution in bfloat16: this one dequantises to float32."""
+    model = prepared(residual_network(), SHAPES["residual"], "bf16")
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    makers = {name: each for each in model.graph.node for name in each.output}
+    (up,) = (each for each in model.graph.node if each.name == "up")
+    for name in up.input[:2]:
+        assert makers[name].op_type == "DequantizeLinear"
+        assert types[name] == onnx.TensorProto.FLOAT
+
+
 def test_weights_of_another_scale_are_not_understood(tmp_path: Path) -> None:
     """The comparison sees a scale of one channel that is wrong by a factor of 2."""
     model = prepared(residual_network(), SHAPES["residual"], "fp16")
