@@ -34,11 +34,10 @@ def convert(folder: Path, size: int) -> Path:
     return folder / "digits"
 
 
-def scenes(folder: Path, count: int) -> list[Path]:
-    """Return files of new scenes."""
+def scenes(folder: Path, count: int) -> None:
+    """Write new scenes."""
     command = [sys.executable, str(DIGITS / "generate.py"), "--images", str(folder), "--split", "train"]
     subprocess.run([*command, "--count", str(count), "--seed", str(SEED)], check=True, stdout=subprocess.DEVNULL)
-    return sorted(folder.glob("*.jpg"))
 
 
 def engine(artifact: Any, model: Any, folder: Path, name: str) -> Callable[[Path], Any]:
@@ -81,19 +80,17 @@ def main() -> None:
     options = parser.parse_args()
     import onnx
 
-    from convkit.artifact import Artifact
+    from convkit.artifact import Artifact, spec_from_manifest
+    from convkit.conversion import CalibrationFiles
     from convkit.evaluation import evaluate_engines
     from convkit.graph.precision import METHODS
-    from convkit.processing import collate
-    from convkit.runtime import load
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         artifact = Artifact.open(options.artifact or convert(folder, options.size))
-        with load(artifact.path) as predictor:
-            spec = predictor.spec
-            files = scenes(folder / "scenes", options.calibrate)
-            feeds = [collate(spec.inputs, [predictor.prepare(file)]) for file in files]
+        spec = spec_from_manifest(artifact.manifest)
+        scenes(folder / "scenes", options.calibrate)
+        feeds = list(CalibrationFiles(spec, folder / "scenes", options.calibrate))
         table = graphs(onnx.load(str(artifact.model)), feeds, options.method or list(METHODS))
         engines = {key: engine(artifact, model, folder, key) for key, model in table.items()}
         heldout = DIGITS / "heldout"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -33,7 +34,7 @@ def makers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     return {name: each for each in model.graph.node for name in each.output}
 
 
-def quantised_from(model: onnx.ModelProto, name: str, place: int = 0) -> tuple[str, np.ndarray] | None:
+def quantised_from(model: onnx.ModelProto, name: str, place: int = 0) -> tuple[str, Any] | None:
     """Return the tensor and the scale that an input of a node is quantised from and with; None if it is not."""
     (reader,) = (each for each in model.graph.node if each.name == name)
     found = makers(model)
@@ -240,6 +241,44 @@ def test_applied_again_it_changes_nothing(samples):
         typed, _ = apply_rewrite(model, To16Bit("fp16"))
         assert apply_rewrite(typed, To16Bit("fp16"))[0] is typed
         assert apply_rewrite(typed, ToInt8(found.thresholds, low))[0] is typed
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_does_not_depend_on_the_order_of_the_nodes(seed, samples):
+    thresholds = calibrate(residual_network(), samples).thresholds
+    model, generator = residual_network(), np.random.default_rng(seed)
+    waiting, made = list(model.graph.node), {each.name for each in (*model.graph.input, *model.graph.initializer)}
+    order = []
+    while waiting:
+        ready = [place for place, each in enumerate(waiting) if made.issuperset(each.input)]
+        order.append(waiting.pop(generator.choice(ready)))
+        made.update(order[-1].output)
+    shuffled = onnx.ModelProto()
+    shuffled.CopyFrom(model)
+    del shuffled.graph.node[:]
+    shuffled.graph.node.extend(order)
+    changed, expected = (apply_rewrite(each, ToInt8(thresholds, "fp16"))[0] for each in (shuffled, model))
+    assert [each.name for each in changed.graph.node] != [each.name for each in expected.graph.node]
+    names = [Counter(each.op_type for each in found.graph.node) for found in (changed, expected)]
+    assert names[0] == names[1]
+    for each in model.graph.node:
+        if each.op_type in ("Conv", "ConvTranspose", "Add", "Concat"):
+            for place in range(len(each.input)):
+                ours, theirs = (quantised_from(found, each.name, place) for found in (changed, expected))
+                assert (ours is None) == (theirs is None)
+                assert ours is None or (ours[0] == theirs[0] and np.array_equal(ours[1], theirs[1]))
+
+
+def test_an_output_of_the_graph_may_be_quantised_for_others(samples):
+    model = residual_network()
+    model.graph.output.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["n", 8, "h", "v"]))
+    for low in ("fp32", "fp16"):
+        result, _ = quantize(model, samples, low=low)
+        onnx.checker.check_model(result, full_check=True)
+        source, _ = quantised_from(result, "b.1")
+        assert source == {"fp32": "a", "fp16": "a.float16"}[low], (
+            "others read it before it is cast to the output's type"
+        )
 
 
 def test_nodes_are_excluded_and_kept_by_name(samples):
