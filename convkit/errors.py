@@ -35,14 +35,19 @@ __all__ = [
     "RewriteError",
     "SettingError",
     "ValidationError",
+    "at_stage",
     "blamed_on",
     "listing",
+    "named",
     "suggest",
 ]
 
 
 class ConvkitError(Exception):
-    """Base of all errors for people: ``message`` is the fact, ``hint`` the remedy."""
+    """Base of all errors for people: ``message`` is the fact, ``hint`` the remedy.
+
+    ``stage`` is the stage of a conversion that found it, empty elsewhere; see `at_stage`.
+    """
 
     exit_code: ClassVar[int] = 1
 
@@ -50,9 +55,11 @@ class ConvkitError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.stage = ""
 
     def __str__(self) -> str:
-        return f"{self.message}\n{self.hint}" if self.hint else self.message
+        stage = f"Stage: {self.stage}" if self.stage else ""
+        return "\n".join(filter(None, (self.message, stage, self.hint)))
 
 
 class SettingError(ConvkitError):
@@ -171,24 +178,54 @@ class PluginError(EnvironmentProblem):
 
 
 @contextmanager
-def blamed_on(what: str) -> Iterator[None]:
+def blamed_on(
+    what: str, plugin: str = "", hint: str = "", *, passing: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
     """Turn what code of a plugin raises into an error for people; errors that are meant for people pass.
 
-    ``what`` names the code, such as ``the preprocess`` or ``rewrite 'mine.fuse'``.
+    ``what`` names the code, such as ``the preprocess`` or ``rewrite 'mine.fuse'``, ``plugin`` whose it is where that is
+    known; ``hint`` says what such code has to heed. Errors of the types ``passing`` are about something else and pass.
 
     Raises:
-        AdapterError: the block raised anything that is no `ConvkitError`.
+        AdapterError: the block raised anything that is no `ConvkitError`, `SystemExit` included.
+        EnvironmentProblem: there is not enough memory.
     """
     try:
         yield
-    except ConvkitError:
-        raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if isinstance(error, (ConvkitError, *passing)):
+            raise
         lines = str(error).strip().splitlines()
+        text = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+        if isinstance(error, MemoryError) or "not enough memory" in text or "out of memory" in text.lower():
+            raise EnvironmentProblem(
+                f"{named(what, plugin)} needs more memory than there is: {text}", hint="Give smaller sizes or batches."
+            ) from error
+        advice = f"{hint} " if hint else ""
         raise AdapterError(
-            f"{what[0].upper()}{what[1:]} raised {type(error).__name__}: {lines[0] if lines else 'no message'}",
-            hint="That is a mistake in the plugin that it belongs to; CONVKIT_DEBUG=1 shows where.",
+            f"{named(what, plugin)} raised {text}",
+            hint=f"{advice}That is a mistake in the plugin that it belongs to; CONVKIT_DEBUG=1 shows where.",
         ) from error
+
+
+def named(what: str, plugin: str = "") -> str:
+    """Return how a message begins that is about code of a plugin: ``Plugin 'mine': the preprocess``."""
+    return f"Plugin {plugin!r}: {what}" if plugin else f"{what[0].upper()}{what[1:]}"
+
+
+@contextmanager
+def at_stage(name: str, plugin: str = "") -> Iterator[None]:
+    """Give errors of the block, as far as an author has to mend them, the name of the stage that found them.
+
+    An `AdapterError` whose message names no plugin is one of ``plugin``.
+    """
+    try:
+        yield
+    except (ConversionError, PluginError) as error:
+        error.stage = error.stage or name
+        if plugin and isinstance(error, AdapterError) and "lugin " not in error.message:
+            error.message = f"Plugin {plugin!r}: {error.message}"
+        raise
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

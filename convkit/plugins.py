@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import inspect
 import os
 import sys
 import warnings
+import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -75,6 +77,7 @@ class PluginManager:
         self.pluggy = pluggy.PluginManager("convkit")
         self.pluggy.add_hookspecs(hookspecs)
         self._infos: dict[str, PluginInfo] = {}
+        self._origins: dict[int, tuple[weakref.ref[Any], str]] = {}
         self._traced = os.environ.get(TRACE_VARIABLE, "0") not in ("", "0")
 
     def discover(self) -> None:
@@ -178,16 +181,21 @@ class PluginManager:
         offers = self._offers().items()
         return [text for name, pairs in offers for text in _clash(name, [plugin for plugin, _ in pairs])]
 
-    def gather(self, hook: str, **arguments: Any) -> dict[str, list[Any]]:
+    def gather(self, hook: str, of: type | tuple[type, ...] = object, **arguments: Any) -> dict[str, list[Any]]:
         """Call a hook that returns many things; return what each plugin gave, in call order.
 
-        Mappings are returned as their items.
+        Mappings are returned as their items. ``of`` is what each thing has to be an instance of.
 
         Raises:
-            PluginError: a plugin's hook raised something that is not meant for people.
+            PluginError: a plugin's hook raised something that is not meant for people, or gave other things.
         """
         results: dict[str, list[Any]] = {}
         for plugin, values in self._call(hook, arguments):
+            for value in values:
+                if not isinstance(value, of):
+                    raise PluginError(
+                        f"Plugin {plugin!r} returned {_kind(value)} from {hook}.", hint=_wanted(value, of)
+                    )
             results.setdefault(plugin, []).extend(values)
         return results
 
@@ -198,6 +206,20 @@ class PluginManager:
             PluginError: a plugin's hook raised something that is not meant for people.
         """
         return next((value for _, value in self._call(hook, arguments)), None)
+
+    def origin(self, thing: Any) -> str:
+        """Return the plugin whose hook returned this very object, such as a preprocess; empty where none did."""
+        reference, plugin = self._origins.get(id(thing), (None, ""))
+        return plugin if reference is not None and reference() is thing else ""
+
+    def _remember(self, plugin: str, values: Iterable[Any]) -> None:
+        for value in values:
+            with contextlib.suppress(TypeError):  # what cannot be referred to weakly is no object of a plugin's class
+                self._origins[id(value)] = weakref.ref(value, partial(self._forget_origin, id(value))), plugin
+
+    def _forget_origin(self, key: int, reference: weakref.ref[Any]) -> None:
+        if self._origins.get(key, (None,))[0] is reference:
+            del self._origins[key]
 
     def _call(self, hook: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Yield the name of each plugin that implements the hook with its answer: a list where all answers count."""
@@ -212,7 +234,7 @@ class PluginManager:
                 value: Any = implementation.function(*taken)
                 if value is not None and not single:
                     value = list(value.items() if isinstance(value, Mapping) else value)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._trace(f"{hook} = {_short(error)}")
                 if isinstance(error, ConvkitError):
                     raise
@@ -222,6 +244,7 @@ class PluginManager:
                 ) from error
             self._trace(f"{hook} = {_short(value)}")
             if value is not None:
+                self._remember(plugin, [value] if single else value)
                 yield plugin, value
 
     def _trace(self, text: str) -> None:
@@ -233,6 +256,11 @@ class PluginManager:
         table: dict[str, list[tuple[str, Adapter]]] = {}
         for plugin, adapters in self.gather("convkit_adapters").items():
             for adapter in adapters:
+                if isinstance(adapter, type) or not isinstance(getattr(adapter, "name", None), str):
+                    raise PluginError(
+                        f"Plugin {plugin!r} returned {_kind(adapter)} from convkit_adapters.",
+                        hint=f"Return objects of adapters that have a name, for example [{_class_name(adapter)}()].",
+                    )
                 table.setdefault(adapter.name, []).append((plugin, adapter))
         return dict(sorted(table.items()))
 
@@ -297,6 +325,22 @@ def _why_not_called(name: str) -> str:
     if name in known:
         return "it lacks @convkit.hookimpl."
     return f"it lacks @convkit.hookimpl, and there is no hook of that name. {suggest(name, known)}".strip()
+
+
+def _kind(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+
+
+def _class_name(value: Any) -> str:
+    return value.__name__ if isinstance(value, type) else type(value).__name__
+
+
+def _wanted(value: Any, of: type | tuple[type, ...]) -> str:
+    kinds = of if isinstance(of, tuple) else (of,)
+    names = " or ".join(f"convkit.{kind.__name__}" for kind in kinds)
+    if isinstance(value, type) and issubclass(value, kinds):
+        return f"Return an object of it: [{value.__name__}()]."
+    return f"Return a list of {names} objects."
 
 
 def _first_line(error: BaseException) -> str:

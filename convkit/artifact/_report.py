@@ -111,8 +111,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    if text in ("ok", "FAIL"):
-        return f'<td class="{text.lower()}">{text}</td>'
+    if text in ("ok", "FAIL", "not comparable"):
+        return f'<td class="{"ok" if text == "ok" else "fail"}">{text}</td>'
     return f"<td>{escape(text)}</td>"
 
 
@@ -120,7 +120,13 @@ def _check_row(check: Mapping[str, Any]) -> tuple[str, ...]:
     figures = ", ".join(f"{key} {_number(value)}" for key, value in check["figures"].items())
     limits = ", ".join(f"{key} {_number(value)}" for key, value in check["limits"].items())
     shown = "; ".join(filter(None, (figures, check["note"])))
-    return check["output"], check["kind"], check["case"], shown, limits, "ok" if check["passed"] else "FAIL"
+    return check["output"], check["kind"], check["case"], shown, limits, _state(check)
+
+
+def _state(check: Mapping[str, Any]) -> str:
+    if check["passed"]:
+        return "ok"
+    return "FAIL" if check.get("comparable", True) else "not comparable"
 
 
 def _ladder(ladder: Mapping[str, Mapping[str, Any]]) -> str:

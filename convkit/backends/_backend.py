@@ -189,7 +189,11 @@ def backend_named(name: str) -> Backend:
     Raises:
         EnvironmentProblem: there is no such backend.
     """
-    table = {backend.name: backend for found in manager().gather("convkit_backends").values() for backend in found}
+    table = {
+        backend.name: backend
+        for found in manager().gather("convkit_backends", of=Backend).values()
+        for backend in found
+    }
     if name not in table:
         raise EnvironmentProblem(
             f"There is no backend {name!r}.", hint=f"{suggest(name, table)} Known: {', '.join(table) or 'none'}."
@@ -232,7 +236,7 @@ def find_builder(name: str) -> Backend:
     Raises:
         SettingError: there is no such backend, or it runs ONNX graphs and builds nothing.
     """
-    found = manager().gather("convkit_backends").values()
+    found = manager().gather("convkit_backends", of=Backend).values()
     table: dict[str, Backend] = {backend.name: backend for group in found for backend in group if backend.builds}
     if name not in table:
         raise SettingError(

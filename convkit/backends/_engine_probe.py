@@ -47,7 +47,7 @@ def engine_probes() -> list[EngineProbe]:
     Raises:
         PluginError: a plugin fails.
     """
-    return [probe for group in manager().gather("convkit_engine_probes").values() for probe in group]
+    return [probe for group in manager().gather("convkit_engine_probes", of=EngineProbe).values() for probe in group]
 
 
 def ways_of(probe: EngineProbe) -> tuple[str, ...]:

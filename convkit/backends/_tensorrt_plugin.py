@@ -47,7 +47,7 @@ class TensorRTPlugin:
 
 def own_plugins(backend: str, op_types: Iterable[str] | None = None) -> list[TensorRTPlugin]:
     """Return the plugins that convkit's plugins bring for a backend, of all or of those that serve these node types."""
-    found = manager().gather("convkit_tensorrt_plugins", target=Target(backend)).values()
+    found = manager().gather("convkit_tensorrt_plugins", of=TensorRTPlugin, target=Target(backend)).values()
     wanted = None if op_types is None else set(op_types)
     return [
         plugin

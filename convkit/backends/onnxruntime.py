@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from convkit.backends._backend import Backend, DeviceSession, Engine, Session
-from convkit.errors import ConversionError, EnvironmentProblem
+from convkit.errors import ConversionError, EnvironmentProblem, listing
 from convkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -161,10 +161,39 @@ def _open(model: Path, device: str) -> Any:
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=[provider])
     except Exception as error:
+        if foreign := _foreign_operators(model):
+            raise ConversionError(
+                f"ONNX Runtime has no operator {listing(foreign)}, which the graph holds.",
+                hint="A domain of one's own has no kernels in ONNX Runtime: prove it with --backend torch (hook"
+                " convkit_torch_operators), or let a translation or rewrite make standard operators.",
+            ) from error
         raise EnvironmentProblem(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {model.name}: {str(error).splitlines()[0]}",
             hint="A newer ONNX Runtime, or --opset with a lower opset, may help; `convkit doctor` shows versions.",
         ) from error
+
+
+def _foreign_operators(model: Path) -> list[str]:
+    """Return the operators of a graph that belong to no domain which ONNX Runtime knows; none where no file is."""
+    import onnx
+
+    try:
+        graph = onnx.load(str(model), load_external_data=False)
+    except Exception:
+        return []
+    functions = {(function.domain, function.name) for function in graph.functions}
+    return sorted(
+        {
+            f"{node.domain}::{node.op_type}"
+            for node in graph.graph.node
+            if node.domain not in _DOMAINS
+            and not node.domain.startswith("com.microsoft")
+            and (node.domain, node.op_type) not in functions
+        }
+    )
+
+
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training")
 
 
 def _provider(device: str, available: list[str]) -> Any:

@@ -73,8 +73,9 @@ def emit_json(value: Any, *, indent: int | None = 2) -> None:
 
 
 def error_text(error: ConvkitError) -> str:
-    """Return an error as it is shown to people: the fact, then the remedy."""
-    return printable(f"error: {error.message}" + (f"\n  hint: {error.hint}" if error.hint else ""))
+    """Return an error as it is shown to people: the fact, the stage that found it, then the remedy."""
+    stage = f"\n  stage: {error.stage}" if error.stage else ""
+    return printable(f"error: {error.message}{stage}" + (f"\n  hint: {error.hint}" if error.hint else ""))
 
 
 class _Steps:

@@ -34,7 +34,7 @@ def _ledger(verdict: Verdict) -> Table:
     result = table("stage", "output", "vs stage before", "vs float64", "limit", "")
     for stage in verdict.ledger:
         figures = map(_number, (stage.against_previous, stage.against_float64, stage.limit))
-        add_row(result, stage.name, stage.output, *figures, _mark(stage.passed))
+        add_row(result, stage.name, stage.output, *figures, _mark("ok" if stage.passed else "FAIL"))
     return result
 
 
@@ -49,7 +49,7 @@ def _checks(verdict: Verdict, *, verbose: bool) -> Table:
     for checks in groups.values():
         worst = max(checks, key=_tightness)
         cases = worst.case if verbose or not worst.passed else str(len(checks))
-        add_row(result, worst.output, worst.kind, cases, *_headline(worst), _mark(worst.passed))
+        add_row(result, worst.output, worst.kind, cases, *_headline(worst), _mark(worst.state))
         if not worst.passed and worst.note:
             add_row(result, "", "", "", styled(worst.note, "red"), "", "")
     return result
@@ -93,7 +93,7 @@ def _number(value: float | None) -> str:
     return "inf" if value is None else "0" if value == 0 else f"{value:.2g}"
 
 
-def _mark(passed: bool) -> Text:
+def _mark(state: str) -> Text:
     from convkit.cli._layout import styled
 
-    return styled("ok", "green") if passed else styled("FAIL", "bold red")
+    return styled(state, {"ok": "green", "FAIL": "bold red"}.get(state, "yellow"))

@@ -20,6 +20,7 @@ from convkit.conversion._engines import BuiltEngine, build_engine
 from convkit.conversion._export import check_graph, clean_names, export_onnx, save_onnx
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._patching import AttributePatch, ModulePatch, Patch, PatchRecord, patched
+from convkit.conversion._preflight import Checked, check_source, preflight
 from convkit.conversion._settings import (
     CONFIG_FILE,
     OPSETS,
@@ -39,6 +40,7 @@ __all__ = [
     "BuiltEngine",
     "CalibrationFiles",
     "CalibrationSet",
+    "Checked",
     "Conversion",
     "ConversionPlan",
     "ConvertSettings",
@@ -50,6 +52,7 @@ __all__ = [
     "adapter_inputs",
     "build_engine",
     "check_graph",
+    "check_source",
     "clean_names",
     "convert",
     "default_output",
@@ -58,6 +61,7 @@ __all__ = [
     "own_inputs",
     "patched",
     "plan_conversion",
+    "preflight",
     "quantize_with",
     "read_config",
     "resolve_options",

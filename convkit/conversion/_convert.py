@@ -25,8 +25,9 @@ from convkit.artifact import (
 from convkit.backends import find_graph_backend
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._settings import ConvertSettings, read_config, resolve_settings
-from convkit.errors import AdapterError, CheckpointError, ProofFailedError, SettingError, blamed_on
+from convkit.errors import CheckpointError, ProofFailedError, SettingError, at_stage, blamed_on
 from convkit.files import sha256
+from convkit.graph import Rewrite
 from convkit.model import Adapter, Request, SourceModel, Target
 from convkit.plugins import manager
 from convkit.progress import Progress, silent
@@ -41,6 +42,7 @@ __all__ = ["STAGES", "Conversion", "ConversionPlan", "convert", "default_output"
 
 STAGES = (
     "read the checkpoint",
+    "check the adapter on two samples",
     "run PyTorch in float64 and float32",
     "patch and export to ONNX",
     "rewrite the graph",
@@ -48,6 +50,7 @@ STAGES = (
     "write the artifact",
 )
 """What `run_plan` does, in its order."""
+READ, CHECK, MEASURE, EXPORT, REWRITE, PROVE, WRITE = STAGES
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def plan_conversion(
 def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progress = silent) -> Conversion:
     """Run all stages; see `convert`."""
     from convkit.conversion._engines import build_engine
+    from convkit.conversion._preflight import preflight
     from convkit.conversion._stages import (
         Runner,
         export,
@@ -134,29 +138,39 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
 
     name, settings, target = plan.adapter.name, plan.settings, plan.target
     if settings.to != target.format:  # what the engine cannot get is refused before the work
-        manager().gather("convkit_graph_rewrites", adapter=name, target=replace(target, format=settings.to))
+        manager().gather("convkit_graph_rewrites", of=Rewrite, adapter=name, target=replace(target, format=settings.to))
     if plan.output:
         _reserve(plan.output, overwrite=overwrite)
     runner = Runner(find_graph_backend(settings.backend, settings.device), settings.device)
     progress("reading the checkpoint")
-    source = _load(plan)
+    plugin = manager().owner(name).name
+    with at_stage(READ, plugin):
+        source = _load(plan, plugin)
     output = plan.output or default_output(plan.adapter, source, settings.form)
     if not plan.output:
         _reserve(output, overwrite=overwrite)
-    inputs = _inputs(plan, source)
+    progress("checking the adapter on two samples")
+    with at_stage(CHECK, plugin):
+        inputs = _inputs(plan, source)
+        checked = preflight(name, source, settings.dims, inputs, target, plugin)
     with staging(output) as folder:
-        measured = measure_reference(source, inputs, progress)
-        exported = export(name, source, target, measured.ledger, progress)
-        rewritten = rewrite(
-            name, source.spec, target, exported, runner, measured.ledger, folder, progress,
-            keep_exported=settings.keep_exported,
-        )  # fmt: skip
-        proved = prove_graph(source.spec, measured, inputs, runner, folder, progress)
-        proved.verdict.notes.extend(map(str, source.spec.info.get("notes", ())))
-        write_device_kernels(source.spec, folder, progress)
-        progress("writing the artifact")
-        manifest = _manifest(plan, source, exported, rewritten, proved)
-        done = _write(folder, output, manifest, proved, overwrite=overwrite)
+        with at_stage(MEASURE, plugin):
+            measured = measure_reference(source, inputs, checked.float32, plugin, progress)
+        with at_stage(EXPORT, plugin):
+            exported = export(source, target, checked.patches, measured.ledger, plugin, progress)
+        with at_stage(REWRITE):
+            rewritten = rewrite(
+                name, source.spec, target, checked.rewrites, exported, runner, measured.ledger, folder, progress,
+                keep_exported=settings.keep_exported,
+            )  # fmt: skip
+        with at_stage(PROVE):
+            proved = prove_graph(source.spec, measured, inputs, runner, folder, progress)
+            proved.verdict.notes.extend(map(str, source.spec.info.get("notes", ())))
+        with at_stage(WRITE, plugin):
+            write_device_kernels(source.spec, folder, progress)
+            progress("writing the artifact")
+            manifest = _manifest(plan, source, exported, rewritten, proved)
+            done = _write(folder, output, manifest, proved, overwrite=overwrite)
     if settings.to == "onnx":
         return done
     engine = build_engine(
@@ -165,20 +179,18 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
     return replace(done, engine=engine)
 
 
-def _load(plan: ConversionPlan) -> SourceModel:
+def _load(plan: ConversionPlan, plugin: str) -> SourceModel:
+    from convkit.conversion._preflight import check_source
+
     if plan.weights.is_dir() and not plan.adapter.weights_folder:
         raise CheckpointError(
             f"{plan.weights} is a folder; adapter {plan.adapter.name!r} reads files.", hint="Give a file in it."
         )
     own = {option.name: plan.settings.options[option.name] for option in plan.adapter.options}
     request = Request(plan.weights, plan.settings.form, plan.settings.dims, _read_names(plan.settings.names), own)
-    with blamed_on(f"load() of adapter {plan.adapter.name!r}"):
-        source = plan.adapter.load(request)
-    if not isinstance(source, SourceModel):
-        raise AdapterError(
-            f"Adapter {plan.adapter.name!r} returned a {type(source).__name__} from load().",
-            hint="Return SourceModel(module, spec, reference).",
-        )
+    with blamed_on(f"load() of adapter {plan.adapter.name!r}", plugin):
+        found = plan.adapter.load(request)
+    source = check_source(found, plan.adapter.name, plugin)
     for name, tensor in source.module.state_dict().items():
         if not bool(tensor.isfinite().all()):
             raise CheckpointError(
@@ -244,6 +256,14 @@ def _write(
         return Conversion(publish(folder, output, manifest, overwrite=overwrite), verdict, proved.ladder)
     rejected = _rejected(output)
     publish(folder, rejected, manifest, overwrite=True)
+    if not verdict.comparable:
+        raise ProofFailedError(
+            f"Nothing can be proved of the results: {verdict.headline()}.",
+            hint="An engine that is right cannot be told from a wrong one on these results. Give better weights, or"
+            " samples on which the model finds what it was trained for (--inputs DIR)."
+            f" The result was kept as {rejected}.",
+            verdict=verdict,
+        )
     raise ProofFailedError(
         f"The ONNX model does not compute what PyTorch computes: {verdict.headline()}.",
         hint=f"The result was kept as {rejected} for inspection; `convkit validate {rejected}` shows every check.",

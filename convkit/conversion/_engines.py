@@ -31,7 +31,7 @@ from convkit.conversion._settings import resolve_options
 from convkit.conversion._typed import prove_typed
 from convkit.errors import ConversionError, ProofFailedError
 from convkit.files import sha256
-from convkit.graph import RewriteRecord, apply_rewrite, in_phases
+from convkit.graph import Rewrite, RewriteRecord, apply_rewrite, in_phases
 from convkit.model import ModelSpec, Precision, Target, find_precision, resolve
 from convkit.plugins import manager
 from convkit.processing import find_decode
@@ -125,7 +125,7 @@ def _fit(artifact: Artifact, spec: ModelSpec, target: Target, folder: Path, prog
     import onnx
 
     name = artifact.manifest["adapter"]["name"]
-    found = manager().gather("convkit_graph_rewrites", adapter=name, target=target)
+    found = manager().gather("convkit_graph_rewrites", of=Rewrite, adapter=name, target=target)
     model = onnx.load(str(artifact.model))
     phases = ("target",) if target.precision == _FLOAT32 else ("precision", "target")
     records = []

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import update_wrapper, wraps
 from inspect import Signature, getattr_static, signature
 from typing import TYPE_CHECKING, Any
 
-from convkit.errors import PatchError, suggest
+from convkit.errors import PatchError, blamed_on, named, suggest
 from convkit.model import Expect, at_least
+from convkit.plugins import manager
 
 if TYPE_CHECKING:
     import torch
@@ -49,13 +50,14 @@ class ModulePatch:
     def install(self, model: torch.nn.Module, record: PatchRecord, undo: ExitStack) -> None:
         """Patch the matching modules of ``model``; ``undo`` restores them."""
         for path, module in model.named_modules():
-            verdict = self.match(path, module)
             label = path or type(module).__name__
+            with blamed_on(f"match() of patch {self.name!r} at module {label!r}", manager().origin(self)):
+                verdict = self.match(path, module)
             if isinstance(verdict, str):
                 record.near_misses.append(f"{label}: {verdict}")
             elif verdict:
                 record.sites.append(label)
-                _install(module, "forward", _bind(self.forward, module, module.forward, record), undo)
+                _install(module, "forward", _bind(self, module, module.forward, record), undo)
 
 
 @dataclass
@@ -83,11 +85,13 @@ class AttributePatch:
             )
         record.sites.append(f"{owner_name}.{self.attribute}")
         original = getattr(self.owner, self.attribute)
+        plugin = manager().origin(self)
 
         @wraps(original)
         def counted(*args: Any, **kwargs: Any) -> Any:
             record.fired += 1
-            return self.replacement(original, *args, **kwargs)
+            with _blaming(f"replacement() of patch {self.name!r}", plugin):
+                return self.replacement(original, *args, **kwargs)
 
         unbound = isinstance(getattr_static(self.owner, self.attribute), staticmethod | classmethod)
         _install(self.owner, self.attribute, staticmethod(counted) if unbound else counted, undo)
@@ -98,12 +102,16 @@ Patch = ModulePatch | AttributePatch
 
 @contextmanager
 def patched(
-    model: torch.nn.Module, patches: Iterable[Patch], expect: dict[str, Expect] | None = None
+    model: torch.nn.Module,
+    patches: Iterable[Patch],
+    expect: Mapping[str, Expect] | None = None,
+    *,
+    calls: bool = True,
 ) -> Iterator[list[PatchRecord]]:
     """Apply ``patches`` while the block runs, then check that each fired as often as it must.
 
     The patches come off in reverse order whatever happens. ``expect`` overrides expectations by
-    patch name.
+    patch name. ``calls`` False does not count the calls of an `AttributePatch`, for a block that does not export.
 
     Raises:
         PatchError: a patch has nothing to apply to, or fired another number of times.
@@ -115,32 +123,47 @@ def patched(
         for patch, record in zip(patches, records, strict=True):
             patch.install(model, record, undo)
             if isinstance(patch, ModulePatch) and not wanted[patch.name].accepts(len(record.sites)):
-                raise _miscount(record, "matches", len(record.sites), "module")
+                raise _miscount(patch, record, wanted[patch.name], "matches", len(record.sites), "module")
         yield records
-    for record in records:
-        if not wanted[record.name].accepts(record.fired):
-            raise _miscount(record, "was used", record.fired, "time")
+    for patch, record in zip(patches, records, strict=True):
+        counted = calls or isinstance(patch, ModulePatch)
+        if counted and not wanted[record.name].accepts(record.fired):
+            raise _miscount(patch, record, wanted[patch.name], "was used", record.fired, "time")
+
+
+@contextmanager
+def _blaming(what: str, plugin: str) -> Iterator[None]:
+    """Blame what runs on the plugin, but for an export: exporters work by exceptions, and explain their own best."""
+    import torch
+
+    if torch.compiler.is_exporting():
+        yield
+    else:
+        with blamed_on(what, plugin):
+            yield
 
 
 def _bind(
-    forward: Callable[..., Any], module: torch.nn.Module, original: Callable[..., Any], record: PatchRecord
+    patch: ModulePatch, module: torch.nn.Module, original: Callable[..., Any], record: PatchRecord
 ) -> Callable[..., Any]:
-    used = False
+    forward, used = patch.forward, False
+    what, plugin = f"forward() of patch {patch.name!r} (or what it calls)", manager().origin(patch)
 
     def patched_forward(*args: Any, **kwargs: Any) -> Any:
         nonlocal used
         if not used:
             used = True
             record.fired += 1
-        return forward(module, original, *args, **kwargs)
+        with _blaming(what, plugin):
+            return forward(module, original, *args, **kwargs)
 
     update_wrapper(patched_forward, original)
     vars(patched_forward).pop("__wrapped__")  # through it, exporters would find the signature of the original
-    parameters = list(signature(forward).parameters.values())[2:]
+    parameters = list(signature(forward).parameters.values())
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         patched_forward.__signature__ = signature(original)  # type: ignore[attr-defined]
     else:
-        patched_forward.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        patched_forward.__signature__ = Signature(parameters[2:])  # type: ignore[attr-defined]
     return patched_forward
 
 
@@ -156,10 +179,17 @@ def _install(owner: Any, attribute: str, value: Any, undo: ExitStack) -> None:
 _ABSENT = object()
 
 
-def _miscount(record: PatchRecord, verb: str, count: int, noun: str) -> PatchError:
+def _miscount(patch: Patch, record: PatchRecord, wanted: Expect, verb: str, count: int, noun: str) -> PatchError:
     sites = f" It was applied to: {', '.join(record.sites[:10])}." if record.sites else ""
     misses = "".join(f"\n  {miss}" for miss in record.near_misses[:10])
-    return PatchError(
-        f"Patch {record.name!r} {verb} {count} {noun}{'' if count == 1 else 's'}; it declares {record.expect}.{sites}",
-        hint=f"Near misses:{misses}" if misses else "No module looks like what it is for: is this the right model?",
-    )
+    if count >= wanted.least:
+        hint = "It is too often: let match() accept fewer modules, or declare how often it fires on this model."
+    elif misses:
+        hint = f"Near misses:{misses}"
+    elif record.sites:
+        hint = "The model does not use all places that it was applied to, or fewer modules look like what it is for."
+    else:
+        hint = "No module looks like what it is for: is this the right model?"
+    who = named(f"patch {record.name!r}", manager().origin(patch))
+    plural = "" if count == 1 else "s"
+    return PatchError(f"{who} {verb} {count} {noun}{plural}; it declares {record.expect}.{sites}", hint=hint)

@@ -248,7 +248,7 @@ def resolve_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plugin_options() -> list[Option]:
-    return [option for found in manager().gather("convkit_options").values() for option in found]
+    return [option for found in manager().gather("convkit_options", of=Option).values() for option in found]
 
 
 def option_pairs(texts: Iterable[str]) -> dict[str, str]:

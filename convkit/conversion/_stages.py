@@ -15,10 +15,11 @@ from convkit import __version__
 from convkit.artifact import EXPORTED, KERNELS, MODEL, Artifact, spec_to_json
 from convkit.backends import Backend, Engine, Ladder
 from convkit.conversion._export import check_graph, export_onnx, save_onnx
+from convkit.conversion._export_errors import named_in_exports
 from convkit.conversion._inputs import RawInputs
 from convkit.conversion._patching import Patch, PatchRecord, patched
 from convkit.cuda import write_kernels
-from convkit.errors import ConversionError
+from convkit.errors import blamed_on
 from convkit.evaluation import check_pipeline
 from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases
 from convkit.model import ModelSpec, SourceModel, Target
@@ -132,8 +133,10 @@ class Proved:
     drawings: Sequence[Sequence[tuple[str, np.ndarray]]]
 
 
-def measure_reference(source: SourceModel, inputs: RawInputs, progress: Progress) -> Measured:
-    """Run the untouched network in float64 and float32 in every case."""
+def measure_reference(
+    source: SourceModel, inputs: RawInputs, float32: TorchCompute, plugin: str, progress: Progress
+) -> Measured:
+    """Run the untouched network in float64 and float32 in every case; ``float32`` knows what the preflight computed."""
     spec = source.spec
     cases = shape_cases(spec.dims)
     opt = next(case for case in cases if "opt" in case.name.split("="))
@@ -142,8 +145,8 @@ def measure_reference(source: SourceModel, inputs: RawInputs, progress: Progress
     samples = Samples.prepare(spec, inputs.values, [case.item_sizes for case in cases])
     step = f"running PyTorch in float64 and float32 on {inputs.origin}"
     progress(step)
-    exact = TorchCompute(source, copy.deepcopy(source.module).double(), "float64")
-    float32 = TorchCompute(source, source.module, "float32")
+    with blamed_on("copying the module for float64", plugin):
+        exact = TorchCompute(source, copy.deepcopy(source.module).double(), "float64", plugin=plugin)
     feeds = [samples.feed(case) for case in cases]
     calls = [*exact.pending(feeds), *float32.pending(feeds)]
     run_parallel(calls, lambda count: progress(step, count, len(calls)))
@@ -155,24 +158,28 @@ def measure_reference(source: SourceModel, inputs: RawInputs, progress: Progress
     return Measured(cases, opt, samples, stored, exact, baselines, decode, ledger)
 
 
-def export(adapter: str, source: SourceModel, target: Target, ledger: Ledger, progress: Progress) -> Exported:
-    """Export the model under the patches of all plugins."""
-    hooks = manager()
-    found: Mapping[str, list[Patch]] = hooks.gather(
-        "convkit_export_patches", adapter=adapter, model=source, target=target
-    )
-    translations = hooks.gather("convkit_onnx_translations", target=target)
+def export(
+    source: SourceModel,
+    target: Target,
+    found: Mapping[str, Sequence[Patch]],
+    ledger: Ledger,
+    plugin: str,
+    progress: Progress,
+) -> Exported:
+    """Export the model under the patches of all plugins, ``found`` by plugin."""
+    translations = manager().gather("convkit_onnx_translations", target=target)
     patches = [patch for group in found.values() for patch in group]
-    with patched(source.module, patches, dict(source.spec.expect)) as records:
+    with patched(source.module, patches, source.spec.expect) as records:
         sites = sum(len(record.sites) for record in records)
-        ledger.add("patched", patched_compute(source), f"{sites} place{'' if sites == 1 else 's'} patched")
+        ledger.add("patched", patched_compute(source, plugin), f"{sites} place{'' if sites == 1 else 's'} patched")
         progress("exporting to ONNX")
-        model = export_onnx(
-            source.module,
-            source.spec,
-            opset=target.opset,
-            translations={op: function for pairs in translations.values() for op, function in pairs},
-        )
+        with named_in_exports(found, translations):
+            model = export_onnx(
+                source.module,
+                source.spec,
+                opset=target.opset,
+                translations={op: function for pairs in translations.values() for op, function in pairs},
+            )
     by_name = {record.name: record for record in records}
     return Exported(
         model,
@@ -185,6 +192,7 @@ def rewrite(
     adapter: str,
     spec: ModelSpec,
     target: Target,
+    found: Mapping[str, Sequence[Rewrite]],
     exported: Exported,
     runner: Runner,
     ledger: Ledger,
@@ -193,16 +201,15 @@ def rewrite(
     *,
     keep_exported: bool = False,
 ) -> Rewritten:
-    """Apply the rewrites of all plugins by phase, each checked and entered in the ledger; write the graph.
+    """Apply the rewrites of all plugins, ``found`` by plugin, by phase; each is checked and entered in the ledger.
 
     Raises:
         RewriteError: a rewrite fired another number of times than it declares.
-        ConversionError: the model expects a patch or rewrite that no loaded plugin brings.
+        ExportError: it left a graph that is not valid.
     """
     model = exported.model
     if keep_exported:
         save_onnx(model, folder / EXPORTED)
-    found: Mapping[str, list[Rewrite]] = manager().gather("convkit_graph_rewrites", adapter=adapter, target=target)
     records: list[tuple[str, RewriteRecord]] = []
     _enter(ledger, "exported", model, runner, folder, f"opset {target.opset}, {len(model.graph.node)} nodes")
     for plugin, change in in_phases(found):
@@ -210,10 +217,9 @@ def rewrite(
         model, record = apply_rewrite(model, change, spec.expect.get(change.name))
         records.append((plugin, record))
         if record.fired:
-            check_graph(model, f"rewrite {change.name!r}")
+            check_graph(model, f"rewrite {change.name!r} of plugin {plugin!r}")
             note = f"fired {record.fired} time{'' if record.fired == 1 else 's'}"
             _enter(ledger, change.name, model, runner, folder, note)
-    _check_expectations(spec, exported.patches, records)
     _stamp(model, adapter, spec, target, records)
     save_onnx(model, folder / MODEL)
     return Rewritten(model, records)
@@ -259,8 +265,12 @@ def prove_graph(
 
 def write_device_kernels(spec: ModelSpec, folder: Path, progress: Progress) -> None:
     """Write the CUDA kernels of preprocess and decode, where they run on a GPU."""
-    sides = (device_preprocess(find_preprocess(spec.preprocess)), device_decode(find_decode(spec.decode)))
-    variants = [variant for side in sides if side is not None for variant in side.kernels()]
+    preprocess, decode = find_preprocess(spec.preprocess), find_decode(spec.decode)
+    variants = []
+    for host, side in ((preprocess, device_preprocess(preprocess)), (decode, device_decode(decode))):
+        if side is not None:
+            with blamed_on(f"kernels() of {type(side).__name__}", manager().origin(host)):
+                variants += list(side.kernels())
     if variants:
         progress("writing the CUDA kernels")
         write_kernels(folder / KERNELS, variants)
@@ -293,27 +303,13 @@ def _drawings(
     for name, raw, *found in zip(inputs.names[:STORED_SAMPLES], inputs.values, *results.values(), strict=False):
         row = []
         for who, result in zip(results, found, strict=True):
-            shown = result.above(DRAW_SCORE)
-            drawn = shown.draw(raw)
+            with blamed_on(f"draw() of {type(result).__name__}", manager().origin(measured.decode)):
+                shown = result.above(DRAW_SCORE)
+                drawn = shown.draw(raw)
             if drawn is not None:
                 row.append((f"{name}, {who}: {shown.summary()}", drawn))
         rows.append(row)
     return rows
-
-
-def _check_expectations(
-    spec: ModelSpec,
-    patches: Mapping[str, Sequence[PatchRecord]],
-    rewrites: Sequence[tuple[str, RewriteRecord]],
-) -> None:
-    """Refuse a model that expects a patch or rewrite which no loaded plugin brings."""
-    known = {record.name for group in patches.values() for record in group} | {record.name for _, record in rewrites}
-    for name, wanted in spec.expect.items():
-        if name not in known and not wanted.accepts(0):
-            raise ConversionError(
-                f"The model expects {name!r} to fire {wanted}, but no loaded plugin brings it.",
-                hint="`convkit plugins` lists the loaded ones; is one left out by --no-plugin?",
-            )
 
 
 def _stamp(

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from convkit.errors import PluginError, RewriteError, blamed_on, suggest
+from convkit.errors import AdapterError, PluginError, RewriteError, blamed_on, named, suggest
 from convkit.graph._metadata import INT8_KEY, PRECISION_KEY, added_metadata
 from convkit.model import Expect, optional
+from convkit.plugins import manager
 
 if TYPE_CHECKING:
     import onnx
@@ -99,11 +100,14 @@ class NodeRewrite(Rewrite):
         for node in list(graph.nodes):
             if node.op not in self.op_types:
                 continue
-            match = self.match(graph, node)
+            where, plugin = f"of rewrite {self.name!r} at node {node.name!r}", manager().origin(self)
+            with blamed_on(f"match() {where}", plugin):
+                match = self.match(graph, node)
             if isinstance(match, NoMatch):
                 near_misses.append(f"{node.name}: {match}")
             elif match is not None:
-                self.rewrite(graph, node, match)
+                with blamed_on(f"rewrite() {where}", plugin):
+                    self.rewrite(graph, node, match)
                 fired += 1
         return fired
 
@@ -118,25 +122,29 @@ def apply_rewrite(
 
     Raises:
         RewriteError: the rewrite fired another number of times than expected.
+        AdapterError: it raised something, left a graph that cannot be written, or did not return how often it fired.
     """
     import onnx_graphsurgeon as gs
 
-    wanted = expect or rewrite.expect
+    wanted, plugin, what = expect or rewrite.expect, manager().origin(rewrite), f"rewrite {rewrite.name!r}"
     record = RewriteRecord(rewrite.name, rewrite.reason, str(wanted))
     with quiet():
         graph = gs.import_onnx(model)
-        with blamed_on(f"rewrite {rewrite.name!r}"):
-            record.fired = rewrite.apply(graph, record.near_misses)
+        with blamed_on(f"apply() of {what}", plugin):
+            fired: Any = rewrite.apply(graph, record.near_misses)
+    if not isinstance(fired, int) or fired < 0:
+        raise AdapterError(
+            f"{named(f'apply() of {what}', plugin)} returned {fired!r}.", hint="Return how often the rewrite fired."
+        )
+    record.fired = int(fired)
     if not wanted.accepts(record.fired):
-        misses = "".join(f"\n  {miss}" for miss in record.near_misses[:10])
         raise RewriteError(
-            f"Rewrite {rewrite.name!r} fired {record.fired} time{'' if record.fired == 1 else 's'};"
-            f" it declares {wanted}.",
-            hint=f"Near misses:{misses}" if misses else _count_hint(record.fired),
+            f"{named(what, plugin)} fired {record.fired} time{'' if record.fired == 1 else 's'}; it declares {wanted}.",
+            hint=_count_hint(record, wanted),
         )
     if not record.fired:
         return model, record
-    with quiet():
+    with quiet(), blamed_on(f"the graph as {what} left it", plugin):
         result = gs.export_onnx(graph.cleanup().toposort(), do_type_check=False)
     _keep_metadata(model, result)
     _add_annotations(graph, result)
@@ -165,9 +173,14 @@ def in_phases(found: Mapping[str, Sequence[Rewrite]]) -> list[tuple[str, Rewrite
     return sorted(pairs, key=lambda pair: PHASES.index(pair[1].phase))
 
 
-def _count_hint(fired: int) -> str:
-    if fired:
-        return "Declare how often it fires on this graph, or match fewer nodes."
+def _count_hint(record: RewriteRecord, wanted: Expect) -> str:
+    if record.fired >= wanted.least:
+        return "It fires too often: let match() accept fewer nodes, or declare how often it fires on this graph."
+    misses = "".join(f"\n  {miss}" for miss in record.near_misses[:10])
+    if misses:
+        return f"Near misses:{misses}"
+    if record.fired:
+        return "It fires too rarely, and match() names no near miss: let it accept more nodes, or declare the count."
     return "The graph holds no node that it looks for."
 
 

@@ -4,6 +4,7 @@ from convkit.model._adapter import Adapter, Option, Request, SourceModel
 from convkit.model._dims import Dim, apply_overrides, parse_shape
 from convkit.model._expect import Expect, at_least, exactly, optional
 from convkit.model._extents import Extent, extent_names, resolve, substitute
+from convkit.model._plain import json_fault
 from convkit.model._precision import PRECISIONS, Precision, find_precision
 from convkit.model._spec import BATCH, ModelSpec, TensorSpec, Tolerance
 from convkit.model._target import Target
@@ -28,6 +29,7 @@ __all__ = [
     "exactly",
     "extent_names",
     "find_precision",
+    "json_fault",
     "optional",
     "parse_shape",
     "resolve",

@@ -1,7 +1,8 @@
 """Preprocess and decode: the protocols, the look-up among plugins, batches, readers of raw inputs, images."""
 
-from convkit.processing._batches import collate, decode_batch, item_sizes, prepare, take_items
+from convkit.processing._batches import checked_results, collate, decode_batch, item_sizes, prepare, take_items
 from convkit.processing._images import ImageReader, as_bgr, read_image, to_image
+from convkit.processing._normalisation import check_normalisation
 from convkit.processing._protocols import (
     ArraySpec,
     Decode,
@@ -30,6 +31,8 @@ __all__ = [
     "Preprocess",
     "Reader",
     "as_bgr",
+    "check_normalisation",
+    "checked_results",
     "collate",
     "decode_batch",
     "device_decode",

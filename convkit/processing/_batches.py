@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from convkit.errors import AdapterError, ConvkitError, InputError, blamed_on
+from convkit.errors import AdapterError, ConvkitError, InputError, blamed_on, named
 from convkit.model import ModelSpec, TensorSpec, extent_names, resolve
+from convkit.plugins import manager
 from convkit.processing._protocols import Decode, Prepared, Preprocess
 from convkit.processing._registry import NamedArrays
 from convkit.results import Result
 
-__all__ = ["collate", "decode_batch", "item_sizes", "prepare", "take_items"]
+__all__ = ["checked_results", "collate", "decode_batch", "item_sizes", "prepare", "take_items"]
 
 
 def prepare(spec: ModelSpec, preprocess: Preprocess, raw: Any) -> Prepared:
@@ -25,12 +26,12 @@ def prepare(spec: ModelSpec, preprocess: Preprocess, raw: Any) -> Prepared:
             dtypes and ranks of the model's inputs. Where a raw input is the input arrays, that is an `InputError`.
     """
     error, gives = _blame(preprocess)
-    with blamed_on("the preprocess"):
+    with blamed_on(f"the preprocess {type(preprocess).__name__}", manager().origin(preprocess)):
         prepared: Any = preprocess(raw)
     if not isinstance(prepared, Prepared) or not isinstance(prepared.tensors, Mapping):
         what = type(prepared).__name__ if not isinstance(prepared, Prepared) else type(prepared.tensors).__name__
         raise AdapterError(
-            f"The preprocess returned a {what}.",
+            f"{gives} a {what}.",
             hint="Return Prepared({input name: array, ...}, meta), with arrays that have no batch axis.",
         )
     names = [tensor.name for tensor in spec.inputs]
@@ -104,7 +105,10 @@ def _blame(preprocess: Preprocess) -> tuple[type[ConvkitError], str]:
     """Return the error for tensors that do not fit the model, and how its message begins."""
     if isinstance(preprocess, NamedArrays):
         return InputError, "The input has"
-    return AdapterError, "The preprocess returned"
+    return (
+        AdapterError,
+        f"{named(f'the preprocess {type(preprocess).__name__}', manager().origin(preprocess))} returned",
+    )
 
 
 def collate(inputs: Sequence[TensorSpec], items: Sequence[Prepared]) -> dict[str, np.ndarray]:
@@ -141,20 +145,32 @@ def decode_batch(
     Raises:
         AdapterError: the decode failed, returned another number of results, or something that is no `Result`.
     """
-    with blamed_on("the decode"):
+    what, plugin = f"the decode {type(decode).__name__}", manager().origin(decode)
+    with blamed_on(what, plugin):
         results = decode(outputs, metas)
-    if not isinstance(results, Sequence) or len(results) != len(metas):
-        count = len(results) if isinstance(results, Sequence) else f"a {type(results).__name__} instead of"
+    return checked_results(results, len(metas), named(what, plugin))
+
+
+def checked_results(results: Any, count: int, who: str) -> Sequence[Result]:
+    """Return ``results`` if they are one `Result` for each of ``count`` inputs; ``who`` names what returned them.
+
+    Raises:
+        AdapterError: they are not.
+    """
+    if not isinstance(results, Sequence) or len(results) != count:
+        found = len(results) if isinstance(results, Sequence) else f"a {type(results).__name__} instead of"
         raise AdapterError(
-            f"The decode returned {count} results for {len(metas)} inputs.",
+            f"{who} returned {found} results for {count} inputs.",
             hint="Return a list with one result for each of metas, in their order.",
         )
     for result in results:
         if not isinstance(result, Result):
             raise AdapterError(
-                f"The decode returned a {type(result).__name__}.", hint="Return objects of a class from convkit.Result."
+                f"{who} returned {'a ' if result is not None else ''}{type(result).__name__} among its results.",
+                hint="Return objects of a class from convkit.Result.",
             )
-    return results
+    checked: Sequence[Result] = results
+    return checked
 
 
 def _shape_text(tensor: TensorSpec) -> str:

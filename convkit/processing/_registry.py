@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit.errors import ConversionError, InputError, KernelArgumentError, PluginError
+from convkit.errors import AdapterError, ConversionError, InputError, KernelArgumentError, PluginError, blamed_on, named
 from convkit.plugins import manager
 from convkit.processing._protocols import Decode, DeviceDecode, DevicePreprocess, Prepared, Preprocess
 from convkit.processing._readers import ArrayReader, Reader
@@ -45,6 +45,7 @@ def find_preprocess(spec: Mapping[str, Any], sizes: Mapping[str, int] | None = N
     """
     if not spec:
         return NamedArrays()
+    _check_kind(spec, "preprocess")
     resized = {**spec, **{name: size for name, size in (sizes or {}).items() if name in spec}}
     found = manager().first("convkit_preprocess", spec=resized)
     if found is None:
@@ -65,6 +66,7 @@ def find_decode(spec: Mapping[str, Any]) -> Decode | None:
     """
     if not spec:
         return None
+    _check_kind(spec, "decode")
     found = manager().first("convkit_decode", spec=spec)
     if found is None:
         raise ConversionError(
@@ -76,19 +78,50 @@ def find_decode(spec: Mapping[str, Any]) -> Decode | None:
 
 
 def device_preprocess(preprocess: Preprocess) -> DevicePreprocess | None:
-    """Return the preprocess on the GPU, or None where it has none, or none for its settings."""
-    try:
-        return preprocess.on_device()
-    except KernelArgumentError:
-        return None
+    """Return the preprocess on the GPU, or None where it has none, or none for its settings.
+
+    Raises:
+        AdapterError: its ``on_device`` failed, or returned something that is no `DevicePreprocess`.
+    """
+    side: DevicePreprocess | None = _device_side(preprocess, DevicePreprocess)
+    return side
 
 
 def device_decode(decode: Decode | None) -> DeviceDecode | None:
-    """Return the decode on the GPU, or None where it has none, or none for its settings."""
+    """Return the decode on the GPU, or None where it has none, or none for its settings.
+
+    Raises:
+        AdapterError: its ``on_device`` failed, or returned something that is no `DeviceDecode`.
+    """
+    side: DeviceDecode | None = _device_side(decode, DeviceDecode) if decode else None
+    return side
+
+
+def _device_side(host: Preprocess | Decode, kind: Any) -> Any:
+    what, plugin = f"on_device() of {type(host).__name__}", manager().origin(host)
     try:
-        return decode.on_device() if decode else None
+        with blamed_on(what, plugin):
+            side = host.on_device()
     except KernelArgumentError:
         return None
+    if side is not None and not isinstance(side, kind):
+        members = [name for name in dir(kind) if not name.startswith("_")]
+        lacking = [name for name in members if not hasattr(side, name)]
+        raise AdapterError(
+            f"{named(what, plugin)} returned a {type(side).__name__}, which is no convkit.{kind.__name__}.",
+            hint=f"It lacks {', '.join(lacking)}.",
+        )
+    return side
+
+
+def _check_kind(spec: Any, what: str) -> None:
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("kind"), str):
+        given = f"has no kind, but {', '.join(map(str, spec))}" if isinstance(spec, Mapping) else f"is {spec!r}"
+        raise AdapterError(
+            f"ModelSpec.{what} {given}.",
+            hint=f'Give it a "kind" by which the hook convkit_{what} knows that it is its own; leave it empty for a'
+            f" model without {what}.",
+        )
 
 
 def _checked(found: Any, kind: Any, hook: str, spec: Mapping[str, Any]) -> Any:

@@ -6,7 +6,7 @@ from convkit.proof._golden import GoldenSamples
 from convkit.proof._ladder import artifact_ladder, decoded_rung, failures_json, pipeline_rung, rung_of
 from convkit.proof._ledger import Ledger
 from convkit.proof._metrics import TensorError, measure
-from convkit.proof._prove import measure_baselines, prove, score_slack
+from convkit.proof._prove import check_repeated, measure_baselines, prove, score_slack
 from convkit.proof._rule import DECODED, ILL_CONDITIONED, baselines_of, judge, limits_of
 from convkit.proof._samples import Samples, own_sizes
 from convkit.proof._validate import prove_again
@@ -29,6 +29,7 @@ __all__ = [
     "artifact_ladder",
     "baselines_of",
     "by_items",
+    "check_repeated",
     "decoded_rung",
     "engine_cases",
     "failures_json",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convkit.errors import AdapterError, blamed_on
+from convkit.errors import AdapterError, blamed_on, named
 from convkit.processing import take_items
 
 if TYPE_CHECKING:
@@ -49,13 +49,16 @@ class TorchCompute:
     """Runs the untouched PyTorch model in ``dtype``, one item at a time, and remembers what each item gave.
 
     Single items make every batch that an engine runs a comparison of batch against single as well, and an item that
-    several shapes share is computed once. ``remember`` False keeps nothing, for long streams.
+    several shapes share is computed once. ``remember`` False keeps nothing, for long streams. ``plugin`` is the one
+    whose adapter made the model, for errors.
     """
 
-    def __init__(self, source: SourceModel, module: torch.nn.Module, dtype: str, *, remember: bool = True) -> None:
+    def __init__(
+        self, source: SourceModel, module: torch.nn.Module, dtype: str, *, remember: bool = True, plugin: str = ""
+    ) -> None:
         import torch
 
-        self.remember = remember
+        self.remember, self.plugin = remember, plugin
         self.source, self.module, self.dtype = source, module, getattr(torch, dtype)
         self._known: dict[bytes, dict[str, np.ndarray]] = {}
 
@@ -89,20 +92,44 @@ class TorchCompute:
         with torch.no_grad():
             tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feed.items()}
             cast = {n: t.to(self.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
-            with blamed_on(f"the adapter's reference in {str(self.dtype).removeprefix('torch.')}"):
+            with blamed_on(f"the adapter's reference in {self._precision}", self.plugin, self._advice):
                 outputs = self.source.reference(self.module, cast)
         return self._checked(outputs)
 
+    @property
+    def _precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def _advice(self) -> str:
+        """What to heed where the reference fails in float64 that ran in float32."""
+        if self._precision == "float32":
+            return ""
+        return (
+            "It runs in float64 too: a tensor that it or the network makes must take its dtype from the inputs"
+            " (x.new_zeros(...), torch.zeros(..., dtype=x.dtype)), and nothing may be cast to float32."
+        )
+
     def _checked(self, outputs: Any) -> dict[str, np.ndarray]:
-        wanted = {tensor.name for tensor in self.source.spec.outputs}
-        found = set(outputs) if isinstance(outputs, Mapping) else {type(outputs).__name__}
-        if found != wanted:
+        import torch
+
+        who = named("the adapter's reference", self.plugin)
+        hint = "SourceModel.reference must return a mapping with exactly the names of ModelSpec.outputs, each a tensor."
+        declared = [tensor.name for tensor in self.source.spec.outputs]
+        if not isinstance(outputs, Mapping):
             raise AdapterError(
-                f"The adapter's reference returned {', '.join(sorted(found)) or 'nothing'};"
-                f" its outputs are {', '.join(sorted(wanted))}.",
-                hint="SourceModel.reference must return a mapping with exactly the names of ModelSpec.outputs.",
+                f"{who} returned a {type(outputs).__name__}; its outputs are {', '.join(declared)}.", hint=hint
             )
-        return {name: value.detach().numpy() for name, value in outputs.items()}
+        missing = [name for name in declared if name not in outputs]
+        extra = [str(name) for name in outputs if name not in declared]
+        if missing or extra:
+            lack = f" lacks {', '.join(missing)}" if missing else ""
+            more = f" returned {', '.join(extra)}, which ModelSpec.outputs does not declare" if extra else ""
+            raise AdapterError(f"{who}{' and'.join(filter(None, (lack, more)))}.", hint=hint)
+        for name in declared:
+            if not isinstance(outputs[name], torch.Tensor):
+                raise AdapterError(f"{who} returned a {type(outputs[name]).__name__} for {name!r}.", hint=hint)
+        return {name: outputs[name].detach().numpy() for name in declared}
 
 
 def run_parallel(calls: Sequence[Callable[[], object]], done: Callable[[int], None]) -> None:
@@ -123,8 +150,10 @@ def run_parallel(calls: Sequence[Callable[[], object]], done: Callable[[int], No
         torch.set_num_threads(threads)
 
 
-def patched_compute(source: SourceModel) -> Compute:
+def patched_compute(source: SourceModel, plugin: str = "") -> Compute:
     """Return what runs the module under the export patches, which returns its outputs as a tuple.
+
+    ``plugin`` is the one whose adapter made the model, for errors.
 
     Raises:
         AdapterError: the module takes another number of inputs than declared; on a call, another number of outputs.
@@ -132,28 +161,38 @@ def patched_compute(source: SourceModel) -> Compute:
     import torch
 
     names = [tensor.name for tensor in source.spec.inputs]
+    who = named("the patched model", plugin)
     try:
         inspect.signature(source.module.forward).bind(*names)
     except TypeError as error:
         raise AdapterError(
-            f"The patched model does not take the {len(names)} declared inputs ({', '.join(names)}): {error}.",
+            f"{who} does not take the {len(names)} declared inputs ({', '.join(names)}): {error}.",
             hint="Patch the model's forward so that it takes the inputs in the order of ModelSpec.inputs.",
         ) from error
 
     def compute(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with torch.no_grad():
             inputs = (torch.from_numpy(np.ascontiguousarray(feed[tensor.name])) for tensor in source.spec.inputs)
-            with blamed_on("the patched model"):
+            with blamed_on("the patched model", plugin):
                 result: Any = source.module(*inputs)
         values = (result,) if isinstance(result, torch.Tensor) else result
         declared = source.spec.outputs
         good = isinstance(values, tuple | list) and all(isinstance(value, torch.Tensor) for value in values)
         if not good or len(values) != len(declared):
-            what = f"{len(values)} values" if good else f"a {type(result).__name__}"
+            what = f"{len(values)} values" if good else _described(result)
             raise AdapterError(
-                f"The patched model returns {what}; the adapter declares {len(declared)} outputs.",
-                hint="Patch the model's forward so that it returns the outputs as a tuple of tensors.",
+                f"{who} returns {what}; the adapter declares {len(declared)} outputs"
+                f" ({', '.join(tensor.name for tensor in declared)}).",
+                hint="Patch the model's forward so that it returns the outputs as a tuple of tensors, in their order.",
             )
         return {tensor.name: value.numpy() for tensor, value in zip(declared, values, strict=True)}
 
     return compute
+
+
+def _described(result: Any) -> str:
+    if isinstance(result, Mapping):
+        return f"a {type(result).__name__} of {', '.join(map(str, result))}"
+    if isinstance(result, tuple | list):
+        return f"a {type(result).__name__} of {', '.join(type(value).__name__ for value in result)}"
+    return "None" if result is None else f"a {type(result).__name__}"

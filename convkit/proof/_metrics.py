@@ -67,10 +67,11 @@ def measure(reference: np.ndarray, value: np.ndarray) -> TensorError:
 
 
 def broken_values(reference: np.ndarray, value: np.ndarray) -> int:
-    """Return how many values are NaN or infinite, 0 where the reference has such values too."""
-    if not np.issubdtype(value.dtype, np.inexact) or not np.isfinite(reference).all():
+    """Return how many values are NaN, in either array, or infinite where the reference has no infinity at all."""
+    if not np.issubdtype(value.dtype, np.inexact):
         return 0
-    return int(value.size - np.isfinite(value).sum())
+    broken = int(np.isnan(value).sum()) or int(np.isnan(reference).sum())
+    return broken + (int(np.isinf(value).sum()) if np.isfinite(reference).all() else 0)
 
 
 def _broken(note: str) -> TensorError:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from convkit.errors import ValidationError
+from convkit.errors import AdapterError, ValidationError, named
 from convkit.model import BATCH, PRECISIONS, ModelSpec, Precision, TensorSpec, Tolerance, resolve
+from convkit.plugins import manager
 from convkit.processing import Decode, decode_batch, take_items
 from convkit.progress import Progress, silent
 from convkit.proof._cases import Case
@@ -18,9 +19,9 @@ from convkit.proof._metrics import broken_values, measure
 from convkit.proof._rule import DECODED, ILL_CONDITIONED, ILL_CONDITIONED_16, baselines_of, judge
 from convkit.proof._samples import Samples
 from convkit.proof._verdict import Check, Verdict
-from convkit.results import SLACK, Difference, Result
+from convkit.results import SLACK, Difference, Result, json_difference
 
-__all__ = ["measure_baselines", "prove", "score_slack"]
+__all__ = ["check_repeated", "measure_baselines", "prove", "score_slack"]
 
 Outputs = Mapping[str, np.ndarray]
 Baselines = Mapping[str, Mapping[str, float]]
@@ -68,6 +69,23 @@ def measure_baselines(
     return values | results
 
 
+def check_repeated(
+    decode: Decode, outputs: Outputs, metas: Sequence[Mapping[str, Any]], results: Sequence[Result]
+) -> None:
+    """Decode once more what gave ``results``; a proof is worth nothing if that gives others.
+
+    Raises:
+        AdapterError: it does.
+    """
+    for first, again in zip(results, decode_batch(decode, outputs, metas), strict=True):
+        if note := json_difference(first.to_json(), again.to_json(), SLACK, "result"):
+            who = named(f"the decode {type(decode).__name__}", manager().origin(decode))
+            raise AdapterError(
+                f"{who} returned two different results for the same outputs: {note}.",
+                hint="A decode must be deterministic: no random numbers, no state, no order of a set.",
+            )
+
+
 def _compared(
     pairs: Sequence[tuple[Sequence[Result], Sequence[Result]]], slack: float
 ) -> list[dict[str, list[Difference]]]:
@@ -108,6 +126,7 @@ def prove(
 
     Raises:
         ValidationError: the engine lacks an output.
+        AdapterError: the decode failed, or gives two results for the same outputs.
     """
     for number, case in enumerate(cases):
         if stop_early and verdict.failures:
@@ -123,7 +142,9 @@ def prove(
         if not all(check.passed for check in shapes):
             continue  # what has another shape, or no numbers, can be neither decoded nor taken apart
         if decode:
-            found = _differences(spec, decode, samples.metas(case), expected, actual, score_slack(baselines))
+            metas = samples.metas(case)
+            check_repeated(decode, expected, metas, decode_batch(decode, expected, metas))
+            found = _differences(spec, decode, metas, expected, actual, score_slack(baselines))
             verdict.checks.append(judge(found, None, str(case), baselines.get(DECODED, {})))
         if case.batch > 1:
             verdict.checks.extend(_batch_checks(spec, engine, samples, case, actual, baselines, decode))
@@ -145,7 +166,7 @@ def _by_values(spec: ModelSpec) -> list[TensorSpec]:
 
 
 def _shape_check(output: TensorSpec, case: Case, expected: Outputs, actual: Outputs) -> Check:
-    """Check shape and dtype; where values are not compared themselves, also that they are numbers."""
+    """Check shape and dtype, and that the values are finite numbers."""
     if output.name not in actual:
         raise ValidationError(
             f"The engine has no output {output.name!r}; it returns {', '.join(actual)}.",
@@ -155,9 +176,9 @@ def _shape_check(output: TensorSpec, case: Case, expected: Outputs, actual: Outp
     found, dtype = actual[output.name].shape, str(actual[output.name].dtype)
     passed = found == wanted and dtype == output.dtype
     note = f"{list(found)} {dtype}" + ("" if passed else f" where {list(wanted)} {output.dtype} is declared")
-    if output.compare == "results":
-        broken = broken_values(expected[output.name], actual[output.name])
-        passed, note = passed and not broken, f"{note}, {broken} values are not finite" if broken else note
+    broken = broken_values(expected[output.name], actual[output.name])
+    if broken:
+        passed, note = False, f"{note}, {broken} values are NaN or infinite"
     return Check("shape", str(case), output.name, passed, {}, {}, note)
 
 

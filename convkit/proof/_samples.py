@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from convkit.errors import AdapterError, InputError
-from convkit.model import BATCH, ModelSpec
+from convkit.errors import AdapterError, InputError, named
+from convkit.model import BATCH, ModelSpec, json_fault
+from convkit.plugins import manager
 from convkit.processing import Prepared, Preprocess, collate, find_preprocess, item_sizes, prepare
 from convkit.proof._cases import Case, ItemSizes
 
@@ -73,11 +74,31 @@ def own_sizes(spec: ModelSpec, raws: Sequence[Any]) -> list[ItemSizes | None]:
 
 def _of_size(spec: ModelSpec, preprocess: Preprocess, raw: Any, wanted: Mapping[str, int]) -> Prepared:
     prepared = prepare(spec, preprocess, raw)
-    found = item_sizes(spec, preprocess, {name: value.shape for name, value in prepared.tensors.items()})
+    who = named(f"the preprocess {type(preprocess).__name__}", manager().origin(preprocess))
+    if fault := json_fault(prepared.meta, "meta"):
+        raise AdapterError(f"{who} returned a Prepared whose {fault[0]}.", hint=fault[1])
+    try:
+        found = item_sizes(spec, preprocess, {name: value.shape for name, value in prepared.tensors.items()})
+    except InputError as error:
+        if not spec.preprocess:
+            raise
+        asked = ", ".join(f"{name} {size}" for name, size in wanted.items())
+        shapes = ", ".join(f"{name!r} of shape {value.shape}" for name, value in prepared.tensors.items())
+        layout = ", ".join(f"{tensor.name!r} is {' x '.join(map(str, tensor.item_shape))}" for tensor in spec.inputs)
+        raise AdapterError(
+            f"{who} returned {shapes} where {asked} was asked for.",
+            hint=f"One item of {layout}. {_OBEY.format(', '.join(wanted) or 'each dimension')}",
+        ) from error
     for name, size in found.items():
         if size != wanted[name]:
             raise AdapterError(
-                f"The preprocess returned an input with {name} {size} where {wanted[name]} was asked for.",
-                hint=f"Name {name} in ModelSpec.preprocess and obey it: the proof sets it to every size it tries.",
+                f"{who} returned an input with {name} {size} where {wanted[name]} was asked for.",
+                hint=_OBEY.format(name),
             )
     return prepared
+
+
+_OBEY = (
+    "Name {} in ModelSpec.preprocess and obey it: the proof sets it to every size it tries. A preprocess that chooses"
+    " the size of each input itself names None there, which means its own choice wherever no size is set."
+)

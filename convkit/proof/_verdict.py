@@ -15,6 +15,8 @@ class Check:
 
     ``kind`` is ``shape``, ``values`` (element by element), ``decoded`` (matched results), ``batch``, ``engines``
     (against another engine), ``preprocess`` or ``decode``; ``figures`` and ``limits`` have the same keys.
+    ``comparable`` False means that the check says nothing: PyTorch's own float32 deviates by more than a result may,
+    so that the engine cannot be told from a wrong one. Such a check did not pass.
     """
 
     kind: str
@@ -24,6 +26,12 @@ class Check:
     figures: Mapping[str, float]
     limits: Mapping[str, float]
     note: str = ""
+    comparable: bool = True
+
+    @property
+    def state(self) -> str:
+        """``ok``, ``FAIL`` or ``not comparable``."""
+        return "ok" if self.passed else "FAIL" if self.comparable else "not comparable"
 
 
 @dataclass(frozen=True)
@@ -69,10 +77,21 @@ class Verdict:
         """The checks that did not pass."""
         return [check for check in self.checks if not check.passed]
 
+    @property
+    def comparable(self) -> bool:
+        """Whether something is wrong, if not passed: False where all that failed cannot be compared."""
+        failed = [*self.failures, *(stage for stage in self.ledger if not stage.passed)]
+        return not failed or any(not isinstance(each, Check) or each.comparable for each in failed)
+
     def headline(self) -> str:
         """Return the verdict in one sentence."""
         if self.passed:
             return f"proved: {len(self.checks)} checks passed on {self.backend} ({self.device})"
+        if not self.comparable:
+            return (
+                f"NOT proved: {len(self.failures)} of {len(self.checks)} checks are not comparable on {self.backend};"
+                " PyTorch's own results deviate too much between float32 and float64"
+            )
         stage = next((stage for stage in self.ledger if not stage.passed), None)
         where = f"; the error enters at stage {stage.name!r}, output {stage.output!r}" if stage else ""
         return f"NOT proved: {len(self.failures)} of {len(self.checks)} checks failed on {self.backend}{where}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit.results._detections import worst
+from convkit.results._detections import MOST_SCORE, worst
 from convkit.results._result import SLACK, Difference, Result
 
 __all__ = ["Classification"]
@@ -44,6 +44,7 @@ class Classification(Result):
             unexplained=int(best != theirs and not tie),
             figures={"max_score": worst(np.abs(self.probabilities.astype(np.float64) - other.probabilities))},
             floors={"max_score": SLACK},
+            ceilings={"max_score": MOST_SCORE},
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -17,6 +17,8 @@ SAME_PIXELS = 0.5
 NEIGHBOURHOOD = 0.03
 BOX_FLOOR = 0.01
 """Pixels by which a coordinate may always differ."""
+MOST_BOX, MOST_SCORE = 1.0, 0.05
+"""Pixels and score beyond which two boxes are not the same result, whatever the network's precision is."""
 TIE_SHARE = 0.1
 """Ties are rare; where more of an image's boxes look like ties than this, it is a fault that looks so."""
 
@@ -91,6 +93,7 @@ class Detections(Result):
             unexplained=unexplained,
             figures={"max_box": float(shift[rows, columns].max(initial=0.0)), "max_score": worst(scores)},
             floors={"max_box": BOX_FLOOR, "max_score": SLACK},
+            ceilings={"max_box": MOST_BOX, "max_score": MOST_SCORE},
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -12,16 +12,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from convkit.backends import DeviceSession
-from convkit.errors import AdapterError, ConversionError, ConvkitError, InputError
+from convkit.errors import AdapterError, ConversionError, ConvkitError, InputError, blamed_on, named
 from convkit.model import ModelSpec
+from convkit.plugins import manager
 from convkit.processing import (
     Decode,
     DeviceDecode,
     DevicePreprocess,
     Placement,
     Preprocess,
+    checked_results,
+    decode_batch,
     device_decode,
     device_preprocess,
+    prepare,
 )
 from convkit.results import Result
 from convkit.runtime._finite import FiniteCheck
@@ -143,7 +147,7 @@ class DevicePipeline:
         batch_min: int,
         finite: FiniteCheck | None = None,
     ) -> None:
-        self.device, self.engine, self.batch_min = device, engine, batch_min
+        self.device, self.engine, self.batch_min, self._spec = device, engine, batch_min, spec
         self._inputs = {each.name: each.shape[:1] == ("batch",) for each in spec.inputs}
         self._outputs = {each.name: each.shape[:1] == ("batch",) for each in spec.outputs}
         self._host_preprocess, self._host_decode = preprocess, decode
@@ -172,10 +176,11 @@ class DevicePipeline:
             ConvkitError: the model does not take this input.
         """
         if self._preprocess is None:
-            prepared = self._host_preprocess(raw)
+            prepared = prepare(self._spec, self._host_preprocess, raw)
             shapes = {name: value.shape for name, value in prepared.tensors.items()}
             return Item(shapes, prepared.meta, self._values(prepared.meta), tensors=prepared.tensors)
-        placement = self._preprocess.place(raw)
+        with self._blamed("place", self._preprocess):
+            placement = self._preprocess.place(raw)
         return Item(placement.shapes, placement.meta, self._values(placement.meta), placement)
 
     def flow(self, batches: Iterable[Sequence[Item]]) -> Iterator[Result]:
@@ -217,7 +222,16 @@ class DevicePipeline:
             self._packer.close()
 
     def _values(self, meta: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
-        return self._decode.values(meta) if self._decode else {}
+        if self._decode is None:
+            return {}
+        with self._blamed("values", self._decode):
+            return self._decode.values(meta)
+
+    def _blamed(self, method: str, side: DevicePreprocess | DeviceDecode) -> AbstractContextManager[None]:
+        """Blame what a device side raises on its plugin; of a launch, what the GPU and its libraries raise passes."""
+        host = self._host_preprocess if side is self._preprocess else self._host_decode
+        passing = (RuntimeError, MemoryError) if method == "launch" else ()
+        return blamed_on(f"{method}() of {type(side).__name__}", manager().origin(host), passing=passing)
 
     def _submit(self, items: Sequence[Item], *, concurrent: bool) -> _InFlight:
         slot = self._slots[self._next]
@@ -245,19 +259,16 @@ class DevicePipeline:
             outputs = self._fetch(batch)
             if self._finite:
                 self._finite(outputs)
-            results = self._host_decode(outputs, metas)
-        else:
-            with gpu_errors(count):
-                batch.done()
-            arrays = {name: value[:count].copy() for name, value in batch.plan.results.items()}
-            if self._watch:
-                self._watch.refuse(arrays.pop(self._watch.flags.name))
+            return decode_batch(self._host_decode, outputs, metas)
+        with gpu_errors(count):
+            batch.done()
+        arrays = {name: value[:count].copy() for name, value in batch.plan.results.items()}
+        if self._watch:
+            self._watch.refuse(arrays.pop(self._watch.flags.name))
+        with self._blamed("read", self._decode):
             results = self._decode.read(arrays, metas)
-        if len(results) != count:
-            raise AdapterError(
-                f"Decode returned {len(results)} results for {count} inputs.", hint="It must return one for each meta."
-            )
-        return results
+        who = named(f"read() of {type(self._decode).__name__}", manager().origin(self._host_decode))
+        return checked_results(results, count, who)
 
     def _fetch(self, batch: _InFlight) -> dict[str, np.ndarray]:
         """Return the outputs of a batch on the host, without the rows of padding."""
@@ -293,10 +304,12 @@ class DevicePipeline:
 
     def _launch(self, plan: _Plan) -> None:
         if self._preprocess is not None:
-            self._preprocess.launch(plan.device_records, plan.device_payloads, plan.tensors, self.device.stream)
+            with self._blamed("launch", self._preprocess):
+                self._preprocess.launch(plan.device_records, plan.device_payloads, plan.tensors, self.device.stream)
         plan.outputs = self.engine.run(plan.tensors)
         if self._decode is not None:
-            self._decode.launch(plan.outputs, plan.device_inputs, plan.device_results, self.device.stream)
+            with self._blamed("launch", self._decode):
+                self._decode.launch(plan.outputs, plan.device_inputs, plan.device_results, self.device.stream)
         if self._watch is not None:
             self._watch.launch(plan.outputs, plan.device_flags, self.device.stream)
 
@@ -386,6 +399,7 @@ class DevicePipeline:
             offsets.append(end)
             end += rounded(item.placement.payload.nbytes, ALIGNMENT)
         for index, (placement, offset) in enumerate(padded(list(zip(placements, offsets, strict=True)), plan.batch)):
-            plan.records[index] = self._preprocess.row(placement, offset - plan.payload_start)
+            with self._blamed("row", self._preprocess):
+                plan.records[index] = self._preprocess.row(placement, offset - plan.payload_start)
         self._packer.copy(slot.staging, offsets, [placement.payload for placement in placements])
         return end

@@ -7,13 +7,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convkit.conversion import OPSETS
-from convkit.model import resolve
+from convkit.model import json_fault, resolve
 from convkit.proof import measure, shape_cases
 from convkit.testing._fixtures import Fixtures
 from convkit.testing._state import module_state, state_changes
@@ -116,11 +116,20 @@ class ModelChecks(Fixtures):
                 shape = resolve(tensor.shape, {"batch": 1, **case.table})
                 assert min(shape) >= 1, f"{tensor.name} has the shape {shape} at {case}"
         for what, value in (("preprocess", spec.preprocess), ("decode", spec.decode), ("info", spec.info)):
-            assert _is_json(value), f"{what} is no JSON object (NumPy numbers and paths are not JSON)"
+            fault = json_fault(value, f"ModelSpec.{what}")
+            assert fault is None, fault
         for what, value in (("preprocess", spec.preprocess), ("decode", spec.decode)):
             assert not value or value.get("kind"), (
                 f"{what} has no 'kind': the hook convkit_{what} could not tell that it is its own"
             )
+
+    def test_preflight_passes(self, subject: Subject, raws: Sequence[Any], form: str) -> None:
+        """A failure means that ``convkit convert`` refuses the adapter before any long work.
+
+        It runs two inputs in float32 through preprocess, reader, reference, patched model, decode and what of the GPU
+        sides needs no GPU. The error names the object and what to do.
+        """
+        subject.preflight(form, raws)
 
     def test_reference_gives_the_declared_outputs(
         self, subject: Subject, source: SourceModel, raws: Sequence[Any]
@@ -192,11 +201,3 @@ def _reference(subject: Subject, source: SourceModel, raws: Sequence[Any], dtype
 
 def _weights(module: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: value.detach().numpy().copy() for name, value in module.state_dict().items()}
-
-
-def _is_json(value: Mapping[str, Any]) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return False
-    return isinstance(value, Mapping)

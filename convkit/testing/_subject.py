@@ -69,7 +69,7 @@ class Subject:
 
     def patches(self, source: SourceModel, form: str) -> list[Patch]:
         """Return the export patches of every plugin."""
-        arguments = {"adapter": self.adapter.name, "model": source, "target": self.target(form)}
+        arguments: dict[str, Any] = {"adapter": self.adapter.name, "model": source, "target": self.target(form)}
         return [patch for group in manager().gather("convkit_export_patches", **arguments).values() for patch in group]
 
     def rewrites(self, form: str) -> list[Rewrite]:
@@ -93,6 +93,18 @@ class Subject:
         from convkit.conversion import resolve_settings
 
         return resolve_settings(self.adapter, {"form": form, "set": dict(self.options or {})}, {}, "the kit").options
+
+    def preflight(self, form: str, raws: Sequence[Any]) -> None:
+        """Check the adapter on its first raw inputs, as ``convkit convert`` does before any long work.
+
+        Raises:
+            ConvkitError: it breaks its contract.
+        """
+        from convkit.conversion import RawInputs, check_source, preflight
+
+        source = check_source(self.load(form), self.adapter.name, self.plugin)
+        inputs = RawInputs(raws, [f"input {index}" for index in range(len(raws))], "the kit", by_adapter=True)
+        preflight(self.adapter.name, source, self.dims, inputs, self.target(form), self.plugin)
 
     def convert(self, form: str, output: Path) -> Artifact:
         """Convert the checkpoint with few samples.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import re
 import subprocess
 import sys
 import warnings
@@ -416,3 +418,61 @@ def test_an_installed_plugin_serves_the_command_line_of_a_fresh_process(tmp_path
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
         assert ("faraway" in run.stdout) is shown
         assert run.stderr == ""
+
+
+def test_the_plugin_of_an_object_is_known_as_long_as_the_object_is():
+    class Thing:
+        name = "thing"
+
+    class Offering:
+        @hookimpl
+        def convkit_adapters(self) -> Any:
+            return [Thing()]
+
+        @hookimpl
+        def convkit_decode(self) -> Any:
+            return Thing()
+
+    plugins = PluginManager()
+    plugins.register(Offering(), "offering")
+    ((adapter,),) = plugins.gather("convkit_adapters").values()
+    decode = plugins.first("convkit_decode", spec={})
+    assert plugins.origin(adapter) == plugins.origin(decode) == "offering"
+    assert plugins.origin(Thing()) == ""
+    assert plugins.origin(None) == ""
+    del adapter, decode
+    gc.collect()
+    assert not plugins._origins
+
+
+@pytest.mark.parametrize(
+    ("given", "message", "hint"),
+    [
+        ([int], "Plugin 'odd' returned the class int from convkit_options", r"\[int\(\)\]"),
+        (["a", 1], "Plugin 'odd' returned a str from convkit_options", "a list of convkit.int objects"),
+    ],
+)
+def test_things_of_another_kind_are_refused_by_the_name_of_their_plugin(given, message, hint):
+    class Odd:
+        @hookimpl
+        def convkit_options(self) -> Any:
+            return given
+
+    plugins = PluginManager()
+    plugins.register(Odd(), "odd")
+    with pytest.raises(PluginError, match=message) as caught:
+        plugins.gather("convkit_options", of=int)
+    assert re.search(hint, caught.value.hint)
+    assert plugins.gather("convkit_options") == {"odd": given}
+
+
+def test_a_hook_that_ends_the_process_is_reported_too():
+    class Ending:
+        @hookimpl
+        def convkit_options(self) -> Any:
+            raise SystemExit(3)
+
+    plugins = PluginManager()
+    plugins.register(Ending(), "ending")
+    with pytest.raises(PluginError, match="'ending' failed in convkit_options: SystemExit: 3"):
+        plugins.gather("convkit_options")

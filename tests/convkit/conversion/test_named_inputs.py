@@ -318,7 +318,7 @@ class Without(PairPlugin):
     ("methods", "error", "message"),
     [
         ({"samples": lambda self, spec, count, seed: []}, AdapterError, "returned no samples"),
-        ({"load": lambda self, request: None}, AdapterError, "returned a NoneType from load"),
+        ({"load": lambda self, request: None}, AdapterError, "returned a NoneType"),
     ],
 )
 def test_an_adapter_that_breaks_its_contract_is_refused(pair_weights_file, tmp_path, methods, error, message):

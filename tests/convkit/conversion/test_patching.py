@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from convkit.conversion import AttributePatch, ModulePatch, patched
-from convkit.errors import PatchError
+from convkit.errors import AdapterError, PatchError
 from convkit.model import at_least, exactly, optional
 
 
@@ -92,7 +92,10 @@ def test_patches_come_off_when_match_itself_raises(net):
             raise ZeroDivisionError
         return path == "first"
 
-    with pytest.raises(ZeroDivisionError), patched(net, [ModulePatch("p", "", match, plus(1.0))]):
+    with (
+        pytest.raises(AdapterError, match="patch 'p' at module 'second' raised ZeroDivisionError"),
+        patched(net, [ModulePatch("p", "", match, plus(1.0))]),
+    ):
         pytest.fail("the block must not run")
     assert forwards(net) == {}
 

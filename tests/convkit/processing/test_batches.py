@@ -63,7 +63,7 @@ WRONG = {
     "a list": (Prepared(tensors(ids=[1, 2])), "list for 'ids'"),
     "a batch axis": (Prepared(tensors(ids=np.arange(6)[None])), r"shape \(1, 6\) for 'ids'; one item of it is n"),
     "a scalar with an axis": (Prepared(tensors(scale=np.ones(1, np.float32))), "one item of it is a scalar"),
-    "an error": (KeyError("height"), "The preprocess raised KeyError: 'height'"),
+    "an error": (KeyError("height"), "The preprocess Gives raised KeyError: 'height'"),
 }
 
 
@@ -161,5 +161,5 @@ def test_a_decode_owes_one_result_an_input(kind):
 
 
 def test_an_error_in_the_decode_is_blamed_on_it():
-    with pytest.raises(AdapterError, match="The decode raised ZeroDivisionError"):
+    with pytest.raises(AdapterError, match="The decode function raised ZeroDivisionError"):
         decode_batch(lambda outputs, metas: 1 / 0, {}, [{}])  # type: ignore[arg-type,return-value]

@@ -126,12 +126,16 @@ def test_nothing_is_remembered_where_that_was_asked(net):
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        ({"line": torch.zeros(1, 3)}, "returned line; its outputs are line, mixed"),
-        ({}, "returned nothing; its outputs are line, mixed"),
-        ({"line": torch.zeros(1), "mixed": torch.zeros(1), "more": torch.zeros(1)}, "returned line, mixed, more"),
-        ((torch.zeros(1, 3), torch.zeros(1, 4)), "returned tuple"),
-        (torch.zeros(1, 3), "returned Tensor"),
-        (None, "returned NoneType"),
+        ({"line": torch.zeros(1, 3)}, "reference lacks mixed"),
+        ({}, "reference lacks line, mixed"),
+        (
+            {"line": torch.zeros(1), "mixed": torch.zeros(1), "more": torch.zeros(1)},
+            "returned more, which ModelSpec.outputs does not declare",
+        ),
+        ((torch.zeros(1, 3), torch.zeros(1, 4)), "returned a tuple; its outputs are line, mixed"),
+        (torch.zeros(1, 3), "returned a Tensor"),
+        (None, "returned a NoneType"),
+        ({"line": torch.zeros(1), "mixed": [0.0]}, "returned a list for 'mixed'"),
     ],
 )
 def test_a_reference_that_breaks_its_contract_is_the_adapters_error(returned, message):
@@ -217,7 +221,7 @@ def test_a_patched_module_may_return_its_only_output_as_it_is():
         (torch.zeros(1), "returns 1 values; the adapter declares 2 outputs"),
         ({"difference": torch.zeros(1), "sum": torch.zeros(1)}, "returns a dict"),
         ((torch.zeros(1), None), "returns a tuple"),
-        (None, "returns a NoneType"),
+        (None, "returns None"),
     ],
 )
 def test_a_patched_module_that_returns_something_else_is_refused(returned, message):

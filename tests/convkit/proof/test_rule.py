@@ -126,6 +126,57 @@ def test_decoded_results_pass_when_every_box_is_explained_and_close(measured, pa
     assert (check.kind, check.output) == ("decoded", "decoded results")
 
 
+CEILINGS = {"max_box": 1.0, "max_score": 0.05}
+WEAK = {"unexplained": 12.0, "max_box": 40.0, "max_score": 0.2, "scale": 0.0}
+"""What PyTorch's own float32 makes of an untrained detector: it would excuse 36 boxes and 120 pixels."""
+
+
+def many(unexplained: int = 0, max_box: float = 0.0, max_score: float = 0.0) -> Difference:
+    figures = {"max_box": max_box, "max_score": max_score}
+    return Difference(100, 100 - unexplained, 0, unexplained, figures, FLOORS, "", CEILINGS)
+
+
+@pytest.mark.parametrize(
+    ("measured", "state"),
+    [
+        (many(), "ok"),
+        (many(unexplained=1, max_box=1.0, max_score=0.05), "ok"),
+        (many(unexplained=2), "not comparable"),
+        (many(max_box=1.01), "not comparable"),
+        (many(max_score=0.06), "not comparable"),
+        (many(unexplained=36, max_box=120, max_score=0.6), "not comparable"),
+        (many(unexplained=37), "FAIL"),
+        (many(max_box=121), "FAIL"),
+        (many(unexplained=2, max_score=0.7), "FAIL"),
+    ],
+)
+def test_beyond_its_ceiling_a_result_is_not_comparable_however_much_pytorch_deviates(measured, state):
+    check = judge([many(), measured], None, "opt", WEAK)
+    assert check.state == state
+    assert check.passed is (state == "ok")
+    assert check.limits == {"unexplained": 1.0, "max_box": 1.0, "max_score": 0.05}
+    assert ("PyTorch's own deviation would allow" in check.note) is (state == "not comparable")
+
+
+def test_the_ceiling_changes_nothing_where_pytorch_is_exact():
+    exact = {"unexplained": 0.0, "max_box": 1e-3, "max_score": 1e-5, "scale": 0.0}
+    check = judge([many(max_box=0.02)], None, "opt", exact)
+    assert check.state == "FAIL"
+    assert check.limits == pytest.approx({"unexplained": 0.0, "max_box": 0.013, "max_score": 1.3e-4})
+
+
+def test_in_16_bits_the_ceiling_is_ten_times_as_high():
+    check = judge([many(unexplained=10, max_box=10, max_score=0.5)], None, "opt", {**WEAK, "ulp": 2.0**-10})
+    assert check.state == "ok"
+    assert judge([many(unexplained=11)], None, "opt", {**WEAK, "ulp": 2.0**-10}).state == "not comparable"
+
+
+def test_a_kind_without_ceilings_of_its_own_may_lose_one_result_of_a_hundred():
+    lost = Difference(1, 0, 0, 1, note="result.name: 'a' and 'b'")
+    assert judge([lost], None, "opt", {"unexplained": 1.0}).state == "not comparable"
+    assert judge([Difference(1, 1, 0, 0)], None, "opt", {"unexplained": 1.0}).state == "ok"
+
+
 def test_notes_count_matches_and_ties_and_locate_the_worst_value():
     baseline = {"unexplained": 0.0, "max_box": 0.0, "max_score": 0.0}
     assert judge([match(ties=1), match(unexplained=2)], None, "", baseline).note == "17 of 20 matched, 1 ties"

@@ -94,8 +94,8 @@ def test_the_size_of_the_case_goes_into_the_specification_where_it_has_such_a_na
     ("shape", "message", "hint"),
     [
         ((3, 5, 6), "height 5 where 4 was asked for", "Name height in ModelSpec.preprocess"),
-        ((3, 9, 6), "height of 9; the model is for 2 to 8", "--shape height=2:4:9"),
-        ((3, 4, 7), "width of 7; the model is for 6", "--shape width=6:6:7"),
+        ((3, 9, 6), r"of shape \(3, 9, 6\) where height 4, width 6", "Name height, width in ModelSpec.preprocess"),
+        ((3, 4, 7), r"of shape \(3, 4, 7\) where height 4, width 6", "One item of 'x' is 3 x height x width"),
         ((1, 4, 6), r"\(1, 4, 6\) for 'x'; one item of it is \(3, 4, 6\)", "declares it as 3 x height x width"),
         ((4, 6), r"\(4, 6\) for 'x'; one item of it is 3 x height x width", "without the batch axis"),
         ((1, 3, 4, 6), "one item of it is 3 x height x width", "without the batch axis"),

@@ -40,6 +40,19 @@ def test_the_headline_counts_and_locates():
     assert failed.failures == [check(False)]
 
 
+def test_what_cannot_be_compared_is_not_proved_and_not_wrong():
+    vague = Check("decoded", "opt", "decoded results", False, {}, {}, comparable=False)
+    verdict = Verdict("onnxruntime", "cpu", checks=[check(), vague], ledger=[stage()])
+    assert not verdict.passed
+    assert not verdict.comparable
+    assert verdict.headline().startswith("NOT proved: 1 of 2 checks are not comparable on onnxruntime")
+    assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
+    for wrong in (Verdict("e", "cpu", checks=[vague, check(False)]), Verdict("e", "cpu", ledger=[stage(False)])):
+        assert wrong.comparable
+    assert Verdict("e", "cpu", checks=[check()]).comparable
+    assert [each.state for each in (check(), check(False), vague)] == ["ok", "FAIL", "not comparable"]
+
+
 def test_a_verdict_survives_json():
     verdict = Verdict(
         "onnxruntime",

@@ -196,6 +196,14 @@ class Jpeg(ImageReader):
         return file
 
 
+class Negative(ImageReader):
+    """Takes pixels for another image than the file with these pixels."""
+
+    def accept(self, value: Any) -> np.ndarray:
+        image = super().accept(value)
+        return image if isinstance(value, str | Path) else 255 - image
+
+
 def reader_with(reader: ImageReader) -> Variant:
     return Variant(preprocess=type("Changed", (Resize,), {"reader": reader}))
 
@@ -331,6 +339,7 @@ counter = iter(range(1_000_000))
 OUTPUT = TensorSpec("logits", ("batch", 4))
 IMAGES = TensorSpec("images", ("batch", 3, "height", "width"))
 OPTION = Option("mode", "a", "which mode", ("a", "b"))
+SIZED = {"kind": "toy.resize", "height": 32, "width": 32, "scale": 1.0}
 FAULTY: dict[str, list[tuple[Variant, str]]] = {
     "test_adapter_is_described": [
         (adapter_with(summary=" "), "summary is empty"),
@@ -366,9 +375,18 @@ FAULTY: dict[str, list[tuple[Variant, str]]] = {
         (Variant(edit=spec_with(outputs=(replace(OUTPUT, shape=("batch", "height-32")),))), r"has the shape \(1, 0\)"),
         (Variant(edit=spec_with(outputs=(replace(OUTPUT, shape=("batch", "height/64")),))), "is no whole number"),
         (Variant(edit=spec_with(outputs=(replace(OUTPUT, shape=("batch", "clases")),))), "unknown dimension 'clases'"),
-        (Variant(edit=spec_with(info={"scale": np.float32(1)})), "info is no JSON object"),
-        (Variant(edit=spec_with(preprocess={"kind": "toy.resize", "mean": np.ones(3)})), "preprocess is no JSON"),
+        (Variant(edit=spec_with(info={"scale": np.float32(1)})), r"ModelSpec.info\['scale'\] is a numpy.float32"),
+        (
+            Variant(edit=spec_with(preprocess={"kind": "toy.resize", "mean": np.ones(3)})),
+            r"ModelSpec.preprocess\['mean'\] is a numpy.ndarray",
+        ),
         (Variant(edit=spec_with(decode={"kind": ""})), "decode has no 'kind'"),
+    ],
+    "test_preflight_passes": [
+        (Variant(edit=spec_with(preprocess={**SIZED, "std": 0.0})), "a std of 0"),
+        (Variant(edit=with_second_output), "returned scores, which ModelSpec.outputs does not declare"),
+        (decode_with(lambda outputs, results: results[:1]), "returned 1 results for 2 inputs"),
+        (module_with(lambda module: module.train()), "a module in training mode"),
     ],
     "test_reference_gives_the_declared_outputs": [
         (Variant(edit=spec_with(outputs=(replace(OUTPUT, name="scores"),))), "the spec declares"),
@@ -465,7 +483,7 @@ FAULTY: dict[str, list[tuple[Variant, str]]] = {
         ),
     ],
     "test_predictor_takes_files_values_and_lists": [
-        (tensor_with(lambda tensor: tensor * np.float32(1 + next(counter))), "another result"),
+        (reader_with(Negative()), "a file gives another result than its content"),
     ],
 }
 ELSEWHERE = {

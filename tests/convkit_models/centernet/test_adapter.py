@@ -153,7 +153,7 @@ class TestRefusals:
         ("options", "said"),
         [
             ({"topk": 0}, "'topk' cannot be 0"),
-            ({"std": (0.2, 0.0, 0.2)}, "'std' cannot be"),
+            ({"std": (0.2, 0.0, 0.2)}, "a std of 0.2, 0, 0.2"),
             ({"resize": "keep_res"}, "height and width are fixed"),
             ({"nms": 0.6}, "'nms' is 0.6, but the official decoding has no such threshold"),
             ({"decode": "tensorrt-pro", "confidence": 1.0}, "'confidence' cannot be 1.0"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from convkit import Dim, ModelSpec, Request, TensorSpec, Tolerance, exactly
 from convkit.errors import SettingError
+from convkit.processing import check_normalisation
 from convkit_models.centernet._names import INPUT, class_names
 from convkit_models.centernet.networks import STRIDE, Layout
 
@@ -87,8 +88,7 @@ def _check(form: str, dims: Mapping[str, Dim], options: Mapping[str, Any], sizes
     topk = options["topk"]
     if topk < 1:
         raise SettingError(f"Option 'topk' cannot be {topk}.", hint="Give at least 1; the official value is 100.")
-    if any(value <= 0 for value in options["std"]):
-        raise SettingError(f"Option 'std' cannot be {options['std']}.", hint="Standard deviations are above 0.")
+    check_normalisation({name: list(options[name]) for name in ("mean", "std")}, largest=1.0)
     if options["resize"] == "keep_res" and not (dims["height"].dynamic and dims["width"].dynamic):
         raise SettingError(
             "With resize=keep_res the input is as large as each image, but height and width are fixed.",
