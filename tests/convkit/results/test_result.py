@@ -148,7 +148,7 @@ def test_the_first_difference_of_two_documents_is_named(expected, actual, where)
 
 
 def test_a_difference_becomes_json():
-    difference = Difference(3, 2, 1, 0, {"max_box": 0.5}, {"max_box": 0.01}, "note")
+    difference = Difference(3, 2, 1, 0, {"max_box": 0.5}, {"max_box": 0.01}, "note", {"max_box": 1.0})
     assert json.loads(json.dumps(difference.to_json())) == {
         "expected": 3,
         "matched": 2,
@@ -157,4 +157,5 @@ def test_a_difference_becomes_json():
         "figures": {"max_box": 0.5},
         "floors": {"max_box": 0.01},
         "note": "note",
+        "ceilings": {"max_box": 1.0},
     }
