@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from convkit.graph._constants import lower_constants
 from convkit.graph._rewrite import Phase, Rewrite
 
 if TYPE_CHECKING:
@@ -17,8 +13,6 @@ __all__ = ["FoldConstants"]
 
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 """Node types that give something else each time, whatever their inputs."""
-_LARGEST = 2**62
-"""Ends of slices from here on mean the end of the axis."""
 
 
 class FoldConstants(Rewrite):
@@ -36,6 +30,8 @@ class FoldConstants(Rewrite):
     def apply(self, graph: gs.Graph, near_misses: list[str]) -> int:
         """Fold, and count the nodes that became constants."""
         import convkit._onnxruntime  # noqa: F401 - graphsurgeon imports onnxruntime itself
+        from convkit.graph._constants import lower_constants
+        from convkit.graph._stated_shapes import fold_stated_shapes
 
         before = len(graph.nodes)
         lower_constants(graph)
@@ -45,7 +41,7 @@ class FoldConstants(Rewrite):
             graph.fold_constants(
                 fold_shapes=False, size_threshold=self.size_threshold, should_exclude_node=_stays
             ).cleanup()
-            if not _fold_shapes(graph):
+            if not fold_stated_shapes(graph):
                 return before - len(graph.nodes)
 
 
@@ -59,6 +55,7 @@ def _stays(node: gs.Node) -> bool:
 
 
 def _number(kind: Any) -> int:
+    import numpy as np
     import onnx
 
     return kind if isinstance(kind, int) else int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind)))
@@ -67,60 +64,10 @@ def _number(kind: Any) -> int:
 def _plain(kind: Any) -> bool:
     """Return whether values of a type go through ONNX Runtime unchanged; a type that is not known may."""
     import ml_dtypes
+    import numpy as np
     import onnx
 
     if kind is None:
         return True
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind) if isinstance(kind, int) else np.dtype(kind)
     return dtype.kind in "biufc" or dtype == ml_dtypes.bfloat16
-
-
-def _fold_shapes(graph: gs.Graph) -> int:
-    """Make constants of the sizes that the graph states; return how many."""
-    found: list[tuple[gs.Tensor, np.ndarray]] = []
-    for node in graph.nodes:
-        if node.op not in ("Shape", "Size") or node.inputs[0].shape is None:
-            continue
-        sizes: Sequence[Any] = list(node.inputs[0].shape)
-        if node.op == "Size":
-            if all(map(_known, sizes)):
-                found.append((node.outputs[0], np.array(np.prod(sizes, dtype=np.int64))))
-            continue
-        sizes = sizes[node.attrs.get("start", 0) : node.attrs.get("end", len(sizes))]
-        if all(map(_known, sizes)):
-            found.append((node.outputs[0], np.array(sizes, np.int64)))
-            continue
-        found += [
-            (part.outputs[0], taken) for part in node.outputs[0].outputs if (taken := _taken(part, sizes)) is not None
-        ]
-    for tensor, values in found:
-        if tensor.inputs:
-            tensor.to_constant(values)
-            tensor.inputs.clear()
-    graph.cleanup()
-    return len(found)
-
-
-def _known(size: Any) -> bool:
-    return isinstance(size, (int, np.integer)) and int(size) >= 0
-
-
-def _taken(node: gs.Node, sizes: Sequence[Any]) -> np.ndarray | None:
-    """Return what a Gather or Slice takes of a shape, None where that is not known."""
-    if node.op not in ("Gather", "Slice") or not all(hasattr(tensor, "values") for tensor in node.inputs[1:]):
-        return None
-    numbers = [np.asarray(tensor.values) for tensor in node.inputs[1:]]
-    if node.op == "Gather" and node.attrs.get("axis", 0) in (0, -1):
-        indices = numbers[0]
-        if indices.size and not (-len(sizes) <= indices.min() and indices.max() < len(sizes)):
-            return None
-        chosen = [sizes[int(index)] for index in indices.reshape(-1)]
-        return np.array(chosen, np.int64).reshape(indices.shape) if all(map(_known, chosen)) else None
-    if node.op == "Slice" and len(numbers) >= 2 and all(values.size == 1 for values in numbers):
-        given = [int(values.reshape(())) for values in numbers]
-        start, end, axis, step = [*given, *[0, 1][len(given) - 2 :]]
-        if axis not in (0, -1) or step < 1:
-            return None
-        chosen = list(sizes[start : None if end >= _LARGEST else end : step])
-        return np.array(chosen, np.int64) if all(map(_known, chosen)) else None
-    return None
