@@ -17,13 +17,16 @@ from convkit.proof import GoldenSamples
 
 DIGITS = Path(__file__).parents[3] / "examples" / "digits" / "digits_resdcn18.pth"
 
+LIMIT = 0.008
+"""How far scores may differ in bfloat16, where they differ by about 0.017 with nothing kept."""
+
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     output = tmp_path_factory.mktemp("digits") / "digits"
-    shape = ["batch=1:1:2", "height=64:96:96", "width=96"]
+    shape = ["batch=1", "height=64:64:96", "width=64"]
     return convert("centernet", weights=DIGITS, output=output, form="detections", shape=shape, samples=2).artifact
 
 
@@ -71,17 +74,19 @@ def test_a_weight_beyond_fp16_is_found_with_what_reads_it(digits, tmp_path):
     assert list(result.keep_reasons()) == [conv.name]
 
 
-def test_the_search_keeps_nothing_where_fp16_will_do_and_few_nodes_where_it_will_not(digits):
-    loose = search_artifact(digits.path, "fp16", limits=Limits(score=0.05))
-    assert loose.search.kept == ()
-    score = _score(loose.search.trials[0].figures)
-    strict = search_artifact(digits.path, "bf16", limits=Limits(score=4 * score), trials=25)
-    assert 0 < len(strict.search.kept) < len(strict.bisection.nodes)
-    assert len(strict.search.trials) <= 25
-    accepted = next(trial for trial in strict.search.trials if trial.kept == set(strict.search.kept))
+def test_the_search_keeps_few_nodes_where_bf16_will_not_do(digits):
+    found = search_artifact(digits.path, "bf16", limits=Limits(score=LIMIT), trials=12)
+    low, accepted = (
+        next(trial for trial in found.search.trials if trial.kept == kept)
+        for kept in (frozenset(), frozenset(found.search.kept))
+    )
+    assert not low.accepted
+    assert _score(low.figures) > LIMIT
     assert accepted.accepted
-    assert _score(accepted.figures) <= 4 * score
-    assert _score(strict.search.trials[0].figures) > 4 * score
+    assert _score(accepted.figures) <= LIMIT
+    assert 0 < len(found.search.kept) < len(found.bisection.nodes) / 2
+    assert len(found.search.trials) <= 12
+    assert set(found.reasons) == set(found.search.kept)
 
 
 def _score(figures: str) -> float:
