@@ -121,7 +121,12 @@ def test_a_model_without_processing_is_proved_and_runs_on_its_input_arrays(embed
     spec = spec_from_manifest(embedding_artifact.manifest)
     assert (dict(spec.preprocess), dict(spec.decode)) == ({}, {})
     assert "the model has no decode: its outputs are what was compared" in embedding_artifact.verdict["notes"]
-    assert {check["kind"] for check in embedding_artifact.verdict["checks"]} == {"shape", "values", "batch"}
+    assert {check["kind"] for check in embedding_artifact.verdict["checks"]} == {
+        "shape",
+        "values",
+        "batch",
+        "pipeline",
+    }
     assert validate(embedding_artifact).passed
     net = EmbeddingNet().eval()
     net.load_state_dict(embedding_weights())

@@ -197,11 +197,11 @@ class Jpeg(ImageReader):
 
 
 class Negative(ImageReader):
-    """Takes pixels for another image than the file with these pixels."""
+    """Takes a path for another image than the file that it leads to."""
 
     def accept(self, value: Any) -> np.ndarray:
         image = super().accept(value)
-        return image if isinstance(value, str | Path) else 255 - image
+        return 255 - image if isinstance(value, str | Path) else image
 
 
 def reader_with(reader: ImageReader) -> Variant:
