@@ -1,0 +1,13 @@
+"""A fuzzer of graphs: random PyTorch fragments through export, rewrites and engines, with float64 as the oracle.
+
+`generate` gives one program a seed. `find_faults` exports programs together, puts the graph through every rewrite,
+runs it on every engine, and judges each result by the rule of convkit's own proof. `reduce` makes a program that fails
+small.
+"""
+
+from support.fuzz._check import Fault, Outcome, find_faults
+from support.fuzz._module import Fragment
+from support.fuzz._program import Program, Step, generate
+from support.fuzz._reduce import reduce
+
+__all__ = ["Fault", "Fragment", "Outcome", "Program", "Step", "find_faults", "generate", "reduce"]
