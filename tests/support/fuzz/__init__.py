@@ -5,9 +5,13 @@ runs it on every engine, and judges each result by the rule of convkit's own pro
 small.
 """
 
-from support.fuzz._check import Fault, Outcome, find_faults
+from support.fuzz._campaign import batches, understood
+from support.fuzz._check import TARGETS, Fault, Outcome, find_faults
 from support.fuzz._module import Fragment
-from support.fuzz._program import Program, Step, generate
-from support.fuzz._reduce import reduce
+from support.fuzz._program import Program, Step, Type, generate
+from support.fuzz._reduce import candidates, reduce
 
-__all__ = ["Fault", "Fragment", "Outcome", "Program", "Step", "find_faults", "generate", "reduce"]
+__all__ = [
+    "TARGETS", "Fault", "Fragment", "Outcome", "Program", "Step", "Type", "batches", "candidates", "find_faults",
+    "generate", "reduce", "understood",
+]  # fmt: skip
