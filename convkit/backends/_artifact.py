@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from convkit.backends._backend import Engine, Session, backend_named, find_backend
 from convkit.backends._ladder import NOT_APPLICABLE, PASSED, Ladder
-from convkit.errors import ValidationError
+from convkit.errors import EnvironmentProblem, ValidationError
 
 if TYPE_CHECKING:
     from convkit.artifact import Artifact, StoredEngine
@@ -62,7 +62,7 @@ def open_artifact(
     files with their hashes.
 
     Raises:
-        EnvironmentProblem: there is no such backend, or it cannot run here.
+        EnvironmentProblem: there is no such backend, it cannot run here, or is no judge of the artifact's precision.
         ArtifactError: the backend builds engines, and the artifact contains none of it.
         IntegrityError: a file of the engine is not the one that was built, or of another graph.
         ValidationError: no proof covers the backend on this device.
@@ -73,6 +73,13 @@ def open_artifact(
     if stored and verify:
         stored.verify(artifact)
     backend = find_backend(name, device)
+    precision = artifact.manifest["graph"]["precision"]
+    if unfit := backend.unfit(precision, device):
+        known = artifact.manifest["environment"]["engine"]
+        raise EnvironmentProblem(
+            f"{artifact.path} is {precision}, and {unfit}.",
+            hint=f"Use --backend {known['backend']} (--device {known['device']}), which proved it.",
+        )
     reason = "" if unproved else coverage(artifact, name, device).reason
     if reason:
         what = f"The engine {stored.folder}" if stored else f"{artifact.path} on {name} ({device})"

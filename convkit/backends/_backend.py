@@ -136,6 +136,14 @@ class Backend(ABC):
     def problem(self, device: str = "cpu") -> str:
         """Return why this backend cannot run on ``device`` here, or an empty string if it can."""
 
+    def unfit(self, precision: str, device: str) -> str:
+        """Return why this backend is no judge of a graph of that precision (``fp16``) on ``device``.
+
+        An artifact of that precision is then not opened on it. The default has no reason, an empty string.
+        """
+        del precision, device
+        return ""
+
     def targets(self) -> tuple[str, ...]:
         """Return what engines can be built for here; empty, the default, for backends that run ONNX graphs."""
         return ()

@@ -38,6 +38,15 @@ class OnnxRuntime(Backend):
             return f"{error.message} {error.hint}"
         return ""
 
+    def unfit(self, precision: str, device: str) -> str:
+        """Return that the CPU is no judge of 16-bit activations."""
+        if precision not in ("fp16", "bf16") or device != "cpu":
+            return ""
+        return (
+            "on the CPU, ONNX Runtime computes most 16-bit operators in float32 without rounding their results,"
+            " so it is no judge of a 16-bit graph"
+        )
+
     def open(self, engine: Engine, *, device: str = "cpu") -> Session:
         """Return an inference session with the execution provider of the device."""
         return _OnnxRuntimeSession(engine.file, device)

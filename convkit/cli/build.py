@@ -17,7 +17,9 @@ def build(
         list[str] | None,
         typer.Option("--target", help="Compute capabilities to build for: sm86,sm89 …", metavar="SM[,SM…]"),
     ] = None,
-    precision: Annotated[str, typer.Option("--precision", help="fp32, fp16 or bf16.")] = "fp32",
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="fp32, fp16 or bf16; default that of the artifact.")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option("--set", help="An option of a plugin, such as dcn=gather.", metavar="NAME=VALUE")
     ] = None,

@@ -40,7 +40,11 @@ def convert(
         typer.Option("--shape", help="NAME=N or NAME=MIN:OPT:MAX, e.g. batch=1:4:8.", metavar="NAME=SIZES"),
     ] = None,
     opset: Annotated[int | None, typer.Option("--opset", help="ONNX opset.")] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="Of the engine: fp32, fp16 or bf16.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="Of graph and engine: fp32, fp16, bf16.")] = None,
+    keep_fp32: Annotated[
+        Path | None,
+        typer.Option("--keep-fp32", help="Nodes that stay in float32, one name on each line.", metavar="FILE"),
+    ] = None,
     inputs: Annotated[
         Path | None, typer.Option("--inputs", help="Real inputs to prove with: a folder or file.", metavar="PATH")
     ] = None,
@@ -85,6 +89,7 @@ def convert(
             "shape": shape,
             "opset": opset,
             "precision": precision,
+            "keep_fp32": keep_fp32,
             "inputs": inputs,
             "names": names,
             "set": option,

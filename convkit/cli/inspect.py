@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from convkit.artifact import Artifact, ProofRecord, StoredEngine
     from convkit.backends import Ladder, TensorRTPlugin
-    from convkit.inspection import GraphStats
+    from convkit.inspection import GraphPrecision, GraphStats
 
 __all__ = ["inspect"]
 
@@ -44,14 +44,17 @@ def inspect(
     """Show inputs, outputs, operators, parameters, arithmetic and precision; of an artifact also its proof."""
     from convkit.cli._console import emit_json, stdout
     from convkit.cli._layout import show
-    from convkit.inspection import graph_stats, open_graph, symbolic_dims
+    from convkit.inspection import graph_precision, graph_stats, open_graph, symbolic_dims
 
     source = open_graph(path)
     sizes = _default_sizes(source.artifact) | _parse_sizes(shape or (), symbolic_dims(source.model))
     stats = graph_stats(source.model, sizes)
     uses = _plugin_uses(source.artifact, stats)
+    precision = graph_precision(source.model, stats)
+    asked = source.artifact.manifest["graph"]["precision"] if source.artifact else None
     if json:
-        emit_json(_document(source.label, source.artifact, stats, uses))
+        document = _document(source.label, source.artifact, stats, uses)
+        emit_json({**document, "precision": precision.to_json(asked)})
         return
     show(
         stdout(),
@@ -59,6 +62,7 @@ def inspect(
         *_engine_parts(source.artifact),
         *_graph_part(stats, uses),
         *_cost_part(stats, nodes),
+        *_precision_part(precision, asked),
     )
 
 
@@ -233,6 +237,23 @@ def _fired(records: Iterable[Mapping[str, Any]]) -> str:
     if not fired:
         return f"none of {idle} had anything to do" if idle else "none"
     return ", ".join(fired) + (f" ({idle} more had nothing to do)" if idle else "")
+
+
+def _precision_part(precision: GraphPrecision, asked: str | None) -> Iterator[RenderableType]:
+    """Show the types of a graph that is not float32 throughout, and why nodes stayed so."""
+    from convkit.cli._layout import add_row, plural, styled, table
+
+    if not precision.kept and set(precision.nodes) <= {"float32"}:
+        return
+    counts = ", ".join(f"{plural(count, 'node')} in {name}" for name, count in precision.nodes.items())
+    shares = ", ".join(f"{share:.0%} {name}" for name, share in precision.arithmetic.items())
+    yield ""
+    yield styled(f"{asked or 'types'}: {counts}{f'; arithmetic {shares}' if shares else ''}", style="bold")
+    if precision.kept:
+        rows = table("kept in float32", "why")
+        for name, reason in precision.kept.items():
+            add_row(rows, name, reason)
+        yield rows
 
 
 def _plugin_text(use: PluginUse) -> str:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from convkit.backends import Ladder
     from convkit.conversion._engines import BuiltEngine
     from convkit.conversion._stages import Exported, Proved, Rewritten
+    from convkit.conversion._typing import Typed
     from convkit.proof import Verdict
 
 __all__ = ["STAGES", "Conversion", "ConversionPlan", "convert", "default_output", "plan_conversion", "run_plan"]
@@ -47,6 +48,7 @@ STAGES = (
     "patch and export to ONNX",
     "rewrite the graph",
     "prove every shape on the engine",
+    "type the graph, and prove it again",
     "write the artifact",
 )
 """What `run_plan` does, in its order."""
@@ -74,9 +76,14 @@ class ConversionPlan:
 
     @property
     def target(self) -> Target:
-        """What the hooks learn of the artifact's graph, which is float32: engines are typed when they are built."""
+        """What the hooks learn of the artifact's graph while it is float32: it is typed after that was proved."""
         settings = self.settings
         return Target("onnx", settings.opset, settings.form, "fp32", settings.options)
+
+    @property
+    def typed(self) -> bool:
+        """Whether the graph gets 16-bit types."""
+        return self.settings.precision != "fp32"
 
 
 def convert(
@@ -92,8 +99,8 @@ def convert(
     """Convert a checkpoint to a proved artifact.
 
     ``settings`` are those of `ConvertSettings`: ``form``, ``shape`` (list of ``NAME=N`` or ``NAME=MIN:OPT:MAX``),
-    ``opset``, ``to``, ``target`` and ``precision`` (of an engine besides), ``inputs`` (file or folder), ``names``
-    (file), ``samples``, ``seed``, ``backend``, ``device``, and ``set`` (mapping of adapter options).
+    ``opset``, ``precision``, ``keep_fp32`` (file), ``to`` and ``target`` (of an engine besides), ``inputs`` (file or
+    folder), ``names`` (file), ``samples``, ``seed``, ``backend``, ``device``, and ``set`` (mapping of adapter options).
 
     Raises:
         AdapterNotFoundError, SettingError, CheckpointError, OutputError: what was asked cannot be done.
@@ -135,6 +142,7 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
         rewrite,
         write_device_kernels,
     )
+    from convkit.conversion._typing import judge_of, prove_typed_graph, read_kept, type_graph
 
     name, settings, target = plan.adapter.name, plan.settings, plan.target
     if settings.to != target.format:  # what the engine cannot get is refused before the work
@@ -142,11 +150,14 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
     if plan.output:
         _reserve(plan.output, overwrite=overwrite)
     runner = Runner(find_graph_backend(settings.backend, settings.device), settings.device)
+    judge = Runner(judge_of(settings.backend, settings.device, settings.precision), settings.device)
+    if settings.keep_fp32 and not settings.keep_fp32.is_file():
+        raise SettingError(f"There is no file {settings.keep_fp32}.", hint="Check --keep-fp32.")
     progress("reading the checkpoint")
     plugin = manager().owner(name).name
     with at_stage(READ, plugin):
         source = _load(plan, plugin)
-    output = plan.output or default_output(plan.adapter, source, settings.form)
+    output = plan.output or default_output(plan.adapter, source, settings.form, settings.precision)
     if not plan.output:
         _reserve(output, overwrite=overwrite)
     progress("checking the adapter on two samples")
@@ -163,13 +174,22 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
                 name, source.spec, target, checked.rewrites, exported, runner, measured.ledger, folder, progress,
                 keep_exported=settings.keep_exported,
             )  # fmt: skip
+        keep = read_kept(settings.keep_fp32, rewritten.model)
         with at_stage(PROVE):
             proved = prove_graph(source.spec, measured, inputs, runner, folder, progress)
-            proved.verdict.notes.extend(map(str, source.spec.info.get("notes", ())))
+        typed = None
+        if plan.typed and proved.verdict.passed:
+            with at_stage(TYPE):
+                typed = type_graph(
+                    name, source.spec, replace(target, precision=settings.precision), rewritten, measured, runner, keep,
+                    folder, progress,
+                )  # fmt: skip
+                proved = prove_typed_graph(source.spec, measured, inputs, proved, typed, judge, folder, progress)
+        proved.verdict.notes.extend(map(str, source.spec.info.get("notes", ())))
         with at_stage(WRITE, plugin):
             write_device_kernels(source.spec, folder, progress)
             progress("writing the artifact")
-            manifest = _manifest(plan, source, exported, rewritten, proved)
+            manifest = _manifest(plan, source, exported, rewritten, proved, typed)
             done = _write(folder, output, manifest, proved, overwrite=overwrite)
     if settings.to == "onnx":
         return done
@@ -207,10 +227,19 @@ def _inputs(plan: ConversionPlan, source: SourceModel) -> RawInputs:
 
 
 def _manifest(
-    plan: ConversionPlan, source: SourceModel, exported: Exported, rewritten: Rewritten, proved: Proved
+    plan: ConversionPlan,
+    source: SourceModel,
+    exported: Exported,
+    rewritten: Rewritten,
+    proved: Proved,
+    typed: Typed | None,
 ) -> dict[str, Any]:
     """Return the manifest of a finished conversion, but for the hashes of its files."""
-    verdict = proved.verdict
+    graph = {**asdict(plan.target), "ir_version": rewritten.model.ir_version}
+    if typed:
+        opset = next(entry.version for entry in typed.model.opset_import if entry.domain in ("", "ai.onnx"))
+        graph |= {"precision": typed.precision.name, "opset": opset, "ir_version": typed.model.ir_version}
+    verdict, rewrites = proved.verdict, [*rewritten.rewrites, *(typed.rewrites if typed else ())]
     owner = manager().owner(plan.adapter.name)
     origin = {"plugin": owner.name, "distribution": owner.distribution, "version": owner.version}
     return {
@@ -218,11 +247,12 @@ def _manifest(
         "adapter": {"name": plan.adapter.name, **origin},
         "weights": _weights_record(plan.weights),
         "model": spec_to_json(source.spec),
-        "graph": {**asdict(plan.target), "ir_version": rewritten.model.ir_version},
+        "graph": graph,
+        **({"precision": typed.to_json()} if typed else {}),
         "settings": plan.settings.to_json(),
         "patches": {plugin: [asdict(record) for record in group] for plugin, group in exported.patches.items()},
         "translations": dict(exported.translations),
-        "rewrites": [{"plugin": plugin, **asdict(record)} for plugin, record in rewritten.rewrites],
+        "rewrites": [{"plugin": plugin, **asdict(record)} for plugin, record in rewrites],
         "environment": environment(verdict.backend, verdict.device, proved.machine),
         "verdict": {"passed": verdict.passed, "headline": verdict.headline()},
     }
@@ -271,8 +301,8 @@ def _write(
     )
 
 
-def default_output(adapter: Adapter, source: SourceModel, form: str) -> Path:
-    """Return for example ``centernet-resdcn18-512`` or ``centernet-resdcn18-64x96-detections``."""
+def default_output(adapter: Adapter, source: SourceModel, form: str, precision: str = "fp32") -> Path:
+    """Return for example ``centernet-resdcn18-512`` or ``centernet-resdcn18-64x96-detections-fp16``."""
     dims = {dim.name: dim for dim in source.spec.dims}
     parts = [adapter.name, source.spec.variant.replace("_", "")]
     if "height" in dims and "width" in dims:
@@ -280,6 +310,8 @@ def default_output(adapter: Adapter, source: SourceModel, form: str) -> Path:
         parts.append(f"{height.opt}" if height.opt == width.opt else f"{height.opt}x{width.opt}")
     if form != adapter.forms[0]:
         parts.append(form)
+    if precision != "fp32":
+        parts.append(precision)
     return Path("-".join(part for part in parts if part))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from convkit.backends import (
 from convkit.conversion._export import check_graph, save_onnx
 from convkit.conversion._settings import resolve_options
 from convkit.conversion._typed import prove_typed
-from convkit.errors import ConversionError, ProofFailedError
+from convkit.errors import ConversionError, ProofFailedError, SettingError
 from convkit.files import sha256
 from convkit.graph import Rewrite, RewriteRecord, apply_rewrite, in_phases
+from convkit.graph.precision import widened_model
 from convkit.model import ModelSpec, Precision, Target, find_precision, resolve
 from convkit.plugins import manager
 from convkit.processing import find_decode
@@ -57,27 +58,28 @@ def build_engine(
     to: str,
     *,
     targets: Sequence[str] = (),
-    precision: str = "fp32",
+    precision: str | None = None,
     options: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> BuiltEngine:
     """Build an engine of an artifact, from the artifact alone, and write it to ``engines/<to>`` in it.
 
     The rewrites of phase *target* fit the graph to the backend; what they change is proved on the golden samples
-    before the backend parses it. ``precision`` ``fp16`` or ``bf16`` types the graph first, by the rewrites of phase
-    *precision*, and is proved by a rung of its own. An engine of that name is replaced. ``options`` override those of
-    the conversion.
+    before the backend parses it. ``precision`` ``fp16`` or ``bf16`` types a float32 graph first, by the rewrites of
+    phase *precision*, and is proved by a rung of its own; the default is that of the artifact, whose types a typed
+    artifact keeps. An engine of that name is replaced. ``options`` override those of the conversion.
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved.
-        SettingError: there is no such backend, target, precision or option.
+        SettingError: there is no such backend, target, precision or option, or the artifact has another precision.
         ProofFailedError: the graph for the backend, or what the backend understood, computes something else; the
             result was kept as ``engines/<to>.rejected``.
         ConversionError: the backend does not accept or build the graph.
         EnvironmentProblem: the backend cannot build here.
     """
-    kind = find_precision(precision)
+    asked = find_precision(precision) if precision is not None else None
     artifact = Artifact.open(path)
+    kind = _precision_of(artifact, asked)
     progress("checking hashes")
     artifact.verify()
     backend = find_builder(to)
@@ -90,7 +92,7 @@ def build_engine(
         rungs, known = _prove_fitted(artifact, spec, golden, fitted, progress)
         if kind.name != _FLOAT32 and rungs[0].status == PASSED:
             fitted = _fit(artifact, spec, target, folder, progress)
-            known, records = _Known(), [record for _, record in fitted.records]
+            known, records = _Known(), [*_typing(artifact), *(record for _, record in fitted.records)]
             rungs += prove_typed(artifact, spec, golden, fitted.graph, kind, records, progress)
         ladder = Ladder(()).replaced(rungs)
         engine = Engine(backend.name, folder / "model.plan")
@@ -107,6 +109,33 @@ def build_engine(
     return BuiltEngine(kept, Engine(engine.backend, kept / engine.file.name, engine.targets, engine.details), ladder)
 
 
+def _precision_of(artifact: Artifact, asked: Precision | None) -> Precision:
+    """Return the precision of the engine: the one that is asked for, which a typed artifact has to have already.
+
+    Raises:
+        SettingError: it has another.
+    """
+    own = find_precision(artifact.manifest["graph"]["precision"])
+    if asked is None or asked == own or own.name == _FLOAT32:
+        return asked or own
+    raise SettingError(
+        f"{artifact.path} is {own.name}, and an engine in {asked.name} was asked for.",
+        hint=f"Leave --precision out, or convert again with --precision {asked.name}.",
+    )
+
+
+def _is_typed(artifact: Artifact) -> bool:
+    return bool(artifact.manifest["graph"]["precision"] != _FLOAT32)
+
+
+def _typing(artifact: Artifact) -> list[RewriteRecord]:
+    """Return what the rewrites did that gave a typed artifact its types; none for a float32 one."""
+    names = [field.name for field in fields(RewriteRecord)]
+    found = artifact.manifest["rewrites"] if _is_typed(artifact) else []
+    records = [RewriteRecord(**{name: entry[name] for name in names}) for entry in found]
+    return [record for record in records if record.name.startswith("graph.to-")]
+
+
 def _target(artifact: Artifact, to: str, precision: Precision, options: Mapping[str, Any]) -> Target:
     graph = artifact.manifest["graph"]
     return Target(to, graph["opset"], graph["form"], precision.name, {**graph["options"], **resolve_options(options)})
@@ -121,13 +150,18 @@ class _Fitted:
 
 
 def _fit(artifact: Artifact, spec: ModelSpec, target: Target, folder: Path, progress: Progress) -> _Fitted:
-    """Type the graph for the precision of the target, if that is not float32, and fit it to the backend."""
+    """Fit the graph to the backend; for a precision that is not float32, type it first unless the artifact is typed.
+
+    Of a typed artifact float32 means the same graph with float32 in place of its 16-bit types.
+    """
     import onnx
 
     name = artifact.manifest["adapter"]["name"]
     found = manager().gather("convkit_graph_rewrites", of=Rewrite, adapter=name, target=target)
     model = onnx.load(str(artifact.model))
-    phases = ("target",) if target.precision == _FLOAT32 else ("precision", "target")
+    if _is_typed(artifact) and target.precision == _FLOAT32:
+        model = widened_model(model)
+    phases = ("target",) if target.precision == _FLOAT32 or _is_typed(artifact) else ("precision", "target")
     records = []
     for plugin, change in in_phases(found):
         if change.phase in phases:

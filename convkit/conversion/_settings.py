@@ -107,6 +107,7 @@ class ConvertSettings:
     to: str = _setting(_text, "onnx")
     target: tuple[str, ...] = _setting(_words, ())
     precision: str = _setting(_precision, "fp32")
+    keep_fp32: Path | None = _setting(_path, None)
     inputs: Path | None = _setting(_path, None)
     names: Path | None = _setting(_path, None)
     samples: int = _setting(_whole(1, MAX_SAMPLES), 8)
@@ -191,11 +192,10 @@ def resolve_settings(
         find_builder(values["to"])
     elif values.get("target"):
         raise SettingError("target is for engines, and the result is an ONNX file.", hint="Add --to tensorrt-rtx.")
-    elif values.get("precision", "fp32") != "fp32":
+    if values.get("keep_fp32") and values.get("precision", "fp32") == "fp32":
         raise SettingError(
-            f"precision {values['precision']} is for engines; the ONNX file of an artifact is float32.",
-            hint=f"Add --to tensorrt-rtx, or build an engine later: convkit build ARTIFACT --to tensorrt-rtx"
-            f" --precision {values['precision']}.",
+            "keep_fp32 lists nodes to keep in float32, and all of a float32 graph are.",
+            hint="Add --precision fp16 or bf16.",
         )
     options, option_origins = _options(adapter, [(label, source.get("set")) for label, source in sources[:3]])
     dims = apply_overrides(adapter.dims, values.get("shape", ()))

@@ -61,6 +61,7 @@ __all__ = [
     "Proved",
     "Rewritten",
     "Runner",
+    "drawings_of",
     "export",
     "measure_reference",
     "prove_graph",
@@ -256,7 +257,7 @@ def prove_graph(
             ),
             progress=progress,
         )
-        drawings = _drawings(measured, inputs, session.run, verdict.backend)
+        drawings = drawings_of(measured, inputs, session.run, verdict.backend)
         if verdict.passed:
             verdict.checks += check_pipeline(predictor, golden, verdict.baselines, progress)
     machine = runner.backend.machine(runner.device)
@@ -288,7 +289,7 @@ def _enter(ledger: Ledger, name: str, model: onnx.ModelProto, runner: Runner, fo
     ledger.add(name, lambda feed: outputs, note)
 
 
-def _drawings(
+def drawings_of(
     measured: Measured, inputs: RawInputs, engine: Compute, backend: str
 ) -> list[list[tuple[str, np.ndarray]]]:
     """Return for each stored input what PyTorch found and what the engine found, as far as it can be drawn."""

@@ -1,15 +1,14 @@
-"""The rung *typed*: a 16-bit graph against float64, under what that precision costs PyTorch itself."""
+"""The rung *typed* of an engine: a 16-bit graph against float64, under what that precision costs PyTorch itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from convkit.artifact import Artifact
 from convkit.backends import FAILED, PASSED, PENDING, Rung, open_session
+from convkit.conversion._yardstick import measure_yardstick
 from convkit.errors import EnvironmentProblem
 from convkit.graph import RewriteRecord
 from convkit.model import ModelSpec, Precision
@@ -17,21 +16,17 @@ from convkit.processing import find_decode
 from convkit.progress import Progress
 from convkit.proof import (
     Check,
-    Compute,
     GoldenSamples,
     Verdict,
-    by_items,
     decoded_rung,
     failures_json,
-    feed_key,
-    measure_baselines,
     prove,
     shape_cases,
 )
 
-__all__ = ["prove_typed"]
+__all__ = ["HOW", "prove_typed", "remedy", "worst"]
 
-_HOW = "operators compute in float32 and round their results once"
+HOW = "operators compute in float32 and round their results once"
 """What the backend torch does with 16-bit tensors on the CPU."""
 
 
@@ -46,13 +41,13 @@ def prove_typed(
 ) -> list[Rung]:
     """Return the rungs *typed* and *decoded* of a 16-bit graph, run by PyTorch on the CPU on the golden samples.
 
-    Its error against float64 may be a small multiple of what PyTorch errs with the artifact's own float32 graph when
-    every tensor of that is 16-bit. ``records`` are those of the rewrites that made the graph. They are pending where
-    PyTorch lacks an operator.
+    Its error against float64 may be a small multiple of what PyTorch errs with the artifact's float32 graph when every
+    tensor of that is 16-bit; a typed artifact has that in its proof. ``records`` are those of the rewrites that made
+    the graph. The rungs are pending where PyTorch lacks an operator.
     """
     fired = {record.name: record.fired for record in records if record.fired}
     kept = [miss for record in records if record.name == f"graph.to-{precision.name}" for miss in record.near_misses]
-    facts: dict[str, Any] = {"precision": precision.name, "how": _HOW, "rewrites": fired, "float32": kept}
+    facts: dict[str, Any] = {"precision": precision.name, "how": HOW, "rewrites": fired, "float32": kept}
     try:
         verdict = _verdict(artifact, spec, golden, graph, precision, progress)
     except EnvironmentProblem as error:
@@ -62,9 +57,9 @@ def prove_typed(
     facts["checks"] = failures_json(verdict.checks)
     typed = f"{fired.get(f'graph.to-{precision.name}', 0)} nodes in {precision.dtype}, {len(kept)} kept in float32"
     if not verdict.passed:
-        facts["hint"] = _remedy(verdict, precision)
+        facts["hint"] = remedy(verdict, precision)
     status = PASSED if verdict.passed else FAILED
-    summary = f"{typed}; {_worst(verdict)}{verdict.headline()}; {_HOW}."
+    summary = f"{typed}; {worst(verdict)}{verdict.headline()}; {HOW}."
     return [Rung("typed", status, summary, facts), decoded_rung(verdict)]
 
 
@@ -72,14 +67,12 @@ def _verdict(
     artifact: Artifact, spec: ModelSpec, golden: GoldenSamples, graph: Path, precision: Precision, progress: Progress
 ) -> Verdict:
     cases, decode, reference = shape_cases(spec.dims), find_decode(spec.decode), golden.reference()
-    session = open_session(f"torch-{precision.name}", artifact.model)
-    try:
-        alone = _each_once(spec, session.run) if spec.batch.min == 1 else session.run
-        baselines = measure_baselines(
-            spec, reference, alone, golden.samples, cases, decode, progress, precision=precision
-        )
-    finally:
-        session.close()
+    recorded = Verdict.from_json(artifact.verdict).baselines
+    baselines = (
+        measure_yardstick(spec, artifact.model, reference, golden.samples, cases, decode, precision, progress)
+        if artifact.manifest["graph"]["precision"] == "fp32"
+        else recorded
+    )
     session = open_session("torch", graph)
     try:
         return prove(
@@ -97,20 +90,7 @@ def _verdict(
         session.close()
 
 
-def _each_once(spec: ModelSpec, run: Compute) -> Compute:
-    """Return what runs every item by itself, and one that it has seen before not again."""
-    known: dict[bytes, Mapping[str, np.ndarray]] = {}
-
-    def item(feed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        key = feed_key(feed)
-        if key not in known:
-            known[key] = run(feed)
-        return known[key]
-
-    return lambda feed: by_items(spec, item, feed)
-
-
-def _worst(verdict: Verdict) -> str:
+def worst(verdict: Verdict) -> str:
     """Return the largest relative error of an output beside its limit, with a semicolon behind it."""
     checks = [check for check in verdict.checks if check.kind == "values" and check.limits.get("rel_l2")]
     if not checks:
@@ -120,7 +100,7 @@ def _worst(verdict: Verdict) -> str:
     return f"{worst.output} {figure:.2g} off float64 (relative) where {limit:.2g} is allowed; "
 
 
-def _remedy(verdict: Verdict, precision: Precision) -> str:
+def remedy(verdict: Verdict, precision: Precision) -> str:
     if precision.name == "fp16" and any(map(_overflows, verdict.checks)):
         return "The network leaves the range of float16, which ends at 65504: use --precision bf16, or fp32."
     return "Use --precision fp32, or report the model: the graph was typed wrongly."

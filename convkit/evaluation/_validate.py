@@ -106,7 +106,8 @@ def prove_artifact(
     if stored:
         ladder = _engine_ladder(stored, verdict, machine)
     else:
-        ladder = artifact_ladder(verdict, machine, Ladder.from_json(artifact.verdict["ladder"])["exported"])
+        recorded = Ladder.from_json(artifact.verdict["ladder"])
+        ladder = artifact_ladder(verdict, machine, recorded["exported"], recorded["typed"])
     unrecorded = ""
     try:
         _record(artifact, stored, backend, device, machine, ladder)

@@ -2,6 +2,7 @@
 
 from convkit.inspection._diff import OTHER, Difference, GraphDiff, NodeChange, WeightChange, diff_graphs
 from convkit.inspection._load import GraphFile, open_graph
+from convkit.inspection._precision import GraphPrecision, graph_precision
 from convkit.inspection._shapes import TensorInfo
 from convkit.inspection._stats import GraphStats, NodeCost, graph_stats, symbolic_dims
 
@@ -10,12 +11,14 @@ __all__ = [
     "Difference",
     "GraphDiff",
     "GraphFile",
+    "GraphPrecision",
     "GraphStats",
     "NodeChange",
     "NodeCost",
     "TensorInfo",
     "WeightChange",
     "diff_graphs",
+    "graph_precision",
     "graph_stats",
     "open_graph",
     "symbolic_dims",

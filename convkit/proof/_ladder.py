@@ -8,27 +8,39 @@ from typing import Any
 from convkit.backends import FAILED, NOT_APPLICABLE, PASSED, PENDING, Ladder, Rung
 from convkit.proof._verdict import Check, Verdict
 
-__all__ = ["PIPELINE", "artifact_ladder", "decoded_rung", "failures_json", "pipeline_rung", "place", "rung_of"]
+__all__ = [
+    "GRAPH_CHECKS",
+    "PIPELINE",
+    "artifact_ladder",
+    "decoded_rung",
+    "failures_json",
+    "pipeline_rung",
+    "place",
+    "rung_of",
+]
 
 PIPELINE = "pipeline"
 RESULTS = ("decoded", "decode")
-GRAPH = ("shape", "values", "batch")
+GRAPH_CHECKS = ("shape", "values", "batch")
 NO_DECODE = "The model has no decode; its outputs are what is compared."
 
 
-def artifact_ladder(verdict: Verdict, machine: Mapping[str, str], exported: Rung | None = None) -> Ladder:
-    """Return the ladder of a float32 ONNX artifact on the backend and device of a verdict.
+def artifact_ladder(
+    verdict: Verdict, machine: Mapping[str, str], exported: Rung | None = None, typed: Rung | None = None
+) -> Ladder:
+    """Return the ladder of an ONNX artifact on the backend and device of a verdict.
 
     ``machine`` says what the proof depends on besides the artifact: versions, the GPU. ``exported`` is the rung of the
-    conversion where the verdict is that of a later proof; without it this verdict is the conversion's.
+    conversion where the verdict is that of a later proof, or of the graph after it was typed, and ``typed`` that of its
+    typed graph; without them this verdict is that of a conversion to float32.
     """
     facts = {"backend": verdict.backend, "device": verdict.device, **machine}
-    graph = [check for check in verdict.checks if check.kind in GRAPH]
+    graph = [check for check in verdict.checks if check.kind in GRAPH_CHECKS]
     shapes = len({check.case for check in graph if check.kind == "values"})
     runs = f"{verdict.backend} runs the ONNX graph itself"
     rungs = [
         exported or _exported(verdict, graph, shapes),
-        Rung("typed", NOT_APPLICABLE, "The graph is float32."),
+        typed or Rung("typed", NOT_APPLICABLE, "The graph is float32."),
         decoded_rung(verdict),
         *(Rung(name, NOT_APPLICABLE, f"{runs}; nothing is built.") for name in ("accepted", "understood", "built")),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from convkit.artifact import Artifact, spec_from_manifest, stored_engines
-from convkit.backends import Session, open_session
+from convkit.backends import Session, backend_named, open_session
 from convkit.processing import find_decode
 from convkit.progress import Progress, silent
 from convkit.proof._cases import shape_cases
@@ -35,6 +35,9 @@ def prove_again(
     replayed on what is stored. Another ``backend`` than ONNX Runtime is also compared with ONNX Runtime, by polygraphy.
     ``save_results`` keeps the outputs of all engines as polygraphy's JSON; ``stop_early`` ends the proof after the
     first shape in which something failed.
+    replayed on what is stored. Another ``backend`` than ONNX Runtime is also compared with ONNX Runtime, by polygraphy,
+    unless the artifact is 16-bit.
+    ``save_results`` keeps the outputs of all engines as polygraphy's JSON.
 
     Raises:
         ValidationError: the session lacks an output.
@@ -64,12 +67,15 @@ def prove_again(
     )
     if stop_early and verdict.failures:
         return verdict
-    if save_results or backend != COMPARED_WITH:
+    compared = backend != COMPARED_WITH and not backend_named(COMPARED_WITH).unfit(
+        artifact.manifest["graph"]["precision"], "cpu"
+    )
+    if save_results or compared:
         from convkit.proof._engines import compare_engines
 
         progress("comparing engines")
         feeds = {str(case): golden.samples.feed(case) for case in cases}
-        other = None if backend == COMPARED_WITH else open_session(COMPARED_WITH, artifact.model)
+        other = open_session(COMPARED_WITH, artifact.model) if compared else None
         try:
             engines = {COMPARED_WITH: other.run, backend: session.run} if other else {backend: session.run}
             verdict.checks += compare_engines(spec, engines, feeds, baselines, save_results)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convkit.backends import foreign_operators, open_session
-from convkit.backends.tensorrt._widen import widened_model
 from convkit.errors import ConversionError
+from convkit.graph.precision import widened_model
 
 if TYPE_CHECKING:
     import onnx

@@ -12,8 +12,9 @@ from convkit.backends.tensorrt._judge import SAME_TYPE, Verdicts, judge_tensor, 
 from convkit.backends.tensorrt._network import ParsedLayer, ParsedNetwork
 from convkit.backends.tensorrt._reference import OnnxReference
 from convkit.backends.tensorrt._replay import NotReplayed, ReplayError, missing_replays, replay, trace
-from convkit.backends.tensorrt._widen import widened_feeds, widened_model, widened_network
+from convkit.backends.tensorrt._widen import widened_feeds, widened_network
 from convkit.errors import ConversionError
+from convkit.graph.precision import widened_model
 
 if TYPE_CHECKING:
     import onnx

@@ -1,8 +1,7 @@
 """PyTorch as an engine: ``model.onnx`` run by torch operators on the CPU or on CUDA.
 
-``torch`` computes in the types of the graph. ``torch-fp16`` and ``torch-bf16`` run the same graph with
-16-bit weights and activations: a choice of the one who runs it, which the proof of the artifact does not
-cover; ``convkit validate --backend torch-fp16`` tells how far the results lie off.
+It computes in the types of the graph. `session_in` runs a float32 graph with every tensor in another type, which
+measures what a precision costs PyTorch itself.
 """
 
 from __future__ import annotations
@@ -17,23 +16,15 @@ from typing import Any
 from convkit.backends import Backend, Engine, Session
 from convkit.hookspecs import hookimpl
 
-__all__ = ["Torch"]
+__all__ = ["Torch", "session_in"]
 
 
 class Torch(Backend):
-    """Runs ``model.onnx`` with PyTorch's operators and those that plugins add.
-
-    ``precision`` None keeps the types of the graph; ``"float16"``, ``"bfloat16"`` and ``"float64"`` replace float32.
-    ``channels_last`` sets the memory layout of 4-d tensors; None leaves the choice to the session.
-    """
+    """Runs ``model.onnx`` with PyTorch's operators and those that plugins add, in the types of the graph."""
 
     name = "torch"
     summary = "PyTorch operators (CPU and CUDA, the latter in a CUDA graph)"
     remedy = "pip install torch"
-
-    def __init__(self, name: str = "torch", precision: str | None = None, *, channels_last: bool | None = None) -> None:
-        self.name, self.precision = name, precision  # type: ignore[misc]
-        self.channels_last = channels_last
 
     def problem(self, device: str = "cpu") -> str:
         """Return what is missing: the package, CUDA in it, or the GPU."""
@@ -61,17 +52,33 @@ class Torch(Backend):
         """
         from convkit.backends.torch._session import TorchSession
 
-        return TorchSession(engine.file, device, self.precision, self.channels_last)
+        return TorchSession(engine.file, device)
 
     def describe(self) -> dict[str, str]:
         """Return the version and what it was built for, without importing it."""
         return {"version": importlib.metadata.version("torch"), "build": _build()}
 
 
+def session_in(
+    graph: Path, dtype: str | None, *, device: str = "cpu", channels_last: bool | None = None
+) -> Session:
+    """Return a session that runs a graph with ``dtype`` in place of float32 everywhere inside; None keeps its types.
+
+    With ``float16`` and ``bfloat16`` it is the yardstick for typed graphs: what a precision costs PyTorch itself.
+    ``channels_last`` sets the memory layout of 4-d tensors; None leaves the choice to the session.
+
+    Raises:
+        EnvironmentProblem: the file cannot be read, or contains an operator that nobody offers.
+    """
+    from convkit.backends.torch._session import TorchSession
+
+    return TorchSession(graph, device, dtype, channels_last)
+
+
 @hookimpl
 def convkit_backends() -> Iterable[Backend]:
-    """Offer PyTorch in the precision of the graph, in float16 and in bfloat16."""
-    return [Torch(), Torch("torch-fp16", "float16"), Torch("torch-bf16", "bfloat16")]
+    """Offer PyTorch."""
+    return [Torch()]
 
 
 @hookimpl(trylast=True)

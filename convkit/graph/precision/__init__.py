@@ -9,9 +9,11 @@ from convkit.graph.precision._thresholds import METHODS
 from convkit.graph.precision._to_16_bit import To16Bit
 from convkit.graph.precision._to_int8 import ToInt8
 from convkit.graph.precision._unfit import Range
+from convkit.graph.precision._widen import NARROW, widened_model
 
 __all__ = [
     "METHODS",
+    "NARROW",
     "SQNR_LIMIT",
     "Accept",
     "Calibration",
@@ -29,5 +31,6 @@ __all__ = [
     "read_keep_file",
     "require_local",
     "search",
+    "widened_model",
     "write_keep_file",
 ]

@@ -145,7 +145,7 @@ FLAGS = {
     "--format": ("onnx", "to", "onnx"),
     "--form": ("logits", "form", "logits"),
     "--opset": ("21", "opset", 21),
-    "--precision": ("fp32", "precision", "fp32"),
+    "--precision": ("fp16", "precision", "fp16"),
     "--inputs": ("photos", "inputs", "photos"),
     "--names": ("names.txt", "names", "names.txt"),
     "--set": ("scale=2", "set.scale", 2.0),

@@ -101,12 +101,3 @@ def test_build_refuses_int8_and_says_what_it_offers(cli, toy_artifact):
     assert said.code == 2
     assert "precision cannot be 'int8'" in said.err
     assert "fp32, fp16, bf16" in " ".join(said.err.split())
-
-
-def test_convert_to_onnx_refuses_16_bits_and_names_both_ways(cli):
-    said = cli("convert", "toy", "-w", "nowhere.pth", "--precision", "fp16")
-    assert said.code == 2
-    text = " ".join(said.err.split())
-    assert "precision fp16 is for engines" in text
-    assert "--to tensorrt-rtx" in text
-    assert "convkit build ARTIFACT --to tensorrt-rtx --precision fp16" in text

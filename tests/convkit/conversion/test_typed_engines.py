@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
 
-import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 import pytest
 import torch
+from support.disturb import DisturbPlugin
 from support.plans import same_plan
 from support.plugins import registered
 from support.toy import ToyPlugin, toy_weights
 
-from convkit import Artifact, NodeRewrite, Rewrite, convert, hookimpl
+from convkit import Artifact, convert
 from convkit.artifact import stored_engines
 from convkit.backends import RUNGS
 from convkit.conversion import BuiltEngine, build_engine
@@ -139,35 +136,6 @@ def test_detections_in_the_graph_are_those_of_float32(detections: Artifact, tmp_
     assert decoded["unexplained"] <= 100 * 0.1 / 3
 
 
-class Disturb(NodeRewrite):
-    """A fault in the typed graph alone: it multiplies what 16-bit convolutions add up."""
-
-    name: ClassVar[str] = "test.disturb"
-    reason: ClassVar[str] = "for the test"
-    phase: ClassVar = "precision"
-    op_types: ClassVar[tuple[str, ...]] = ("Conv",)
-    factor: float = 1.0
-
-    def match(self, graph: gs.Graph, node: gs.Node) -> bool | None:
-        return None if node.name.endswith("/disturbed") else True
-
-    def rewrite(self, graph: gs.Graph, node: gs.Node, match: bool) -> None:
-        node.name += "/disturbed"
-        weight = node.inputs[1]
-        node.inputs[1] = gs.Constant(f"{weight.name}/disturbed", (weight.values * self.factor).astype(np.float32))
-
-
-class DisturbPlugin:
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-
-    @hookimpl
-    def convkit_graph_rewrites(self, target: Any) -> Iterable[Rewrite]:
-        rewrite = Disturb()
-        rewrite.factor = self.factor
-        return [rewrite] if target.precision != "fp32" else []
-
-
 @pytest.mark.parametrize(("precision", "factor"), [("fp16", 1.1), ("bf16", 1.5)])
 def test_a_fault_in_the_typed_graph_fails_its_rung(artifact: Artifact, precision: str, factor: float) -> None:
     with registered(DisturbPlugin(factor), "a_disturbing_one"), pytest.raises(ProofFailedError) as caught:
@@ -215,7 +183,7 @@ def test_other_precisions_are_refused_before_anything_is_read(tmp_path: Path, pr
     assert "fp32, fp16, bf16" in caught.value.hint
 
 
-def test_convert_passes_the_precision_on_and_keeps_the_artifact_float32(
+def test_convert_types_the_artifact_and_builds_its_engine_from_the_typed_graph(
     toy: ToyPlugin, toy_weights_file: Path, tmp_path: Path
 ) -> None:
     done = convert(
@@ -223,6 +191,26 @@ def test_convert_passes_the_precision_on_and_keeps_the_artifact_float32(
     )
     assert done.engine is not None
     assert_proved(done.engine, "fp16")
-    assert done.artifact.manifest["graph"]["precision"] == "fp32"
-    names = {item["name"]: item["value"] for item in done.artifact.manifest["settings"]}
-    assert names["precision"] == "fp16"
+    assert done.artifact.manifest["graph"]["precision"] == "fp16"
+    typed = done.engine.ladder["typed"].details
+    assert typed["rewrites"]["graph.to-fp16"] > 3
+    assert typed["baselines"] == done.verdict.to_json()["baselines"], "the artifact's own yardstick"
+    again = build_engine(done.artifact.path, NAME, targets=["sm86"])
+    assert again.engine.details["layers"] == done.engine.engine.details["layers"]
+    with pytest.raises(SettingError, match="is fp16, and an engine in bf16") as caught:
+        build_engine(done.artifact.path, NAME, targets=["sm86"], precision="bf16")
+    assert "--precision bf16" in caught.value.hint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["grid-sample", "creator"])
+def test_a_typed_artifact_is_fitted_and_keeps_its_types(tmp_path: Path, form: str) -> None:
+    """The graph that a rewrite of phase target changed is proved in float32 and in 16 bits."""
+    shape = ["batch=1:1:2", "height=64", "width=64"]
+    done = convert(
+        "centernet", weights=DIGITS, output=tmp_path / "digits", shape=shape, samples=2, precision="fp16",
+        set={"dcn": form}, to=NAME, target="sm86",
+    )  # fmt: skip
+    assert done.engine is not None
+    assert_proved(done.engine, "fp16")
+    assert "Rewritten by" in done.engine.ladder["exported"].summary

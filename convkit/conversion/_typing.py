@@ -1,0 +1,249 @@
+"""The stage *type*: a proved float32 graph gets 16-bit types, is audited, and is proved again where it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convkit.artifact import MODEL, Artifact, spec_to_json
+from convkit.backends import FAILED, Backend, Engine, Rung, backend_named, find_graph_backend
+from convkit.conversion._export import check_graph, save_onnx
+from convkit.conversion._inputs import RawInputs
+from convkit.conversion._stages import Measured, Proved, Rewritten, Runner, drawings_of
+from convkit.conversion._typed import remedy, worst
+from convkit.conversion._yardstick import measure_yardstick
+from convkit.errors import ConversionError
+from convkit.evaluation import check_pipeline
+from convkit.graph import REWRITES_KEY, RewriteRecord, apply_rewrite, in_phases
+from convkit.graph.precision import NARROW, Range, To16Bit, ranges, read_keep_file
+from convkit.inspection import GraphPrecision, graph_precision, graph_stats
+from convkit.model import ModelSpec, Precision, Target, find_precision
+from convkit.plugins import manager
+from convkit.processing import collate
+from convkit.progress import Progress
+from convkit.proof import GRAPH_CHECKS, Verdict, artifact_ladder, prove, rung_of
+from convkit.runtime import predictor_of
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Typed", "judge_of", "prove_typed_graph", "read_kept", "type_graph"]
+
+LEAST_SHARE = 0.5
+"""The share of the arithmetic that has to be in the types that were asked for."""
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A typed graph: what the rewrites did, which types came of it, and what the precision costs PyTorch.
+
+    ``ranges`` are those on the samples that kept a node in float32, by tensor.
+    """
+
+    model: onnx.ModelProto
+    rewrites: Sequence[tuple[str, RewriteRecord]]
+    precision: Precision
+    types: GraphPrecision
+    ranges: Mapping[str, Range]
+    baselines: dict[str, dict[str, float]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the manifest says of it."""
+        table = {name: [found.low, found.high] for name, found in self.ranges.items()}
+        return {**self.types.to_json(self.precision.name), "ranges": table}
+
+
+def judge_of(backend: str, device: str, precision: str) -> Backend:
+    """Return the backend that proves a graph of this precision: the one that was asked for, or else PyTorch.
+
+    Raises:
+        SettingError, EnvironmentProblem: it cannot run here.
+    """
+    unfit = backend_named(backend).unfit(precision, device)
+    return find_graph_backend("torch" if unfit else backend, device)
+
+
+def read_kept(path: Path | None, model: onnx.ModelProto) -> frozenset[str]:
+    """Return the names of the nodes to keep in float32 that a file lists; none without a file.
+
+    Raises:
+        SettingError: it cannot be read, or lists a node that the graph lacks.
+    """
+    return read_keep_file(path, model) if path else frozenset()
+
+
+def type_graph(
+    adapter: str,
+    spec: ModelSpec,
+    target: Target,
+    rewritten: Rewritten,
+    measured: Measured,
+    runner: Runner,
+    keep: Collection[str],
+    folder: Path,
+    progress: Progress,
+) -> Typed:
+    """Type the float32 graph for the precision of ``target``, audit it, and write it in place of the other.
+
+    The ranges of values come from the samples, run by ``runner`` in float32; ``keep`` are nodes that stay float32.
+
+    Raises:
+        ConversionError: the graph is 16-bit already, or the greater part of its arithmetic stays float32.
+        EnvironmentProblem: PyTorch lacks an operator of the graph.
+    """
+    precision, model = find_precision(target.precision), rewritten.model
+    _check_float32(model)
+    progress("measuring the range of every tensor")
+    seen = ranges(model, _single_feeds(spec, measured), open_graph=lambda graph: _opened(runner, graph, folder))
+    found = manager().gather("convkit_graph_rewrites", adapter=adapter, target=target)
+    records: list[tuple[str, RewriteRecord]] = []
+    for plugin, change in in_phases(found):
+        if change.phase == "precision":
+            progress(f"rewriting: {change.name}")
+            typing = isinstance(change, To16Bit)
+            rewrite = To16Bit(precision.name, keep, seen) if typing else change
+            model, record = apply_rewrite(model, rewrite, spec.expect.get(change.name))
+            records.append((plugin, record))
+    check_graph(model, "the rewrites of phase precision")
+    types = graph_precision(model, graph_stats(model, {dim.name: dim.opt for dim in spec.dims}))
+    _audit(types, precision, [miss for _, record in records for miss in record.near_misses])
+    baselines = measure_yardstick(
+        spec, folder / MODEL, measured.reference, measured.samples, measured.cases, measured.decode, precision,
+        progress, bounded=True,
+    )  # fmt: skip
+    _stamp(model, records)
+    for part in folder.glob(f"{MODEL}*"):
+        part.unlink()
+    save_onnx(model, folder / MODEL)
+    return Typed(model, records, precision, types, _decisive(types, seen), baselines)
+
+
+def prove_typed_graph(
+    spec: ModelSpec,
+    measured: Measured,
+    inputs: RawInputs,
+    before: Proved,
+    typed: Typed,
+    runner: Runner,
+    folder: Path,
+    progress: Progress,
+) -> Proved:
+    """Prove the typed graph against float64 in every case and from raw inputs to results, by the precision's own rule.
+
+    ``before`` is the proof of the float32 graph, whose rung *exported* stays.
+    """
+    session = runner.backend.open(Engine(runner.backend.name, folder / MODEL), device=runner.device)
+    with predictor_of(Artifact(folder, {"model": spec_to_json(spec)}), session) as predictor:
+        verdict = prove(
+            spec,
+            reference=measured.reference,
+            engine=session.run,
+            samples=measured.samples,
+            cases=measured.cases,
+            baselines=typed.baselines,
+            decode=measured.decode,
+            verdict=Verdict(
+                runner.backend.name,
+                runner.device,
+                inputs=inputs.origin,
+                baselines=typed.baselines,
+                ledger=before.verdict.ledger,
+            ),
+            progress=progress,
+        )
+        drawings = drawings_of(measured, inputs, session.run, verdict.backend)
+        if verdict.passed:
+            verdict.checks += check_pipeline(predictor, before.golden, verdict.baselines, progress)
+    machine = runner.backend.machine(runner.device)
+    ladder = artifact_ladder(verdict, machine, before.ladder["exported"], _rung(typed, verdict))
+    return Proved(verdict, ladder, machine, before.golden, drawings)
+
+
+def _rung(typed: Typed, verdict: Verdict) -> Rung:
+    checks = [check for check in verdict.checks if check.kind in GRAPH_CHECKS]
+    counts = ", ".join(f"{count} nodes in {name}" for name, count in typed.types.nodes.items())
+    summary = f"{counts}; {worst(verdict)}three times what PyTorch errs with every tensor in {typed.precision.dtype}"
+    facts: dict[str, Any] = {
+        "precision": typed.precision.name,
+        "rewrites": {record.name: record.fired for _, record in typed.rewrites if record.fired},
+        "kept": dict(typed.types.kept),
+    }
+    rung = rung_of("typed", checks, summary, facts)
+    return (
+        replace(rung, details={**rung.details, "hint": remedy(verdict, typed.precision)})
+        if rung.status == FAILED
+        else rung
+    )
+
+
+def _check_float32(model: onnx.ModelProto) -> None:
+    """Refuse a graph that has 16-bit weights already."""
+    narrow = next((tensor.name for tensor in model.graph.initializer if tensor.data_type in NARROW), None)
+    if narrow is not None:
+        raise ConversionError(
+            f"The graph is 16-bit already: its constant {narrow!r} is.",
+            hint="Leave --precision out, or give the model in float32 to the exporter.",
+        )
+
+
+def _single_feeds(spec: ModelSpec, measured: Measured) -> Iterable[Mapping[str, np.ndarray]]:
+    """Return the samples of the optimal sizes, each alone or in the smallest batch there is."""
+    for item in measured.samples.prepared[measured.opt.item_sizes]:
+        yield collate(spec.inputs, [item] * spec.batch.min)
+
+
+def _opened(runner: Runner, model: onnx.ModelProto, folder: Path) -> Any:
+    """Return what runs a model on the runner; only its session is kept."""
+    file = folder / ".ranges.onnx"
+    try:
+        save_onnx(model, file)
+        return runner.backend.open(Engine(runner.backend.name, file), device=runner.device).run
+    finally:
+        for part in folder.glob(f"{file.name}*"):
+            part.unlink()
+
+
+def _audit(types: GraphPrecision, precision: Precision, misses: Sequence[str]) -> None:
+    """Refuse a graph that was to be 16-bit and stayed float32 for the greater part; ``misses`` say why nodes did.
+
+    Raises:
+        ConversionError: less than half of the arithmetic is 16-bit.
+    """
+    share = types.share([precision.dtype])
+    if share >= LEAST_SHARE:
+        return
+    measure = "arithmetic" if types.arithmetic else "nodes"
+    reasons: dict[str, int] = {}
+    for miss in misses:
+        reason = miss.partition(": ")[2]
+        reasons[reason] = reasons.get(reason, 0) + 1
+    common = sorted(reasons.items(), key=lambda pair: -pair[1])[:3]
+    listed = "; ".join(f"{reason} ({count} nodes)" for reason, count in common)
+    because = f": {listed}" if listed else ""
+    raise ConversionError(
+        f"{precision.name} was asked for, and {1 - share:.0%} of the {measure} stayed float32{because}.",
+        hint="Keep fewer nodes (--keep-fp32), try --precision bf16 where values leave the range, or use fp32.",
+    )
+
+
+def _decisive(types: GraphPrecision, seen: Mapping[str, Range]) -> dict[str, Range]:
+    """Return the ranges that kept a node in float32: reasons begin with the name of the tensor."""
+    return {
+        name: found
+        for name, found in seen.items()
+        if any(reason.startswith(f"{name} ") and "on the samples" in reason for reason in types.kept.values())
+    }
+
+
+def _stamp(model: onnx.ModelProto, records: Sequence[tuple[str, RewriteRecord]]) -> None:
+    """Add to the ONNX file what the rewrites did, for `convkit diff`."""
+    entry = next(entry for entry in model.metadata_props if entry.key == REWRITES_KEY)
+    changes = [
+        {"name": r.name, "removed": r.removed, "added": r.added, "changed": r.changed} for _, r in records if r.fired
+    ]
+    entry.value = json.dumps([*json.loads(entry.value), *changes])

@@ -1,0 +1,90 @@
+"""What a 16-bit precision costs PyTorch itself on a float32 graph: the yardstick of every typed graph of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from convkit.backends.torch import narrowed_session
+from convkit.model import PRECISIONS, ModelSpec, Precision
+from convkit.processing import Decode
+from convkit.progress import Progress
+from convkit.proof import Case, Compute, Samples, by_items, feed_key, measure_baselines
+
+__all__ = ["measure_yardstick"]
+
+Baselines = dict[str, dict[str, float]]
+
+
+def measure_yardstick(
+    spec: ModelSpec,
+    graph: Path,
+    reference: Compute,
+    samples: Samples,
+    cases: Sequence[Case],
+    decode: Decode | None,
+    precision: Precision,
+    progress: Progress,
+    *,
+    bounded: bool = False,
+) -> Baselines:
+    """Return the errors against the reference of a float32 graph that PyTorch runs with every tensor in 16 bits.
+
+    It runs on the CPU, where operators compute in float32 and round their results once. A network that leaves the range
+    of float16 has infinite errors there. With ``bounded`` it gets those of bfloat16, which has the range of float32,
+    reduced by the ratio of their units: what float16 costs where the range does not matter.
+
+    Raises:
+        EnvironmentProblem: PyTorch lacks an operator of the graph.
+    """
+    found = _measured(spec, graph, reference, samples, cases, decode, precision, progress)
+    wide = PRECISIONS["bf16"]
+    if not bounded or precision == wide or _finite(found):
+        return found
+    ratio = precision.ulp / wide.ulp
+    measured = _measured(spec, graph, reference, samples, cases, decode, wide, progress)
+    return {
+        name: {
+            key: precision.ulp if key == "ulp" else value if key == "scale" else value * ratio
+            for key, value in table.items()
+        }
+        for name, table in measured.items()
+    }
+
+
+def _measured(
+    spec: ModelSpec,
+    graph: Path,
+    reference: Compute,
+    samples: Samples,
+    cases: Sequence[Case],
+    decode: Decode | None,
+    precision: Precision,
+    progress: Progress,
+) -> Baselines:
+    session = narrowed_session(graph, precision)
+    try:
+        alone = _each_once(spec, session.run) if spec.batch.min == 1 else session.run
+        return measure_baselines(spec, reference, alone, samples, cases, decode, progress, precision=precision)
+    finally:
+        session.close()
+
+
+def _finite(baselines: Mapping[str, Mapping[str, float]]) -> bool:
+    return all(math.isfinite(value) for table in baselines.values() for value in table.values())
+
+
+def _each_once(spec: ModelSpec, run: Compute) -> Compute:
+    """Return what runs every item by itself, and one that it has seen before not again."""
+    known: dict[bytes, Mapping[str, np.ndarray]] = {}
+
+    def item(feed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        key = feed_key(feed)
+        if key not in known:
+            known[key] = run(feed)
+        return known[key]
+
+    return lambda feed: by_items(spec, item, feed)
