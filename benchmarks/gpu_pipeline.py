@@ -46,7 +46,8 @@ HEADS = {"hm": 80, "wh": 2, "reg": 2}
 REPEATS = 30
 ENGINES = ("convkit", "onnxruntime", "eager", "compile")
 LAYERS = ("torchvision", "convkit")
-PIPELINES = {"usual": "", "torch-fp16": "float16", "onnxruntime": "float32"}
+PIPELINES = {"usual": "", "torch": "float16", "onnxruntime": "float32"}
+"""Who runs the second table, and in which type; float16 is that of a typed artifact."""
 
 
 class TorchvisionDCN(nn.Module):
@@ -166,8 +167,8 @@ def torch_rows(
 
 
 def program_row(model: Path, inputs: Sequence[Tensor], right: Tensor) -> Row:
-    """Return the engine of the backend torch-fp16: the artifact's graph, in a CUDA graph."""
-    session: Any = Torch("torch-fp16", "float16").open(Engine("torch-fp16", model), device="cuda")
+    """Return the engine of the backend torch: the graph of the typed artifact, in a CUDA graph."""
+    session: Any = Torch().open(Engine("torch", model), device="cuda")
 
     def run(images: Tensor) -> tuple[float, Tensor]:
         with session.settings():
@@ -175,7 +176,7 @@ def program_row(model: Path, inputs: Sequence[Tensor], right: Tensor) -> Row:
                 {"images": images}
             )["hm"]
 
-    return measured("convkit backend torch-fp16 in a CUDA graph", run, inputs, right)
+    return measured("convkit backend torch, fp16 artifact, in a CUDA graph", run, inputs, right)
 
 
 def half_model(source: Path, target: Path) -> Path:
@@ -279,7 +280,11 @@ def images_per_second(run: Callable[[], int], seconds: float = 1.5) -> float:
 
 
 def pipeline_rows(
-    network: nn.Module, artifact: convkit.Artifact, batches: Sequence[int], pipelines: Sequence[str]
+    network: nn.Module,
+    artifact: convkit.Artifact,
+    typed: convkit.Artifact,
+    batches: Sequence[int],
+    pipelines: Sequence[str],
 ) -> Iterator[Sequence[str]]:
     """Yield the rows of the second table."""
     frames = synthetic_scenes(8, seed=3, height=720, width=1280) * 16
@@ -291,7 +296,8 @@ def pipeline_rows(
         name = f"convkit, {backend} ({PIPELINES[backend]})"
         try:
             # an artifact that was made before may have come without its samples
-            predictor: Any = convkit.load(artifact.path, backend=backend, device="cuda", verify=False, unproved=True)
+            path = (typed if PIPELINES[backend] == "float16" else artifact).path
+            predictor: Any = convkit.load(path, backend=backend, device="cuda", verify=False, unproved=True)
             with predictor:
                 columns = [our_pipeline(predictor, frames, batch) for batch in batches]
         except Exception as error:
@@ -333,17 +339,17 @@ def _count(run: Callable[[Sequence[np.ndarray]], Any], frames: Sequence[np.ndarr
     return len(list(run(frames)))
 
 
-def build(folder: Path) -> convkit.Artifact:
+def build(folder: Path, precision: str) -> convkit.Artifact:
     """Return a fresh artifact of the network."""
     weights = make_checkpoint(folder / "net.pth", "resdcn_18", heads=HEADS, width=1.0, head_conv=64)
-    shape = ["batch=1:8:32"]
     return convkit.convert(
-        "centernet", weights=weights, output=folder / "artifact", shape=shape, backend="torch"
-    ).artifact
+        "centernet", weights=weights, output=folder / precision, shape=["batch=1:8:32"], precision=precision,
+        backend="torch",
+    ).artifact  # fmt: skip
 
 
 def network_rows(
-    network: nn.Module, artifact: convkit.Artifact, folder: Path, options: argparse.Namespace
+    network: nn.Module, artifact: convkit.Artifact, typed: convkit.Artifact, folder: Path, options: argparse.Namespace
 ) -> Iterator[Row]:
     """Yield the rows of the first table."""
     preprocess = Affine(artifact.manifest["model"]["preprocess"])
@@ -355,7 +361,7 @@ def network_rows(
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         right = Heads(network, torchvision=False).cuda()(prepared[: min(4, options.batches[0])].cuda())[0]
     if "convkit" in options.engines:
-        yield program_row(artifact.model, inputs, right)
+        yield program_row(typed.model, inputs, right)
     if "onnxruntime" in options.engines:
         yield from onnxruntime_rows(half_model(artifact.model, folder / "half.onnx"), inputs, right)
     if "eager" in options.engines or "compile" in options.engines:
@@ -366,7 +372,8 @@ def main() -> None:
     """Print both tables, each row as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--artifact", type=Path, help="an artifact of this network, made before")
+    parser.add_argument("--artifact", type=Path, help="a float32 artifact of this network, made before")
+    parser.add_argument("--typed", type=Path, help="one of --precision fp16, made before")
     parser.add_argument("--engines", nargs="*", choices=ENGINES, default=ENGINES[:3], help="of the first table")
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS, help="DCN in eager and compile")
     parser.add_argument("--pipeline", nargs="*", choices=PIPELINES, default=list(PIPELINES), help="of the second table")
@@ -383,17 +390,20 @@ def main() -> None:
     header = " | ".join(f"b{batch}" for batch in options.batches)
     columns = "---|" * len(options.batches)
     with tempfile.TemporaryDirectory() as name:
-        artifact = convkit.Artifact.open(options.artifact) if options.artifact else build(Path(name))
+        given = {"fp32": options.artifact, "fp16": options.typed}
+        artifact, typed = (
+            convkit.Artifact.open(path) if path else build(Path(name), precision) for precision, path in given.items()
+        )
         if options.engines:
             print(f"| network only, us a batch | {header} | rel L2 |\n|---|{columns}---|", flush=True)
             with torch.inference_mode():
-                for title, cells, quality in network_rows(network, artifact, Path(name), options):
+                for title, cells, quality in network_rows(network, artifact, typed, Path(name), options):
                     print(f"| {title} | {' | '.join(cells)} | {quality} |", flush=True)
             print()
         if options.pipeline:
             print(f"| images of 1280x720 | {header} |\n|---|{columns}", flush=True)
             with torch.inference_mode():
-                for row in pipeline_rows(network, artifact, options.batches, options.pipeline):
+                for row in pipeline_rows(network, artifact, typed, options.batches, options.pipeline):
                     print(f"| {' | '.join(row)} |", flush=True)
 
 

@@ -169,14 +169,13 @@ def _next_commands(done: Conversion, seconds: float) -> None:
 def _show_plan(asked: ConversionPlan, *, json: bool) -> None:
     from convkit.cli._console import emit_json, stdout
     from convkit.cli._layout import add_row, show, table
-    from convkit.conversion import STAGES
 
     settings = asked.settings.to_json()
     dims = [str(dim) for dim in asked.settings.dims]
     if json:
-        emit_json({"adapter": asked.adapter.name, "stages": list(STAGES), "settings": settings, "dims": dims})
+        emit_json({"adapter": asked.adapter.name, "stages": list(asked.stages), "settings": settings, "dims": dims})
         return
     rows = table("setting", "value", "origin")
     for item in settings:
         add_row(rows, item["name"], str(item["value"]), item["origin"])
-    show(stdout(), "Stages: " + " > ".join(STAGES), "Shapes: " + ", ".join(dims), rows)
+    show(stdout(), "Stages: " + " > ".join(asked.stages), "Shapes: " + ", ".join(dims), rows)

@@ -48,11 +48,11 @@ STAGES = (
     "patch and export to ONNX",
     "rewrite the graph",
     "prove every shape on the engine",
-    "type the graph, and prove it again",
     "write the artifact",
 )
 """What `run_plan` does, in its order."""
 READ, CHECK, MEASURE, EXPORT, REWRITE, PROVE, WRITE = STAGES
+TYPE = "type the graph and prove it again"
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ class ConversionPlan:
         """What the hooks learn of the artifact's graph while it is float32: it is typed after that was proved."""
         settings = self.settings
         return Target("onnx", settings.opset, settings.form, "fp32", settings.options)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """What `run_plan` does, in its order; 16-bit artifacts have a stage of their own."""
+        return (*STAGES[:-1], TYPE, STAGES[-1]) if self.typed else STAGES
 
     @property
     def typed(self) -> bool:

@@ -59,9 +59,7 @@ class Torch(Backend):
         return {"version": importlib.metadata.version("torch"), "build": _build()}
 
 
-def session_in(
-    graph: Path, dtype: str | None, *, device: str = "cpu", channels_last: bool | None = None
-) -> Session:
+def session_in(graph: Path, dtype: str | None, *, device: str = "cpu", channels_last: bool | None = None) -> Session:
     """Return a session that runs a graph with ``dtype`` in place of float32 everywhere inside; None keeps its types.
 
     With ``float16`` and ``bfloat16`` it is the yardstick for typed graphs: what a precision costs PyTorch itself.

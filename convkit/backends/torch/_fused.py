@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from convkit.backends.torch._node import Builder, Function, Key, TorchNode
 __all__ = ["FUSED"]
 
 _HALF = (torch.float16, torch.bfloat16)
+_NARROW = ("float16", "bfloat16")
 _KIND = "cuda"
 """The kind of device that cuDNN runs on."""
 
@@ -23,7 +23,7 @@ def _settings(node: TorchNode) -> tuple[list[int], list[int], list[int], int] | 
     weight, get = node.constant(1), node.attributes.get
     if node.device.type != _KIND or weight is None or weight.ndim != 4:
         return None
-    if weight.dtype != np.float16 and node.precision not in _HALF:
+    if weight.dtype.name not in _NARROW and node.precision not in _HALF:
         return None
     size = list(weight.shape[2:])
     pads = symmetric(get("pads") or [0, 0, 0, 0])

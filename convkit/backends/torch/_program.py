@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -80,6 +80,9 @@ class Program:
     On the CPU an operator of 16-bit tensors computes in float32 and rounds its results once, as a GPU does;
     PyTorch's own 16-bit convolutions take a hundred times as long there.
 
+    The casts at the edges of a typed graph are left to who feeds and reads it: an input that only casts to one 16-bit
+    type read enters in that type, and an output that is 16-bit but for its last cast leaves so.
+
     ``running`` is the node that a run is at, for messages.
 
     Raises:
@@ -103,7 +106,12 @@ class Program:
         self.inputs = {value.name: torch_dtype(value.type.tensor_type.elem_type) for value in fed}
         self.outputs = {value.name: torch_dtype(value.type.tensor_type.elem_type) for value in model.graph.output}
         nodes = _nodes(model, constants, device=device, precision=precision)
-        self._steps = _steps(nodes, table, set(self.outputs), element_types(model))
+        types = element_types(model)
+        self._steps = _steps(nodes, table, set(self.outputs), types)
+        self._entries = _entries(self._steps, self.inputs, self.outputs)
+        self._results = {name: name for name in self.outputs} | _narrow_results(self._steps, self.outputs, types)
+        spared = {name for name, source in self._results.items() if name != source}
+        self._steps = [step for step in self._steps if spared.isdisjoint(step.node.outputs)]
         self.running = ""
         self._slots: dict[str, int] = {}
         self._template: list[Tensor | None] = []
@@ -134,12 +142,12 @@ class Program:
                 for slot in step.spent:
                     values[slot] = None
             self.running = ""
-        found = {name: values[self._slots[name]] for name in self.outputs}
+        found = {name: values[self._slots[source]] for name, source in self._results.items()}
         return {name: value.to(self.device) for name, value in found.items() if value is not None}
 
     def entry(self, name: str) -> torch.dtype:
         """Return the type in which an input enters the program."""
-        dtype = self.inputs[name]
+        dtype = self._entries.get(name, self.inputs[name])
         return self.precision if self.precision is not None and dtype == torch.float32 else dtype
 
     def _upload(self, step: _Step, position: int, value: Tensor | None) -> Tensor | None:
@@ -192,7 +200,7 @@ class Program:
         for name in self.outputs:
             if name not in slot and name in constants:
                 constant(name, False)
-        kept = set(fixed) | {slot[name] for name in self.outputs}
+        kept = set(fixed) | {slot[name] for name in self._results.values()}
         for step in reversed(self._steps):
             step.spent = [number for number in {*step.sources, *step.targets} - kept if number >= 0]
             kept.update(step.spent)
@@ -205,6 +213,37 @@ class Program:
         if self.channels_last and tensor.dim() == 4:
             tensor = tensor.contiguous(memory_format=torch.channels_last)
         return tensor
+
+
+def _casts_to(step: _Step) -> torch.dtype | None:
+    """Return the type that a Cast makes; None for another operator."""
+    return torch_dtype(step.node.attributes["to"]) if step.node.op_type == "Cast" and not step.node.domain else None
+
+
+def _entries(
+    steps: Sequence[_Step], inputs: Mapping[str, torch.dtype], outputs: Collection[str]
+) -> dict[str, torch.dtype]:
+    """Return the 16-bit type of each float32 input that nothing but casts to that type reads."""
+    found = {}
+    for name, dtype in inputs.items():
+        kinds = {_casts_to(step) for step in steps if name in step.inputs}
+        if dtype == torch.float32 and name not in outputs and len(kinds) == 1 and (kind := kinds.pop()) in _NARROW:
+            found[name] = kind
+    return {name: kind for name, kind in found.items() if kind is not None}
+
+
+def _narrow_results(
+    steps: Sequence[_Step], outputs: Mapping[str, torch.dtype], types: Mapping[str, torch.dtype | str]
+) -> dict[str, str]:
+    """Return the 16-bit value behind each float32 output that a cast of it makes, and nothing else reads."""
+    read = {name for step in steps for name in step.inputs}
+    return {
+        step.node.outputs[0]: step.inputs[0]
+        for step in steps
+        if _casts_to(step) == outputs.get(step.node.outputs[0]) == torch.float32
+        and step.node.outputs[0] not in read
+        and types.get(step.inputs[0]) in _NARROW
+    }
 
 
 def _computed_wide(step: _Step, arguments: Sequence[Tensor | None]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,15 +16,20 @@ from convkit.backends.torch._node import Builder, Key, host_tensor
 from convkit.backends.torch._program import Program
 from convkit.errors import ConversionError, ConvkitError, EnvironmentProblem
 
+if TYPE_CHECKING:
+    import onnx
+
 __all__ = ["TorchOnDevice", "TorchSession"]
+
+_CONVOLUTIONS = ("Conv", "ConvTranspose", "DeformConv")
 
 
 class TorchSession(Session):
     """A graph as torch calls.
 
     cuDNN runs without TF32 and with algorithms that repeat their results; where the sizes of the input
-    are fixed it tries out the fastest. 4-d tensors are channels-last
-    if told so, by default on CUDA in 16 bits.
+    are fixed it tries out the fastest. 4-d tensors are channels-last if told so, by default on CUDA where convolutions
+    are 16-bit.
     """
 
     def __init__(
@@ -50,7 +55,7 @@ class TorchSession(Session):
         kind, _, index = device.partition(":")
         self.on = torch.device(kind, int(index or 0)) if kind == "cuda" else torch.device(device)
         if channels_last is None:
-            channels_last = self.on.type == "cuda" and dtype is not None
+            channels_last = self.on.type == "cuda" and (dtype is not None or _convolves_in_16_bits(proto))
         self.program = Program(proto, _operators(), self.on, dtype, channels_last)
         self._fixed = all(
             all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim[1:])
@@ -153,6 +158,14 @@ class TorchOnDevice(DeviceSession):
                 graph.replay()
 
         return replay
+
+
+def _convolves_in_16_bits(model: onnx.ModelProto) -> bool:
+    """Return whether a convolution of the graph has 16-bit weights."""
+    from onnx import TensorProto
+
+    narrow = {t.name for t in model.graph.initializer if t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)}
+    return any(node.op_type in _CONVOLUTIONS and not narrow.isdisjoint(node.input[1:2]) for node in model.graph.node)
 
 
 def _host(value: np.ndarray) -> Tensor:

@@ -165,6 +165,33 @@ def test_a_graph_of_16_bits_keeps_its_own_types_between_operators(tmp_path, dtyp
     assert not torch.equal(torch.from_numpy(found), torch.from_numpy(found).to(narrow).float())
 
 
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_the_casts_at_the_edges_of_a_typed_graph_are_left_to_who_feeds_and_reads_it(tmp_path, dtype):
+    """A device side writes and reads 16 bits; arrays on the host are float32, with the same bits as with the casts."""
+    nodes = [
+        node("Cast", ["x"], ["n"], to=dtype),
+        node("Conv", ["n", "w"], ["c"]),
+        node("Relu", ["c"], ["r"]),
+        node("Cast", ["r"], ["y"], to=TensorProto.FLOAT),
+        node("Cast", ["r"], ["inner"], to=TensorProto.FLOAT),
+        node("Mul", ["inner", "third"], ["z"]),
+    ]
+    weight = random(4, 3, 3, 3, seed=1).astype(helper.tensor_dtype_to_np_dtype(dtype))
+    constants = {"w": weight, "third": np.float32(1 / 3)}
+    model = make_model(nodes, {"x": [1, 3, 8, 8]}, {"y": [1, 4, 6, 6], "z": [1, 4, 6, 6]}, constants, opset=22)
+    session: Any = open_session("torch", save(model, tmp_path))
+    narrow = torch.float16 if dtype == TensorProto.FLOAT16 else torch.bfloat16
+    x = random(1, 3, 8, 8)
+    results = session.program.run({"x": torch.from_numpy(x).to(narrow)})
+    assert session.program.entry("x") == narrow
+    assert (results["y"].dtype, results["z"].dtype) == (narrow, torch.float32)
+    found = session.run({"x": x})
+    assert found["y"].dtype == np.float32
+    np.testing.assert_array_equal(found["y"], results["y"].float().numpy())
+    np.testing.assert_array_equal(found["z"], found["y"] * np.float32(1 / 3))
+    assert not session.program.channels_last, "that is for GPUs"
+
+
 def test_sums_of_16_bits_are_kept_in_float32(tmp_path):
     """4096 ones and a half: float16 itself would stay at 2048."""
     model = make_model(

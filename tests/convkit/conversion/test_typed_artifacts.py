@@ -196,22 +196,36 @@ def test_a_keep_file_that_does_not_fit_is_refused(
     assert not (tmp_path / "toy").exists()
 
 
-def test_what_overflows_stays_float32_and_is_named(toy: ToyPlugin, tmp_path: Path) -> None:
-    """Activations of hundreds of thousands: float16 has no yardstick of its own for them, and bfloat16 lends its."""
+def weights_times(factors: dict[str, float], path: Path) -> Path:
     state = toy_weights()
-    for name in ("stem.1.weight", "stem.1.bias"):
-        state[name] *= 1e6
-    state["body.weight"] /= 1e6
-    torch.save(state, tmp_path / "large.pth")
-    done = convert("toy", weights=tmp_path / "large.pth", output=tmp_path / "large", precision="fp16", samples=2)
+    for name, factor in factors.items():
+        state[name] *= factor
+    torch.save(state, path)
+    return path
+
+
+def test_what_overflows_stays_float32_and_is_named(toy: ToyPlugin, tmp_path: Path) -> None:
+    """The last layer leaves the range of float16, which thus has no yardstick of its own: bfloat16 lends its."""
+    weights = weights_times({"body.weight": 10, "body.bias": 10, "head.weight": 1e5}, tmp_path / "large.pth")
+    done = convert("toy", weights=weights, output=tmp_path / "large", precision="fp16", samples=2)
     found = done.artifact.manifest["precision"]
-    reasons = " ".join(found["reasons"].values())
-    assert "on the samples, beyond 65504" in reasons
-    assert found["ranges"]
-    assert all(max(map(abs, ends)) > 65504 for ends in found["ranges"].values())
-    assert found["arithmetic"]["float16"] > 0.5
+    (reason,) = found["reasons"].values()
+    assert "on the samples, beyond 65504" in reason
+    (ends,) = found["ranges"].values()
+    assert max(map(abs, ends)) > 65504
+    assert found["nodes"] == {"float16": 5, "float32": 1}
     assert np.isfinite(done.verdict.baselines["logits"]["max_abs"])
     assert done.verdict.baselines["logits"]["ulp"] == UNITS["fp16"]
+
+
+def test_a_network_that_overflows_throughout_is_refused_by_name(toy: ToyPlugin, tmp_path: Path) -> None:
+    factors = {"stem.1.weight": 1e6, "stem.1.bias": 1e6, "body.weight": 1e-6}
+    weights = weights_times(factors, tmp_path / "large.pth")
+    with pytest.raises(ConversionError, match="100% of the arithmetic stayed float32") as caught:
+        convert("toy", weights=weights, output=tmp_path / "large", precision="fp16", samples=2)
+    assert "on the samples, beyond 65504" in caught.value.message
+    assert "--precision bf16" in caught.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["large.pth"]
 
 
 def test_a_graph_that_is_16_bit_already_is_refused(half: Artifact, tmp_path: Path) -> None:
