@@ -206,7 +206,7 @@ def weights_times(factors: dict[str, float], path: Path) -> Path:
 
 def test_what_overflows_stays_float32_and_is_named(toy: ToyPlugin, tmp_path: Path) -> None:
     """The last layer leaves the range of float16, which thus has no yardstick of its own: bfloat16 lends its."""
-    weights = weights_times({"body.weight": 10, "body.bias": 10, "head.weight": 1e5}, tmp_path / "large.pth")
+    weights = weights_times({"body.weight": 300, "body.bias": 300, "head.weight": 1e5}, tmp_path / "large.pth")
     done = convert("toy", weights=weights, output=tmp_path / "large", precision="fp16", samples=2)
     found = done.artifact.manifest["precision"]
     (reason,) = found["reasons"].values()
