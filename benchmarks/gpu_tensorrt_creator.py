@@ -248,7 +248,7 @@ def decomposed(form: str, tensors: tuple[Tensor, ...], folder: Path) -> Callable
     file = folder / f"{form}.onnx"
     onnx.save(model, file)
     device = tensors[0].device.type
-    session: Any = Torch("torch", None).open(Engine("torch", file), device=device)
+    session: Any = Torch().open(Engine("torch", file), device=device)
     feeds = {"x": tensors[0].contiguous(), "offset": tensors[2], "mask": tensors[4]}
 
     def run() -> Tensor:

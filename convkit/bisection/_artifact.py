@@ -56,7 +56,7 @@ def bisect_artifact(
     model = load_graph(artifact.model)
     texts = list(engines) or [_default(artifact, model)]
     runners = [find_runner(artifact, model, text, device) for text in texts]
-    if len(runners) == 1 and not _narrow(runners[0].model) and not runners[0].dtype and texts != [FLOAT32]:
+    if len(runners) == 1 and not _narrow(runners[0].model) and texts != [FLOAT32]:
         runners.insert(0, find_runner(artifact, model, FLOAT32, device))
     spec = spec_from_manifest(artifact.manifest)
     feeds = [feed for feed, _ in golden_batches(spec, GoldenSamples.load(artifact.path, spec), samples)]

@@ -12,7 +12,6 @@ from convkit.bisection._errors import Bisection, Decision, Figures, NodeErrors
 from convkit.bisection._graph import GraphParts
 from convkit.bisection._lockstep import Found, Lockstep
 from convkit.bisection._run import Parts, Runner
-from convkit.bisection._segments import UNITS
 from convkit.bisection._shares import Carried, Carrier, shares_of
 from convkit.errors import SettingError
 from convkit.graph import module_of
@@ -27,7 +26,6 @@ __all__ = ["DEFAULT_SHARES", "compare_runners"]
 Values = Mapping[str, np.ndarray]
 DEFAULT_SHARES = 10
 _MOST_RUNNERS = 2
-_NUMBERS = {"float16": 10, "bfloat16": 16}
 
 
 @dataclass
@@ -168,12 +166,8 @@ def _node(parts: GraphParts, tensor: str) -> tuple[str, str, str]:
 
 def _errors(parts: GraphParts, row: _Row, runners: Sequence[Runner], share: float | None) -> NodeErrors:
     segment, tensor = row.found.segment, row.found.tensor
-    unit, dtype = segment.unit, segment.dtype
-    if runners[-1].dtype in _NUMBERS:
-        dtype = runners[-1].dtype
-        unit = UNITS[_NUMBERS[dtype]]
     count = range(len(runners))
     return NodeErrors(
-        *_node(parts, tensor), tensor, dtype, unit, row.scale,
+        *_node(parts, tensor), tensor, segment.dtype, segment.unit, row.scale,
         tuple(row.local.get(index) for index in count), tuple(row.accumulated.get(index) for index in count), share,
     )  # fmt: skip

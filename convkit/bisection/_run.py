@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convkit.backends import Engine, backend_named, find_graph_backend
+from convkit.backends import Engine, find_graph_backend
 from convkit.bisection._double import in_float64
 from convkit.errors import ConversionError, ConvkitError, EnvironmentProblem
 
@@ -33,11 +33,6 @@ class Runner:
     model: onnx.ModelProto
     backend: str = "torch"
     device: str = "cpu"
-
-    @property
-    def dtype(self) -> str:
-        """The type that the backend computes in whatever the graph says; empty for one that obeys the graph."""
-        return getattr(backend_named(self.backend), "precision", None) or ""
 
 
 class Parts(AbstractContextManager["Parts"]):

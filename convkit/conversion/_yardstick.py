@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convkit.backends.torch import narrowed_session
+from convkit.backends.torch import session_in
 from convkit.model import PRECISIONS, ModelSpec, Precision
 from convkit.processing import Decode
 from convkit.progress import Progress
@@ -65,7 +65,7 @@ def _measured(
     precision: Precision,
     progress: Progress,
 ) -> Baselines:
-    session = narrowed_session(graph, precision)
+    session = session_in(graph, precision.dtype)
     try:
         alone = _each_once(spec, session.run) if spec.batch.min == 1 else session.run
         return measure_baselines(spec, reference, alone, samples, cases, decode, progress, precision=precision)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convkit.backends import Engine, Session
+from convkit.backends import Session
 from convkit.errors import ConvkitError
 from convkit.self_test._clean import NotApplicableError, Variant
 from convkit.self_test._subject import Subject
@@ -130,11 +130,10 @@ def _torch(
             raise NotApplicableError("PyTorch is not installed")
         if precision and judge.in_16_bits:
             raise NotApplicableError("the graph rounds to 16 bits, which is what was proved")
-        from convkit.backends.torch import Torch
+        from convkit.backends.torch import session_in
 
         try:
-            engine = Engine("torch", judge.artifact.model)
-            session = Torch("torch", precision, channels_last=channels_last).open(engine)
+            session = session_in(judge.artifact.model, precision, channels_last=channels_last)
             session.run(judge.golden.samples.feed(judge.cases[0]))
         except ConvkitError as error:
             raise NotApplicableError(f"{error.message}") from error

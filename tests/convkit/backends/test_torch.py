@@ -18,9 +18,8 @@ from support.plugins import registered
 
 from convkit import hookimpl, load, validate
 from convkit.backends import open_session
-from convkit.backends.torch import Torch, narrowed_session
+from convkit.backends.torch import Torch, session_in
 from convkit.errors import ConversionError, EnvironmentProblem
-from convkit.model import PRECISIONS
 
 
 def save(model: onnx.ModelProto, folder: Path) -> Path:
@@ -110,7 +109,7 @@ def test_of_equal_values_topk_takes_the_one_that_comes_first(tmp_path, largest):
     np.testing.assert_array_equal(open_session("torch", save(model, tmp_path)).run({"x": x})["y"], right)
 
 
-HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+HALF = {"fp16": "float16", "bf16": "bfloat16"}
 NATIVE: dict[str, tuple[list[onnx.NodeProto], Callable[..., torch.Tensor]]] = {
     "convolution": ([node("Conv", ["x", "w", "b"], ["y"], pads=[1, 1, 1, 1])],
                     lambda x, w, b: torch.conv2d(x, w, b, padding=1)),
@@ -135,8 +134,8 @@ def test_sixteen_bits_on_the_cpu_are_those_of_pytorch(tmp_path, name, precision)
     }
     used = {name for step in nodes for name in step.input}
     model = make_model(nodes, {"x": [2, 3, 9, 7]}, {"y": [None] * 4}, {k: v for k, v in constants.items() if k in used})
-    x, dtype = random(2, 3, 9, 7, seed=3), HALF[precision]
-    found = torch.from_numpy(narrowed_session(save(model, tmp_path), PRECISIONS[precision]).run({"x": x})["y"])
+    x, dtype = random(2, 3, 9, 7, seed=3), getattr(torch, HALF[precision])
+    found = torch.from_numpy(session_in(save(model, tmp_path), HALF[precision]).run({"x": x})["y"])
     expected = native(*(torch.from_numpy(constant).to(dtype) for constant in (x, constants["w"], constants["b"])))
     assert torch.equal(found, found.to(dtype).float()), "a value that 16 bits cannot hold"
     unit = torch.finfo(dtype).eps
@@ -197,7 +196,7 @@ def test_sums_of_16_bits_are_kept_in_float32(tmp_path):
     model = make_model(
         [node("MatMul", ["x", "w"], ["y"])], {"x": [1, 4096]}, {"y": [1, 1]}, {"w": np.ones((4096, 1), np.float32)}
     )
-    session = narrowed_session(save(model, tmp_path), PRECISIONS["fp16"])
+    session = session_in(save(model, tmp_path), "float16")
     assert session.run({"x": np.ones((1, 4096), np.float32)})["y"].item() == 4096
 
 
@@ -212,8 +211,8 @@ def test_half_precision_stays_inside(tmp_path, precision):
     constants = {"w": random(4, 3, 3, 3, seed=1), "half": np.float32(0.5)}
     model = make_model(nodes, {"x": [2, 3, 8, 8]}, {"y": [2, 4, 8, 8]}, constants)
     x = random(2, 3, 8, 8)
-    session: Any = narrowed_session(save(model, tmp_path), PRECISIONS[precision])
-    dtype = HALF[precision]
+    session: Any = session_in(save(model, tmp_path), HALF[precision])
+    dtype = getattr(torch, HALF[precision])
     found = session.run({"x": x})["y"]
     with torch.no_grad():
         rounded = [torch.from_numpy(value).to(dtype) for value in (x, constants["w"])]
