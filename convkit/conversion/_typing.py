@@ -19,7 +19,7 @@ from convkit.conversion._typed import remedy, worst
 from convkit.conversion._yardstick import measure_yardstick
 from convkit.errors import ConversionError
 from convkit.evaluation import check_pipeline
-from convkit.graph import REWRITES_KEY, RewriteRecord, apply_rewrite, in_phases
+from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases
 from convkit.graph.precision import NARROW, Range, To16Bit, ranges, read_keep_file
 from convkit.inspection import GraphPrecision, graph_precision, graph_stats
 from convkit.model import ModelSpec, Precision, Target, find_precision
@@ -100,7 +100,7 @@ def type_graph(
     _check_float32(model)
     progress("measuring the range of every tensor")
     seen = ranges(model, _single_feeds(spec, measured), open_graph=lambda graph: _opened(runner, graph, folder))
-    found = manager().gather("convkit_graph_rewrites", adapter=adapter, target=target)
+    found = manager().gather("convkit_graph_rewrites", of=Rewrite, adapter=adapter, target=target)
     records: list[tuple[str, RewriteRecord]] = []
     for plugin, change in in_phases(found):
         if change.phase == "precision":
