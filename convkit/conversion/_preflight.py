@@ -188,7 +188,7 @@ def _samples(spec: ModelSpec, inputs: RawInputs, case: Case, plugin: str) -> Sam
         ) from error
     preprocess = find_preprocess(spec.preprocess, dict(case.item_sizes))
     who = named(f"the preprocess {type(preprocess).__name__}", manager().origin(preprocess))
-    for item, raw in zip(samples.items(_of(case, len(raws))), raws, strict=True):
+    for item, raw in zip(samples.prepared[case.item_sizes], raws, strict=True):
         for name, tensor in item.tensors.items():
             if count := _not_finite(tensor):
                 raise AdapterError(

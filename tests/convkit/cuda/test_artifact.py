@@ -4,17 +4,41 @@ from __future__ import annotations
 
 import json
 import sys
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from support.plugins import registered
 from support.sample_kernels import REVERSE, SCALE
 from support.toy import ToyPlugin
 
-from convkit import Preprocess, convert, hookimpl, validate
+from convkit import Placement, Preprocess, convert, hookimpl, validate
 from convkit.errors import IntegrityError
 
 pytest.importorskip("cupy")
+
+
+class Side:
+    """A device side that is never launched here."""
+
+    record = np.dtype([("offset", "u8"), ("size", "u8")])
+
+    def __init__(self, host):
+        self.host = host
+
+    def place(self, raw):
+        prepared = self.host(raw)
+        shapes = {name: value.shape for name, value in prepared.tensors.items()}
+        return Placement(shapes, prepared.meta, np.ascontiguousarray(raw))
+
+    def row(self, placement, offset):
+        return offset, placement.payload.nbytes
+
+    def launch(self, records, payloads, tensors, stream):
+        raise AssertionError("there is no GPU")
+
+    def kernels(self):
+        half = SCALE.variant(T="float16", THREADS=64)
+        return [half, REVERSE.variant(), half]
 
 
 class DevicePlugin(ToyPlugin):
@@ -31,8 +55,7 @@ class DevicePlugin(ToyPlugin):
                 return host(raw)
 
             def on_device(self):
-                half = SCALE.variant(T="float16", THREADS=64)
-                return SimpleNamespace(kernels=lambda: [half, REVERSE.variant(), half])
+                return Side(host)
 
         return Both()
 
