@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from gpu_dcn import graph_microseconds
 from torch import Tensor
 
@@ -37,7 +36,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.plugin_api import described, ranged, standin_api
 
-from convkit import hookimpl
 from convkit.plugins import manager
 from convkit_plugins.dcnv2.op import compute, deform_conv2d
 from convkit_plugins.dcnv2.tensorrt import register_creator
@@ -197,40 +195,12 @@ def one_node(tensors: tuple[Tensor, ...]) -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-class MoreOperators:
-    """What the backend ``torch`` lacks of the decomposed forms: two operators, and batch dimensions of a third."""
-
-    @hookimpl
-    def convkit_torch_operators(self) -> dict[tuple[str, str], Callable[[Any], Callable[..., Tensor]]]:
-        """Return them as PyTorch has them."""
-
-        def sample(node: Any) -> Callable[..., Tensor]:
-            assert not node.attributes.get("align_corners")
-            return lambda x, grid: F.grid_sample(x, grid, padding_mode="zeros", align_corners=False)
-
-        def product(node: Any) -> Callable[..., Tensor]:
-            (axis,) = node.integers(1)
-            return lambda x, axes: x.prod(axis, keepdim=True)
-
-        def gather(node: Any) -> Callable[..., Tensor]:
-            assert node.attributes["batch_dims"] == 1
-
-            def run(x: Tensor, index: Tensor) -> Tensor:
-                image = torch.arange(len(x), device=x.device).reshape(-1, *[1] * (index.dim() - 2))
-                return x[image, index[..., 0], index[..., 1]]
-
-            return run
-
-        return {("", "GridSample"): sample, ("", "ReduceProd"): product, ("", "GatherND"): gather}
-
-
 def add_operators() -> None:
-    """Let the backend ``torch`` run the decomposed forms, also where this project is not installed."""
+    """Let the backend ``torch`` run ONNX's operators, also where this project is not installed."""
     import convkit.backends.torch
 
     if not manager().gather("convkit_torch_operators"):
         manager().register(convkit.backends.torch, "torch", "convkit", convkit.__version__)
-    manager().register(MoreOperators(), "more-operators", "benchmarks", "0")
 
 
 def decomposed(form: str, tensors: tuple[Tensor, ...], folder: Path) -> Callable[[], Tensor]:
