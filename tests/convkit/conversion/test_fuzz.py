@@ -49,6 +49,7 @@ def outcome() -> Outcome:
 @pytest.mark.slow
 def test_no_graph_computes_anything_else(outcome):
     assert [str(reduce(fault, attempts=20)) for fault in outcome.faults[:3]] == []
+    assert len({fault.program.seed for fault in outcome.close}) <= 3
     assert outcome.programs == GRAPHS == 300
     assert outcome.not_exported == {}
     assert outcome.not_comparable.total() <= 0.05 * outcome.judged.total()
