@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from support.fuzz import (
     candidates,
     find_faults,
     generate,
+    known_fault,
     reduce,
     understood,
 )
@@ -110,6 +112,16 @@ def test_a_planted_fault_is_found_and_reduced_to_its_step():
     assert small.sizes == 0, "it fails with fixed sizes, too"
     assert "v1 = activation(v0, of=tanh)" in str(small)
     assert "seed 7" in str(small)
+
+
+def test_the_known_fault_of_onnx_runtime_is_there_and_no_other_engines():
+    """If this fails, ONNX Runtime was mended: drop `known_fault`."""
+    program = Program(0, (Step("resize", (0,), {"mode": "nearest", "align": False, "size": (8, 4)}),))
+    found = find_faults([program], 2, ["onnx"])
+    assert {fault.stage for fault in found.known} == {"exported on onnxruntime", "onnx on onnxruntime"}
+    assert found.faults == []
+    assert known_fault(found.known[0])
+    assert not known_fault(replace(found.known[0], stage="onnx on torch"))
 
 
 def test_the_same_seed_gives_the_same_program_and_the_same_weights():

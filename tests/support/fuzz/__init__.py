@@ -6,12 +6,12 @@ small.
 """
 
 from support.fuzz._campaign import batches, understood
-from support.fuzz._check import TARGETS, Fault, Outcome, find_faults
+from support.fuzz._check import TARGETS, Fault, Outcome, find_faults, known_fault
 from support.fuzz._module import Fragment
 from support.fuzz._program import Program, Step, Type, generate
 from support.fuzz._reduce import candidates, reduce
 
 __all__ = [
     "TARGETS", "Fault", "Fragment", "Outcome", "Program", "Step", "Type", "batches", "candidates", "find_faults",
-    "generate", "reduce", "understood",
+    "generate", "known_fault", "reduce", "understood",
 ]  # fmt: skip
