@@ -160,7 +160,7 @@ def test_generated_adapter_passes_its_own_tests_and_converts(folder: Path) -> No
     environment = {**os.environ, "PYTHONPATH": str(folder / "site")}
     done = run(sys.executable, "-m", "pytest", "-q", cwd=path, environment=environment)
     summary = done.stdout.splitlines()[-1]
-    assert re.fullmatch(r"\d+ passed in .*", summary), summary
+    assert re.fullmatch(r"\d+ passed, 2 skipped in .*", summary), summary  # it has no device sides
     weights = run(sys.executable, "tests/make_weights.py", "tiny.pt", cwd=path, environment=environment).stdout.strip()
     convert = ["-m", "convkit", "convert", "my-net", "--weights", weights, "--output", "out", "--json"]
     report = json.loads(run(sys.executable, *convert, cwd=path, environment=environment).stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 from polygraphy.comparator import Comparator, RunResults
 from support.plugins import registered
+from support.toy import ToyPlugin
 
-from convkit import Backend, Engine, Session, Verdict, hookimpl, validate
+from convkit import Artifact, Backend, Engine, Session, Verdict, hookimpl, validate
 from convkit.artifact import spec_from_manifest
 from convkit.backends import open_session
 from convkit.errors import EnvironmentProblem, OutputError
@@ -30,6 +32,12 @@ class OtherSession(Session):
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return self.change(self.inner.run(inputs))
+
+
+@pytest.fixture
+def artifact(toy: ToyPlugin, toy_artifact: Artifact, tmp_path: Path) -> Artifact:
+    """A copy of the toy's artifact: a validation that passes is recorded in it."""
+    return Artifact.open(shutil.copytree(toy_artifact.path, tmp_path / "toy"))
 
 
 @contextmanager
@@ -67,7 +75,7 @@ def engines(verdict: Verdict) -> dict[str, tuple[bool, float, float]]:
     return {check.case: (check.passed, check.figures["max_abs"], check.limits["max_abs"]) for check in checks}
 
 
-def test_polygraphy_runs_both_engines_on_every_case(toy, toy_artifact, monkeypatch):
+def test_polygraphy_runs_both_engines_on_every_case(artifact, monkeypatch):
     seen = []
     run = Comparator.run
 
@@ -77,28 +85,28 @@ def test_polygraphy_runs_both_engines_on_every_case(toy, toy_artifact, monkeypat
 
     monkeypatch.setattr(Comparator, "run", staticmethod(spy))
     with other_engine():
-        found = engines(validate(toy_artifact, backend="other"))
+        found = engines(validate(artifact, backend="other"))
     assert seen == [["onnxruntime", "other"]]
-    spec = spec_from_manifest(toy_artifact.manifest)
+    spec = spec_from_manifest(artifact.manifest)
     assert set(found) == {str(case) for case in shape_cases(spec.dims)}
     assert all(passed and figure == 0 for passed, figure, _ in found.values())
 
 
-def test_two_engines_may_differ_by_twice_the_limit_of_each(toy, toy_artifact):
-    spec, verdict = spec_from_manifest(toy_artifact.manifest), Verdict.from_json(toy_artifact.verdict)
+def test_two_engines_may_differ_by_twice_the_limit_of_each(artifact):
+    spec, verdict = spec_from_manifest(artifact.manifest), Verdict.from_json(artifact.verdict)
     limit = limits_of(verdict.baselines["logits"], spec.outputs[0].tolerance)["max_abs"]
     for by, passed in ((1.5 * limit, True), (3 * limit, False)):
         with other_engine(shifted(by)):
-            found = engines(validate(toy_artifact, backend="other"))
+            found = engines(validate(artifact, backend="other"))
         for good, figure, allowed in found.values():
             assert good is passed
             assert allowed == pytest.approx(2 * limit)
             assert figure == pytest.approx(by, rel=0.2)  # added to float32 logits
 
 
-def test_an_engine_that_is_right_alone_fails_where_it_differs_from_the_other(toy, toy_artifact):
+def test_an_engine_that_is_right_alone_fails_where_it_differs_from_the_other(artifact):
     with other_engine(shifted(0.5)):
-        verdict = validate(toy_artifact, backend="other")
+        verdict = validate(artifact, backend="other")
     assert not verdict.passed
     failed = [check for check in verdict.failures if check.kind == "engines"]
     assert {check.note for check in failed} == {"other against onnxruntime"}
@@ -114,28 +122,28 @@ def test_an_engine_that_is_right_alone_fails_where_it_differs_from_the_other(toy
     ],
     ids=["NaN", "a class less", "an axis more"],
 )
-def test_what_cannot_be_compared_fails(toy, toy_artifact, change):
+def test_what_cannot_be_compared_fails(artifact, change):
     with other_engine(change):
-        found = engines(validate(toy_artifact, backend="other"))
+        found = engines(validate(artifact, backend="other"))
     assert not any(passed for passed, _, _ in found.values())
 
 
-def test_onnx_runtime_is_not_compared_with_itself(toy, toy_artifact):
-    assert all(check.kind != "engines" for check in validate(toy_artifact).checks)
+def test_onnx_runtime_is_not_compared_with_itself(artifact):
+    assert all(check.kind != "engines" for check in validate(artifact).checks)
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "other"])
-def test_saved_results_are_what_polygraphy_reads(toy, toy_artifact, tmp_path, backend):
+def test_saved_results_are_what_polygraphy_reads(artifact, tmp_path, backend):
     file = tmp_path / "new folder" / "results.json"
     with other_engine():
-        assert validate(toy_artifact, backend=backend, save_results=file).passed
+        assert validate(artifact, backend=backend, save_results=file).passed
     results = RunResults.load(str(file))
     assert [name for name, _ in results.items()] == (
         ["onnxruntime"] if backend == "onnxruntime" else ["onnxruntime", "other"]
     )
-    spec = spec_from_manifest(toy_artifact.manifest)
-    golden = GoldenSamples.load(toy_artifact.path, spec)
-    session = open_session("onnxruntime", toy_artifact.model)
+    spec = spec_from_manifest(artifact.manifest)
+    golden = GoldenSamples.load(artifact.path, spec)
+    session = open_session("onnxruntime", artifact.model)
     cases = shape_cases(spec.dims)
     assert len(results["onnxruntime"]) == len(cases)
     for iteration, case in zip(results["onnxruntime"], cases, strict=True):
@@ -143,9 +151,9 @@ def test_saved_results_are_what_polygraphy_reads(toy, toy_artifact, tmp_path, ba
         np.testing.assert_array_equal(iteration["logits"], expected)
 
 
-def test_polygraphys_own_command_shows_saved_results(toy, toy_artifact, tmp_path):
+def test_polygraphys_own_command_shows_saved_results(artifact, tmp_path):
     file = tmp_path / "results.json"
-    validate(toy_artifact, save_results=file)
+    validate(artifact, save_results=file)
     code = "from polygraphy.tools import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "inspect", "data", str(file)], capture_output=True, text=True, check=False
@@ -155,25 +163,25 @@ def test_polygraphys_own_command_shows_saved_results(toy, toy_artifact, tmp_path
     assert "onnxruntime" in done.stdout
 
 
-def test_results_are_saved_where_they_can_be(toy, toy_artifact, tmp_path):
+def test_results_are_saved_where_they_can_be(artifact, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="Cannot write") as caught:
-        validate(toy_artifact, save_results=tmp_path / "file" / "results.json")
+        validate(artifact, save_results=tmp_path / "file" / "results.json")
     assert "--save-results" in caught.value.hint
 
 
-def test_a_full_disk_is_the_environments_problem(toy, toy_artifact, tmp_path, monkeypatch):
+def test_a_full_disk_is_the_environments_problem(artifact, tmp_path, monkeypatch):
     def full(self: RunResults, path: str) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RunResults, "save", full)
     with pytest.raises(EnvironmentProblem, match="No space left"):
-        validate(toy_artifact, save_results=tmp_path / "results.json")
+        validate(artifact, save_results=tmp_path / "results.json")
 
 
-def test_comparing_says_nothing(toy, toy_artifact, capfd, recwarn):
+def test_comparing_says_nothing(artifact, capfd, recwarn):
     with other_engine(shifted(0.5)):
-        validate(toy_artifact, backend="other")
+        validate(artifact, backend="other")
     assert capfd.readouterr() == ("", "")
     assert [str(warning.message) for warning in recwarn] == []
 
