@@ -23,12 +23,13 @@ VARIANTS = [
 
 
 def cases() -> list[tuple[Variant, int]]:
-    """Return the first variant of each kernel with every capability, the others with the oldest and 90."""
+    """Return the first variant of each kernel with every capability, the others in turn with the oldest and with 90."""
     found, seen = [], set()
-    for variant in VARIANTS:
+    for number, variant in enumerate(VARIANTS):
         possible = [capability for capability in CAPABILITIES if variant.kernel.runs_on(capability)]
         if variant.kernel.name in seen:
-            possible = sorted({possible[0], 90} & set(possible))
+            both = sorted({possible[0], 90} & set(possible))
+            possible = [both[number % len(both)]]
         seen.add(variant.kernel.name)
         found += [(variant, capability) for capability in possible]
     return found
@@ -71,11 +72,10 @@ def test_names_differ():
     assert sorted(set(labels)) == sorted(labels)
 
 
-def test_every_kernel_is_compiled_for_every_capability_and_every_variant_for_two():
+def test_every_kernel_is_compiled_for_every_capability_and_every_variant_for_one():
     compiled = {}
     for variant, capability in CASES:
         compiled.setdefault(variant.kernel.name, set()).add(capability)
     for variant in VARIANTS:
         assert compiled[variant.kernel.name] == {each for each in CAPABILITIES if variant.kernel.runs_on(each)}
-        count = sum(other is variant for other, _ in CASES)
-        assert count >= min(2, len(compiled[variant.kernel.name]))
+        assert any(other is variant for other, _ in CASES)
