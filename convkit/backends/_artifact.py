@@ -85,7 +85,7 @@ def open_artifact(
         what = f"The engine {stored.folder}" if stored else f"{artifact.path} on {name} ({device})"
         raise ValidationError(
             f"{what} is not proved here: {reason}.",
-            hint=f"Prove it: {validate_command(artifact, name, device)}\n--unproved runs it as it is.",
+            hint=f"`{validate_command(artifact, name, device)}` proves it; --unproved runs it as it is.",
         )
     if stored is None:
         return backend.open(Engine(name, artifact.model), device=device)

@@ -185,10 +185,11 @@ def _open(model: Path, device: str) -> Any:
 def _foreign_operators(model: Path) -> list[str]:
     """Return the operators of a graph that belong to no domain which ONNX Runtime knows; none where no file is."""
     import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         graph = onnx.load(str(model), load_external_data=False)
-    except Exception:
+    except (OSError, DecodeError):
         return []
     functions = {(function.domain, function.name) for function in graph.functions}
     return sorted(

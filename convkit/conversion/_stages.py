@@ -39,6 +39,7 @@ from convkit.proof import (
     GoldenSamples,
     Ledger,
     Samples,
+    Stage,
     TorchCompute,
     Verdict,
     artifact_ladder,
@@ -61,10 +62,10 @@ __all__ = [
     "Proved",
     "Rewritten",
     "Runner",
-    "drawings_of",
     "export",
     "measure_reference",
     "prove_graph",
+    "prove_written",
     "rewrite",
     "write_device_kernels",
 ]
@@ -226,6 +227,43 @@ def rewrite(
     return Rewritten(model, records)
 
 
+def prove_written(
+    spec: ModelSpec,
+    measured: Measured,
+    inputs: RawInputs,
+    golden: GoldenSamples,
+    runner: Runner,
+    folder: Path,
+    baselines: dict[str, dict[str, float]],
+    ledger: list[Stage],
+    progress: Progress,
+) -> tuple[Verdict, Sequence[Sequence[tuple[str, np.ndarray]]]]:
+    """Return the verdict of the graph in ``folder`` under the baselines, pipeline included, and drawings of results."""
+    session = runner.backend.open(Engine(runner.backend.name, folder / MODEL), device=runner.device)
+    with predictor_of(Artifact(folder, {"model": spec_to_json(spec)}), session) as predictor:
+        verdict = prove(
+            spec,
+            reference=measured.reference,
+            engine=session.run,
+            samples=measured.samples,
+            cases=measured.cases,
+            baselines=baselines,
+            decode=measured.decode,
+            verdict=Verdict(
+                runner.backend.name,
+                runner.device,
+                inputs=inputs.origin,
+                baselines=baselines,
+                ledger=ledger,
+            ),
+            progress=progress,
+        )
+        drawings = _drawings(measured, inputs, session.run, verdict.backend)
+        if verdict.passed:
+            verdict.checks += check_pipeline(predictor, golden, verdict.baselines, progress)
+    return verdict, drawings
+
+
 def prove_graph(
     spec: ModelSpec, measured: Measured, inputs: RawInputs, runner: Runner, folder: Path, progress: Progress
 ) -> Proved:
@@ -238,28 +276,10 @@ def prove_graph(
         measured.decode,
     )
     golden.save(folder)
-    session = runner.backend.open(Engine(runner.backend.name, folder / MODEL), device=runner.device)
-    with predictor_of(Artifact(folder, {"model": spec_to_json(spec)}), session) as predictor:
-        verdict = prove(
-            spec,
-            reference=measured.reference,
-            engine=session.run,
-            samples=measured.samples,
-            cases=measured.cases,
-            baselines=measured.baselines,
-            decode=measured.decode,
-            verdict=Verdict(
-                runner.backend.name,
-                runner.device,
-                inputs=inputs.origin,
-                baselines={name: dict(table) for name, table in measured.baselines.items()},
-                ledger=measured.ledger.stages,
-            ),
-            progress=progress,
-        )
-        drawings = drawings_of(measured, inputs, session.run, verdict.backend)
-        if verdict.passed:
-            verdict.checks += check_pipeline(predictor, golden, verdict.baselines, progress)
+    baselines = {name: dict(table) for name, table in measured.baselines.items()}
+    verdict, drawings = prove_written(
+        spec, measured, inputs, golden, runner, folder, baselines, measured.ledger.stages, progress
+    )
     machine = runner.backend.machine(runner.device)
     return Proved(verdict, artifact_ladder(verdict, machine), machine, golden, drawings)
 
@@ -289,7 +309,7 @@ def _enter(ledger: Ledger, name: str, model: onnx.ModelProto, runner: Runner, fo
     ledger.add(name, lambda feed: outputs, note)
 
 
-def drawings_of(
+def _drawings(
     measured: Measured, inputs: RawInputs, engine: Compute, backend: str
 ) -> list[list[tuple[str, np.ndarray]]]:
     """Return for each stored input what PyTorch found and what the engine found, as far as it can be drawn."""

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convkit.artifact import MODEL, Artifact, spec_to_json
+from convkit.artifact import MODEL
 from convkit.backends import FAILED, Backend, Engine, Rung, backend_named, find_graph_backend
 from convkit.conversion._export import check_graph, save_onnx
 from convkit.conversion._inputs import RawInputs
-from convkit.conversion._stages import Measured, Proved, Rewritten, Runner, drawings_of
+from convkit.conversion._stages import Measured, Proved, Rewritten, Runner, prove_written
 from convkit.conversion._typed import remedy, worst
 from convkit.conversion._yardstick import measure_yardstick
 from convkit.errors import ConversionError
-from convkit.evaluation import check_pipeline
 from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases
 from convkit.graph.precision import NARROW, Range, To16Bit, ranges, read_keep_file
 from convkit.inspection import GraphPrecision, graph_precision, graph_stats
@@ -26,8 +25,7 @@ from convkit.model import ModelSpec, Precision, Target, find_precision
 from convkit.plugins import manager
 from convkit.processing import collate
 from convkit.progress import Progress
-from convkit.proof import GRAPH_CHECKS, Verdict, artifact_ladder, prove, rung_of
-from convkit.runtime import predictor_of
+from convkit.proof import GRAPH_CHECKS, Verdict, artifact_ladder, rung_of
 
 if TYPE_CHECKING:
     import onnx
@@ -137,28 +135,9 @@ def prove_typed_graph(
 
     ``before`` is the proof of the float32 graph, whose rung *exported* stays.
     """
-    session = runner.backend.open(Engine(runner.backend.name, folder / MODEL), device=runner.device)
-    with predictor_of(Artifact(folder, {"model": spec_to_json(spec)}), session) as predictor:
-        verdict = prove(
-            spec,
-            reference=measured.reference,
-            engine=session.run,
-            samples=measured.samples,
-            cases=measured.cases,
-            baselines=typed.baselines,
-            decode=measured.decode,
-            verdict=Verdict(
-                runner.backend.name,
-                runner.device,
-                inputs=inputs.origin,
-                baselines=typed.baselines,
-                ledger=before.verdict.ledger,
-            ),
-            progress=progress,
-        )
-        drawings = drawings_of(measured, inputs, session.run, verdict.backend)
-        if verdict.passed:
-            verdict.checks += check_pipeline(predictor, before.golden, verdict.baselines, progress)
+    verdict, drawings = prove_written(
+        spec, measured, inputs, before.golden, runner, folder, typed.baselines, before.verdict.ledger, progress
+    )
     machine = runner.backend.machine(runner.device)
     ladder = artifact_ladder(verdict, machine, before.ladder["exported"], _rung(typed, verdict))
     return Proved(verdict, ladder, machine, before.golden, drawings)

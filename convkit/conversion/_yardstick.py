@@ -40,37 +40,26 @@ def measure_yardstick(
     Raises:
         EnvironmentProblem: PyTorch lacks an operator of the graph.
     """
-    found = _measured(spec, graph, reference, samples, cases, decode, precision, progress)
-    wide = PRECISIONS["bf16"]
+
+    def measured(kind: Precision) -> Baselines:
+        session = session_in(graph, kind.dtype)
+        try:
+            alone = _each_once(spec, session.run) if spec.batch.min == 1 else session.run
+            return measure_baselines(spec, reference, alone, samples, cases, decode, progress, precision=kind)
+        finally:
+            session.close()
+
+    found, wide = measured(precision), PRECISIONS["bf16"]
     if not bounded or precision == wide or _finite(found):
         return found
     ratio = precision.ulp / wide.ulp
-    measured = _measured(spec, graph, reference, samples, cases, decode, wide, progress)
     return {
         name: {
             key: precision.ulp if key == "ulp" else value if key == "scale" else value * ratio
             for key, value in table.items()
         }
-        for name, table in measured.items()
+        for name, table in measured(wide).items()
     }
-
-
-def _measured(
-    spec: ModelSpec,
-    graph: Path,
-    reference: Compute,
-    samples: Samples,
-    cases: Sequence[Case],
-    decode: Decode | None,
-    precision: Precision,
-    progress: Progress,
-) -> Baselines:
-    session = session_in(graph, precision.dtype)
-    try:
-        alone = _each_once(spec, session.run) if spec.batch.min == 1 else session.run
-        return measure_baselines(spec, reference, alone, samples, cases, decode, progress, precision=precision)
-    finally:
-        session.close()
 
 
 def _finite(baselines: Mapping[str, Mapping[str, float]]) -> bool:

@@ -90,7 +90,7 @@ def test_its_own_tests_pass(python: Path, tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     done = run(python, "-m", "pytest", "-q", "tests", cwd=tmp_path)
     summary = done.stdout.splitlines()[-1]
-    assert re.fullmatch(r"\d+ passed in .*", summary), summary
+    assert re.fullmatch(r"\d+ passed, 4 skipped in .*", summary), summary  # it has no device sides
 
 
 def test_uninstalled_adapter_is_gone(tmp_path: Path) -> None:

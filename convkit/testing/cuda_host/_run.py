@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -30,15 +30,16 @@ Order = Literal["forward", "reverse"] | int
 _INCLUDE = Path(__file__).parent / "include"
 _HEADERS = ("host.h", "host_races.h", "host_functions.h", "host_guard.h")
 _FLAGS = (
-    *("-std=c++17", "-O1", "-g1", "-fPIC", "-w", "-fvisibility=hidden", "-U_FORTIFY_SOURCE"),
+    *("-std=c++17", "-g1", "-fPIC", "-w", "-fvisibility=hidden", "-U_FORTIFY_SOURCE"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-fno-exceptions"),
 )
+_QUICK = ("-Og",)  # a kernel takes longer to compile than to run
 _CHECKS = (  # trap instructions instead of the sanitizer's library
     "-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero",
     "-fsanitize-undefined-trap-on-error",
 )
 # Every access calls a function of host_races.h. Helpers are inlined, so that messages name the line of their caller.
-_RACES = ("-fsanitize=thread", "-DCONVKIT_HOST_RACES=1", "-finline-small-functions")
+_RACES = ("-O1", "-fsanitize=thread", "-DCONVKIT_HOST_RACES=1", "-finline-small-functions")
 _DYNAMIC_SHARED = re.compile(
     r"extern\s+__shared__\s+(?:(?:__align__|alignas)\s*\(\s*\d+\s*\)\s*)?([\w:]+(?:\s+[\w:]+)*)\s+(\w+)\s*\[\s*\]\s*;"
 )
@@ -212,18 +213,20 @@ def _compiler(given: str | None) -> str:
 @lru_cache(maxsize=64)
 def _library(text: str, entry: str, compiler: str, checked: bool, races: bool) -> ctypes.CDLL:
     """Return the library of a flat source, from the cache or compiled."""
-    parts = [(name, (_INCLUDE / name).read_text(encoding="utf-8")) for name in _HEADERS]
-    parts += [("constants", _DYNAMIC_SHARED.sub(_DYNAMIC_ON_HOST, text)), ("entry", f"CONVKIT_HOST_ENTRY({entry})\n")]
-    source = "".join(f'#line 1 "{name}"\n{part}\n' for name, part in parts)
-    flags = (*_FLAGS, *(_CHECKS if checked else ()), *(_RACES if races else ()))
+    headers = _joined((name, (_INCLUDE / name).read_text(encoding="utf-8")) for name in _HEADERS)
+    source = _joined(
+        [("constants", _DYNAMIC_SHARED.sub(_DYNAMIC_ON_HOST, text)), ("entry", f"CONVKIT_HOST_ENTRY({entry})\n")]
+    )
+    flags = (*_FLAGS, *(_CHECKS if checked else ()), *(_RACES if races else _QUICK))
     folder = cache_folder() / "host"
-    path = folder / f"{sha256(json.dumps([_version(compiler), flags, source]))}.so"
+    path = folder / f"{sha256(json.dumps([_version(compiler), flags, headers, source]))}.so"
     if not path.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                include = ("-include", str(_precompiled(headers, compiler, flags, folder, Path(scratch))))
                 built = Path(scratch) / "kernel.so"
-                _compile(entry, source, compiler, flags, built)
+                _compile(entry, source, compiler, (*flags, *include), built)
                 built.replace(path)
         except OSError as error:
             raise EnvironmentProblem(
@@ -232,6 +235,25 @@ def _library(text: str, entry: str, compiler: str, checked: bool, races: bool) -
     library = ctypes.CDLL(str(path))
     library.convkit_host_run.restype = None
     return library
+
+
+def _joined(parts: Iterable[tuple[str, str]]) -> str:
+    return "".join(f'#line 1 "{name}"\n{part}\n' for name, part in parts)
+
+
+def _precompiled(headers: str, compiler: str, flags: Sequence[str], folder: Path, scratch: Path) -> Path:
+    """Return a file of the headers, with what the compiler makes of them beside it.
+
+    g++ takes that instead, where it fits; other compilers read the file.
+    """
+    file = folder / f"{sha256(json.dumps([_version(compiler), flags, headers]))}.h"
+    if not file.exists():
+        (scratch / "headers.h").write_text(headers, encoding="utf-8")
+        command = [compiler, *flags, "-x", "c++-header", str(scratch / "headers.h"), "-o", str(scratch / "headers.gch")]
+        if not subprocess.run(command, capture_output=True, check=False).returncode:
+            (scratch / "headers.gch").replace(f"{file}.gch")
+        (scratch / "headers.h").replace(file)
+    return file
 
 
 def _compile(entry: str, source: str, compiler: str, flags: Sequence[str], output: Path) -> None:

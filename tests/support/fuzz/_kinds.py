@@ -10,8 +10,8 @@ ACTIVATIONS = (
     "relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh", "hardswish", "hardsigmoid", "leaky_relu", "elu", "mish",
     "softplus", "relu6", "abs", "square", "root", "decay", "leaky_where", "clamp", "scaled", "negated",
 )  # fmt: skip
-SMALLEST = 4
-"""A window is at most this large; images that may be smaller are not put into one."""
+LEAST = 12
+"""An image this large can be shrunk once, and a window of 3 with dilation 2 still fits; inputs are no smaller."""
 
 
 def _windows(image: Type) -> bool:
@@ -110,7 +110,7 @@ def resize(draw: Draw, given: Sequence[Type]) -> Made | None:
     mode = draw.of("nearest", "bilinear", "bilinear", "bicubic")
     settings = {"mode": mode, "align": mode != "nearest" and draw.flag()}
     if draw.whole(0, 2) == 0:
-        size = draw.whole(3, 12), draw.whole(3, 12)
+        size = draw.whole(LEAST, 18), draw.whole(LEAST, 18)  # a window may follow, and one behind that
         return {**settings, "size": size}, Type(x.channels, tuple(map(str, size)))
     return {**settings, "factor": 2}, Type(x.channels, tuple(f"({size}*2)" for size in x.sizes))
 
