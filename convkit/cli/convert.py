@@ -40,7 +40,9 @@ def convert(
         typer.Option("--shape", help="NAME=N or NAME=MIN:OPT:MAX, e.g. batch=1:4:8.", metavar="NAME=SIZES"),
     ] = None,
     opset: Annotated[int | None, typer.Option("--opset", help="ONNX opset.")] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="Of graph and engine: fp32, fp16, bf16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Of graph and engine: fp32, fp16, bf16 or auto.")
+    ] = None,
     keep_fp32: Annotated[
         Path | None,
         typer.Option("--keep-fp32", help="Nodes that stay in float32, one name on each line.", metavar="FILE"),

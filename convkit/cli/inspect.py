@@ -51,7 +51,7 @@ def inspect(
     stats = graph_stats(source.model, sizes)
     uses = _plugin_uses(source.artifact, stats)
     precision = graph_precision(source.model, stats)
-    asked = source.artifact.manifest["graph"]["precision"] if source.artifact else None
+    asked = _asked(source.artifact)
     if json:
         document = _document(source.label, source.artifact, stats, uses)
         emit_json({**document, "precision": precision.to_json(asked)})
@@ -76,6 +76,13 @@ def _document(label: str, artifact: Artifact | None, stats: GraphStats, uses: Se
         "tensorrt_plugins": [asdict(use) for use in uses],
         "engines": {name: {**engine.summary(), "ladder": engine.ladder} for name, engine in _engines(artifact).items()},
     }
+
+
+def _asked(artifact: Artifact | None) -> str | None:
+    """Return the precision that was asked for, ``auto`` where it was searched for; None for a bare file."""
+    if artifact is None:
+        return None
+    return str(artifact.manifest.get("precision", {}).get("asked", artifact.manifest["graph"]["precision"]))
 
 
 def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:

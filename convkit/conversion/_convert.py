@@ -24,7 +24,7 @@ from convkit.artifact import (
 )
 from convkit.backends import find_graph_backend
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
-from convkit.conversion._settings import ConvertSettings, read_config, resolve_settings
+from convkit.conversion._settings import AUTO, ConvertSettings, read_config, resolve_settings
 from convkit.errors import CheckpointError, ProofFailedError, SettingError, at_stage, blamed_on
 from convkit.files import sha256
 from convkit.graph import Rewrite
@@ -84,6 +84,11 @@ class ConversionPlan:
     def stages(self) -> tuple[str, ...]:
         """What `run_plan` does, in its order; 16-bit artifacts have a stage of their own."""
         return (*STAGES[:-1], TYPE, STAGES[-1]) if self.typed else STAGES
+
+    @property
+    def precision(self) -> str:
+        """The precision of the graph; one that is searched for (``auto``) is float16 with what has to stay float32."""
+        return "fp16" if self.settings.precision == AUTO else self.settings.precision
 
     @property
     def typed(self) -> bool:
@@ -155,7 +160,7 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
     if plan.output:
         _reserve(plan.output, overwrite=overwrite)
     runner = Runner(find_graph_backend(settings.backend, settings.device), settings.device)
-    judge = Runner(judge_of(settings.backend, settings.device, settings.precision), settings.device)
+    judge = Runner(judge_of(settings.backend, settings.device, plan.precision), settings.device)
     if settings.keep_fp32 and not settings.keep_fp32.is_file():
         raise SettingError(f"There is no file {settings.keep_fp32}.", hint="Check --keep-fp32.")
     progress("reading the checkpoint")
@@ -186,8 +191,8 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
         if plan.typed and proved.verdict.passed:
             with at_stage(TYPE):
                 typed = type_graph(
-                    name, source.spec, replace(target, precision=settings.precision), rewritten, measured, runner, keep,
-                    folder, progress,
+                    name, source.spec, replace(target, precision=plan.precision), rewritten, measured, runner, keep,
+                    folder, progress, auto=settings.precision == AUTO,
                 )  # fmt: skip
                 proved = prove_typed_graph(source.spec, measured, inputs, proved, typed, judge, folder, progress)
         proved.verdict.notes.extend(map(str, source.spec.info.get("notes", ())))
@@ -199,7 +204,7 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
     if settings.to == "onnx":
         return done
     engine = build_engine(
-        done.artifact.path, settings.to, targets=settings.target, precision=settings.precision, progress=progress
+        done.artifact.path, settings.to, targets=settings.target, precision=plan.precision, progress=progress
     )
     return replace(done, engine=engine)
 

@@ -21,6 +21,7 @@ else:
     import tomli as tomllib
 
 __all__ = [
+    "AUTO",
     "CONFIG_FILE",
     "OPSETS",
     "ConvertSettings",
@@ -34,6 +35,8 @@ CONFIG_FILE = "convkit.toml"
 OPSETS = range(19, 24)
 """DeformConv enters ONNX at 19; 23 is the newest that PyTorch 2.9 to 2.13 writes."""
 MAX_SAMPLES = 64
+AUTO = "auto"
+"""The precision in which a search says which nodes stay float32; the others are float16."""
 
 
 def _text(value: Any) -> str:
@@ -82,6 +85,8 @@ def _whole(low: int, high: int | None = None) -> Callable[[Any], int]:
 
 
 def _precision(value: Any) -> str:
+    if value == AUTO:
+        return AUTO
     try:
         return find_precision(value).name
     except SettingError as error:

@@ -12,14 +12,16 @@ import numpy as np
 
 from convkit.artifact import MODEL
 from convkit.backends import FAILED, Backend, Engine, Rung, backend_named, find_graph_backend
+from convkit.bisection import Limits, find_kept, results_judge
 from convkit.conversion._export import check_graph, save_onnx
 from convkit.conversion._inputs import RawInputs
+from convkit.conversion._settings import AUTO
 from convkit.conversion._stages import Measured, Proved, Rewritten, Runner, prove_written
 from convkit.conversion._typed import remedy, worst
 from convkit.conversion._yardstick import measure_yardstick
 from convkit.errors import ConversionError
 from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases
-from convkit.graph.precision import NARROW, Range, To16Bit, ranges, read_keep_file
+from convkit.graph.precision import NARROW, Range, Search, To16Bit, ranges, read_keep_file, write_keep_file
 from convkit.inspection import GraphPrecision, graph_precision, graph_stats
 from convkit.model import ModelSpec, Precision, Target, find_precision
 from convkit.plugins import manager
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Typed", "judge_of", "prove_typed_graph", "read_kept", "type_graph"]
 
+KEPT = "proof/kept.txt"
 LEAST_SHARE = 0.5
 """The share of the arithmetic that has to be in the types that were asked for."""
 
@@ -40,7 +43,8 @@ LEAST_SHARE = 0.5
 class Typed:
     """A typed graph: what the rewrites did, which types came of it, and what the precision costs PyTorch.
 
-    ``ranges`` are those on the samples that kept a node in float32, by tensor.
+    ``ranges`` are those on the samples that kept a node in float32, by tensor; ``search`` is how the nodes to keep were
+    found, where they were searched for.
     """
 
     model: onnx.ModelProto
@@ -49,11 +53,13 @@ class Typed:
     types: GraphPrecision
     ranges: Mapping[str, Range]
     baselines: dict[str, dict[str, float]]
+    search: Search | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what the manifest says of it."""
         table = {name: [found.low, found.high] for name, found in self.ranges.items()}
-        return {**self.types.to_json(self.precision.name), "ranges": table}
+        found = {"search": self.search.to_json()} if self.search else {}
+        return {**self.types.to_json(AUTO if self.search else self.precision.name), "ranges": table, **found}
 
 
 def judge_of(backend: str, device: str, precision: str) -> Backend:
@@ -85,10 +91,14 @@ def type_graph(
     keep: Collection[str],
     folder: Path,
     progress: Progress,
+    *,
+    auto: bool = False,
 ) -> Typed:
     """Type the float32 graph for the precision of ``target``, audit it, and write it in place of the other.
 
-    The ranges of values come from the samples, run by ``runner`` in float32; ``keep`` are nodes that stay float32.
+    The ranges of values come from the samples, run by ``runner`` in float32; ``keep`` are nodes that stay float32. With
+    ``auto``, so do those that have to for decoded results to keep to `Limits`: the smallest set that a search finds,
+    which is written to ``proof/kept.txt``.
 
     Raises:
         ConversionError: the graph is 16-bit already, or the greater part of its arithmetic stays float32.
@@ -98,6 +108,9 @@ def type_graph(
     _check_float32(model)
     progress("measuring the range of every tensor")
     seen = ranges(model, _single_feeds(spec, measured), open_graph=lambda graph: _opened(runner, graph, folder))
+    searched = _searched(spec, model, measured, precision, keep, seen, folder, progress) if auto else None
+    if searched:
+        keep = {*keep, *searched.kept}
     found = manager().gather("convkit_graph_rewrites", of=Rewrite, adapter=adapter, target=target)
     records: list[tuple[str, RewriteRecord]] = []
     for plugin, change in in_phases(found):
@@ -109,7 +122,8 @@ def type_graph(
             records.append((plugin, record))
     check_graph(model, "the rewrites of phase precision")
     types = graph_precision(model, graph_stats(model, {dim.name: dim.opt for dim in spec.dims}))
-    _audit(types, precision, [miss for _, record in records for miss in record.near_misses])
+    if not auto:
+        _audit(types, precision, [miss for _, record in records for miss in record.near_misses])
     baselines = measure_yardstick(
         spec, folder / MODEL, measured.reference, measured.samples, measured.cases, measured.decode, precision,
         progress, bounded=True,
@@ -118,7 +132,7 @@ def type_graph(
     for part in folder.glob(f"{MODEL}*"):
         part.unlink()
     save_onnx(model, folder / MODEL)
-    return Typed(model, records, precision, types, _decisive(types, seen), baselines)
+    return Typed(model, records, precision, types, _decisive(types, seen), baselines, searched)
 
 
 def prove_typed_graph(
@@ -185,6 +199,36 @@ def _opened(runner: Runner, model: onnx.ModelProto, folder: Path) -> Any:
     finally:
         for part in folder.glob(f"{file.name}*"):
             part.unlink()
+
+
+def _searched(
+    spec: ModelSpec,
+    model: onnx.ModelProto,
+    measured: Measured,
+    precision: Precision,
+    keep: Collection[str],
+    seen: Mapping[str, Range],
+    folder: Path,
+    progress: Progress,
+) -> Search:
+    """Return the search for the nodes that have to stay float32, and write them to a file that people can review."""
+    items = measured.samples.prepared[measured.opt.item_sizes]
+    feeds = list(_single_feeds(spec, measured))
+    metas = [[item.meta] * spec.batch.min for item in items]
+    limits = Limits()
+
+    def typed(kept: Collection[str]) -> onnx.ModelProto:
+        return apply_rewrite(model, To16Bit(precision.name, {*keep, *kept}, seen))[0]
+
+    judge = results_judge(spec, [measured.reference(feed) for feed in feeds], metas, limits)
+    found = find_kept(model, typed, feeds, judge, name=precision.name, progress=progress)
+    heading = [
+        f"Nodes that stay float32 in {precision.name}: the smallest set that a search found for which decoded results",
+        f"keep to {limits.score:g} in scores on {len(feeds)} samples. `convkit convert … --keep-fp32 FILE` takes it.",
+    ]
+    (folder / KEPT).parent.mkdir(exist_ok=True)
+    write_keep_file(folder / KEPT, found.reasons, heading)
+    return found.search
 
 
 def _audit(types: GraphPrecision, precision: Precision, misses: Sequence[str]) -> None:

@@ -16,10 +16,12 @@ from support.toy import ToyNet, ToyPlugin, toy_weights
 
 from convkit import Artifact, Conversion, Target, convert, load, validate
 from convkit.backends import open_artifact, open_session
+from convkit.bisection import Limits
 from convkit.conversion import plan_conversion, run_plan
 from convkit.conversion._stages import Rewritten
 from convkit.conversion._typing import type_graph
 from convkit.errors import ConversionError, EnvironmentProblem, ProofFailedError, SettingError
+from convkit.graph.precision import read_keep_file
 
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 UNITS = {"fp16": 2.0**-10, "bf16": 2.0**-7}
@@ -235,3 +237,24 @@ def test_a_graph_that_is_16_bit_already_is_refused(half: Artifact, tmp_path: Pat
             "toy", None, Target("onnx", 20, "logits", "fp16", {}), rewritten, None, None, (), tmp_path,  # type: ignore[arg-type]
             lambda *_: None,
         )  # fmt: skip
+
+
+def test_auto_keeps_what_results_need_and_writes_the_list(
+    toy: ToyPlugin, toy_weights_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Limits so tight that float16 misses them everywhere, and the usual ones, which it meets without a node kept."""
+    from convkit.conversion import _typing
+
+    free = convert("toy", weights=toy_weights_file, output=tmp_path / "free", precision="auto", samples=2)
+    assert free.artifact.manifest["precision"]["asked"] == "auto"
+    assert free.artifact.manifest["graph"]["precision"] == "fp16"
+    assert free.artifact.manifest["precision"]["kept"] == []
+    assert free.artifact.manifest["precision"]["search"]["minimal"]
+    assert "proof/kept.txt" in free.artifact.manifest["files"]
+    monkeypatch.setattr(_typing, "Limits", lambda: Limits(score=2e-6))
+    tight = convert("toy", weights=toy_weights_file, output=tmp_path / "tight", precision="auto", samples=2)
+    kept = tight.artifact.manifest["precision"]["kept"]
+    assert kept
+    names = {node.name for node in onnx.load(tight.artifact.model).graph.node}
+    assert read_keep_file(tight.artifact.path / "proof" / "kept.txt", onnx.load(tight.artifact.model)) == set(kept)
+    assert set(kept) <= names
