@@ -16,7 +16,7 @@ from convkit.bisection._errors import Bisection
 from convkit.bisection._run import Parts, Runner
 from convkit.bisection._typed import typed_graph
 from convkit.errors import SettingError
-from convkit.graph.precision import Search, search
+from convkit.graph.precision import Search, Trial, search
 from convkit.model import find_precision
 from convkit.processing import decode_batch, find_decode
 from convkit.progress import Progress, silent
@@ -52,11 +52,12 @@ class Limits:
 class Kept:
     """The nodes that a search keeps in float32, and the local errors that guided it.
 
-    ``reasons`` has the nodes kept with the reason of each, for the file of a keep list.
+    ``reasons`` has the nodes kept with the reason of each, for the file of a keep list. ``bisection`` is None where
+    nothing had to be kept, so that nobody asked for errors.
     """
 
     search: Search
-    bisection: Bisection
+    bisection: Bisection | None
     reasons: Mapping[str, str]
 
 
@@ -69,27 +70,34 @@ def find_kept(
     name: str = "typed",
     by_module: bool = False,
     trials: int = DEFAULT_TRIALS,
+    bisection: Bisection | None = None,
     progress: Progress = silent,
 ) -> Kept:
     """Return the smallest set of nodes of a float32 model that must stay so for ``judge`` to accept its typed graph.
 
     ``typed`` makes the graph in which the nodes of these names stay in float32 (``name`` is what tables call it); the
     backend ``torch`` runs it on ``feeds``. The search is guided by what the local errors on the first feed do to the
-    outputs, and goes by whole modules first with ``by_module``.
+    outputs, and goes by whole modules first with ``by_module``. ``bisection`` has these errors; without it they are
+    measured where the typed graph as it is was not accepted.
 
     Raises:
         ConversionError: not even the nodes all in float32 are accepted.
     """
     low = typed(())
-    bisection = compare_runners(model, [Runner(name, low)], feeds[:1], shares=None, progress=progress)
-    rows = [row for row in bisection.nodes if row.dtype != "float32" and row.node]
-    names = list(dict.fromkeys(row.node for row in rows))
-    modules = {row.node: row.module for row in rows if row.module} if by_module else None
-
     with Parts("torch") as runs:
+        progress("searching for nodes to keep in float32", 0, trials)
+        first = judge(runs.run(low, *feeds))
+        accepted, figures = first if isinstance(first, tuple) else (first, "")
+        if accepted:
+            return Kept(Search((), (Trial(frozenset(), True, figures),), True), bisection, {})
+        if bisection is None:
+            bisection = compare_runners(model, [Runner(name, low)], feeds[:1], shares=None, progress=progress)
+        rows = [row for row in bisection.nodes if row.dtype != "float32" and row.node]
+        names = list(dict.fromkeys(row.node for row in rows))
+        modules = {row.node: row.module for row in rows if row.module} if by_module else None
 
         def accept(kept: frozenset[str]) -> bool | tuple[bool, str]:
-            return judge(runs.run(typed(kept) if kept else low, *feeds))
+            return judge(runs.run(typed(kept), *feeds)) if kept else first
 
         found = search(names, accept, errors=bisection.weights(), groups=modules, limit=trials, progress=progress)
     reasons = {row.node: row.reason for row in bisection.nodes if row.node in found.kept}
@@ -123,14 +131,16 @@ def search_artifact(
     spec = spec_from_manifest(artifact.manifest)
     golden, model = GoldenSamples.load(artifact.path, spec), load_graph(artifact.model)
     batches = golden_batches(spec, golden, samples)
-    expected = [golden.reference()(feed) for feed, _ in batches]
+    feeds = [feed for feed, _ in batches]
+    expected = [golden.reference()(feed) for feed in feeds]
+    runner = Runner(f"torch:{precision}", typed_graph(artifact, model, precision))
     return find_kept(
         model,
         lambda kept: typed_graph(artifact, model, precision, kept),
-        [feed for feed, _ in batches],
+        feeds,
         results_judge(spec, expected, [metas for _, metas in batches], limits or Limits()),
-        name=f"torch:{precision}",
         trials=trials,
+        bisection=compare_runners(model, [runner], feeds[:1], shares=None, progress=progress),
         progress=progress,
     )
 

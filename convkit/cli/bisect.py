@@ -72,6 +72,7 @@ def bisect(
     with steps(f"bisect {artifact}") as step:
         if search:
             kept = search_artifact(artifact, search, limits=Limits(score, score), samples=samples, progress=step)
+            assert kept.bisection is not None
             result, found, reasons = kept.bisection, kept.search, kept.reasons
         else:
             result = bisect_artifact(artifact, engine or (), device=device, samples=samples, progress=step)

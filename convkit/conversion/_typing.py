@@ -122,8 +122,8 @@ def type_graph(
             records.append((plugin, record))
     check_graph(model, "the rewrites of phase precision")
     types = graph_precision(model, graph_stats(model, {dim.name: dim.opt for dim in spec.dims}))
-    if not auto:
-        _audit(types, precision, [miss for _, record in records for miss in record.near_misses])
+    least = 0.0 if auto else LEAST_SHARE
+    _audit(types, precision, [miss for _, record in records for miss in record.near_misses], least)
     baselines = measure_yardstick(
         spec, folder / MODEL, measured.reference, measured.samples, measured.cases, measured.decode, precision,
         progress, bounded=True,
@@ -231,14 +231,14 @@ def _searched(
     return found.search
 
 
-def _audit(types: GraphPrecision, precision: Precision, misses: Sequence[str]) -> None:
+def _audit(types: GraphPrecision, precision: Precision, misses: Sequence[str], least: float) -> None:
     """Refuse a graph that was to be 16-bit and stayed float32 for the greater part; ``misses`` say why nodes did.
 
     Raises:
-        ConversionError: less than half of the arithmetic is 16-bit.
+        ConversionError: a smaller share of the arithmetic than ``least`` is 16-bit, or none.
     """
     share = types.share([precision.dtype])
-    if share >= LEAST_SHARE:
+    if share and share >= least:
         return
     measure = "arithmetic" if types.arithmetic else "nodes"
     reasons: dict[str, int] = {}

@@ -258,3 +258,8 @@ def test_auto_keeps_what_results_need_and_writes_the_list(
     names = {node.name for node in onnx.load(tight.artifact.model).graph.node}
     assert read_keep_file(tight.artifact.path / "proof" / "kept.txt", onnx.load(tight.artifact.model)) == set(kept)
     assert set(kept) <= names
+    monkeypatch.setattr(_typing, "Limits", lambda: Limits(score=3e-7))
+    with pytest.raises(ConversionError, match="float32") as caught:
+        convert("toy", weights=toy_weights_file, output=tmp_path / "none", precision="auto", samples=2)
+    assert caught.value.hint
+    assert not (tmp_path / "none").exists()
