@@ -18,9 +18,9 @@ from convkit.backends._backend import (
     find_backend,
     find_builder,
     find_graph_backend,
-    open_session,
 )
 from convkit.backends._engine_probe import EngineProbe, engine_probes, ways_of
+from convkit.backends._guarded import open_engine, open_session
 from convkit.backends._ladder import FAILED, NOT_APPLICABLE, NOT_REPLAYED, PASSED, PENDING, RUNGS, Ladder, Rung
 from convkit.backends._operators import foreign_operators, proving_backend
 from convkit.backends._tensorrt_plugin import TensorRTPlugin, load_function, own_plugins
@@ -52,6 +52,7 @@ __all__ = [
     "foreign_operators",
     "load_function",
     "open_artifact",
+    "open_engine",
     "open_session",
     "own_plugins",
     "proved_engine",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convkit.backends._backend import Engine, Session, backend_named, find_backend
+from convkit.backends._guarded import open_engine
 from convkit.backends._ladder import NOT_APPLICABLE, PASSED, Ladder
 from convkit.errors import EnvironmentProblem, ValidationError
 
@@ -88,9 +89,9 @@ def open_artifact(
             hint=f"`{validate_command(artifact, name, device)}` proves it; --unproved runs it as it is.",
         )
     if stored is None:
-        return backend.open(Engine(name, artifact.model), device=device)
+        return open_engine(backend, Engine(name, artifact.model), device=device)
     targets = tuple(stored.description["targets"])
-    return backend.open(Engine(name, stored.plan, targets, stored.description), device=device)
+    return open_engine(backend, Engine(name, stored.plan, targets, stored.description), device=device)
 
 
 def coverage(artifact: Artifact, name: str, device: str) -> Coverage:

@@ -26,7 +26,6 @@ __all__ = [
     "find_backend",
     "find_builder",
     "find_graph_backend",
-    "open_session",
 ]
 
 
@@ -252,13 +251,3 @@ def find_builder(name: str) -> Backend:
             hint=f"{suggest(name, ('onnx', *table))} Use --to onnx{''.join(f', {other}' for other in table)}.".strip(),
         )
     return table[name]
-
-
-def open_session(name: str, graph: Path, *, device: str = "cpu") -> Session:
-    """Return a session of an ONNX file by the backend of that name.
-
-    Raises:
-        SettingError: the backend runs engines that it builds.
-        EnvironmentProblem: there is no such backend, or it cannot run here.
-    """
-    return find_graph_backend(name, device).open(Engine(name, graph), device=device)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convkit.backends import Engine, find_graph_backend
+from convkit.backends import Engine, find_graph_backend, open_engine
 from convkit.bisection._double import in_float64
 from convkit.errors import ConversionError, ConvkitError, EnvironmentProblem
 
@@ -58,7 +58,7 @@ class Parts(AbstractContextManager["Parts"]):
             ConversionError, EnvironmentProblem: the backend cannot run it.
         """
         self._path.write_bytes(model.SerializeToString())
-        session = self.backend.open(Engine(self.backend.name, self._path), device=self.device)
+        session = open_engine(self.backend, Engine(self.backend.name, self._path), device=self.device)
         types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
         try:
             with np.errstate(all="ignore"):

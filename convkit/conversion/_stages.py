@@ -13,7 +13,7 @@ import numpy as np
 
 from convkit import __version__
 from convkit.artifact import EXPORTED, KERNELS, MODEL, Artifact, spec_to_json
-from convkit.backends import Backend, Engine, Ladder
+from convkit.backends import Backend, Engine, Ladder, open_engine
 from convkit.conversion._export import check_graph, export_onnx, save_onnx
 from convkit.conversion._export_errors import named_in_exports
 from convkit.conversion._inputs import RawInputs
@@ -83,7 +83,7 @@ class Runner:
 
     def run(self, file: Path, feeds: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
         """Return the outputs of an ONNX file on each of the feeds."""
-        session = self.backend.open(Engine(self.backend.name, file), device=self.device)
+        session = open_engine(self.backend, Engine(self.backend.name, file), device=self.device)
         try:
             return [session.run(feed) for feed in feeds]
         finally:
@@ -239,7 +239,7 @@ def prove_written(
     progress: Progress,
 ) -> tuple[Verdict, Sequence[Sequence[tuple[str, np.ndarray]]]]:
     """Return the verdict of the graph in ``folder`` under the baselines, pipeline included, and drawings of results."""
-    session = runner.backend.open(Engine(runner.backend.name, folder / MODEL), device=runner.device)
+    session = open_engine(runner.backend, Engine(runner.backend.name, folder / MODEL), device=runner.device)
     with predictor_of(Artifact(folder, {"model": spec_to_json(spec)}), session) as predictor:
         verdict = prove(
             spec,

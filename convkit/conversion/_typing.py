@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convkit.artifact import MODEL
-from convkit.backends import FAILED, Backend, Engine, Rung, backend_named, find_graph_backend
+from convkit.backends import FAILED, Backend, Engine, Rung, backend_named, find_graph_backend, open_engine
 from convkit.bisection import Limits, find_kept, results_judge
 from convkit.conversion._export import check_graph, save_onnx
 from convkit.conversion._inputs import RawInputs
@@ -195,7 +195,7 @@ def _opened(runner: Runner, model: onnx.ModelProto, folder: Path) -> Any:
     file = folder / ".ranges.onnx"
     try:
         save_onnx(model, file)
-        return runner.backend.open(Engine(runner.backend.name, file), device=runner.device).run
+        return open_engine(runner.backend, Engine(runner.backend.name, file), device=runner.device).run
     finally:
         for part in folder.glob(f"{file.name}*"):
             part.unlink()

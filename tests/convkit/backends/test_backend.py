@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
+from support import markdown
 from support.plugins import registered
 
 from convkit import Backend, Engine, Session, hookimpl
 from convkit.backends import BuildRequest, find_backend, open_session
-from convkit.errors import EnvironmentProblem, SettingError
+from convkit.errors import AdapterError, EnvironmentProblem, SettingError
 
 
 class EchoSession(Session):
@@ -96,3 +100,66 @@ def test_what_cannot_run_here_is_refused_with_its_reason(echo):
         find_backend("ecko")
     assert "Did you mean 'echo'" in caught.value.hint
     assert caught.value.exit_code == 5
+
+
+class Broken(Backend):
+    """Does wrong at each of its ends what it is told to."""
+
+    name: ClassVar[str] = "broken"
+    summary: ClassVar[str] = "a backend with a mistake"
+
+    def __init__(self, opened: Any) -> None:
+        self.opened = opened
+
+    def problem(self, device: str = "cpu") -> str:
+        return ""
+
+    def open(self, engine: Engine, *, device: str = "cpu") -> Session:
+        session: Session = self.opened()
+        return session
+
+
+class BrokenSession(Session):
+    def __init__(self, answer: Callable[[], Any]) -> None:
+        self.answer = answer
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs: dict[str, np.ndarray] = self.answer()
+        return outputs
+
+
+def boom() -> Any:
+    raise ZeroDivisionError("boom")
+
+
+@pytest.mark.parametrize(
+    ("opened", "text"),
+    [
+        (boom, r"Plugin 'mine': open\(\) of backend 'broken' raised ZeroDivisionError: boom"),
+        (lambda: 3, r"Plugin 'mine': open\(\) of backend 'broken' returned int, and no convkit.Session"),
+        (lambda: BrokenSession(boom), r"Plugin 'mine': run\(\) of backend 'broken' raised ZeroDivisionError: boom"),
+        (lambda: BrokenSession(lambda: [1]), r"Plugin 'mine': run\(\) of backend 'broken' returned list, and no dict"),
+        (lambda: BrokenSession(lambda: {"y": 1}), "'mine'.* returned int for output 'y', and no numpy.ndarray"),
+    ],
+)
+def test_a_mistake_of_a_backend_is_told_with_its_plugin(opened, text, tmp_path):
+    class Plugin:
+        @hookimpl
+        def convkit_backends(self) -> Iterable[Backend]:
+            return [Broken(opened)]
+
+    with registered(Plugin(), "mine"), pytest.raises(AdapterError, match=text):
+        open_session("broken", tmp_path / "model.onnx").run({})
+
+
+def test_the_backend_of_the_documents_runs_a_graph(tmp_path):
+    section = markdown.section("docs/hooks.md", "convkit_backends")
+    module = ModuleType("documented")
+    exec(section.text.split("```python\n")[1].split("```")[0], vars(module))
+    graph = tmp_path / "model.onnx"
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
+    nodes = [helper.make_node("Neg", ["x"], ["y"])]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "", [x], [y]), ir_version=9), graph)
+    with registered(module, "documented"):
+        outputs = open_session("onnx-reference", graph).run({"x": np.float32([1, -2])})
+    assert outputs["y"].tolist() == [-1, 2]
