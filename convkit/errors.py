@@ -25,6 +25,7 @@ __all__ = [
     "ImageError",
     "InputError",
     "IntegrityError",
+    "Interrupted",
     "KernelArgumentError",
     "KernelError",
     "NotFiniteError",
@@ -60,6 +61,14 @@ class ConvkitError(Exception):
     def __str__(self) -> str:
         stage = f"Stage: {self.stage}" if self.stage else ""
         return "\n".join(filter(None, (self.message, stage, self.hint)))
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, SIGTERM or SIGHUP; ``outcome`` says what was written until then, in a few words."""
+
+    def __init__(self, outcome: str) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
 
 
 class SettingError(ConvkitError):

@@ -10,12 +10,10 @@ from convkit.artifact._directory import (
     VERDICT,
     Artifact,
     anchored,
-    check_destination,
-    publish,
-    staging,
 )
 from convkit.artifact._engines import StagedEngine, StoredEngine, engine_staging, stored_engines
 from convkit.artifact._manifest import environment, spec_from_manifest, spec_to_json
+from convkit.artifact._publish import check_destination, publish, staging
 from convkit.artifact._records import ProofRecord, record_file, write_record
 from convkit.artifact._report import render_report
 

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import glob
 import json
-import os
-import re
 import shlex
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convkit.errors import ArtifactError, ConvkitError, EnvironmentProblem, IntegrityError, OutputError
-from convkit.files import sha256
+from convkit.errors import ArtifactError, IntegrityError
+from convkit.files import put_back, sha256
 
 if TYPE_CHECKING:
     from convkit.artifact._engines import StoredEngine
     from convkit.artifact._records import ProofRecord
 
-__all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "check_destination", "staging"]
+__all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "seal_of"]
 
 SCHEMA_VERSION = 3
 """3: the ladder in the verdict, what the proof of the conversion ran on."""
@@ -34,7 +28,6 @@ KERNELS = "kernels"
 REPORT = "report.html"
 VERDICT = "proof/verdict.json"
 SAMPLES = "proof/samples.npz"
-REPLACED = "replaced"
 
 
 @dataclass(frozen=True)
@@ -58,10 +51,13 @@ class Artifact:
         """
         path = Path(path)
         if not path.exists():
+            with contextlib.suppress(OSError):
+                put_back(anchored(path))
+        if not path.exists():
             raise ArtifactError(f"There is no artifact {path}.", hint="`convkit convert` makes one.")
         if not path.is_dir():
             raise ArtifactError(f"{path} is a file, not an artifact directory.", hint="Give the directory it lies in.")
-        if path.name.endswith(".partial") or not (path / MANIFEST).is_file():
+        if _unfinished(anchored(path)) or not (path / MANIFEST).is_file():
             raise ArtifactError(
                 f"{path} is not a complete artifact: it has no {MANIFEST} or was left behind by a killed conversion.",
                 hint="Delete it and convert again.",
@@ -141,112 +137,6 @@ class Artifact:
         return str(self.path)
 
 
-def check_destination(path: Path, *, overwrite: bool) -> None:
-    """Refuse early what could not be written later.
-
-    Raises:
-        OutputError: something is there already, or the folder cannot be written.
-    """
-    try:
-        remove_stale(path)
-        if path.exists() or path.is_symlink():
-            if not overwrite:
-                raise OutputError(
-                    f"{path} exists already.", hint="Give another --output, or --overwrite to replace an artifact."
-                )
-            if not _is_artifact(path):
-                raise OutputError(
-                    f"{path} is not an artifact, so it is not overwritten.", hint="Give another --output or remove it."
-                )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _temporary_beside(path).rmdir()
-    except OSError as error:
-        raise output_error(path, error) from error
-
-
-@contextlib.contextmanager
-def staging(path: Path) -> Iterator[Path]:
-    """Yield a temporary directory beside ``path``; it is removed again unless `publish` renamed it.
-
-    Raises:
-        OutputError, EnvironmentProblem: the disk refuses.
-    """
-    try:
-        folder = _temporary_beside(anchored(path))
-        folder.chmod(0o755)
-    except OSError as error:
-        raise output_error(path, error) from error
-    try:
-        yield folder
-    except OSError as error:
-        raise output_error(path, error) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove_stale(path: Path) -> None:
-    """Remove what killed conversions to ``path`` left behind, and put back what one was about to replace."""
-    for folder in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        match = re.fullmatch(re.escape(f".{path.name}.") + r"(\d+)\..+\.partial", folder.name)
-        if match and not is_alive(int(match.group(1))):
-            if (folder / REPLACED).exists() and not path.exists():
-                (folder / REPLACED).rename(path)
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _temporary_beside(path: Path) -> Path:
-    """Make a folder whose name tells for which output it is and which process made it."""
-    return Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}.", suffix=".partial"))
-
-
-def _is_artifact(path: Path) -> bool:
-    """Tell whether ``path`` is an artifact, be it one that was edited or is of another schema."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and {"schema_version", "files", "seal"} <= manifest.keys()
-
-
-def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite: bool) -> Artifact:
-    """Seal ``folder`` with its manifest and rename it to ``path``, in one step for any onlooker.
-
-    The manifest is written last, after every other file has reached the disk. The artifact that is replaced may be
-    the working directory: a relative ``path`` means what it meant before, and the result then has an absolute one.
-    """
-    folder, path, given = anchored(folder), anchored(path), path
-    files = {
-        str(file.relative_to(folder).as_posix()): {"sha256": sha256(file), "bytes": file.stat().st_size}
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
-    document: dict[str, Any] = {"schema_version": SCHEMA_VERSION, **manifest, "files": files}
-    document["seal"] = seal_of(document)
-    for name in files:
-        _flush(folder / name)
-    (folder / MANIFEST).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _flush(folder / MANIFEST)
-    if overwrite and path.exists():
-        old = _temporary_beside(path)
-        path.rename(old / REPLACED)
-        try:
-            folder.rename(path)
-        finally:
-            if not path.exists():
-                (old / REPLACED).rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-    else:
-        try:
-            folder.rename(path)
-        except OSError as error:
-            if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                raise OutputError(
-                    f"{given} appeared while the conversion ran.", hint="Give another --output or --overwrite."
-                ) from error
-            raise
-    return Artifact(given if given.exists() else path, document)
-
-
 def _command(manifest: Mapping[str, Any]) -> str:
     """Return the command that makes an artifact of any schema anew, with the settings that were asked for."""
     adapter, weights = (manifest.get(key) for key in ("adapter", "weights"))
@@ -269,6 +159,13 @@ def _command(manifest: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
+def seal_of(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over the canonical JSON of everything but the seal itself."""
+    body = {key: value for key, value in manifest.items() if key != "seal"}
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return sha256(text)
+
+
 def anchored(path: Path) -> Path:
     """Return an absolute path without ``..`` that stays right when the working directory is moved.
 
@@ -277,35 +174,6 @@ def anchored(path: Path) -> Path:
     return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
 
 
-def seal_of(manifest: Mapping[str, Any]) -> str:
-    """Return the SHA-256 over the canonical JSON of everything but the seal itself."""
-    body = {key: value for key, value in manifest.items() if key != "seal"}
-    text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return sha256(text)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def is_alive(pid: int) -> bool:
-    """Return whether a process of that number runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def output_error(path: Path, error: OSError) -> ConvkitError:
-    """Return what a failed write to ``path`` means to people."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return EnvironmentProblem(
-            f"No room to write {path}: {error.strerror}.", hint="Free some space or give an --output elsewhere."
-        )
-    return OutputError(
-        f"Cannot write {path}: {error.strerror or error}.", hint="Give an --output in a folder that you may write to."
-    )
+def _unfinished(path: Path) -> bool:
+    """Return whether a folder, or the one that it is in, is the scratch folder of a conversion."""
+    return any(part.startswith(".") and part.endswith(".partial") for part in path.parts[-2:])

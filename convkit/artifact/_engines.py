@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from convkit.artifact._directory import Artifact, is_alive, output_error
+from convkit.artifact._directory import Artifact, anchored
+from convkit.artifact._publish import output_error
 from convkit.errors import IntegrityError
-from convkit.files import sha256, write_atomic
+from convkit.files import clear_leftovers, move_into_place, scratch_beside, sha256, sync, sync_tree, write_atomic
 
 __all__ = ["ENGINES", "StagedEngine", "StoredEngine", "engine_staging", "stored_engines"]
 
@@ -44,7 +41,8 @@ class StoredEngine:
             OutputError, EnvironmentProblem: the disk refuses.
         """
         try:
-            write_atomic(self.folder / VERDICT, json.dumps({"ladder": ladder}, indent=2, ensure_ascii=False) + "\n")
+            text = json.dumps({"ladder": ladder}, indent=2, ensure_ascii=False) + "\n"
+            write_atomic(self.folder / VERDICT, text, durable=True)
         except OSError as error:
             raise output_error(self.folder / VERDICT, error) from error
         return replace(self, ladder=ladder)
@@ -103,19 +101,11 @@ class StagedEngine:
     def publish(self, *, rejected: bool = False) -> Path:
         """Rename the folder to the engine's name, or ``<name>.rejected``, in place of what is there; return it."""
         final = self.target.with_name(f"{self.target.name}.rejected") if rejected else self.target
-        old = self.folder.with_name(f"{self.folder.name}.replaced")
-        while True:
-            with suppress(FileNotFoundError):
-                final.rename(old)
-            try:
-                self.folder.rename(final)
-            except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                    raise
-                continue  # another build has just published its engine, which this one replaces
-            finally:
-                shutil.rmtree(old, ignore_errors=True)
-            return final
+        sync_tree(self.folder)
+        move_into_place(self.folder, final, replace=True)
+        with suppress(OSError):  # it has its name, on the disk a little later
+            sync(final.parent)
+        return final
 
 
 @contextmanager
@@ -125,26 +115,17 @@ def engine_staging(artifact: Path, name: str) -> Iterator[StagedEngine]:
     Raises:
         OutputError, EnvironmentProblem: the disk refuses.
     """
-    target = artifact / ENGINES / name
-    folder = None
+    target = anchored(artifact) / ENGINES / name
     try:
         target.parent.mkdir(exist_ok=True)
-        _remove_stale(target)
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}.{os.getpid()}.", suffix=".partial"))
-        folder.chmod(0o755)
-        yield StagedEngine(folder, target)
+        clear_leftovers(target)
+        with scratch_beside(target) as scratch:
+            folder = scratch / "new"
+            folder.mkdir()
+            folder.chmod(0o755)
+            yield StagedEngine(folder, target)
     except OSError as error:
         raise output_error(target, error) from error
     finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        if target.parent.is_dir() and not any(target.parent.iterdir()):
+        with suppress(OSError):  # of a folder with engines
             target.parent.rmdir()
-
-
-def _remove_stale(target: Path) -> None:
-    """Remove what killed builds of an engine left behind."""
-    for folder in target.parent.glob(f".{target.name}.*.partial*"):
-        process = folder.name.removeprefix(f".{target.name}.").partition(".")[0]
-        if process.isdigit() and not is_alive(int(process)):
-            shutil.rmtree(folder, ignore_errors=True)

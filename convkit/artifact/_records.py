@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from convkit.artifact._directory import Artifact, output_error, seal_of
+from convkit.artifact._directory import Artifact, seal_of
+from convkit.artifact._publish import output_error
 from convkit.errors import IntegrityError
 from convkit.files import write_atomic
 
@@ -86,7 +87,7 @@ def write_record(artifact: Artifact, record: ProofRecord) -> Path:
     document = {**record.to_json(), "artifact": artifact.manifest.get("seal")}
     document["seal"] = seal_of(document)
     try:
-        write_atomic(file, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        write_atomic(file, json.dumps(document, indent=2, ensure_ascii=False) + "\n", durable=True)
     except OSError as error:
         raise output_error(file, error) from error
     return file

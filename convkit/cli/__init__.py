@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
+import functools
 import os
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,15 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     # PyTorch's threads wait for each other by spinning; on cores that are busy otherwise that costs up to tenfold.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    for stream in (sys.stdout, sys.stderr):
-        # A name may not fit the encoding of a pipe. UTF-8 keeps its own way with the bytes of file names.
-        whole = (stream.encoding or "").lower().replace("-", "").startswith("utf")
-        if isinstance(stream, io.TextIOWrapper) and (
-            stream.errors == "strict" or (stream.errors == "surrogateescape" and not whole)
-        ):
-            stream.reconfigure(errors="backslashreplace")
+    from convkit.cli._streams import guard_streams
+
+    guard_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(execute(words))
+    received = _ended_by_signals()
+    code = execute(words, flush=True)
+    sys.exit(128 + received[0] if code == INTERRUPTED and received else code)
 
 
 def application() -> Any:
@@ -38,8 +37,8 @@ def application() -> Any:
     return build_app(manager())
 
 
-def execute(words: list[str]) -> int:
-    """Run the command line; return the exit code.
+def execute(words: list[str], *, flush: bool = False) -> int:
+    """Run the command line; return the exit code. ``flush`` waits until the system has all of stdout.
 
     Errors meant for people are printed without a traceback unless CONVKIT_DEBUG=1.
     """
@@ -48,7 +47,9 @@ def execute(words: list[str]) -> int:
     try:
         with _shown_plugin_warnings():
             blocked, words = take_blocked(words)
-            return _run(words, blocked)
+            code = _run(words, blocked)
+        if flush:
+            sys.stdout.flush()
     except ConvkitError as error:
         if os.environ.get("CONVKIT_DEBUG", "0") not in ("", "0"):
             raise
@@ -56,12 +57,14 @@ def execute(words: list[str]) -> int:
 
         sys.stderr.write(error_text(error) + "\n")
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written\n")
+    except KeyboardInterrupt as error:
+        outcome = getattr(error, "outcome", "")
+        sys.stderr.write(f"interrupted{'; ' * bool(outcome)}{outcome}\n")
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    return code
 
 
 @contextmanager
@@ -107,6 +110,41 @@ def take_blocked(words: list[str]) -> tuple[list[str], list[str]]:
     return known.blocked, [*rest, *words[end:]]
 
 
+def _ended_by_signals() -> list[int]:
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does; return the list that gets the number of one that came.
+
+    A SIGHUP that is ignored, as by nohup, stays so. A second signal is ignored while the first is followed.
+    """
+    received: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        del frame
+        if not received:
+            received.append(number)
+            raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
+    return received
+
+
+class _CarriedError(Exception):
+    """Takes the exception that is its cause past typer, which would make another one of it."""
+
+
+def _carrying(invoke: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(invoke)
+    def carrying(*arguments: Any, **more: Any) -> Any:
+        try:
+            return invoke(*arguments, **more)
+        except (KeyboardInterrupt, EOFError, OSError) as error:
+            raise _CarriedError from error
+
+    return carrying
+
+
 def _run(words: list[str], blocked: list[str]) -> int:
     import typer
 
@@ -114,10 +152,12 @@ def _run(words: list[str], blocked: list[str]) -> int:
 
     plugins.block(blocked)
     command: Any = typer.main.get_command(application())
+    command.invoke = _carrying(command.invoke)
     try:
         code = command.main(words, prog_name="convkit", standalone_mode=False)
-    except typer.Abort:
-        raise KeyboardInterrupt from None
+    except _CarriedError as error:
+        carried = error.__cause__ or error
+        raise carried from carried.__cause__
     except SystemExit as error:  # how click ends a command whose reader has gone away
         if isinstance(error.__context__, BrokenPipeError):
             raise error.__context__ from None

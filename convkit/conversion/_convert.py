@@ -25,7 +25,7 @@ from convkit.artifact import (
 from convkit.backends import find_graph_backend
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._settings import AUTO, ConvertSettings, read_config, resolve_settings
-from convkit.errors import CheckpointError, ProofFailedError, SettingError, at_stage, blamed_on
+from convkit.errors import CheckpointError, Interrupted, ProofFailedError, SettingError, at_stage, blamed_on
 from convkit.files import sha256
 from convkit.graph import Rewrite
 from convkit.model import Adapter, Request, SourceModel, Target
@@ -141,8 +141,31 @@ def plan_conversion(
 
 
 def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progress = silent) -> Conversion:
-    """Run all stages; see `convert`."""
+    """Run all stages; see `convert`.
+
+    Raises:
+        Interrupted: instead of every KeyboardInterrupt; it says what was written.
+    """
     from convkit.conversion._engines import build_engine
+
+    done: Conversion | None = None
+    try:
+        done = _run_plan(plan, overwrite, progress)
+        settings = plan.settings
+        if settings.to == "onnx":
+            return done
+        engine = build_engine(
+            done.artifact.path, settings.to, targets=settings.target, precision=plan.precision, progress=progress
+        )
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"{done.artifact.path} was written" if done else "nothing was written") from error
+    return replace(done, engine=engine)
+
+
+def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conversion:
+    """Run the stages of the artifact itself."""
     from convkit.conversion._preflight import preflight
     from convkit.conversion._stages import (
         Runner,
@@ -200,13 +223,7 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
             write_device_kernels(source.spec, folder, progress)
             progress("writing the artifact")
             manifest = _manifest(plan, source, exported, rewritten, proved, typed)
-            done = _write(folder, output, manifest, proved, overwrite=overwrite)
-    if settings.to == "onnx":
-        return done
-    engine = build_engine(
-        done.artifact.path, settings.to, targets=settings.target, precision=plan.precision, progress=progress
-    )
-    return replace(done, engine=engine)
+            return _write(folder, output, manifest, proved, overwrite=overwrite)
 
 
 def _load(plan: ConversionPlan, plugin: str) -> SourceModel:

@@ -48,7 +48,7 @@ def test_every_error_has_its_documented_exit_code():
         if isinstance(value, type) and issubclass(value, ConvkitError)
     }
     assert found == EXIT_CODES
-    assert set(errors.__all__) == {*EXIT_CODES, "at_stage", "blamed_on", "listing", "named", "suggest"}
+    assert set(errors.__all__) == {*EXIT_CODES, "Interrupted", "at_stage", "blamed_on", "listing", "named", "suggest"}
 
 
 @pytest.mark.parametrize("name", EXIT_CODES)

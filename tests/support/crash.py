@@ -1,21 +1,25 @@
-"""Make an artifact without any conversion, and kill the process that makes it at every change of the disk.
+"""Make an artifact without any conversion, and end the process that makes it at every change of the disk.
 
-Run as ``python crash.py FOLDER new|replace``: for n = 1, 2, 3 … a child process makes an artifact in
-``FOLDER/n`` and is killed by SIGKILL at its n-th change of the file system, until one child lives to
-the end. A line a child says which change it did not survive.
+Run with the library of `support.faults` preloaded, as ``python crash.py FOLDER MODE SIGNAL|ERRNO``: for n = 1, 2, 3 … a
+child process makes an artifact ``FOLDER/n/out`` and is hit before its n-th change of the disk, until one child is not
+hit. A line a child: its wait status. Modes: ``new``, ``replace``, ``link`` (``out`` is a link to an artifact) and
+``plain`` (replace, on a system that cannot exchange two names in one step).
 """
 
 from __future__ import annotations
 
-import os
+import errno
+import functools
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from convkit.artifact import MODEL, SAMPLES, VERDICT, Artifact, check_destination, publish, staging
+from support.faults import BEFORE, ONCE, struck
+from support.manifests import manifest_of
 
-CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree"}
+from convkit.artifact import MODEL, SAMPLES, VERDICT, Artifact, check_destination, publish, staging
+from convkit.files import _exchange
 
 
 def make_artifact(path: Path, content: str = "graph", *, overwrite: bool = False, manifest: Any = None) -> Artifact:
@@ -26,45 +30,31 @@ def make_artifact(path: Path, content: str = "graph", *, overwrite: bool = False
         (folder / SAMPLES).parent.mkdir()
         (folder / SAMPLES).write_bytes(content.encode() * 100)
         (folder / VERDICT).write_text('{"passed": true}')
-        return publish(folder, path, manifest or {"content": content}, overwrite=overwrite)
+        return publish(folder, path, manifest or manifest_of(content), overwrite=overwrite)
 
 
-def die_at(number: int, root: Path) -> None:
-    """Kill this process when it is about to change something below ``root`` for the ``number``-th time."""
-    seen = 0
-
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal seen
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if (event in CHANGES or writes) and str(arguments[0]).startswith(str(root)):
-            seen += 1
-            if seen == number:
-                sys.stdout.write(f"{event} {Path(str(arguments[0])).relative_to(root)}\n")
-                sys.stdout.flush()
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(watch)
-
-
-def main(root: Path, mode: str) -> None:
-    """Kill one child after the other."""
+def main(root: Path, mode: str, hit: str) -> None:
+    """Hit one child after the other."""
+    named = getattr(signal, hit, None)
+    kind, value = (BEFORE, int(named)) if named else (ONCE, getattr(errno, hit))
+    if mode == "plain":
+        _exchange._system_call = lambda: None
     for number in range(1, 1000):
         folder = root / str(number)
         folder.mkdir()
-        if mode == "replace":
-            make_artifact(folder / "out", "old")
-        sys.stdout.flush()
-        child = os.fork()
-        if child == 0:
-            die_at(number, folder)
-            make_artifact(folder / "out", "new", overwrite=mode == "replace")
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if not os.WIFSIGNALED(status):
-            if status:
-                raise SystemExit(f"child {number} failed")
+        path = folder / "out"
+        if mode == "link":
+            make_artifact(folder / "kept", "kept")
+            path.symlink_to("kept")
+        elif mode != "new":
+            make_artifact(path, "old")
+        work = functools.partial(make_artifact, path, "new", overwrite=mode != "new")
+        status, reached = struck(work, number, kind, value)
+        sys.stdout.write(f"{status}\n")
+        if 0 <= reached < number:
             return
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from convkit import convert
-from convkit.cli import _console, execute
+from convkit.cli import _console, main
 
 HALF = "half of "
 
@@ -34,7 +34,10 @@ def child(folder: Path, weights: str, signal_number: int, moment: str) -> int:
             os.dup2(os.open(folder.with_suffix(folder.suffix + ".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background may inherit it ignored
         arm(lambda: os.kill(os.getpid(), signal_number), moment)
-        os._exit(execute(["convert", "toy", "--weights", weights, "--output", str(folder / "out"), "--samples", "2"]))
+        try:
+            main(["convert", "toy", "--weights", weights, "--output", str(folder / "out"), "--samples", "2"])
+        except SystemExit as end:
+            os._exit(int(end.code or 0))
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -64,7 +67,7 @@ def arm(strike: Callable[[], None], moment: str) -> None:
     Path.write_text = halved(Path.write_text)  # type: ignore[method-assign]
 
 
-def main(folder: Path, weights: str, events: list[str]) -> None:
+def strike_all(folder: Path, weights: str, events: list[str]) -> None:
     """Convert once to import and compile everything, then cut others short."""
     torch.set_num_threads(1)
     convert("toy", weights=weights, output=folder / "warm", samples=2)
@@ -74,4 +77,4 @@ def main(folder: Path, weights: str, events: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    strike_all(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -14,6 +13,8 @@ import pytest
 from support import crash
 from support.crash import make_artifact
 from support.disks import small_disk
+from support.faults import build_library, preloaded
+from support.manifests import manifest_of
 
 from convkit.artifact import (
     MODEL,
@@ -26,7 +27,7 @@ from convkit.artifact import (
     staging,
 )
 from convkit.artifact._directory import MANIFEST
-from convkit.errors import ArtifactError, EnvironmentProblem, IntegrityError, OutputError
+from convkit.errors import ArtifactError, EnvironmentProblem, IntegrityError, Interrupted, OutputError
 from convkit.files import sha256
 
 ROOT = Path(__file__).parents[3]
@@ -51,7 +52,7 @@ def test_a_published_artifact_opens_verifies_and_is_what_was_written(artifact):
     opened = Artifact.open(artifact.path)
     assert opened == artifact
     opened.verify()
-    assert opened.manifest["content"] == "graph"
+    assert opened.manifest["model"]["variant"] == "graph"
     assert opened.model.read_text() == "graph"
     assert opened.verdict == {"passed": True}
     assert os.fspath(opened) == str(artifact.path)
@@ -77,7 +78,7 @@ def test_the_hash_is_sha256_of_the_whole_file(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"content": "other"},
+        {"convkit": "other"},
         {"verdict": {"passed": True}},
         {"files": {}},
         {"schema_version": 1},
@@ -134,7 +135,7 @@ def test_a_manifest_of_another_schema_is_refused_with_the_command_that_makes_it_
     tmp_path, monkeypatch, version, manifest, command
 ):
     with monkeypatch.context() as patch:
-        patch.setattr("convkit.artifact._directory.SCHEMA_VERSION", version)
+        patch.setattr("convkit.artifact._publish.SCHEMA_VERSION", version)
         make_artifact(tmp_path / "other", manifest=manifest)
     with pytest.raises(ArtifactError, match=f"schema {version}; this convkit reads {SCHEMA_VERSION}") as caught:
         Artifact.open(tmp_path / "other")
@@ -195,7 +196,7 @@ def test_an_output_that_exists_is_refused_unless_it_is_an_artifact_to_overwrite(
     with pytest.raises(OutputError, match="exists already"):
         check_destination(artifact.path, overwrite=False)
     check_destination(artifact.path, overwrite=True)
-    edit(artifact.path, content="edited")
+    edit(artifact.path, convkit="edited")
     check_destination(artifact.path, overwrite=True)
 
 
@@ -250,7 +251,7 @@ def test_an_output_that_appears_meanwhile_is_not_replaced(tmp_path):
     with pytest.raises(OutputError, match="appeared while"), staging(path) as folder:  # noqa: PT012
         (folder / MODEL).write_text("late")
         make_artifact(path, "early")
-        publish(folder, path, {}, overwrite=False)
+        publish(folder, path, manifest_of(), overwrite=False)
     assert Artifact.open(path).model.read_text() == "early"
     assert leftovers(tmp_path) == []
 
@@ -263,21 +264,25 @@ def test_whatever_ends_the_conversion_takes_the_temporary_folder_away(tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interruption_while_replacing_keeps_the_old_artifact(artifact, monkeypatch):
-    rename = Path.rename
+def test_an_interruption_says_what_was_written(artifact, monkeypatch):
+    def late(*arguments: object) -> None:
+        del arguments
+        raise KeyboardInterrupt
 
-    def interrupted(self: Path, target: Path) -> Path:
-        if target == artifact.path and "replaced" not in self.name:
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr("convkit.artifact._publish.Artifact", late)  # right after the exchange
+    with pytest.raises(Interrupted, match="out was written"):
         make_artifact(artifact.path, "new", overwrite=True)
     monkeypatch.undo()
-    Artifact.open(artifact.path).verify()
-    assert artifact.model.read_text() == "graph"
+    assert Artifact.open(artifact.path).model.read_text() == "new"
     assert leftovers(artifact.path.parent) == []
+
+
+def test_a_link_is_replaced_and_not_what_it_leads_to(artifact, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(artifact.path)
+    make_artifact(link, "new", overwrite=True)
+    assert not link.is_symlink()
+    assert (Artifact.open(link).model.read_text(), Artifact.open(artifact.path).model.read_text()) == ("new", "graph")
 
 
 def test_an_artifact_may_be_read_by_others(artifact):
@@ -286,27 +291,17 @@ def test_an_artifact_may_be_read_by_others(artifact):
 
 
 @pytest.mark.parametrize("name", ["out", "out[1]", "o*t", "ausgänge 輸出"])
-def test_the_partial_folder_of_a_dead_process_is_removed_and_that_of_a_live_one_kept(tmp_path, name):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    for folder in (
-        f".{name}.{dead.pid}.abc.partial",
-        f".{name}.{os.getpid()}.abc.partial",
-        f".{name}.1.abc.partial",
-        f".other.{dead.pid}.abc.partial",
-        f".{name}.notes.partial",
-    ):
+def test_leftovers_of_ended_processes_are_removed_whatever_their_number_and_those_of_running_ones_kept(tmp_path, name):
+    left = [f".{name}.{os.getpid()}.abc.partial", f".{name}.1.abc.partial"]  # numbers of processes that run
+    kept = [f".other.{os.getpid()}.abc.partial", f".{name}.notes.partial", f".{name}.v2.7.abc.partial"]
+    for folder in (*left, *kept):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / MODEL).write_text("half")
-    make_artifact(tmp_path / name)
-    assert leftovers(tmp_path) == sorted(
-        [
-            f".{name}.{os.getpid()}.abc.partial",
-            f".{name}.1.abc.partial",
-            f".other.{dead.pid}.abc.partial",
-            f".{name}.notes.partial",
-        ]
-    )
+    with staging(tmp_path / name) as running:
+        make_artifact(tmp_path / name)
+        assert leftovers(tmp_path) == sorted([*kept, running.parent.name])
+        assert running.is_dir()
+    assert leftovers(tmp_path) == sorted(kept)
 
 
 @pytest.mark.parametrize("name", ["file/out", "file/deeper/out", "x" * 300])
@@ -334,33 +329,47 @@ def test_a_disk_that_fills_up_is_an_error_of_the_environment_and_nothing_stays(t
     assert caught.value.exit_code == 5
 
 
-@pytest.mark.parametrize("mode", ["new", "replace"])
-def test_a_process_killed_at_any_change_of_the_disk_leaves_all_or_nothing(tmp_path, mode):
-    run = subprocess.run(
-        [sys.executable, crash.__file__, str(tmp_path), mode],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    deaths = run.stdout.splitlines()
-    assert len(deaths) == len(list(tmp_path.iterdir())) - 1
-    assert sum("os.rename" in death for death in deaths) == (1 if mode == "new" else 2)
-    assert sum("open" in death for death in deaths) == 4
-    for number, death in enumerate([*deaths, "nothing"], start=1):
-        folder = tmp_path / str(number)
-        path = folder / "out"
-        if path.exists():
-            opened = Artifact.open(path)
-            opened.verify()
-            assert opened.model.read_text() in ("old", "new"), death
+@pytest.fixture(scope="session")
+def faults_library(tmp_path_factory):
+    return build_library(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "hit"),
+    [
+        *(("replace", hit) for hit in ("SIGKILL", "SIGINT", "EIO")),
+        *((mode, "SIGKILL") for mode in ("new", "link")),
+        *(("plain", hit) for hit in ("SIGKILL", "SIGINT")),
+    ],
+)
+def test_whatever_hits_any_change_of_the_disk_leaves_the_old_or_the_new_artifact(tmp_path, faults_library, mode, hit):
+    command = [sys.executable, crash.__file__, str(tmp_path), mode, hit]
+    environment = preloaded(faults_library, PYTHONPATH=os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    statuses = list(map(int, run.stdout.split()))
+    assert len(statuses) > 25, "there are that many changes"
+    assert statuses.pop() == 0, "the last one was not hit"
+    if hit == "SIGKILL":
+        assert set(statuses) == {9}
+    found = set()
+    for number, _ in enumerate(statuses, start=1):
+        folder, path = tmp_path / str(number), tmp_path / str(number) / "out"
         for partial in leftovers(folder):
             with pytest.raises(ArtifactError):
                 Artifact.open(folder / partial)
-        with contextlib.suppress(OutputError):  # of an artifact that is there
-            check_destination(path, overwrite=False)
-        assert mode == "new" or path.exists(), f"the old artifact was lost at: {death}"
+        if mode == "plain" and hit == "SIGKILL" and not path.exists():
+            assert [(folder / name / "replaced").exists() for name in leftovers(folder)].count(True) == 1
+            found.add("put back")
+        assert mode == "new" or Artifact.open(path), number
+        if path.exists():
+            Artifact.open(path).verify()
+            found.add((path / MODEL).read_text())
+        if hit != "SIGKILL":
+            assert leftovers(folder) == [], number
         make_artifact(path, "after", overwrite=True)
         Artifact.open(path).verify()
-        assert [entry.name for entry in folder.iterdir()] == ["out"], death
+        assert sorted(entry.name for entry in folder.iterdir()) == (["kept", "out"] if mode == "link" else ["out"])
+        assert mode != "link" or Artifact.open(folder / "kept").model.read_text() == "kept"
+    old = {"new": set(), "link": {"kept"}}.get(mode, {"old"})
+    assert found - {"put back"} == old | {"new"}, "hits before and after the change that counts"
+    assert ("put back" in found) == (mode == "plain" and hit == "SIGKILL")

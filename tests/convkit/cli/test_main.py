@@ -66,7 +66,7 @@ def test_an_error_nobody_expected_keeps_its_traceback(extended):
 def test_ctrl_c_ends_with_130_and_one_line(extended):
     said = extended("raise", "KeyboardInterrupt")
     assert said.code == 130
-    assert said.err.strip().splitlines()[-1] == "interrupted; nothing was written"
+    assert said.err.strip().splitlines()[-1] == "interrupted"
 
 
 def test_debugging_shows_the_traceback_of_any_error(extended, monkeypatch):
@@ -225,3 +225,17 @@ def test_the_installed_script_is_the_same_program():
     script = Path(sys.executable).with_name("convkit")
     run = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert run.stdout == f"convkit {convkit.__version__}\n"
+
+
+@pytest.mark.parametrize("place", ["full", "closed"])
+def test_a_full_or_closed_standard_output_is_a_problem_of_the_environment(place):
+    redirection = ">/dev/full" if place == "full" else ">&-"
+    said = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m convkit plugins {redirection}', sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 5
+    assert said.stderr.startswith("error: Standard output cannot be written: ")
+    assert len(said.stderr.splitlines()) == 2

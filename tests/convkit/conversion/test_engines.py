@@ -171,7 +171,7 @@ def test_a_target_without_an_engine_is_refused(toy: ToyPlugin, toy_weights_file:
 
 
 def test_what_a_killed_build_left_behind_goes(artifact: Artifact) -> None:
-    left = artifact.path / "engines" / f".{NAME}.999999999.x.partial"
+    left = artifact.path / "engines" / f".{NAME}.1.x.partial"
     left.mkdir(parents=True)
     build_engine(artifact.path, NAME, targets=["sm86"])
     assert not left.exists()
