@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -166,6 +167,8 @@ def _open(model: Path, device: str) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Without it, sums of int8 products overflow 16 bits on x86 processors that lack VNNI: 42 dB became 26.
     options.add_session_config_entry("session.x64quantprecision", "1")
+    if cores := _limited_cores():
+        options.intra_op_num_threads = cores
     provider = _provider(device, onnxruntime.get_available_providers())
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=[provider])
@@ -180,6 +183,17 @@ def _open(model: Path, device: str) -> Any:
             f"ONNX Runtime {onnxruntime.__version__} cannot load {model.name}: {str(error).splitlines()[0]}",
             hint="A newer ONNX Runtime, or --opset with a lower opset, may help; `convkit doctor` shows versions.",
         ) from error
+
+
+def _limited_cores() -> int:
+    """Return how many cores this process may use where these are not all of the machine, else 0.
+
+    By itself ONNX Runtime makes a thread for each core of the machine, and binds them there.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return 0
+    cores = len(os.sched_getaffinity(0))
+    return cores if cores < (os.cpu_count() or 1) else 0
 
 
 def _foreign_operators(model: Path) -> list[str]:

@@ -16,6 +16,7 @@ def build_app(manager: PluginManager) -> typer.Typer:
     """Return the application with every command."""
     from convkit.cli import (
         adapters,
+        bench,
         bisect,
         build,
         check,
@@ -47,6 +48,7 @@ def build_app(manager: PluginManager) -> typer.Typer:
         ("validate", validate.validate, "Prove an artifact again, on this machine."),
         ("run", run.run, "Run images, folders or videos through an artifact."),
         ("evaluate", evaluate.evaluate, "Measure average precision on COCO annotations."),
+        ("bench", bench.bench, "Time artifacts on the engines of this machine."),
         ("check", check.check, "Ask TensorRT's own parser and builder about an ONNX file."),
         ("inspect", inspect.inspect, "Look inside an artifact or an ONNX file."),
         ("bisect", bisect.bisect, "Find the nodes where two runners of an artifact part."),
