@@ -15,6 +15,7 @@ os.environ["CONVKIT_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / 
 
 import pytest
 from hypothesis import settings
+from support.exporter import quick_exports
 from support.gpu import missing_gpu
 from support.plugins import registered
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 settings.register_profile("convkit", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("convkit")
+
+quick_exports()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

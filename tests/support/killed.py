@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from support.exporter import quick_exports
 
 from convkit import convert
 from convkit.cli import _console, main
@@ -69,6 +70,7 @@ def arm(strike: Callable[[], None], moment: str) -> None:
 
 def strike_all(folder: Path, weights: str, events: list[str]) -> None:
     """Convert once to import and compile everything, then cut others short."""
+    quick_exports()
     torch.set_num_threads(1)
     convert("toy", weights=weights, output=folder / "warm", samples=2)
     for event in events:

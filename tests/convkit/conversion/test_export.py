@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from support.exporter import forget
 from support.graphs import make_model, node, run_model
 from torch import nn
 
@@ -246,7 +247,24 @@ def test_outputs_that_the_adapter_describes_wrongly_are_refused(net):
             export(net, spec(dims, outputs))
 
 
+def test_translations_of_one_export_are_not_there_in_the_next():
+    """Tests copy the exporter's table (support.exporter); a model's own translations must stay its own."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    def relu(x):
+        return x
+
+    first, second = (ONNXRegistry.from_torchlib(opset_version=20) for _ in range(2))
+    first.register_op(torch.ops.aten.relu.default, relu)
+    third = ONNXRegistry.from_torchlib(opset_version=20)
+    own = [[f for made in table.functions.values() for f in made if f.is_custom] for table in (first, second, third)]
+    assert [len(functions) for functions in own] == [1, 0, 0]
+    assert third.functions.keys() == second.functions.keys()
+    assert len(third.functions) > 300
+
+
 def test_exporting_says_nothing(net, capfd):
+    forget()
     export(net, spec((fixed(BATCH), fixed(HEIGHT), fixed(WIDTH))))
     captured = capfd.readouterr()
     assert captured.out == ""
