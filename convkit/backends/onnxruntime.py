@@ -40,8 +40,8 @@ class OnnxRuntime(Backend):
         return ""
 
     def unfit(self, precision: str, device: str) -> str:
-        """Return that the CPU is no judge of 16-bit activations."""
-        if precision not in ("fp16", "bf16") or device != "cpu":
+        """Return that the CPU is no judge of 16-bit activations, which int8 graphs have, too."""
+        if precision not in ("fp16", "bf16", "int8") or device != "cpu":
             return ""
         return (
             "on the CPU, ONNX Runtime computes most 16-bit operators in float32 without rounding their results,"

@@ -27,6 +27,8 @@ __all__ = ["DEFAULT_SAMPLES", "bisect_artifact", "find_runner", "golden_batches"
 
 DEFAULT_SAMPLES = 2
 FLOAT32 = "torch:fp32"
+_TYPED = [name for name, precision in PRECISIONS.items() if not precision.rest]
+"""Precisions that need no samples to type a graph."""
 _NARROW = (10, 16)
 
 
@@ -97,7 +99,7 @@ def find_runner(artifact: Artifact, model: onnx.ModelProto, text: str, device: s
 def _graph(artifact: Artifact, model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     if not name:
         return model
-    if name in PRECISIONS:
+    if name in _TYPED:
         return typed_graph(artifact, model, name)
     engines = stored_engines(artifact)
     if name in engines:
@@ -106,7 +108,7 @@ def _graph(artifact: Artifact, model: onnx.ModelProto, name: str) -> onnx.ModelP
         return load_graph(file) if file.is_file() else model
     if Path(name).is_file():
         return load_graph(Path(name))
-    known = [*PRECISIONS, *engines]
+    known = [*_TYPED, *engines]
     raise SettingError(
         f"There is no graph {name!r} to run.",
         hint=f"{suggest(name, known)} Name {', '.join(known)} or an ONNX file: --engine torch:fp16.".strip(),

@@ -123,8 +123,8 @@ def search_artifact(
         SettingError: there is no such precision of 16 bits.
         ConversionError: not even float32 meets the limits.
     """
-    if find_precision(precision).dtype == "float32":
-        raise SettingError(f"A search in {precision} would keep nothing.", hint="Search in fp16 or bf16.")
+    if find_precision(precision).name not in ("fp16", "bf16"):
+        raise SettingError(f"There is no search in {precision}.", hint="Search in fp16 or bf16.")
     artifact = Artifact.open(path)
     progress("checking hashes")
     artifact.verify()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +19,15 @@ def build(
         typer.Option("--target", help="Compute capabilities to build for: sm86,sm89 …", metavar="SM[,SM…]"),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", help="fp32, fp16 or bf16; default that of the artifact.")
+        str | None, typer.Option("--precision", help="fp32, fp16, bf16 or int8; default that of the artifact.")
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option("--calibrate", help="Inputs that int8 is calibrated with: a folder.", metavar="DIR"),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option("--calibration", help="How: minmax, entropy or percentile.", metavar="METHOD"),
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option("--set", help="An option of a plugin, such as dcn=gather.", metavar="NAME=VALUE")
@@ -30,7 +39,7 @@ def build(
     """Build an engine of an artifact and prove as much of it as this machine can.
 
     The exit code is 3 where the backend does not accept or build the graph, 4 where it understands it differently or a
-    16-bit graph does not compute what the model computes.
+    typed graph does not compute what the model computes.
     """
     set_verbosity(quiet=quiet, verbose=verbose)
     from convkit.cli._console import emit, emit_json, stderr, steps
@@ -43,6 +52,8 @@ def build(
             to,
             targets=tuple(target or ()),
             precision=precision,
+            calibrate=calibrate,
+            method=calibration,
             options=option_pairs(option or ()),
             progress=step,
         )

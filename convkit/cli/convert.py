@@ -41,11 +41,19 @@ def convert(
     ] = None,
     opset: Annotated[int | None, typer.Option("--opset", help="ONNX opset.")] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", help="Of graph and engine: fp32, fp16, bf16 or auto.")
+        str | None, typer.Option("--precision", help="Of graph and engine: fp32, fp16, bf16, int8 or auto.")
     ] = None,
     keep_fp32: Annotated[
         Path | None,
         typer.Option("--keep-fp32", help="Nodes that stay in float32, one name on each line.", metavar="FILE"),
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option("--calibrate", help="Inputs that int8 is calibrated with: a folder.", metavar="DIR"),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option("--calibration", help="How: minmax, entropy or percentile.", metavar="METHOD"),
     ] = None,
     inputs: Annotated[
         Path | None, typer.Option("--inputs", help="Real inputs to prove with: a folder or file.", metavar="PATH")
@@ -92,6 +100,8 @@ def convert(
             "opset": opset,
             "precision": precision,
             "keep_fp32": keep_fp32,
+            "calibrate": calibrate,
+            "calibration": calibration,
             "inputs": inputs,
             "names": names,
             "set": option,

@@ -3,6 +3,8 @@
 from convkit.conversion._calibration import (
     MIN_CALIBRATION,
     CalibrationFiles,
+    CalibrationInputs,
+    CalibrationSamples,
     CalibrationSet,
     InputRange,
     quantize_with,
@@ -39,6 +41,8 @@ __all__ = [
     "AttributePatch",
     "BuiltEngine",
     "CalibrationFiles",
+    "CalibrationInputs",
+    "CalibrationSamples",
     "CalibrationSet",
     "Checked",
     "Conversion",

@@ -23,13 +23,15 @@ from convkit.artifact import (
     staging,
 )
 from convkit.backends import find_graph_backend
+from convkit.conversion._calibration import CalibrationFiles, CalibrationInputs, CalibrationSamples
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._settings import AUTO, ConvertSettings, read_config, resolve_settings
 from convkit.errors import CheckpointError, Interrupted, ProofFailedError, SettingError, at_stage, blamed_on
 from convkit.files import sha256
 from convkit.graph import Rewrite
-from convkit.model import Adapter, Request, SourceModel, Target
+from convkit.model import Adapter, Request, SourceModel, Target, find_precision
 from convkit.plugins import manager
+from convkit.processing import find_preprocess, prepare
 from convkit.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ class ConversionPlan:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """What `run_plan` does, in its order; 16-bit artifacts have a stage of their own."""
+        """What `run_plan` does, in its order; typed artifacts have a stage of their own."""
         return (*STAGES[:-1], TYPE, STAGES[-1]) if self.typed else STAGES
 
     @property
@@ -92,7 +94,7 @@ class ConversionPlan:
 
     @property
     def typed(self) -> bool:
-        """Whether the graph gets 16-bit types."""
+        """Whether the graph gets other types than float32."""
         return self.settings.precision != "fp32"
 
 
@@ -109,8 +111,9 @@ def convert(
     """Convert a checkpoint to a proved artifact.
 
     ``settings`` are those of `ConvertSettings`: ``form``, ``shape`` (list of ``NAME=N`` or ``NAME=MIN:OPT:MAX``),
-    ``opset``, ``precision``, ``keep_fp32`` (file), ``to`` and ``target`` (of an engine besides), ``inputs`` (file or
-    folder), ``names`` (file), ``samples``, ``seed``, ``backend``, ``device``, and ``set`` (mapping of adapter options).
+    ``opset``, ``precision``, ``keep_fp32`` (file), ``calibrate`` (folder) and ``calibration`` (method) of int8, ``to``
+    and ``target`` (of an engine besides), ``inputs`` (file or folder), ``names`` (file), ``samples``, ``seed``,
+    ``backend``, ``device``, and ``set`` (mapping of adapter options).
 
     Raises:
         AdapterNotFoundError, SettingError, CheckpointError, OutputError: what was asked cannot be done.
@@ -166,6 +169,7 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
 
 def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conversion:
     """Run the stages of the artifact itself."""
+    from convkit.conversion._changes import Wish
     from convkit.conversion._preflight import preflight
     from convkit.conversion._stages import (
         Runner,
@@ -196,6 +200,7 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
     progress("checking the adapter on two samples")
     with at_stage(CHECK, plugin):
         inputs = _inputs(plan, source)
+        calibration = _calibration(plan, source, inputs) if find_precision(plan.precision).rest else None
         checked = preflight(name, source, settings.dims, inputs, target, plugin)
     with staging(output) as folder:
         with at_stage(MEASURE, plugin):
@@ -213,9 +218,12 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
         typed = None
         if plan.typed and proved.verdict.passed:
             with at_stage(TYPE):
+                wish = Wish(
+                    find_precision(plan.precision), keep, settings.precision == AUTO, calibration, settings.calibration
+                )
                 typed = type_graph(
-                    name, source.spec, replace(target, precision=plan.precision), rewritten, measured, runner, keep,
-                    folder, progress, auto=settings.precision == AUTO,
+                    name, source.spec, replace(target, precision=plan.precision), rewritten, measured, runner, wish,
+                    folder, progress,
                 )  # fmt: skip
                 proved = prove_typed_graph(source.spec, measured, inputs, proved, typed, judge, folder, progress)
         proved.verdict.notes.extend(map(str, source.spec.info.get("notes", ())))
@@ -251,6 +259,15 @@ def _inputs(plan: ConversionPlan, source: SourceModel) -> RawInputs:
     if plan.settings.inputs is not None:
         return own_inputs(source.spec, plan.settings.inputs, plan.settings.samples)
     return adapter_inputs(plan.adapter, source.spec, plan.settings.samples, plan.settings.seed)
+
+
+def _calibration(plan: ConversionPlan, source: SourceModel, inputs: RawInputs) -> CalibrationInputs:
+    """Return the inputs for calibration: those of a folder, or else the samples of the proof."""
+    if plan.settings.calibrate is not None:
+        return CalibrationFiles(source.spec, plan.settings.calibrate)
+    preprocess = find_preprocess(source.spec.preprocess)
+    items = [prepare(source.spec, preprocess, raw) for raw in inputs.values]
+    return CalibrationSamples(source.spec, items, inputs.names, inputs.origin)
 
 
 def _manifest(

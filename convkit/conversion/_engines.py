@@ -26,6 +26,9 @@ from convkit.backends import (
     open_session,
     proving_backend,
 )
+from convkit.conversion._audit import audit
+from convkit.conversion._calibration import CalibrationFiles
+from convkit.conversion._changes import DEFAULT_METHOD, Changes, Wish, measure_changes
 from convkit.conversion._export import check_graph, save_onnx
 from convkit.conversion._settings import resolve_options
 from convkit.conversion._typed import prove_typed
@@ -33,6 +36,7 @@ from convkit.errors import ConversionError, ProofFailedError, SettingError
 from convkit.files import sha256
 from convkit.graph import Rewrite, RewriteRecord, apply_rewrite, in_phases
 from convkit.graph.precision import widened_model
+from convkit.inspection import GraphPrecision, graph_precision, graph_stats
 from convkit.model import ModelSpec, Precision, Target, find_precision, resolve
 from convkit.plugins import manager
 from convkit.processing import find_decode
@@ -59,19 +63,23 @@ def build_engine(
     *,
     targets: Sequence[str] = (),
     precision: str | None = None,
+    calibrate: Path | None = None,
+    method: str | None = None,
     options: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> BuiltEngine:
     """Build an engine of an artifact, from the artifact alone, and write it to ``engines/<to>`` in it.
 
     The rewrites of phase *target* fit the graph to the backend; what they change is proved on the golden samples
-    before the backend parses it. ``precision`` ``fp16`` or ``bf16`` types a float32 graph first, by the rewrites of
-    phase *precision*, and is proved by a rung of its own; the default is that of the artifact, whose types a typed
-    artifact keeps. An engine of that name is replaced. ``options`` override those of the conversion.
+    before the backend parses it. ``precision`` ``fp16``, ``bf16`` or ``int8`` types a float32 graph first, by the
+    rewrites of phase *precision*, and is proved by a rung of its own; the default is that of the artifact, whose types
+    a typed artifact keeps. int8 of a float32 artifact is calibrated with the inputs of the folder ``calibrate``, by
+    ``method``. An engine of that name is replaced. ``options`` override those of the conversion.
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved.
         SettingError: there is no such backend, target, precision or option, or the artifact has another precision.
+        InputError: there are too few inputs for calibration, or one cannot be read.
         ProofFailedError: the graph for the backend, or what the backend understood, computes something else; the
             result was kept as ``engines/<to>.rejected``.
         ConversionError: the backend does not accept or build the graph.
@@ -80,20 +88,26 @@ def build_engine(
     asked = find_precision(precision) if precision is not None else None
     artifact = Artifact.open(path)
     kind = _precision_of(artifact, asked)
+    typing = kind.name != _FLOAT32 and not _is_typed(artifact)
+    if (calibrate or method) and not (typing and kind.rest):
+        raise SettingError(
+            "Inputs for calibration are for int8 engines of float32 artifacts.", hint="Leave --calibrate out."
+        )
     progress("checking hashes")
     artifact.verify()
     backend = find_builder(to)
     spec = spec_from_manifest(artifact.manifest)
+    wish = _wish(kind, spec, calibrate, method) if typing else None
     target = _target(artifact, to, kind, options or {})
     with engine_staging(artifact.path, to) as staged:
         folder = staged.folder
         golden = GoldenSamples.load(artifact.path, spec)
         fitted = _fit(artifact, spec, replace(target, precision=_FLOAT32), folder, progress)
         rungs, known = _prove_fitted(artifact, spec, golden, fitted, progress)
+        details: dict[str, Any] = {}
         if kind.name != _FLOAT32 and rungs[0].status == PASSED:
-            fitted = _fit(artifact, spec, target, folder, progress)
-            known, records = _Known(), [*_typing(artifact), *(record for _, record in fitted.records)]
-            rungs += prove_typed(artifact, spec, golden, fitted.graph, kind, records, progress)
+            fitted, typed, details = _type(artifact, spec, golden, target, kind, wish, folder, progress)
+            known, rungs = _Known(), [*rungs, *typed]
         ladder = Ladder(()).replaced(rungs)
         engine = Engine(backend.name, folder / "model.plan")
         if ladder.exit_code == 0:
@@ -102,7 +116,7 @@ def build_engine(
         if kind.name == _FLOAT32:
             ladder = ladder.completed(NOT_APPLICABLE, {"typed": "The engine is float32."})
         ladder = ladder.completed(PENDING, {}, "A rung below has to pass first.")
-        _write(folder, artifact, backend, target, engine, ladder, fitted.records)
+        _write(folder, artifact, backend, target, engine, ladder, fitted.records, details)
         kept = staged.publish(rejected=ladder.exit_code != 0)
     if ladder.exit_code:
         raise _refusal(kept, to, ladder)
@@ -149,7 +163,62 @@ class _Fitted:
     records: Sequence[tuple[str, RewriteRecord]]
 
 
-def _fit(artifact: Artifact, spec: ModelSpec, target: Target, folder: Path, progress: Progress) -> _Fitted:
+def _wish(kind: Precision, spec: ModelSpec, calibrate: Path | None, method: str | None) -> Wish:
+    """Return what is asked of the types of a float32 artifact's graph."""
+    files = CalibrationFiles(spec, calibrate) if calibrate else None
+    return Wish(kind, calibration=files, method=method or DEFAULT_METHOD)
+
+
+def _type(
+    artifact: Artifact,
+    spec: ModelSpec,
+    golden: GoldenSamples,
+    target: Target,
+    kind: Precision,
+    wish: Wish | None,
+    folder: Path,
+    progress: Progress,
+) -> tuple[_Fitted, list[Rung], dict[str, Any]]:
+    """Return the graph in the types of a precision, its rungs, and what int8 was calibrated with, for ``engine.json``.
+
+    ``wish`` is None for an artifact that is typed already. Without inputs for calibration nothing is known of the
+    ranges of values.
+
+    Raises:
+        ConversionError: too little of the arithmetic has the types that were asked for.
+    """
+    import onnx
+
+    model, changes = onnx.load(str(artifact.model)), None
+    if wish and wish.calibration:
+        changes = measure_changes(model, wish, (), progress=progress)
+    fitted = _fit(artifact, spec, target, folder, progress, changes)
+    records = [*_typing(artifact), *(record for _, record in fitted.records)]
+    audit(_types(fitted.graph, spec), kind, [miss for record in records for miss in record.near_misses])
+    yardstick = changes.write_yardstick(model, artifact.model, folder) if changes else artifact.model
+    try:
+        rungs = prove_typed(artifact, spec, golden, fitted.graph, kind, records, yardstick, progress)
+    finally:
+        Changes.forget_yardstick(folder)
+    calibrated = changes.calibration if changes else None
+    return fitted, rungs, {"calibration": calibrated.to_json()} if calibrated else {}
+
+
+def _types(graph: Path, spec: ModelSpec) -> GraphPrecision:
+    import onnx
+
+    model = onnx.load(str(graph))
+    return graph_precision(model, graph_stats(model, {dim.name: dim.opt for dim in spec.dims}))
+
+
+def _fit(
+    artifact: Artifact,
+    spec: ModelSpec,
+    target: Target,
+    folder: Path,
+    progress: Progress,
+    changes: Changes | None = None,
+) -> _Fitted:
     """Fit the graph to the backend; for a precision that is not float32, type it first unless the artifact is typed.
 
     Of a typed artifact float32 means the same graph with float32 in place of its 16-bit types.
@@ -166,7 +235,8 @@ def _fit(artifact: Artifact, spec: ModelSpec, target: Target, folder: Path, prog
     for plugin, change in in_phases(found):
         if change.phase in phases:
             progress(f"rewriting: {change.name}")
-            model, record = apply_rewrite(model, change, spec.expect.get(change.name))
+            rewrite = changes.of(change) if changes else change
+            model, record = apply_rewrite(model, rewrite, spec.expect.get(change.name))
             records.append((plugin, record))
     if not any(record.fired for _, record in records):
         return _Fitted(artifact.model, records)
@@ -279,6 +349,7 @@ def _write(
     engine: Engine,
     ladder: Ladder,
     records: Sequence[tuple[str, RewriteRecord]],
+    details: Mapping[str, Any],
 ) -> None:
     files = {
         file.name: {"sha256": sha256(file), "bytes": file.stat().st_size}
@@ -294,6 +365,7 @@ def _write(
         "rewrites": [{"plugin": plugin, "name": record.name, "fired": record.fired} for plugin, record in records],
         "plan": engine.file.name,
         "files": files,
+        **details,
         **engine.details,
     }
     for name, document in (("engine.json", description), ("verdict.json", {"ladder": ladder.to_json()})):

@@ -93,6 +93,15 @@ def _precision(value: Any) -> str:
         raise ValueError(error.hint) from None
 
 
+def _method(value: Any) -> str:
+    from convkit.graph.precision import find_method
+
+    try:
+        return find_method(str(value))
+    except SettingError as error:
+        raise ValueError(error.hint) from None
+
+
 def _setting(parse: Callable[[Any], Any], default: Any) -> Any:
     """Return a field whose given values go through ``parse``, which raises ValueError with the remedy."""
     return field(default=default, metadata={"parse": parse})
@@ -113,6 +122,8 @@ class ConvertSettings:
     target: tuple[str, ...] = _setting(_words, ())
     precision: str = _setting(_precision, "fp32")
     keep_fp32: Path | None = _setting(_path, None)
+    calibrate: Path | None = _setting(_path, None)
+    calibration: str = _setting(_method, "percentile")
     inputs: Path | None = _setting(_path, None)
     names: Path | None = _setting(_path, None)
     samples: int = _setting(_whole(1, MAX_SAMPLES), 8)
@@ -202,6 +213,8 @@ def resolve_settings(
             "keep_fp32 lists nodes to keep in float32, and all of a float32 graph are.",
             hint="Add --precision fp16 or bf16.",
         )
+    if values.get("precision") != "int8" and (values.get("calibrate") or values.get("calibration")):
+        raise SettingError("Inputs for calibration are for int8.", hint="Add --precision int8.")
     options, option_origins = _options(adapter, [(label, source.get("set")) for label, source in sources[:3]])
     dims = apply_overrides(adapter.dims, values.get("shape", ()))
     return ConvertSettings(**values, dims=dims, options=options, origins=origins | option_origins)

@@ -1,4 +1,4 @@
-"""The rung *typed* of an engine: a 16-bit graph against float64, under what that precision costs PyTorch itself."""
+"""The rung *typed* of an engine: a typed graph against float64, under what that precision costs PyTorch itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convkit.backends import FAILED, PASSED, PENDING, Rung, open_session
 from convkit.conversion._yardstick import measure_yardstick
 from convkit.errors import EnvironmentProblem
 from convkit.graph import RewriteRecord
-from convkit.model import ModelSpec, Precision
+from convkit.model import PRECISIONS, ModelSpec, Precision
 from convkit.processing import find_decode
 from convkit.progress import Progress
 from convkit.proof import (
@@ -24,7 +24,7 @@ from convkit.proof import (
     shape_cases,
 )
 
-__all__ = ["HOW", "prove_typed", "remedy", "worst"]
+__all__ = ["HOW", "prove_typed", "remedy", "worst", "yardstick_text"]
 
 HOW = "operators compute in float32 and round their results once"
 """What the backend torch does with 16-bit tensors on the CPU."""
@@ -37,25 +37,28 @@ def prove_typed(
     graph: Path,
     precision: Precision,
     records: Sequence[RewriteRecord],
+    yardstick: Path,
     progress: Progress,
 ) -> list[Rung]:
-    """Return the rungs *typed* and *decoded* of a 16-bit graph, run by PyTorch on the CPU on the golden samples.
+    """Return the rungs *typed* and *decoded* of a typed graph, run by PyTorch on the CPU on the golden samples.
 
-    Its error against float64 may be a small multiple of what PyTorch errs with the artifact's float32 graph when every
-    tensor of that is 16-bit; a typed artifact has that in its proof. ``records`` are those of the rewrites that made
-    the graph. The rungs are pending where PyTorch lacks an operator.
+    Its error against float64 may be a small multiple of what PyTorch errs with the graph ``yardstick``, the artifact's
+    in float32, when every tensor of that is 16-bit, for int8 rounded to its steps besides; a typed artifact has that in
+    its proof. ``records`` are those of the rewrites that made the graph. The rungs are pending where PyTorch lacks an
+    operator.
     """
     fired = {record.name: record.fired for record in records if record.fired}
     kept = [miss for record in records if record.name == f"graph.to-{precision.name}" for miss in record.near_misses]
     facts: dict[str, Any] = {"precision": precision.name, "how": HOW, "rewrites": fired, "float32": kept}
     try:
-        verdict = _verdict(artifact, spec, golden, graph, precision, progress)
+        verdict = _verdict(artifact, spec, golden, graph, precision, yardstick, progress)
     except EnvironmentProblem as error:
         text = f"{error.message} Nothing was compared."
         return [Rung("typed", PENDING, text, {**facts, "hint": error.hint}), Rung("decoded", PENDING, text)]
     facts["baselines"] = verdict.to_json()["baselines"]
     facts["checks"] = failures_json(verdict.checks)
-    typed = f"{fired.get(f'graph.to-{precision.name}', 0)} nodes in {precision.dtype}, {len(kept)} kept in float32"
+    left = "with weights left out of it" if precision.rest else "kept in float32"
+    typed = f"{fired.get(f'graph.to-{precision.name}', 0)} nodes in {precision.dtype}, {len(kept)} {left}"
     if not verdict.passed:
         facts["hint"] = remedy(verdict, precision)
     status = PASSED if verdict.passed else FAILED
@@ -64,12 +67,18 @@ def prove_typed(
 
 
 def _verdict(
-    artifact: Artifact, spec: ModelSpec, golden: GoldenSamples, graph: Path, precision: Precision, progress: Progress
+    artifact: Artifact,
+    spec: ModelSpec,
+    golden: GoldenSamples,
+    graph: Path,
+    precision: Precision,
+    yardstick: Path,
+    progress: Progress,
 ) -> Verdict:
     cases, decode, reference = shape_cases(spec.dims), find_decode(spec.decode), golden.reference()
     recorded = Verdict.from_json(artifact.verdict).baselines
     baselines = (
-        measure_yardstick(spec, artifact.model, reference, golden.samples, cases, decode, precision, progress)
+        measure_yardstick(spec, yardstick, reference, golden.samples, cases, decode, precision, progress)
         if artifact.manifest["graph"]["precision"] == "fp32"
         else recorded
     )
@@ -100,7 +109,20 @@ def worst(verdict: Verdict) -> str:
     return f"{worst.output} {figure:.2g} off float64 (relative) where {limit:.2g} is allowed; "
 
 
+def yardstick_text(precision: Precision) -> str:
+    """Return what PyTorch runs in a precision, in words."""
+    if precision.rest:
+        return f"tensors rounded to {precision.dtype} steps and {PRECISIONS[precision.rest].dtype} around them"
+    return f"every tensor in {precision.dtype}"
+
+
 def remedy(verdict: Verdict, precision: Precision) -> str:
+    """Return what a user can do about a typed graph that failed."""
+    if precision.rest:
+        return (
+            "Calibrate with more inputs like those of later use (--calibrate), keep layers in float32 (--keep-fp32), or"
+            f" use --precision {precision.rest}."
+        )
     if precision.name == "fp16" and any(map(_overflows, verdict.checks)):
         return "The network leaves the range of float16, which ends at 65504: use --precision bf16, or fp32."
     return "Use --precision fp32, or report the model: the graph was typed wrongly."

@@ -1,4 +1,4 @@
-"""The stage *type*: a proved float32 graph gets 16-bit types, is audited, and is proved again where it runs."""
+"""The stage *type*: a proved float32 graph gets the types of a precision, is audited and proved again."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ import numpy as np
 from convkit.artifact import MODEL
 from convkit.backends import FAILED, Backend, Engine, Rung, backend_named, find_graph_backend, open_engine
 from convkit.bisection import Limits, find_kept, results_judge
+from convkit.conversion._audit import audit
+from convkit.conversion._calibration import CalibrationSet
+from convkit.conversion._changes import Changes, Wish, measure_changes
 from convkit.conversion._export import check_graph, save_onnx
 from convkit.conversion._inputs import RawInputs
 from convkit.conversion._settings import AUTO
 from convkit.conversion._stages import Measured, Proved, Rewritten, Runner, prove_written
-from convkit.conversion._typed import remedy, worst
+from convkit.conversion._typed import remedy, worst, yardstick_text
 from convkit.conversion._yardstick import measure_yardstick
 from convkit.errors import ConversionError
 from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases
-from convkit.graph.precision import NARROW, Range, Search, To16Bit, ranges, read_keep_file, write_keep_file
+from convkit.graph.precision import NARROW, Range, Search, To16Bit, read_keep_file, write_keep_file
 from convkit.inspection import GraphPrecision, graph_precision, graph_stats
-from convkit.model import ModelSpec, Precision, Target, find_precision
+from convkit.model import ModelSpec, Precision, Target
 from convkit.plugins import manager
 from convkit.processing import collate
 from convkit.progress import Progress
@@ -35,8 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["Typed", "judge_of", "prove_typed_graph", "read_kept", "type_graph"]
 
 KEPT = "proof/kept.txt"
-LEAST_SHARE = 0.5
-"""The share of the arithmetic that has to be in the types that were asked for."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Typed:
     """A typed graph: what the rewrites did, which types came of it, and what the precision costs PyTorch.
 
     ``ranges`` are those on the samples that kept a node in float32, by tensor; ``search`` is how the nodes to keep were
-    found, where they were searched for.
+    found, where they were searched for; ``calibration`` is what int8 was calibrated with.
     """
 
     model: onnx.ModelProto
@@ -54,11 +55,14 @@ class Typed:
     ranges: Mapping[str, Range]
     baselines: dict[str, dict[str, float]]
     search: Search | None = None
+    calibration: CalibrationSet | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what the manifest says of it."""
         table = {name: [found.low, found.high] for name, found in self.ranges.items()}
         found = {"search": self.search.to_json()} if self.search else {}
+        if self.calibration:
+            found["calibration"] = self.calibration.to_json()
         return {**self.types.to_json(AUTO if self.search else self.precision.name), "ranges": table, **found}
 
 
@@ -88,51 +92,50 @@ def type_graph(
     rewritten: Rewritten,
     measured: Measured,
     runner: Runner,
-    keep: Collection[str],
+    wish: Wish,
     folder: Path,
     progress: Progress,
-    *,
-    auto: bool = False,
 ) -> Typed:
     """Type the float32 graph for the precision of ``target``, audit it, and write it in place of the other.
 
-    The ranges of values come from the samples, run by ``runner`` in float32; ``keep`` are nodes that stay float32. With
-    ``auto``, so do those that have to for decoded results to keep to `Limits`: the smallest set that a search finds,
-    which is written to ``proof/kept.txt``.
+    The ranges of values come from the samples, or the inputs for calibration, run by ``runner`` in float32. With
+    ``wish.auto``, those nodes stay float32 that have to for decoded results to keep to `Limits`: the smallest set that
+    a search finds, which is written to ``proof/kept.txt``.
 
     Raises:
         ConversionError: the graph is 16-bit already, or the greater part of its arithmetic stays float32.
         EnvironmentProblem: PyTorch lacks an operator of the graph.
     """
-    precision, model = find_precision(target.precision), rewritten.model
+    precision, model = wish.precision, rewritten.model
     _check_float32(model)
-    progress("measuring the range of every tensor")
-    seen = ranges(model, _single_feeds(spec, measured), open_graph=lambda graph: _opened(runner, graph, folder))
-    searched = _searched(spec, model, measured, precision, keep, seen, folder, progress) if auto else None
-    if searched:
-        keep = {*keep, *searched.kept}
+    feeds = list(_single_feeds(spec, measured))
+    changes = measure_changes(model, wish, feeds, lambda graph: _opened(runner, graph, folder), progress)
+    searched = _searched(spec, model, measured, changes, folder, progress) if wish.auto else None
     found = manager().gather("convkit_graph_rewrites", of=Rewrite, adapter=adapter, target=target)
     records: list[tuple[str, RewriteRecord]] = []
     for plugin, change in in_phases(found):
         if change.phase == "precision":
             progress(f"rewriting: {change.name}")
-            typing = isinstance(change, To16Bit)
-            rewrite = To16Bit(precision.name, keep, seen) if typing else change
+            rewrite = changes.of(change, searched.kept if searched else ())
             model, record = apply_rewrite(model, rewrite, spec.expect.get(change.name))
             records.append((plugin, record))
     check_graph(model, "the rewrites of phase precision")
     types = graph_precision(model, graph_stats(model, {dim.name: dim.opt for dim in spec.dims}))
-    least = 0.0 if auto else LEAST_SHARE
-    _audit(types, precision, [miss for _, record in records for miss in record.near_misses], least)
-    baselines = measure_yardstick(
-        spec, folder / MODEL, measured.reference, measured.samples, measured.cases, measured.decode, precision,
-        progress, bounded=True,
-    )  # fmt: skip
+    audit(types, precision, [miss for _, record in records for miss in record.near_misses], auto=wish.auto)
+    try:
+        yardstick = changes.write_yardstick(rewritten.model, folder / MODEL, folder)
+        baselines = measure_yardstick(
+            spec, yardstick, measured.reference, measured.samples, measured.cases, measured.decode, precision,
+            progress, bounded=True,
+        )  # fmt: skip
+    finally:
+        changes.forget_yardstick(folder)
     _stamp(model, records)
     for part in folder.glob(f"{MODEL}*"):
         part.unlink()
     save_onnx(model, folder / MODEL)
-    return Typed(model, records, precision, types, _decisive(types, seen), baselines, searched)
+    decisive = _decisive(types, changes.ranges)
+    return Typed(model, records, precision, types, decisive, baselines, searched, changes.calibration)
 
 
 def prove_typed_graph(
@@ -160,7 +163,7 @@ def prove_typed_graph(
 def _rung(typed: Typed, verdict: Verdict) -> Rung:
     checks = [check for check in verdict.checks if check.kind in GRAPH_CHECKS]
     counts = ", ".join(f"{count} nodes in {name}" for name, count in typed.types.nodes.items())
-    summary = f"{counts}; {worst(verdict)}three times what PyTorch errs with every tensor in {typed.precision.dtype}"
+    summary = f"{counts}; {worst(verdict)}three times what PyTorch errs with {yardstick_text(typed.precision)}"
     facts: dict[str, Any] = {
         "precision": typed.precision.name,
         "rewrites": {record.name: record.fired for _, record in typed.rewrites if record.fired},
@@ -205,53 +208,28 @@ def _searched(
     spec: ModelSpec,
     model: onnx.ModelProto,
     measured: Measured,
-    precision: Precision,
-    keep: Collection[str],
-    seen: Mapping[str, Range],
+    changes: Changes,
     folder: Path,
     progress: Progress,
 ) -> Search:
     """Return the search for the nodes that have to stay float32, and write them to a file that people can review."""
-    items = measured.samples.prepared[measured.opt.item_sizes]
+    items, name = measured.samples.prepared[measured.opt.item_sizes], changes.wish.precision.name
     feeds = list(_single_feeds(spec, measured))
     metas = [[item.meta] * spec.batch.min for item in items]
     limits = Limits()
 
     def typed(kept: Collection[str]) -> onnx.ModelProto:
-        return apply_rewrite(model, To16Bit(precision.name, {*keep, *kept}, seen))[0]
+        return apply_rewrite(model, changes.of(To16Bit(name), kept))[0]
 
     judge = results_judge(spec, [measured.reference(feed) for feed in feeds], metas, limits)
-    found = find_kept(model, typed, feeds, judge, name=precision.name, progress=progress)
+    found = find_kept(model, typed, feeds, judge, name=name, progress=progress)
     heading = [
-        f"Nodes that stay float32 in {precision.name}: the smallest set that a search found for which decoded results",
+        f"Nodes that stay float32 in {name}: the smallest set that a search found for which decoded results",
         f"keep to {limits.score:g} in scores on {len(feeds)} samples. `convkit convert … --keep-fp32 FILE` takes it.",
     ]
     (folder / KEPT).parent.mkdir(exist_ok=True)
     write_keep_file(folder / KEPT, found.reasons, heading)
     return found.search
-
-
-def _audit(types: GraphPrecision, precision: Precision, misses: Sequence[str], least: float) -> None:
-    """Refuse a graph that was to be 16-bit and stayed float32 for the greater part; ``misses`` say why nodes did.
-
-    Raises:
-        ConversionError: a smaller share of the arithmetic than ``least`` is 16-bit, or none.
-    """
-    share = types.share([precision.dtype])
-    if share and share >= least:
-        return
-    measure = "arithmetic" if types.arithmetic else "nodes"
-    reasons: dict[str, int] = {}
-    for miss in misses:
-        reason = miss.partition(": ")[2]
-        reasons[reason] = reasons.get(reason, 0) + 1
-    common = sorted(reasons.items(), key=lambda pair: -pair[1])[:3]
-    listed = "; ".join(f"{reason} ({count} nodes)" for reason, count in common)
-    because = f": {listed}" if listed else ""
-    raise ConversionError(
-        f"{precision.name} was asked for, and {1 - share:.0%} of the {measure} stayed float32{because}.",
-        hint="Keep fewer nodes (--keep-fp32), try --precision bf16 where values leave the range, or use fp32.",
-    )
 
 
 def _decisive(types: GraphPrecision, seen: Mapping[str, Range]) -> dict[str, Range]:

@@ -1,4 +1,4 @@
-"""What a 16-bit precision costs PyTorch itself on a float32 graph: the yardstick of every typed graph of it."""
+"""What a precision costs PyTorch itself on a float32 graph: the yardstick of every typed graph of it."""
 
 from __future__ import annotations
 
@@ -35,30 +35,34 @@ def measure_yardstick(
 
     It runs on the CPU, where operators compute in float32 and round their results once. A network that leaves the range
     of float16 has infinite errors there. With ``bounded`` it gets those of bfloat16, which has the range of float32,
-    reduced by the ratio of their units: what float16 costs where the range does not matter.
+    reduced by the ratio of their units: what float16 costs where the range does not matter. For int8 the graph is one
+    whose tensors are rounded to int8 steps, and with ``bounded`` float32 around them takes the place of float16.
 
     Raises:
         EnvironmentProblem: PyTorch lacks an operator of the graph.
     """
 
-    def measured(kind: Precision) -> Baselines:
-        session = session_in(graph, kind.dtype)
+    def measured(kind: Precision, dtype: str | None) -> Baselines:
+        session = session_in(graph, dtype)
         try:
             alone = _each_once(spec, session.run) if spec.batch.min == 1 else session.run
             return measure_baselines(spec, reference, alone, samples, cases, decode, progress, precision=kind)
         finally:
             session.close()
 
-    found, wide = measured(precision), PRECISIONS["bf16"]
+    wide = PRECISIONS["bf16"]
+    found = measured(precision, PRECISIONS[precision.rest or precision.name].dtype)
     if not bounded or precision == wide or _finite(found):
         return found
+    if precision.rest:
+        return measured(precision, None)
     ratio = precision.ulp / wide.ulp
     return {
         name: {
             key: precision.ulp if key == "ulp" else value if key == "scale" else value * ratio
             for key, value in table.items()
         }
-        for name, table in measured(wide).items()
+        for name, table in measured(wide, wide.dtype).items()
     }
 
 

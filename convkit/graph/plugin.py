@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 @hookimpl
 def convkit_graph_rewrites(target: Target) -> Iterable[Rewrite]:
-    """Tidy the exported graph before anybody looks for patterns, and type it for a 16-bit precision."""
+    """Tidy the exported graph before anybody looks for patterns, and type it for a precision below float32."""
     from convkit.graph._drop_identity import DropIdentity
     from convkit.graph._fold_constants import FoldConstants
 
     rewrites: list[Rewrite] = [FoldConstants(), DropIdentity()]
     if target.precision != "fp32":
-        from convkit.graph.precision import To16Bit
+        from convkit.graph.precision import To16Bit, ToInt8
+        from convkit.model import find_precision
 
-        rewrites.append(To16Bit(target.precision))
+        precision = find_precision(target.precision)
+        if precision.rest:
+            rewrites.append(ToInt8({}, precision.rest))
+        rewrites.append(To16Bit(precision.rest or precision.name))
     return rewrites

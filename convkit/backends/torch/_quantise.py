@@ -9,6 +9,7 @@ from torch import Tensor
 
 from convkit.backends.torch._accept import refuse
 from convkit.backends.torch._node import Builder, Function, Key, TorchNode, operator, torch_dtype
+from convkit.graph.precision import FAKE_QUANTIZE
 
 __all__ = ["QUANTISE"]
 
@@ -61,6 +62,23 @@ def _dequantize(node: TorchNode) -> Function | tuple[Function, Sequence[str]]:
         return dequantize
     values = dequantize(*known)
     return lambda: values, ()
+
+
+def _fake_quantize(node: TorchNode) -> Function:
+    """Round to steps of int8 and stay in the type of the input: the yardstick of int8 graphs, by PyTorch's own."""
+    scales = torch.tensor(node.attributes["scales"], dtype=torch.float32)
+    axis = int(node.attributes.get("axis", -1))
+
+    def fake_quantize(x: Tensor) -> Tensor:
+        if axis < 0:
+            return torch.fake_quantize_per_tensor_affine(x.float(), float(scales[0]), 0, -127, 127).to(x.dtype)
+        along, zeros = scales.to(x.device), torch.zeros(len(scales), dtype=torch.int32, device=x.device)
+        return torch.fake_quantize_per_channel_affine(x.float(), along, zeros, axis, -127, 127).to(x.dtype)
+
+    return fake_quantize
+
+
+QUANTISE[FAKE_QUANTIZE] = _fake_quantize
 
 
 def _axis(node: TorchNode) -> int:

@@ -61,7 +61,7 @@ def quantize(
         ConversionError: values overflow on a sample, or nothing is left to quantise.
         EnvironmentProblem: the graph cannot be run here.
     """
-    find_precision(low)
+    find_precision(low, floating=True)
     excluded = {*exclude, *keep}
     found = calibrate(model, feeds, method=method, exclude=excluded, open_graph=open_graph)
     result, record = apply_rewrite(model, ToInt8(found.thresholds, low, excluded))

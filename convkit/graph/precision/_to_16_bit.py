@@ -53,7 +53,7 @@ class To16Bit(Rewrite):
     phase: ClassVar[Phase] = "precision"
 
     def __init__(self, precision: str, keep: Collection[str] = (), ranges: Mapping[str, Range] | None = None) -> None:
-        self.precision, self.keep = find_precision(precision), frozenset(keep)
+        self.precision, self.keep = find_precision(precision, floating=True), frozenset(keep)
         self.ranges = ranges or {}
         self.name = f"graph.to-{precision}"  # type: ignore[misc]
 

@@ -47,7 +47,7 @@ class ToInt8(Rewrite):
     phase: ClassVar[Phase] = "precision"
 
     def __init__(self, thresholds: Mapping[str, float], low: str = "fp32", exclude: Collection[str] = ()) -> None:
-        self.thresholds, self.low, self.exclude = thresholds, find_precision(low), frozenset(exclude)
+        self.thresholds, self.low, self.exclude = thresholds, find_precision(low, floating=True), frozenset(exclude)
 
     def apply(self, graph: gs.Graph, near_misses: list[str]) -> int:
         """Insert the nodes, and count the nodes that became int8.

@@ -69,5 +69,5 @@ def test_a_model_without_decode_is_judged_by_its_outputs(embedding, embedding_ar
 
 
 def test_a_search_in_float32_is_refused(toy_artifact):
-    with pytest.raises(SettingError, match="keep nothing"):
+    with pytest.raises(SettingError, match="There is no search in fp32"):
         search_artifact(toy_artifact.path, "fp32")

@@ -110,7 +110,7 @@ REFUSED = [
     ({"opset": 99}, {}, "opset cannot be 99", "23"),
     ({"to": "coreml"}, {}, "coreml", "onnx"),
     ({"precision": "int4"}, {}, "int4", "fp32, fp16, bf16"),
-    ({"precision": "int8"}, {}, "int8", "calibrated"),
+    ({"precision": "fp8"}, {}, "fp8", "calibrated"),
     ({"precision": "fp8"}, {}, "fp8", "calibrated"),
     ({"keep_fp32": "kept.txt"}, {}, "keep_fp32", "--precision fp16"),
     ({"samples": 0}, {}, "0", "1 to 64"),

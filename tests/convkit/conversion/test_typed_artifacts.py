@@ -18,10 +18,12 @@ from convkit import Artifact, Conversion, Target, convert, load, validate
 from convkit.backends import open_artifact, open_session
 from convkit.bisection import Limits
 from convkit.conversion import plan_conversion, run_plan
+from convkit.conversion._changes import Wish
 from convkit.conversion._stages import Rewritten
 from convkit.conversion._typing import type_graph
 from convkit.errors import ConversionError, EnvironmentProblem, ProofFailedError, SettingError
 from convkit.graph.precision import read_keep_file
+from convkit.model import PRECISIONS
 
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 UNITS = {"fp16": 2.0**-10, "bf16": 2.0**-7}
@@ -234,8 +236,8 @@ def test_a_graph_that_is_16_bit_already_is_refused(half: Artifact, tmp_path: Pat
     rewritten = Rewritten(onnx.load(half.model), [])
     with pytest.raises(ConversionError, match="16-bit already"):
         type_graph(
-            "toy", None, Target("onnx", 20, "logits", "fp16", {}), rewritten, None, None, (), tmp_path,  # type: ignore[arg-type]
-            lambda *_: None,
+            "toy", None, Target("onnx", 20, "logits", "fp16", {}), rewritten, None, None,  # type: ignore[arg-type]
+            Wish(PRECISIONS["fp16"]), tmp_path, lambda *_: None,
         )  # fmt: skip
 
 
