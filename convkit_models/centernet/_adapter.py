@@ -24,6 +24,7 @@ class CenterNet(Adapter):
     name = "centernet"
     summary = "CenterNet object detection: res_18 to res_152, resdcn_18 to resdcn_152"
     forms = ("heads", "tensorrt-pro", "detections")
+    weights_folder = True
     dims = (
         Dim("batch", 1, 1, 8),
         Dim.fixed("height", 512, multiple_of=32),

@@ -92,16 +92,20 @@ def _nearest(
 
 
 def _nearest_places(have: int, size: int, factor: float, rule: str, rounding: str) -> np.ndarray:
-    """Return which input value each output value takes, by ONNX's definition of the coordinates."""
+    """Return which input value each output value takes, by ONNX's definition of the coordinates.
+
+    A factor that is a ratio of sizes is divided by as such, because one rounding can move a whole number below itself.
+    """
     at = np.arange(size, dtype=np.float64)
+    over, under = (have, size) if factor == size / have else (1, factor)
     if rule == "align_corners":
         at = at * (have - 1) / (size - 1) if size > 1 else at * 0
     elif rule == "asymmetric":
-        at = at / factor
+        at = at * over / under
     elif rule == "pytorch_half_pixel" and size == 1:
         at = at * 0
     else:
-        at = (at + 0.5) / factor - 0.5
+        at = (at + 0.5) * over / under - 0.5
     chosen: np.ndarray = np.clip(_ROUNDINGS[rounding](at), 0, have - 1).astype(np.int64)
     return chosen
 

@@ -208,3 +208,26 @@ def test_every_operator_is_in_a_test():
     graphs = "".join(Path(__file__).with_name(name).read_text() for name in ("test_torch.py", "test_torch_quantise.py"))
     missing = [name for _, name in convkit_torch_operators() if "+" not in name and name not in here]
     assert [name for name in missing if f'"{name}"' not in graphs] == []
+
+
+@pytest.mark.parametrize("have", [3, 7, 14, 22])
+def test_the_nearest_pixel_of_a_size_is_that_of_exact_fractions(tmp_path, have):
+    """18 columns of 14: column 9 is 9 * 14 / 18 = 7 exactly, and the quotient by a rounded 18 / 14 is below 7."""
+    sizes = range(1, 33)
+    graph = helper.make_graph(
+        [
+            node(
+                "Resize", ["x", "", "", f"s{size}"], [f"y{size}"], mode="nearest", nearest_mode="floor",
+                coordinate_transformation_mode="asymmetric",
+            )
+            for size in sizes
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [have])],
+        [helper.make_tensor_value_info(f"y{size}", TensorProto.FLOAT, None) for size in sizes],
+        [numpy_helper.from_array(ints(size), f"s{size}") for size in sizes],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    found = run_torch(model, tmp_path, {"x": np.arange(have, dtype=np.float32)})
+    for size in sizes:
+        assert found[f"y{size}"].tolist() == [i * have // size for i in range(size)]

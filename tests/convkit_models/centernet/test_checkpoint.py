@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.checkpoints import make_checkpoint, make_network
 
 from convkit.errors import CheckpointError
+from convkit_models.centernet import convkit_adapters
 from convkit_models.centernet._checkpoint import read_checkpoint
 
 State = dict[str, torch.Tensor]
@@ -219,3 +222,16 @@ def test_entries_that_are_no_tensors(tmp_path: Path, state: State) -> None:
 def test_files_without_weights(tmp_path: Path, content: Any, said: str) -> None:
     with pytest.raises(CheckpointError, match=said):
         read_checkpoint(saved(tmp_path / "w.pth", content))
+
+
+def test_a_folder_of_shards(tmp_path: Path, state: State) -> None:
+    names = list(state)
+    half = len(names) // 2
+    table = {}
+    for number, part in enumerate((names[:half], names[half:]), start=1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file({name: state[name].contiguous() for name in part}, tmp_path / file)
+        table.update(dict.fromkeys(part, file))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+    assert_same(read_checkpoint(tmp_path).state, state)
+    assert [adapter.weights_folder for adapter in convkit_adapters()] == [True]
