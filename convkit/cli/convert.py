@@ -47,6 +47,10 @@ def convert(
         Path | None,
         typer.Option("--keep-fp32", help="Nodes that stay in float32, one name on each line.", metavar="FILE"),
     ] = None,
+    graph: Annotated[
+        Path | None,
+        typer.Option("--graph", help="Prove this ONNX file of yours in place of the exported one.", metavar="FILE"),
+    ] = None,
     calibrate: Annotated[
         Path | None,
         typer.Option("--calibrate", help="Inputs that int8 is calibrated with: a folder.", metavar="DIR"),
@@ -100,6 +104,7 @@ def convert(
             "opset": opset,
             "precision": precision,
             "keep_fp32": keep_fp32,
+            "graph": graph,
             "calibrate": calibrate,
             "calibration": calibration,
             "inputs": inputs,

@@ -36,6 +36,7 @@ from convkit.progress import Progress, silent
 
 if TYPE_CHECKING:
     from convkit.backends import Ladder
+    from convkit.conversion._brought import BroughtGraph
     from convkit.conversion._engines import BuiltEngine
     from convkit.conversion._stages import Exported, Proved, Rewritten
     from convkit.conversion._typing import Typed
@@ -75,6 +76,8 @@ class ConversionPlan:
     settings: ConvertSettings
     weights: Path
     output: Path | None
+    brought: BroughtGraph | None = None
+    """The user's own graph, once it was read."""
 
     @property
     def target(self) -> Target:
@@ -90,12 +93,14 @@ class ConversionPlan:
     @property
     def precision(self) -> str:
         """The precision of the graph; one that is searched for (``auto``) is float16 with what has to stay float32."""
+        if self.brought:
+            return self.brought.precision.name
         return "fp16" if self.settings.precision == AUTO else self.settings.precision
 
     @property
     def typed(self) -> bool:
-        """Whether the graph gets other types than float32."""
-        return self.settings.precision != "fp32"
+        """Whether the graph gets other types than float32, or the user brings one."""
+        return self.settings.precision != "fp32" or self.settings.graph is not None
 
 
 def convert(
@@ -157,9 +162,7 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
         settings = plan.settings
         if settings.to == "onnx":
             return done
-        engine = build_engine(
-            done.artifact.path, settings.to, targets=settings.target, precision=plan.precision, progress=progress
-        )
+        engine = build_engine(done.artifact.path, settings.to, targets=settings.target, progress=progress)
     except Interrupted:
         raise
     except KeyboardInterrupt as error:
@@ -169,6 +172,7 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
 
 def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conversion:
     """Run the stages of the artifact itself."""
+    from convkit.conversion._brought import check_edges, read_graph
     from convkit.conversion._changes import Wish
     from convkit.conversion._preflight import preflight
     from convkit.conversion._stages import (
@@ -179,8 +183,11 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
         rewrite,
         write_device_kernels,
     )
-    from convkit.conversion._typing import judge_of, prove_typed_graph, read_kept, type_graph
+    from convkit.conversion._typing import bring_graph, judge_of, prove_typed_graph, read_kept, type_graph
 
+    if plan.settings.graph:
+        asked = plan.settings.precision if plan.settings.origins["precision"] != "built-in" else ""
+        plan = replace(plan, brought=read_graph(plan.settings.graph, asked))
     name, settings, target = plan.adapter.name, plan.settings, plan.target
     if settings.to != target.format:  # what the engine cannot get is refused before the work
         manager().gather("convkit_graph_rewrites", of=Rewrite, adapter=name, target=replace(target, format=settings.to))
@@ -194,7 +201,10 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
     plugin = manager().owner(name).name
     with at_stage(READ, plugin):
         source = _load(plan, plugin)
-    output = plan.output or default_output(plan.adapter, source, settings.form, settings.precision)
+    if plan.brought:
+        check_edges(source.spec, plan.brought)
+    shown = plan.precision if plan.brought else settings.precision
+    output = plan.output or default_output(plan.adapter, source, settings.form, shown)
     if not plan.output:
         _reserve(output, overwrite=overwrite)
     progress("checking the adapter on two samples")
@@ -221,10 +231,13 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
                 wish = Wish(
                     find_precision(plan.precision), keep, settings.precision == AUTO, calibration, settings.calibration
                 )
-                typed = type_graph(
-                    name, source.spec, replace(target, precision=plan.precision), rewritten, measured, runner, wish,
-                    folder, progress,
-                )  # fmt: skip
+                if plan.brought:
+                    typed = bring_graph(source.spec, plan.brought, rewritten, measured, runner, wish, folder, progress)
+                else:
+                    typed = type_graph(
+                        name, source.spec, replace(target, precision=plan.precision), rewritten, measured, runner, wish,
+                        folder, progress,
+                    )  # fmt: skip
                 proved = prove_typed_graph(source.spec, measured, inputs, proved, typed, judge, folder, progress)
         proved.verdict.notes.extend(map(str, source.spec.info.get("notes", ())))
         with at_stage(WRITE, plugin):
@@ -283,7 +296,10 @@ def _manifest(
     if typed:
         opset = next(entry.version for entry in typed.model.opset_import if entry.domain in ("", "ai.onnx"))
         graph |= {"precision": typed.precision.name, "opset": opset, "ir_version": typed.model.ir_version}
-    verdict, rewrites = proved.verdict, [*rewritten.rewrites, *(typed.rewrites if typed else ())]
+    rewrites = [] if plan.brought else [*rewritten.rewrites, *(typed.rewrites if typed else ())]
+    if plan.brought:
+        graph["brought"] = plan.brought.to_json()
+    verdict = proved.verdict
     owner = manager().owner(plan.adapter.name)
     origin = {"plugin": owner.name, "distribution": owner.distribution, "version": owner.version}
     return {
@@ -292,7 +308,7 @@ def _manifest(
         "weights": _weights_record(plan.weights),
         "model": spec_to_json(source.spec),
         "graph": graph,
-        **({"precision": typed.to_json()} if typed else {}),
+        **({"precision": typed.to_json()} if typed and typed.precision.name != "fp32" else {}),
         "settings": plan.settings.to_json(),
         "patches": {plugin: [asdict(record) for record in group] for plugin, group in exported.patches.items()},
         "translations": dict(exported.translations),

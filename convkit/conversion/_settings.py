@@ -122,6 +122,7 @@ class ConvertSettings:
     target: tuple[str, ...] = _setting(_words, ())
     precision: str = _setting(_precision, "fp32")
     keep_fp32: Path | None = _setting(_path, None)
+    graph: Path | None = _setting(_path, None)
     calibrate: Path | None = _setting(_path, None)
     calibration: str = _setting(_method, "percentile")
     inputs: Path | None = _setting(_path, None)
@@ -208,16 +209,33 @@ def resolve_settings(
         find_builder(values["to"])
     elif values.get("target"):
         raise SettingError("target is for engines, and the result is an ONNX file.", hint="Add --to tensorrt-rtx.")
+    _check_precision(values)
+    options, option_origins = _options(adapter, [(label, source.get("set")) for label, source in sources[:3]])
+    dims = apply_overrides(adapter.dims, values.get("shape", ()))
+    return ConvertSettings(**values, dims=dims, options=options, origins=origins | option_origins)
+
+
+def _check_precision(values: Mapping[str, Any]) -> None:
+    """Refuse settings of the precision that contradict each other.
+
+    Raises:
+        SettingError: they do.
+    """
+    if values.get("graph"):
+        own = [name for name in ("keep_fp32", "keep_exported") if values.get(name)]
+        if own or values.get("precision") == AUTO:
+            raise SettingError(
+                f"{own[0] if own else 'precision auto'} changes how convkit types a graph, and this one is brought.",
+                hint="Leave it out, or --graph.",
+            )
     if values.get("keep_fp32") and values.get("precision", "fp32") == "fp32":
         raise SettingError(
             "keep_fp32 lists nodes to keep in float32, and all of a float32 graph are.",
             hint="Add --precision fp16 or bf16.",
         )
-    if values.get("precision") != "int8" and (values.get("calibrate") or values.get("calibration")):
+    calibrated = values.get("calibrate") or values.get("calibration")
+    if calibrated and not values.get("graph") and values.get("precision") != "int8":
         raise SettingError("Inputs for calibration are for int8.", hint="Add --precision int8.")
-    options, option_origins = _options(adapter, [(label, source.get("set")) for label, source in sources[:3]])
-    dims = apply_overrides(adapter.dims, values.get("shape", ()))
-    return ConvertSettings(**values, dims=dims, options=options, origins=origins | option_origins)
 
 
 def _parsed(name: str, parse: Callable[[Any], Any], value: Any) -> Any:

@@ -11,9 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convkit.artifact import MODEL
-from convkit.backends import FAILED, Backend, Engine, Rung, backend_named, find_graph_backend, open_engine
+from convkit.backends import (
+    FAILED,
+    NOT_APPLICABLE,
+    Backend,
+    Engine,
+    Rung,
+    backend_named,
+    find_graph_backend,
+    open_engine,
+)
 from convkit.bisection import Limits, find_kept, results_judge
 from convkit.conversion._audit import audit
+from convkit.conversion._brought import BroughtGraph
 from convkit.conversion._calibration import CalibrationSet
 from convkit.conversion._changes import Changes, Wish, measure_changes
 from convkit.conversion._export import check_graph, save_onnx
@@ -35,7 +45,7 @@ from convkit.proof import GRAPH_CHECKS, Verdict, artifact_ladder, rung_of
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Typed", "judge_of", "prove_typed_graph", "read_kept", "type_graph"]
+__all__ = ["Typed", "bring_graph", "judge_of", "prove_typed_graph", "read_kept", "type_graph"]
 
 KEPT = "proof/kept.txt"
 
@@ -45,7 +55,8 @@ class Typed:
     """A typed graph: what the rewrites did, which types came of it, and what the precision costs PyTorch.
 
     ``ranges`` are those on the samples that kept a node in float32, by tensor; ``search`` is how the nodes to keep were
-    found, where they were searched for; ``calibration`` is what int8 was calibrated with.
+    found, where they were searched for; ``calibration`` is what int8 was calibrated with;
+    ``brought`` is the name of the file where the graph is the user's own.
     """
 
     model: onnx.ModelProto
@@ -56,6 +67,7 @@ class Typed:
     baselines: dict[str, dict[str, float]]
     search: Search | None = None
     calibration: CalibrationSet | None = None
+    brought: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return what the manifest says of it."""
@@ -122,20 +134,66 @@ def type_graph(
     check_graph(model, "the rewrites of phase precision")
     types = graph_precision(model, graph_stats(model, {dim.name: dim.opt for dim in spec.dims}))
     audit(types, precision, [miss for _, record in records for miss in record.near_misses], auto=wish.auto)
+    baselines = _measured(spec, rewritten.model, measured, precision, changes, folder, progress)
+    _stamp(model, records)
+    _write_graph(model, folder)
+    decisive = _decisive(types, changes.ranges)
+    return Typed(model, records, precision, types, decisive, baselines, searched, changes.calibration)
+
+
+def bring_graph(
+    spec: ModelSpec,
+    brought: BroughtGraph,
+    rewritten: Rewritten,
+    measured: Measured,
+    runner: Runner,
+    wish: Wish,
+    folder: Path,
+    progress: Progress,
+) -> Typed:
+    """Write a graph of the user's in place of the float32 one, of which PyTorch runs the yardstick of its precision.
+
+    For int8 that has the places and the scales that convkit would choose.
+
+    Raises:
+        ConversionError: nothing of the float32 graph can become int8.
+        EnvironmentProblem: PyTorch lacks an operator of the float32 graph.
+    """
+    baselines, changes = {name: dict(table) for name, table in measured.baselines.items()}, None
+    if brought.precision.name != "fp32":
+        if wish.calibration:
+            changes = measure_changes(rewritten.model, wish, (), lambda graph: _opened(runner, graph, folder), progress)
+        baselines = _measured(spec, rewritten.model, measured, wish.precision, changes, folder, progress)
+    types = graph_precision(brought.model, graph_stats(brought.model, {dim.name: dim.opt for dim in spec.dims}))
+    _write_graph(brought.model, folder)
+    calibration = changes.calibration if changes else None
+    return Typed(brought.model, [], brought.precision, types, {}, baselines, None, calibration, brought.name)
+
+
+def _measured(
+    spec: ModelSpec,
+    model: onnx.ModelProto,
+    measured: Measured,
+    precision: Precision,
+    changes: Changes | None,
+    folder: Path,
+    progress: Progress,
+) -> dict[str, dict[str, float]]:
+    """Return what a precision costs PyTorch on the float32 graph, which is in ``folder``, too."""
     try:
-        yardstick = changes.write_yardstick(rewritten.model, folder / MODEL, folder)
-        baselines = measure_yardstick(
+        yardstick = changes.write_yardstick(model, folder / MODEL, folder) if changes else folder / MODEL
+        return measure_yardstick(
             spec, yardstick, measured.reference, measured.samples, measured.cases, measured.decode, precision,
             progress, bounded=True,
         )  # fmt: skip
     finally:
-        changes.forget_yardstick(folder)
-    _stamp(model, records)
+        Changes.forget_yardstick(folder)
+
+
+def _write_graph(model: onnx.ModelProto, folder: Path) -> None:
     for part in folder.glob(f"{MODEL}*"):
         part.unlink()
     save_onnx(model, folder / MODEL)
-    decisive = _decisive(types, changes.ranges)
-    return Typed(model, records, precision, types, decisive, baselines, searched, changes.calibration)
 
 
 def prove_typed_graph(
@@ -150,14 +208,27 @@ def prove_typed_graph(
 ) -> Proved:
     """Prove the typed graph against float64 in every case and from raw inputs to results, by the precision's own rule.
 
-    ``before`` is the proof of the float32 graph, whose rung *exported* stays.
+    ``before`` is the proof of the float32 graph, whose rung *exported* stays, unless the graph is the user's own.
     """
     verdict, drawings = prove_written(
         spec, measured, inputs, before.golden, runner, folder, typed.baselines, before.verdict.ledger, progress
     )
     machine = runner.backend.machine(runner.device)
-    ladder = artifact_ladder(verdict, machine, before.ladder["exported"], _rung(typed, verdict))
+    exported, rung = before.ladder["exported"], None
+    if typed.brought:
+        exported = _brought_rung(typed, verdict)
+    if typed.precision.name != "fp32":
+        rung = _rung(typed, verdict)
+    ladder = artifact_ladder(verdict, machine, exported, rung)
     return Proved(verdict, ladder, machine, before.golden, drawings)
+
+
+def _brought_rung(typed: Typed, verdict: Verdict) -> Rung:
+    """Return the rung *exported* of a graph that nobody here exported: it is proved itself where it is float32."""
+    if typed.precision.name != "fp32":
+        return Rung("exported", NOT_APPLICABLE, f"The graph is {typed.brought}, which the user brought.")
+    checks = [check for check in verdict.checks if check.kind in GRAPH_CHECKS]
+    return rung_of("exported", checks, f"{typed.brought}, which the user brought, against {verdict.reference}")
 
 
 def _rung(typed: Typed, verdict: Verdict) -> Rung:
