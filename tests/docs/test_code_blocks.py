@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from support import markdown
-from support.workshop import Workshop, commands, matches
+from support import markdown, warm
+from support.workshop import ENVIRONMENT, Workshop, commands, matches
 
 DATA = {"text", "mermaid"}
 """Languages of blocks that show something and do nothing."""
@@ -16,7 +18,14 @@ TRANSLATIONS = {"docs/tutorial.zh-CN.md": "docs/tutorial.md"}
 
 
 @pytest.fixture(scope="module")
-def workshops(tmp_path_factory):
+def programs():
+    """Return a folder with a ``convkit``, ``python`` and ``pytest`` that start warm: the documents run sixty."""
+    with warm.commands({**os.environ, **ENVIRONMENT}) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def workshops(tmp_path_factory, programs):
     """Return what runs all blocks of a document, once, and gives the directory they ran in."""
     done: dict[str, Workshop] = {}
     failed: set[str] = set()
@@ -27,7 +36,7 @@ def workshops(tmp_path_factory):
         if document not in done:
             failed.add(document)
             earlier = markdown.starts_after(document)
-            workshop = Workshop(root / document.replace("/", "-"), visit(earlier) if earlier else None)
+            workshop = Workshop(root / document.replace("/", "-"), visit(earlier) if earlier else None, programs)
             for block in markdown.blocks(document):
                 if block.language not in DATA or block.directive:
                     workshop.run(block)
@@ -98,6 +107,40 @@ class TestMatching:
     )
     def test_different(self, expected, actual):
         assert not matches(expected, actual)
+
+
+class TestWarmPrograms:
+    """They cannot be told from the genuine ones by what they do."""
+
+    def run(self, folder: Path, programs: Path, text: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", **changes}
+        return subprocess.run(
+            ["bash", "-o", "pipefail", "-c", text], cwd=folder, env=environment, input="of the caller",
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    def test_streams_folder_environment_and_exit_code(self, tmp_path, programs):
+        (tmp_path / "own.py").write_text("import own_too; print(own_too.x, __name__)")
+        (tmp_path / "own_too.py").write_text("x = 7")
+        done = self.run(tmp_path, programs, "python own.py one | tr 7 8; python -c 'import sys; print(sys.argv)' two")
+        assert (done.stdout, done.stderr, done.returncode) == ("8 __main__\n['-c', 'two']\n", "", 0)
+        code = "import os, sys; print(sys.stdin.read(), os.environ['X'], os.getcwd()); sys.exit(3)"
+        done = self.run(tmp_path, programs, f'python -c "{code}"', X="1")
+        assert (done.stdout, done.stderr, done.returncode) == (f"of the caller 1 {tmp_path}\n", "", 3)
+
+    def test_errors_and_signals(self, tmp_path, programs):
+        done = self.run(tmp_path, programs, "python -c 1/0")
+        assert done.returncode == 1
+        assert done.stderr.rstrip().endswith("ZeroDivisionError: division by zero")
+        assert self.run(tmp_path, programs, "python -c 'import os; os.kill(os.getpid(), 9)'").returncode == 137
+        done = self.run(tmp_path, programs, "python -c 'import sys; sys.exit(\"told\")'")
+        assert (done.stderr, done.returncode) == ("told\n", 1)
+        assert self.run(tmp_path, programs, "convkit convert").returncode == 2
+        assert self.run(tmp_path, programs, "pytest --no-such-option").returncode == 4
+
+    def test_processes_are_their_own(self, tmp_path, programs):
+        code = "import sys, json; print(hasattr(json, 'mark'), 'convkit' in sys.modules); json.mark = 1"
+        assert [self.run(tmp_path, programs, f'python -c "{code}"').stdout for _ in range(2)] == ["False False\n"] * 2
 
 
 class TestRunning:

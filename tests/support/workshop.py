@@ -24,6 +24,13 @@ from support.markdown import ROOT, Block
 SITE = ".site"
 NOT_LINKED = {"build", "demo-output", "dist"}
 MEASUREMENT = re.compile(r"\d+\.\d+(?:e[+-]?\d+)?%?|\d+e[+-]?\d+|(?<![\w.])0(?![\w.])", flags=re.IGNORECASE)
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # threads that wait for each other are slow on a shared machine
+    "NO_COLOR": "1",
+    "COLUMNS": "200",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+"""What commands get on top of the environment of the tests."""
 ANY_NUMBER = r"(?:\d+(?:\.\d+)?(?:e[+-]?\d+)?%?|inf)"
 
 
@@ -82,10 +89,14 @@ class Workshop:
 
     What a document shows of a command is its stdout, its stderr, or the two one after the other: on
     a terminal, progress is a spinner that leaves nothing behind.
+
+    ``start`` is the workshop whose files this one goes on with, ``programs`` a folder of programs to be found before
+    those of the running Python (`support.warm.commands`).
     """
 
-    def __init__(self, folder: Path, start: Workshop | None = None) -> None:
+    def __init__(self, folder: Path, start: Workshop | None = None, programs: Path | None = None) -> None:
         self.folder = folder
+        self.programs = programs or Path(sys.executable).parent
         self.printed = ""
         if start:
             shutil.copytree(start.folder, folder, symlinks=True)
@@ -129,7 +140,7 @@ class Workshop:
         if block.language == "console":
             self._console(block)
         elif block.language == "python":
-            self._expect([sys.executable, "-c", block.text], 0, "", block)
+            self._expect([str(self.programs / "python"), "-c", block.text], 0, "", block)
         else:
             raise AssertionError(f"{block.place}: a {block.language or 'plain'} block needs a test directive")
         return "run"
@@ -163,12 +174,9 @@ class Workshop:
     def _expect(self, words: list[str], code: int, output: str, block: Block) -> None:
         environment = {
             **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(self.folder / SITE),
-            "OMP_NUM_THREADS": "1",  # threads that wait for each other are slow on a shared machine
-            "NO_COLOR": "1",
-            "COLUMNS": "200",
-            "PYTHONDONTWRITEBYTECODE": "1",
+            **ENVIRONMENT,
+            "PATH": os.pathsep.join([str(self.programs), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(self.folder / SITE), os.environ.get("PYTHONPATH")])),
         }
         done = subprocess.run(
             words,
