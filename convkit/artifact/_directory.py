@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import reprlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convkit._documents import checked, inner_file, parse_json, read_bounded, read_document
 from convkit.errors import ArtifactError, IntegrityError
 from convkit.files import put_back, sha256
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from convkit.artifact._engines import StoredEngine
     from convkit.artifact._records import ProofRecord
 
-__all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "seal_of"]
+__all__ = ["SCHEMA_VERSION", "Artifact", "anchored", "check_manifest", "seal_of", "unreadable"]
 
 SCHEMA_VERSION = 3
 """3: the ladder in the verdict, what the proof of the conversion ran on."""
@@ -28,6 +30,7 @@ KERNELS = "kernels"
 REPORT = "report.html"
 VERDICT = "proof/verdict.json"
 SAMPLES = "proof/samples.npz"
+_RESTORE = "Restore the artifact or convert again."
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Artifact:
 
         Raises:
             ArtifactError: it is no complete artifact, or one of a newer schema.
-            IntegrityError: its manifest was edited.
+            IntegrityError: its manifest was edited, or has fields that are missing or of another type.
         """
         path = Path(path)
         if not path.exists():
@@ -62,22 +65,7 @@ class Artifact:
                 f"{path} is not a complete artifact: it has no {MANIFEST} or was left behind by a killed conversion.",
                 hint="Delete it and convert again.",
             )
-        try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise IntegrityError(
-                f"{path / MANIFEST} cannot be read: {error}", hint="Restore the artifact or convert again."
-            ) from error
-        if not isinstance(manifest, dict) or manifest.get("seal") != seal_of(manifest):
-            raise IntegrityError(
-                f"{path / MANIFEST} was edited after the proof: its seal does not fit its content.",
-                hint="Restore the artifact or convert again; settings are changed by converting, not by editing.",
-            )
-        if manifest.get("schema_version") != SCHEMA_VERSION:
-            raise ArtifactError(
-                f"{path} has manifest schema {manifest.get('schema_version')}; this convkit reads {SCHEMA_VERSION}.",
-                hint=f"Use the convkit version that made it, or convert again: {_command(manifest)}",
-            )
+        manifest = _read_manifest(path)
         return cls(path, manifest)
 
     @property
@@ -87,23 +75,43 @@ class Artifact:
 
     @property
     def verdict(self) -> dict[str, Any]:
-        """The verdict that was reached when the artifact was made."""
-        return dict(json.loads((self.path / VERDICT).read_text(encoding="utf-8")))
+        """The verdict that was reached when the artifact was made.
+
+        Raises:
+            IntegrityError: its file cannot be read, or is no verdict.
+        """
+        from convkit.artifact._schema import VerdictDocument
+
+        with unreadable(self.path / VERDICT):
+            return dict(read_document(self.file(VERDICT), VerdictDocument))
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that the manifest lists, so that `verify` has compared it.
+
+        Raises:
+            IntegrityError: it is not listed.
+        """
+        if name not in self.manifest["files"]:
+            raise IntegrityError(f"The manifest of {self.path} does not list {name}.", hint=_RESTORE)
+        return self.path / name
 
     def verify(self) -> None:
         """Compare every file with the hash in the manifest.
 
         Raises:
-            IntegrityError: a file is missing or is not the one that was proved.
+            IntegrityError: a file is missing, is a link, or is not the one that was proved.
         """
+        root = self.path.resolve()
         for name, entry in self.manifest["files"].items():
             file = self.path / name
             if not file.is_file():
-                raise IntegrityError(f"{file} is missing.", hint="Restore the artifact or convert again.")
+                raise IntegrityError(f"{file} is missing.", hint=_RESTORE)
+            if file.resolve() != root / name:
+                raise IntegrityError(f"{file} is a link, or in a linked folder.", hint="Put the file itself there.")
             if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
                 raise IntegrityError(
                     f"{file} is not the file that was proved: its SHA-256 differs from the manifest's.",
-                    hint="Restore the artifact or convert again.",
+                    hint=_RESTORE,
                 )
 
     def engine(self, name: str) -> StoredEngine:
@@ -137,26 +145,76 @@ class Artifact:
         return str(self.path)
 
 
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of an artifact after its seal and every field were checked."""
+    file = path / MANIFEST
+    with unreadable(file):
+        manifest = parse_json(read_bounded(file))
+    if not isinstance(manifest, dict) or manifest.get("seal") != seal_of(manifest):
+        raise IntegrityError(
+            f"{file} was edited after the proof: its seal does not fit its content.",
+            hint="Restore the artifact or convert again; settings are changed by converting, not by editing.",
+        )
+    version = manifest.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} has manifest schema {reprlib.repr(version)}; this convkit reads {SCHEMA_VERSION}.",
+            hint=f"Use the convkit version that made it, or convert again: {_command(manifest)}",
+        )
+    check_manifest(manifest, file)
+    return manifest
+
+
+def check_manifest(manifest: Mapping[str, Any], file: Path = Path(MANIFEST)) -> None:
+    """Check the fields of a manifest, and that the files that are listed are in the artifact.
+
+    Raises:
+        IntegrityError: a field is missing or of another type, or a file name leads out of the artifact.
+    """
+    from convkit.artifact._schema import Manifest
+
+    with unreadable(file):
+        checked(manifest, Manifest)
+        for name in manifest["files"]:
+            inner_file(name)
+    for name in (MODEL, VERDICT):
+        if name not in manifest["files"]:
+            raise IntegrityError(f"{file} does not list {name}.", hint=_RESTORE)
+
+
+@contextlib.contextmanager
+def unreadable(file: Path, hint: str = "") -> Iterator[None]:
+    """Turn what is wrong with a file of an artifact into an `IntegrityError`."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError) as error:
+        text = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise IntegrityError(f"{file} cannot be read: {text}", hint=hint or _RESTORE) from error
+
+
 def _command(manifest: Mapping[str, Any]) -> str:
     """Return the command that makes an artifact of any schema anew, with the settings that were asked for."""
     adapter, weights = (manifest.get(key) for key in ("adapter", "weights"))
     name = adapter.get("name", "ADAPTER") if isinstance(adapter, dict) else "ADAPTER"
     file = weights.get("file", "FILE") if isinstance(weights, dict) else "FILE"
     words = ["convkit", "convert", str(name), "--weights", str(file)]
-    for setting in manifest.get("settings", ()):
-        if setting["origin"] in ("adapter", "built-in"):
-            continue
-        flag, _, option = setting["name"].partition(".")
-        value = setting["value"]
-        if option:
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            words += [f"--{flag}", f"{option}={text}"]
-        elif isinstance(value, bool):
-            words += [f"--{flag.replace('_', '-')}"] * value
-        else:
-            for item in value if isinstance(value, list) else [value]:
-                words += [f"--{flag.replace('_', '-')}", str(item)]
+    settings = manifest.get("settings")
+    for setting in settings if isinstance(settings, list) else ():
+        if isinstance(setting, dict) and setting.get("origin") not in ("adapter", "built-in"):
+            words += _flag(str(setting.get("name")), setting.get("value"))
     return shlex.join(words)
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    """Return the words that give a setting on the command line."""
+    flag, _, option = name.partition(".")
+    word = f"--{flag.replace('_', '-')}"
+    if option:
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        return [word, f"{option}={text}"]
+    if isinstance(value, bool):
+        return [word] * value
+    return [part for item in (value if isinstance(value, list) else [value]) for part in (word, str(item))]
 
 
 def seal_of(manifest: Mapping[str, Any]) -> str:

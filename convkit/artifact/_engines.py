@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from convkit.artifact._directory import Artifact, anchored
+from convkit._documents import inner_file, read_document
+from convkit.artifact._directory import Artifact, anchored, unreadable
 from convkit.artifact._publish import output_error
 from convkit.errors import IntegrityError
 from convkit.files import clear_leftovers, move_into_place, scratch_beside, sha256, sync, sync_tree, write_atomic
@@ -63,7 +64,7 @@ class StoredEngine:
         """
         for name, entry in self.description["files"].items():
             file = self.folder / name
-            if not file.is_file() or sha256(file) != entry["sha256"]:
+            if not file.is_file() or file.is_symlink() or sha256(file) != entry["sha256"]:
                 raise IntegrityError(f"{file} is not the file that was built.", hint="Build it again: convkit build.")
         if self.description["artifact"]["model.onnx"] != artifact.manifest["files"]["model.onnx"]["sha256"]:
             raise IntegrityError(
@@ -78,17 +79,27 @@ def stored_engines(artifact: Artifact) -> dict[str, StoredEngine]:
     Raises:
         IntegrityError: a description cannot be read.
     """
+    from convkit.artifact._schema import EngineDocument, EngineVerdict
+
     found = {}
     for folder in sorted((artifact.path / ENGINES).glob("*")):
         if folder.name.startswith(".") or folder.name.endswith(".rejected") or not (folder / DESCRIPTION).is_file():
             continue
-        try:
-            documents = [json.loads((folder / name).read_text(encoding="utf-8")) for name in (DESCRIPTION, VERDICT)]
-            found[folder.name] = StoredEngine(folder, documents[0], documents[1]["ladder"])
-            found[folder.name].summary(), found[folder.name].plan
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise IntegrityError(f"{folder} cannot be read: {error}", hint="Build it again: convkit build.") from error
+        with unreadable(folder, "Build it again: convkit build."):
+            description = read_document(folder / DESCRIPTION, EngineDocument)
+            for name in (description["plan"], *description["files"]):
+                _plain_name(name)
+            ladder = read_document(folder / VERDICT, EngineVerdict)["ladder"]
+            description["files"][description["plan"]]
+        found[folder.name] = StoredEngine(folder, description, ladder)
     return found
+
+
+def _plain_name(name: str) -> str:
+    """Return the name of a file directly in the engine's folder; raise ValueError for another one."""
+    if "/" in inner_file(name):
+        raise ValueError(f"{name[:80]!r} is no name of a file")
+    return name
 
 
 @dataclass(frozen=True)

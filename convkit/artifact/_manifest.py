@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from convkit.errors import AdapterError, IntegrityError, SettingError
 from convkit.model import Dim, ModelSpec, TensorSpec, Tolerance
 
 __all__ = ["environment", "spec_from_manifest", "spec_to_json"]
@@ -33,18 +34,28 @@ def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
 
 
 def spec_from_manifest(manifest: Mapping[str, Any]) -> ModelSpec:
-    """Return the model specification that `spec_to_json` wrote."""
+    """Return the model specification that `spec_to_json` wrote.
+
+    Raises:
+        IntegrityError: its parts do not fit each other.
+    """
     model = manifest["model"]
-    return ModelSpec(
-        variant=model["variant"],
-        dims=tuple(Dim(**dim) for dim in model["dims"]),
-        inputs=tuple(_tensor_from_json(tensor) for tensor in model["inputs"]),
-        outputs=tuple(_tensor_from_json(tensor) for tensor in model["outputs"]),
-        preprocess=model["preprocess"],
-        decode=model["decode"],
-        classes=tuple(model["classes"]),
-        info=model["info"],
-    )
+    try:
+        return ModelSpec(
+            variant=model["variant"],
+            dims=tuple(Dim(**dim) for dim in model["dims"]),
+            inputs=tuple(_tensor_from_json(tensor) for tensor in model["inputs"]),
+            outputs=tuple(_tensor_from_json(tensor) for tensor in model["outputs"]),
+            preprocess=model["preprocess"],
+            decode=model["decode"],
+            classes=tuple(model["classes"]),
+            info=model["info"],
+        )
+    except (AdapterError, SettingError) as error:
+        raise IntegrityError(
+            f"The manifest describes a model that cannot be: {error.message}",
+            hint="Restore the artifact or convert again.",
+        ) from error
 
 
 def environment(backend: str, device: str, machine: Mapping[str, str]) -> dict[str, Any]:

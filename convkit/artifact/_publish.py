@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from convkit.artifact._directory import MANIFEST, SCHEMA_VERSION, Artifact, anchored, seal_of
+from convkit.artifact._directory import MANIFEST, SCHEMA_VERSION, Artifact, anchored, check_manifest, seal_of
 from convkit.errors import ConvkitError, EnvironmentProblem, Interrupted, OutputError
 from convkit.files import clear_leftovers, move_into_place, scratch_beside, sha256, sync, sync_tree
 
@@ -66,6 +66,7 @@ def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite:
     link the link is replaced; what it leads to stays.
 
     Raises:
+        IntegrityError: `Artifact.open` would refuse the manifest.
         OutputError: something appeared at ``path`` meanwhile that is not to be overwritten.
         OSError: the disk refuses; what was at ``path`` is there.
     """
@@ -77,6 +78,7 @@ def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite:
     }
     document: dict[str, Any] = {"schema_version": SCHEMA_VERSION, **manifest, "files": files}
     document["seal"] = seal_of(document)
+    check_manifest(document)
     sync_tree(folder)
     (folder / MANIFEST).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     sync(folder / MANIFEST)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from convkit.artifact._directory import Artifact, seal_of
+from convkit._documents import read_document
+from convkit.artifact._directory import Artifact, seal_of, unreadable
 from convkit.artifact._publish import output_error
-from convkit.errors import IntegrityError
 from convkit.files import write_atomic
 
 __all__ = ["ProofRecord", "read_records", "record_file", "write_record"]
@@ -54,21 +54,19 @@ def read_records(artifact: Artifact) -> list[ProofRecord]:
     Raises:
         IntegrityError: a file cannot be read.
     """
+    from convkit.artifact._schema import RecordDocument
+
     found = []
     for file in sorted((artifact.path / FOLDER).glob("*.json")):
-        try:
-            document = json.loads(file.read_text(encoding="utf-8"))
-            record = ProofRecord(document["backend"], document["device"], document["machine"], document["ladder"])
-            problem = ""
-            if document["seal"] != seal_of(document) or file.name != _name(record):
-                problem = f"{file} was edited"
-            elif document["artifact"] != artifact.manifest.get("seal"):
-                problem = f"{file} belongs to another artifact"
-            found.append(replace(record, problem=problem))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise IntegrityError(
-                f"{file} cannot be read: {error}", hint="Delete it, and prove the artifact again: convkit validate."
-            ) from error
+        with unreadable(file, "Delete it, and prove the artifact again: convkit validate."):
+            document = read_document(file, RecordDocument)
+        record = ProofRecord(document["backend"], document["device"], document["machine"], document["ladder"])
+        problem = ""
+        if document["seal"] != seal_of(document) or file.name != _name(record):
+            problem = f"{file} was edited"
+        elif document["artifact"] != artifact.manifest.get("seal"):
+            problem = f"{file} belongs to another artifact"
+        found.append(replace(record, problem=problem))
     return found
 
 

@@ -61,7 +61,12 @@ def bisect_artifact(
     if len(runners) == 1 and not _narrow(runners[0].model) and texts != [FLOAT32]:
         runners.insert(0, find_runner(artifact, model, FLOAT32, device))
     spec = spec_from_manifest(artifact.manifest)
-    feeds = [feed for feed, _ in golden_batches(spec, GoldenSamples.load(artifact.path, spec), samples)]
+    feeds = [
+        feed
+        for feed, _ in golden_batches(
+            spec, GoldenSamples.load(artifact.path, spec, artifact.manifest["files"]), samples
+        )
+    ]
     return compare_runners(model, runners, feeds, shares=shares, progress=progress)
 
 

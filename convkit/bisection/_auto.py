@@ -129,7 +129,7 @@ def search_artifact(
     progress("checking hashes")
     artifact.verify()
     spec = spec_from_manifest(artifact.manifest)
-    golden, model = GoldenSamples.load(artifact.path, spec), load_graph(artifact.model)
+    golden, model = GoldenSamples.load(artifact.path, spec, artifact.manifest["files"]), load_graph(artifact.model)
     batches = golden_batches(spec, golden, samples)
     feeds = [feed for feed, _ in batches]
     expected = [golden.reference()(feed) for feed in feeds]

@@ -101,7 +101,7 @@ def build_engine(
     target = _target(artifact, to, kind, options or {})
     with engine_staging(artifact.path, to) as staged:
         folder = staged.folder
-        golden = GoldenSamples.load(artifact.path, spec)
+        golden = GoldenSamples.load(artifact.path, spec, artifact.manifest["files"])
         fitted = _fit(artifact, spec, replace(target, precision=_FLOAT32), folder, progress)
         rungs, known = _prove_fitted(artifact, spec, golden, fitted, progress)
         details: dict[str, Any] = {}

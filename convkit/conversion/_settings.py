@@ -164,7 +164,9 @@ def read_config(path: Path | None = None) -> tuple[dict[str, Any], str]:
         raise SettingError(f"There is no configuration file {file}.", hint="Check --config.")
     try:
         document = tomllib.loads(read_text(file))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise SettingError(f"{file} cannot be read: {error.strerror or error}.", hint="Check --config.") from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is a number of 5,000 digits
         raise SettingError(f"{file} is not valid TOML: {error}", hint="See https://toml.io for the syntax.") from error
     table = document.get("convert", {})
     if not isinstance(table, dict):

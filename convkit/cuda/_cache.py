@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from convkit._documents import parse_json
 from convkit.files import sha256, write_atomic
 
 __all__ = ["FORMAT", "cache_folder", "cache_key", "read_entry", "write_entry"]
@@ -41,7 +42,7 @@ def read_entry(key: str, kind: str) -> tuple[dict[str, Any], bytes] | None:
     """Return description and code of an entry; None where it is missing or damaged."""
     try:
         code_file, description_file = _files(key, kind)
-        description = json.loads(description_file.read_bytes())
+        description = parse_json(description_file.read_bytes())
         code = code_file.read_bytes()
     except (OSError, RuntimeError, ValueError):
         return None

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from convkit._documents import read_document
 from convkit.doctor._finding import Finding
 from convkit.files import sha256, write_atomic
 
@@ -62,7 +63,7 @@ def stored_recommendations() -> list[Recommendation]:
     found = []
     for file in sorted(_folder().glob("*.json")):
         with suppress(OSError, ValueError, TypeError):
-            found.append(Recommendation(**json.loads(file.read_text(encoding="utf-8"))))
+            found.append(Recommendation(**read_document(file, dict)))
     return found
 
 

@@ -132,7 +132,7 @@ def prove_predictor(
     something failed before. ``golden`` saves reading the golden samples again; ``stop_early`` runs nothing more in
     other shapes after a failure.
     """
-    golden = golden or GoldenSamples.load(predictor.artifact.path, predictor.spec)
+    golden = golden or GoldenSamples.load(predictor.artifact.path, predictor.spec, predictor.artifact.manifest["files"])
     verdict = prove_again(
         predictor.artifact,
         predictor.session,

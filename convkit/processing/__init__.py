@@ -1,5 +1,6 @@
 """Preprocess and decode: the protocols, the look-up among plugins, batches, readers of raw inputs, images."""
 
+from convkit.processing._array_files import COMPRESSED_FROM, read_arrays
 from convkit.processing._batches import checked_results, collate, decode_batch, item_sizes, prepare, take_items
 from convkit.processing._images import ImageReader, as_bgr, read_image, to_image
 from convkit.processing._normalisation import check_normalisation
@@ -17,6 +18,7 @@ from convkit.processing._registry import NamedArrays, device_decode, device_prep
 from convkit.processing._scenes import synthetic_scenes
 
 __all__ = [
+    "COMPRESSED_FROM",
     "ArrayReader",
     "ArraySpec",
     "Decode",
@@ -41,6 +43,7 @@ __all__ = [
     "find_preprocess",
     "item_sizes",
     "prepare",
+    "read_arrays",
     "read_image",
     "synthetic_scenes",
     "take_items",

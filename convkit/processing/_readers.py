@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from convkit._documents import parse_json
 from convkit._text import read_text
 from convkit.errors import InputError
+from convkit.processing._array_files import read_arrays
 
 __all__ = ["ArrayReader", "Frame", "JsonReader", "Reader"]
 
@@ -176,18 +177,17 @@ class ArrayReader(Reader):
 
     def read(self, path: Path) -> dict[str, np.ndarray]:
         """Return the arrays of a file by name."""
-        data = read_bytes(path, "file")
+        check_file(path, "file")
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, AttributeError, KeyError, EOFError) as error:
+            return read_arrays(path)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read: {error.strerror or error}.", hint="Check its permissions."
+            ) from error
+        except ValueError as error:
             raise InputError(
                 f"{path} is not a readable .npz file: {str(error).splitlines()[0]}",
                 hint="Write it with numpy.savez, without objects.",
-            ) from error
-        except Exception as error:  # zipfile raises errors of its own, and zlib.error
-            raise InputError(
-                f"{path} is not a readable .npz file: {error}", hint="Write it with numpy.savez."
             ) from error
 
     def write(self, raw: dict[str, np.ndarray], path: Path) -> Path:
@@ -207,10 +207,10 @@ class JsonReader(Reader):
     def read(self, path: Path) -> Any:
         """Return the document of a file."""
         try:
-            return json.loads(read_text(path))
+            return parse_json(read_text(path).encode())
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}.", hint="Check the path.") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise InputError(f"{path} is not JSON: {error}", hint="Write one JSON document a file.") from error
 
     def write(self, raw: Any, path: Path) -> Path:

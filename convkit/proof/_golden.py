@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convkit._documents import inner_file, read_document
 from convkit.artifact import SAMPLES
-from convkit.errors import InputError, IntegrityError
-from convkit.model import ModelSpec
-from convkit.processing import Decode, Prepared, collate, decode_batch, find_preprocess, prepare
+from convkit.errors import AdapterError, InputError, IntegrityError, SettingError
+from convkit.model import BATCH, Extent, ModelSpec, TensorSpec, extent_names, resolve
+from convkit.processing import (
+    COMPRESSED_FROM,
+    Decode,
+    Prepared,
+    collate,
+    decode_batch,
+    find_preprocess,
+    prepare,
+    read_arrays,
+)
 from convkit.proof._cases import ItemSizes
 from convkit.proof._computes import Compute, by_items, feed_key
 from convkit.proof._metrics import measure
@@ -88,43 +97,55 @@ class GoldenSamples:
                 arrays |= {f"{number}/{row}/output/{name}": v for name, v in self.outputs[sizes][row].items()}
             metas = [dict(item.meta) for item in items]
             index["sizes"].append({"sizes": dict(sizes), "metas": metas, "results": self.results.get(sizes, [])})
+        small = sum(value.nbytes for value in arrays.values()) <= COMPRESSED_FROM
         with (folder / SAMPLES).open("wb") as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+            (np.savez_compressed if small else np.savez)(stream, **arrays)  # type: ignore[arg-type]
         (folder / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, spec: ModelSpec) -> GoldenSamples:
-        """Return what `save` wrote below ``folder``.
+    def load(cls, folder: Path, spec: ModelSpec, listed: Collection[str] | None = None) -> GoldenSamples:
+        """Return what `save` wrote below ``folder``; ``listed`` are the files that it may consist of, by default all.
 
         Raises:
-            IntegrityError: a file is missing or damaged.
+            IntegrityError: a file is missing, damaged or not listed, or does not fit the specification.
         """
         try:
-            return cls._load(folder, spec)
-        except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, InputError) as error:
+            return cls._load(folder, spec, listed)
+        except (OSError, ValueError, LookupError, AdapterError, InputError, SettingError) as error:
             raise IntegrityError(
                 f"The golden samples of {folder} cannot be read: {str(error).splitlines()[0]}",
                 hint="Restore the artifact or convert again.",
             ) from error
 
     @classmethod
-    def _load(cls, folder: Path, spec: ModelSpec) -> GoldenSamples:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    def _load(cls, folder: Path, spec: ModelSpec, listed: Collection[str] | None) -> GoldenSamples:
+        from convkit.proof._samples_index import SamplesIndex
+
+        index = read_document(folder / INDEX, SamplesIndex)
+        for file in (INDEX, SAMPLES, *map(inner_file, index["files"])):
+            if listed is not None and file not in listed:
+                raise ValueError(f"the manifest does not list {file}")
         reader = find_preprocess(spec.preprocess).reader
         prepared: dict[ItemSizes, list[Prepared]] = {}
         outputs, results = {}, {}
-        with np.load(folder / SAMPLES, allow_pickle=False) as arrays:
-            for number, entry in enumerate(index["sizes"]):
-                sizes = tuple((str(name), int(size)) for name, size in entry["sizes"].items())
-                prepared[sizes] = [
-                    Prepared({tensor.name: arrays[f"{number}/{row}/{tensor.name}"] for tensor in spec.inputs}, meta)
-                    for row, meta in enumerate(entry["metas"])
-                ]
-                outputs[sizes] = [
-                    {tensor.name: arrays[f"{number}/{row}/output/{tensor.name}"] for tensor in spec.outputs}
-                    for row in range(len(entry["metas"]))
-                ]
-                results[sizes] = entry["results"]
+        arrays = read_arrays(folder / SAMPLES)
+        for number, entry in enumerate(index["sizes"]):
+            sizes = tuple(entry["sizes"].items())
+
+            def stored(row: int, tensor: TensorSpec, *, output: bool = False) -> np.ndarray:
+                array = arrays[f"{number}/{row}/{'output/' * output}{tensor.name}"]  # noqa: B023
+                _check_shape(array, tensor, tensor.shape if output else tensor.item_shape, {**dict(sizes), BATCH: 1})  # noqa: B023
+                return array
+
+            rows = range(len(entry["metas"]))
+            prepared[sizes] = [
+                Prepared({tensor.name: stored(row, tensor) for tensor in spec.inputs}, entry["metas"][row])
+                for row in rows
+            ]
+            outputs[sizes] = [
+                {tensor.name: stored(row, tensor, output=True) for tensor in spec.outputs} for row in rows
+            ]
+            results[sizes] = entry["results"]
         raws = [reader.read(folder / file) for file in index["files"]]
         return cls(Samples(spec, prepared), raws, index["sources"], outputs, results)
 
@@ -194,6 +215,14 @@ def _drift(stored: np.ndarray, found: np.ndarray) -> float:
         return 0.0
     scale = float(np.mean(expected * actual)) / power - 1
     return max(abs(scale), abs(float(np.mean(actual - expected))) / math.sqrt(power))
+
+
+def _check_shape(array: np.ndarray, tensor: TensorSpec, shape: Sequence[Extent], sizes: Mapping[str, int]) -> None:
+    """Raise ValueError for a stored array that the tensor cannot have at these sizes."""
+    known = {name for extent in shape for name in extent_names(extent)} <= sizes.keys()
+    wanted = resolve(shape, sizes) if known else None
+    if array.dtype.kind not in "biuf" or array.ndim != len(shape) or wanted not in (None, array.shape):
+        raise ValueError(f"the array of {tensor.name!r} is {array.dtype} {list(array.shape)}")
 
 
 def _rounded(value: np.ndarray) -> np.ndarray:

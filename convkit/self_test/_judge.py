@@ -56,7 +56,7 @@ class Judge:
     def __init__(self, artifact: Artifact, backend: str, device: str | None = None) -> None:
         self.artifact, self.backend = artifact, backend
         self.spec = spec_from_manifest(artifact.manifest)
-        self.golden = GoldenSamples.load(artifact.path, self.spec)
+        self.golden = GoldenSamples.load(artifact.path, self.spec, artifact.manifest["files"])
         self.cases = shape_cases(self.spec.dims)
         self.decode = find_decode(self.spec.decode)
         self.baselines = Verdict.from_json(artifact.verdict).baselines

@@ -29,7 +29,7 @@ class Replay:
         self.baselines = Verdict.from_json(artifact.verdict).baselines
         self.spec = spec_from_manifest(artifact.manifest)
         self.cases = shape_cases(self.spec.dims)
-        self.golden = GoldenSamples.load(artifact.path, self.spec)
+        self.golden = GoldenSamples.load(artifact.path, self.spec, artifact.manifest["files"])
         self.reference = self.golden.reference()
         self._session = open_session("onnxruntime", artifact.model)
         self._known: dict[bytes, dict[str, np.ndarray]] = {}

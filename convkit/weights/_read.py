@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import warnings
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from convkit._documents import parse_json, read_bounded
 from convkit.errors import CheckpointError, EnvironmentProblem, listing
 from convkit.weights._inert import plain_objects, stand_ins
 from convkit.weights._kinds import FOLDER, SAFETENSORS, ZIP, identify, resave
@@ -119,9 +119,9 @@ def _read_folder(folder: Path) -> dict[str, torch.Tensor]:
 
 def _read_shards(folder: Path, index: Path) -> dict[str, torch.Tensor]:
     try:
-        table = json.loads(index.read_bytes())["weight_map"]
+        table = parse_json(read_bounded(index))["weight_map"]
         pairs = {str(tensor): Path(file) for tensor, file in table.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(index, "convkit", error) from error
     found: dict[str, torch.Tensor] = {}
     for file in sorted(set(pairs.values())):

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import errno
 import functools
+import json
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from support.faults import BEFORE, ONCE, struck
-from support.manifests import manifest_of
+from support.manifests import VERDICT_DOCUMENT, manifest_of
 
 from convkit.artifact import MODEL, SAMPLES, VERDICT, Artifact, check_destination, publish, staging
 from convkit.files import _exchange
@@ -29,7 +30,7 @@ def make_artifact(path: Path, content: str = "graph", *, overwrite: bool = False
         (folder / MODEL).write_text(content)
         (folder / SAMPLES).parent.mkdir()
         (folder / SAMPLES).write_bytes(content.encode() * 100)
-        (folder / VERDICT).write_text('{"passed": true}')
+        (folder / VERDICT).write_text(json.dumps(VERDICT_DOCUMENT))
         return publish(folder, path, manifest or manifest_of(content), overwrite=overwrite)
 
 

@@ -135,6 +135,6 @@ def _read(file: Path, tactics: Sequence[Tactic]) -> Tactic | None:
     """Return the result of an earlier search if it is still among the tactics."""
     try:
         tactic = Tactic(**json.loads(file.read_text(encoding="utf-8"))["tactic"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return tactic if tactic in tactics else None

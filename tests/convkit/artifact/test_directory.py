@@ -26,7 +26,7 @@ from convkit.artifact import (
     publish,
     staging,
 )
-from convkit.artifact._directory import MANIFEST
+from convkit.artifact._directory import MANIFEST, seal_of
 from convkit.errors import ArtifactError, EnvironmentProblem, IntegrityError, Interrupted, OutputError
 from convkit.files import sha256
 
@@ -54,7 +54,7 @@ def test_a_published_artifact_opens_verifies_and_is_what_was_written(artifact):
     opened.verify()
     assert opened.manifest["model"]["variant"] == "graph"
     assert opened.model.read_text() == "graph"
-    assert opened.verdict == {"passed": True}
+    assert opened.verdict["passed"] is True
     assert os.fspath(opened) == str(artifact.path)
     assert set(opened.manifest["files"]) == {MODEL, SAMPLES, VERDICT}
     assert leftovers(artifact.path.parent) == []
@@ -132,11 +132,11 @@ SETTINGS = [
     ],
 )
 def test_a_manifest_of_another_schema_is_refused_with_the_command_that_makes_it_anew(
-    tmp_path, monkeypatch, version, manifest, command
+    tmp_path, version, manifest, command
 ):
-    with monkeypatch.context() as patch:
-        patch.setattr("convkit.artifact._publish.SCHEMA_VERSION", version)
-        make_artifact(tmp_path / "other", manifest=manifest)
+    document = {"schema_version": version, "files": {}, **manifest}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / MANIFEST).write_text(json.dumps({**document, "seal": seal_of(document)}))
     with pytest.raises(ArtifactError, match=f"schema {version}; this convkit reads {SCHEMA_VERSION}") as caught:
         Artifact.open(tmp_path / "other")
     assert caught.value.hint.endswith(f"convert again: {command}")
@@ -249,8 +249,9 @@ def test_an_artifact_made_by_a_relative_path_keeps_it(tmp_path, monkeypatch):
 def test_an_output_that_appears_meanwhile_is_not_replaced(tmp_path):
     path = tmp_path / "out"
     with pytest.raises(OutputError, match="appeared while"), staging(path) as folder:  # noqa: PT012
-        (folder / MODEL).write_text("late")
         make_artifact(path, "early")
+        shutil.copytree(path, folder, dirs_exist_ok=True)
+        (folder / MODEL).write_text("late")
         publish(folder, path, manifest_of(), overwrite=False)
     assert Artifact.open(path).model.read_text() == "early"
     assert leftovers(tmp_path) == []

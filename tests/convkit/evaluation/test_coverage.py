@@ -171,7 +171,7 @@ def test_a_record_that_was_edited_or_copied_does_not_count(artifact, toy_weights
 
 
 def test_an_artifact_that_may_only_be_read_is_proved_and_says_that_nothing_was_kept(artifact, monkeypatch):
-    def refuse(path: Path, content: Any) -> None:
+    def refuse(path: Path, content: Any, **how: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr("convkit.artifact._records.write_atomic", refuse)
