@@ -30,6 +30,8 @@ PROTO_LIMIT = 2**31 - 2**24
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 WEIGHT = ".weight"
+_UNSOLVED = re.compile(r"inequality.*cannot be\s+solved", re.S)
+"""What PyTorch says where it cannot tell whether two expressions of a size are equal, such as x/32 and (x/16)//2."""
 _KEPT_METADATA = {MODULE_KEY, "pkg.onnxscript.rewriter.rule_name"}
 
 
@@ -53,31 +55,40 @@ def export_onnx(
 
     dims = {dim.name: dim for dim in spec.dims}
     # An example with a batch of one makes some traces specialise on it; two is as good and safe.
-    sizes = {dim.name: max(dim.opt, min(dim.max, 2)) if dim.dynamic else dim.opt for dim in spec.dims}
+    sizes = {dim.name: max(dim.opt, min(dim.max, 2 * dim.multiple_of)) if dim.dynamic else dim.opt for dim in spec.dims}
     inputs = tuple(
         torch.zeros(resolve(tensor.shape, sizes), dtype=_torch_dtype(tensor.dtype)) for tensor in spec.inputs
     )
-    symbols = {dim.name: torch.export.Dim(dim.name, min=dim.min, max=dim.max) for dim in spec.dims if dim.dynamic}
-    fixed = {dim.name: dim.opt for dim in spec.dims if not dim.dynamic}
-    axes = tuple(
-        {axis: _symbol(extent, symbols, fixed) for axis, extent in enumerate(tensor.shape)
-         if set(extent_names(extent)) & symbols.keys()}
-        for tensor in spec.inputs
-    )  # fmt: skip
+
+    def traced(symbols: Mapping[str, Any]) -> Any:
+        fixed = {dim.name: dim.opt for dim in spec.dims if not dim.dynamic}
+        axes = tuple(
+            {axis: _symbol(extent, symbols, fixed) for axis, extent in enumerate(tensor.shape)
+             if set(extent_names(extent)) & symbols.keys()}
+            for tensor in spec.inputs
+        )  # fmt: skip
+        return torch.onnx.export(
+            module,
+            inputs,
+            dynamo=True,
+            opset_version=opset,
+            input_names=[tensor.name for tensor in spec.inputs],
+            output_names=[tensor.name for tensor in spec.outputs],
+            dynamic_shapes=_per_argument(module, axes) if symbols else None,
+            custom_translation_table=dict(translations),
+            external_data=False,
+            verbose=False,
+        )
+
+    varying = [dim for dim in spec.dims if dim.dynamic]
     try:
         with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                module,
-                inputs,
-                dynamo=True,
-                opset_version=opset,
-                input_names=[tensor.name for tensor in spec.inputs],
-                output_names=[tensor.name for tensor in spec.outputs],
-                dynamic_shapes=_per_argument(module, axes) if symbols else None,
-                custom_translation_table=dict(translations),
-                external_data=False,
-                verbose=False,
-            )
+            try:
+                program = traced({dim.name: torch.export.Dim(dim.name, min=dim.min, max=dim.max) for dim in varying})
+            except Exception as error:
+                if not any(_UNSOLVED.search(str(cause)) for cause in _causes(error)):
+                    raise
+                program = traced({dim.name: _in_steps(dim) for dim in varying})
     except Exception as error:
         for cause in _causes(error):
             if isinstance(cause, ConvkitError):
@@ -88,7 +99,7 @@ def export_onnx(
         ) from error
     if program is None:
         raise ExportError("PyTorch's exporter returned nothing.", hint="Check the installed torch and onnxscript.")
-    model = program.model_proto
+    model: onnx.ModelProto = program.model_proto
     clean_names(model)
     _name_dims(model, spec, dims)
     check_graph(model)
@@ -211,6 +222,19 @@ def _name_dims(model: onnx.ModelProto, spec: ModelSpec, dims: Mapping[str, Dim])
                     f"{tensor.name!r} was exported with the fixed size {axis.dim_value} where {extent} was to vary.",
                     hint=f"The model fixes it; give it one size, for example --shape {varying[0]}=N.",
                 )
+
+
+def _in_steps(dim: Dim) -> Any:
+    """Return the symbol of a dimension as a multiple of a free one, so that PyTorch knows that its halves are whole.
+
+    A model that fixes such a dimension is not refused by PyTorch: this is for where the plain symbol leads nowhere.
+    """
+    import torch
+
+    if dim.multiple_of == 1:
+        return torch.export.Dim(dim.name, min=dim.min, max=dim.max)
+    steps = f"{dim.name}_by_{dim.multiple_of}"
+    return dim.multiple_of * torch.export.Dim(steps, min=dim.min // dim.multiple_of, max=dim.max // dim.multiple_of)
 
 
 def _symbol(extent: Extent, symbols: Mapping[str, Any], fixed: Mapping[str, int]) -> Any:

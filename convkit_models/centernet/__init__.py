@@ -1,4 +1,4 @@
-"""CenterNet for convkit: object detectors with a ResNet trunk, from the official checkpoints.
+"""CenterNet for convkit: object detectors with all networks of the original, from its checkpoints.
 
 This module is the entry point: it is light, and each hook imports what it needs.
 """

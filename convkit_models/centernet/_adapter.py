@@ -14,7 +14,7 @@ COCO_STD = (0.28863828, 0.27408164, 0.27809835)
 
 
 class CenterNet(Adapter):
-    """CenterNet ("Objects as Points", Zhou et al. 2019) with a ResNet trunk, for object detection (ctdet).
+    """CenterNet ("Objects as Points", Zhou et al. 2019) with any of its networks, for object detection (ctdet).
 
     Mean and standard deviation are by default those of the COCO data set class, in BGR order: the
     networks were trained with these, and the published APs measured. The original's demo rounds
@@ -22,7 +22,7 @@ class CenterNet(Adapter):
     """
 
     name = "centernet"
-    summary = "CenterNet object detection: res_18 to res_152, resdcn_18 to resdcn_152"
+    summary = "CenterNet object detection: res_18 to res_152, resdcn_18 to resdcn_152, dla_34, dlav0_34, hourglass"
     forms = ("heads", "tensorrt-pro", "detections")
     weights_folder = True
     dims = (
@@ -76,7 +76,7 @@ class CenterNet(Adapter):
             "classes": layout.channels["hm"],
             "heads": layout.channels,
             "head_conv": {head.name: head.hidden for head in layout.heads},
-            "widths": [layout.stem, *(stage.out for stage in layout.stages), *(step.out for step in layout.steps)],
+            "widths": list(layout.widths),
             "epoch": checkpoint.epoch,
             "file_format": checkpoint.serialisation,
             "notes": list(checkpoint.notes),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from convkit.errors import CheckpointError, listing
 from convkit.weights import find_state_dict, identify, read_weights
+from convkit_models.centernet.networks import FAMILIES, Family
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 
-_MARKS = (*(f"layer{number}.0.conv1.weight" for number in (1, 2, 3, 4)), "deconv_layers.0.weight")
-"""Names that every network of the family has, at whatever place of the file its weights are."""
 _IGNORED_PREFIX = "base.fc."
 _COUNTER = "num_batches_tracked"
+_DEPTH, _FEW = 6, 8
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_checkpoint(path: Path, entry: str = "") -> Checkpoint:
             entries that cannot be weights (NaN, infinity, negative variances, integers, no tensor at all).
     """
     content = read_weights(path)
-    found = find_state_dict(content, str(path), marks=_MARKS, entry=entry)
+    found = find_state_dict(content, str(path), marks=_marks(content), entry=entry)
     notes = list(found.notes)
     named = {name: value for name, value in found.tensors.items() if not name.startswith(_IGNORED_PREFIX)}
     if dropped := len(found.tensors) - len(named):
@@ -58,6 +58,30 @@ def read_checkpoint(path: Path, entry: str = "") -> Checkpoint:
     _add_counters(state, notes)
     epoch = content.get("epoch") if isinstance(content, Mapping) else None
     return Checkpoint(state, identify(path), _whole(epoch), tuple(notes))
+
+
+def _marks(content: Any) -> tuple[str, ...]:
+    """Return the entries of the family of networks that the file has the most of, under whatever prefix."""
+    names = {name for name in _names(content) if "." in name}
+
+    def found(family: Family) -> float:
+        return sum(any(n.endswith(f".{mark}") for n in names) or mark in names for mark in family.entries) / len(
+            family.entries
+        )
+
+    return max(FAMILIES, key=found).entries
+
+
+def _names(content: Any, depth: int = 0) -> Iterator[str]:
+    """Yield the text keys of a mapping and of those within."""
+    if isinstance(content, Mapping) and depth < _DEPTH:
+        for name, value in content.items():
+            if isinstance(name, str):
+                yield name
+            yield from _names(value, depth + 1)
+    elif isinstance(content, list | tuple) and len(content) <= _FEW:
+        for value in content:
+            yield from _names(value, depth + 1)
 
 
 def _normalise_values(named: Mapping[str, Tensor], path: Path, notes: list[str]) -> dict[str, Tensor]:

@@ -21,11 +21,11 @@ from pool import ScenePool
 from sources import NAMES
 from torch import Tensor, nn
 
-from convkit_models.centernet.networks import BLOCKS, Head, Layout, Stage, Step, build
+from convkit_models.centernet.networks import BLOCKS, Head, ResNetLayout, Stage, Step, build
 
 __all__ = ["LAYOUT", "MEAN", "SMOKE", "STD", "Settings", "normalise", "rate_factor", "save_checkpoint", "train"]
 
-LAYOUT = Layout(
+LAYOUT = ResNetLayout(
     family="resdcn",
     depth=18,
     stem=32,

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convkit_models.centernet.networks import CenterNetwork, Layout, build
+from convkit_models.centernet.networks import CenterNetwork, Layout, build, named
 from convkit_plugins.dcnv2 import DCN
 
 HEAD_TARGETS = {"hm": (-3.0, 1.7), "wh": (6.0, 2.0), "reg": (0.5, 0.27)}
@@ -73,15 +73,19 @@ def make_network(
     seed: int = 0,
 ) -> CenterNetwork:
     """Return the network of `make_checkpoint`, in eval mode."""
-    layout = Layout.named(arch, heads or {"hm": 3, "wh": 2, "reg": 2}, head_conv=head_conv, width=width)
+    return make_network_of(named(arch, heads or {"hm": 3, "wh": 2, "reg": 2}, head_conv=head_conv, width=width), seed)
+
+
+def make_network_of(layout: Layout, seed: int = 0) -> CenterNetwork:
+    """Return a network of a layout, conditioned as that of `make_checkpoint`, in eval mode."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         network = build(layout)
         for module in network.modules():
             _randomise(module)
-        for layer in (network.layer1, network.layer2, network.layer3, network.layer4):
-            for block in layer:
-                (block.bn3 if layout.bottleneck else block.bn2).weight.mul_(0.25)
+        for module in network.modules():
+            if last := getattr(module, "bn3", getattr(module, "bn2", None)):
+                last.weight.mul_(0.25)
         _condition(network, layout)
     return network.eval()
 
@@ -101,7 +105,7 @@ def _randomise(module: nn.Module) -> None:
         module.bias.normal_(0, 0.1)
         module.momentum = None  # running statistics become those of the one batch that follows
     elif isinstance(module, nn.ConvTranspose2d):
-        nn.init.normal_(module.weight, std=(module.weight.shape[0] * 4) ** -0.5)
+        nn.init.normal_(module.weight, std=(module.weight.shape[0] // module.groups * 4) ** -0.5)
     elif isinstance(module, DCN):
         nn.init.kaiming_normal_(module.weight)
         nn.init.normal_(module.bias, std=0.1)
@@ -114,9 +118,10 @@ def _condition(network: CenterNetwork, layout: Layout) -> None:
     ]
     for head in layout.heads:
         module = network.get_submodule(head.name)
-        last = module[-1] if isinstance(module, nn.Sequential) else module
         mean, deviation = HEAD_TARGETS.get(head.name, (0.0, 1.0))
-        handles.append(last.register_forward_pre_hook(_scale_head(mean, deviation)))
+        for stack in module if isinstance(module, nn.ModuleList) else [module]:
+            last = stack[-1] if isinstance(stack, nn.Sequential) else stack
+            handles.append(last.register_forward_pre_hook(_scale_head(mean, deviation)))
     network.train()
     network(image_like(1, 512, 512))
     for handle in handles:

@@ -1,25 +1,18 @@
-"""From the names and shapes of a checkpoint's tensors to the layout of its network.
-
-Every width is decided by the majority of the tensors that share it, so that one tensor of a wrong
-shape is reported as that, and does not bend the layout around itself.
-"""
+"""From the names and shapes of a checkpoint's tensors to the layout of its network."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from convkit.errors import CheckpointError, listing
-from convkit_models.centernet.networks._layout import ARCHITECTURES, BLOCKS, Head, Layout, Stage, Step, is_bottleneck
+from convkit_models.centernet.networks._families import ARCHITECTURES, FAMILIES
+from convkit_models.centernet.networks._layout import Layout
+from convkit_models.centernet.networks._resnet_layout import LAYERS
+from convkit_models.centernet.networks._widths import Shape, Widths
 
 __all__ = ["check_fit", "infer_layout"]
 
-Shape = tuple[int, ...]
-
-_LAYERS = ("layer1", "layer2", "layer3", "layer4")
-_TRUNK = ("conv1", "bn1", *_LAYERS, "deconv_layers")
-_CLASSIFIER = {"conv1", "bn1", "fc", *_LAYERS}
+_CLASSIFIER = {"conv1", "bn1", "fc", *LAYERS}
 _HEADS = ("hm", "wh", "reg")
 _OTHER_TASKS = {
     "mot (multi-object tracking, as in FairMOT)": {"id"},
@@ -34,9 +27,6 @@ _OTHER_TASKS = {
 _OTHER_FAMILIES = (
     ("dla_34 of CenterTrack", ("pre_img_layer", "ida_up.")),
     ("dla_34 of CenterTrack", ("base.pre_img_layer", "ida_up.")),
-    ("dla_34", ("base.base_layer", "ida_up.")),
-    ("dlav0_34", ("base.base_layer", "dla_up.")),
-    ("hourglass", ("kps.", "cnvs.")),
     ("a hourglass as CornerNet has it", ("kps.", "tl_cnvs.")),
     ("a ResNet with FPN and DCN, the resfpndcn of FairMOT", ("deconv_layer1.", "smooth_layer1.")),
     ("a ResNet with FPN and DCN, the resfpndcn of FairMOT", ("deconv_layer1.", "project_layer1.")),
@@ -63,19 +53,9 @@ def infer_layout(shapes: Mapping[str, Shape], source: str) -> Layout:
         CheckpointError: they belong to another kind of network or another task, or lack a head.
     """
     _refuse_other_families(shapes, source)
-    _refuse_other_tasks(shapes, source)
-    known = _Widths(shapes)
-    family = "resdcn" if any(".conv_offset_mask." in name for name in shapes) else "res"
-    depth = _depth(shapes)
-    official = Layout.named(f"{family}_{depth}", {})
-    return Layout(
-        family=family,
-        depth=depth,
-        stem=known.conv(official.stem, "conv1", "bn1", ("layer1.0.conv1.weight", 1)),
-        stages=tuple(_stage(known, layer, stage) for layer, stage in zip(_LAYERS, official.stages, strict=True)),
-        steps=_steps(known, official),
-        heads=tuple(_head(known, name) for name in _HEADS if name in _top_level(shapes)),
-    )
+    family = next(family for family in FAMILIES if _top_level(shapes) >= family.marks)
+    _refuse_other_tasks(shapes, source, family.parts)
+    return family.infer(Widths(shapes), [name for name in _HEADS if name in _top_level(shapes)])
 
 
 def check_fit(layout: Layout, expected: Mapping[str, Shape], found: Mapping[str, Shape], source: str) -> None:
@@ -123,9 +103,9 @@ def _refuse_other_families(shapes: Mapping[str, Shape], source: str) -> None:
         if all(any(name.startswith(prefix) for name in shapes) for prefix in prefixes):
             raise CheckpointError(f"{source} is a checkpoint of {family}, going by its entries.", hint=_BUILDS)
     tops = _top_level(shapes)
-    if "deconv_layers" in tops and tops & set(_LAYERS):
+    if any(tops >= family.marks for family in FAMILIES):
         return
-    if tops >= {"conv1", *_LAYERS}:
+    if tops >= {"conv1", *LAYERS}:
         if more := [top for top in dict.fromkeys(name.split(".")[0] for name in shapes) if top not in _CLASSIFIER]:
             raise CheckpointError(
                 f"{source} has the trunk of a ResNet, but no 'deconv_layers'; beside the trunk it has {listing(more)}.",
@@ -137,13 +117,13 @@ def _refuse_other_families(shapes: Mapping[str, Shape], source: str) -> None:
         )
     sample = ", ".join(list(shapes)[:4])
     raise CheckpointError(
-        f"{source} is not a checkpoint of a CenterNet with a ResNet; its {len(shapes)} entries start with {sample}.",
+        f"{source} is not a checkpoint of a CenterNet; its {len(shapes)} entries start with {sample}.",
         hint=_BUILDS,
     )
 
 
-def _refuse_other_tasks(shapes: Mapping[str, Shape], source: str) -> None:
-    heads = [name for name in dict.fromkeys(name.split(".")[0] for name in shapes) if name not in _TRUNK]
+def _refuse_other_tasks(shapes: Mapping[str, Shape], source: str, trunk: frozenset[str]) -> None:
+    heads = [name for name in dict.fromkeys(name.split(".")[0] for name in shapes) if name not in trunk]
     for task, marks in _OTHER_TASKS.items():
         if marks & set(heads):
             raise CheckpointError(
@@ -164,74 +144,3 @@ def _refuse_other_tasks(shapes: Mapping[str, Shape], source: str) -> None:
 
 def _top_level(shapes: Iterable[str]) -> set[str]:
     return {name.split(".")[0] for name in shapes}
-
-
-def _depth(shapes: Mapping[str, Shape]) -> int:
-    """Return the depth whose number of blocks is nearest, among those with the same kind of block."""
-    counts = [len({m[1] for name in shapes if (m := re.match(rf"{layer}\.(\d+)\.", name))}) for layer in _LAYERS]
-    bottleneck = any(re.fullmatch(r"layer\d\.\d+\.conv3\.weight", name) for name in shapes)
-    return min(
-        (depth for depth in BLOCKS if is_bottleneck(depth) == bottleneck),
-        key=lambda depth: sum(abs(have - want) for have, want in zip(counts, BLOCKS[depth], strict=True)),
-    )
-
-
-class _Widths:
-    """The shapes, and the vote over them."""
-
-    def __init__(self, shapes: Mapping[str, Shape]) -> None:
-        self.shapes = shapes
-
-    def width(self, default: int, *votes: tuple[str, int]) -> int:
-        """Return the size that most of these (tensor, axis) pairs have; the first where they disagree evenly."""
-        sizes = [
-            self.shapes[name][axis] for name, axis in votes if name in self.shapes and axis < len(self.shapes[name])
-        ]
-        return Counter(sizes).most_common(1)[0][0] if sizes else default
-
-    def conv(self, default: int, conv: str, norm: str, *more: tuple[str, int]) -> int:
-        """Return the output width of a convolution with a normalisation behind it."""
-        return self.width(default, (f"{conv}.weight", 0), *_norm(norm), *more)
-
-
-def _norm(name: str) -> tuple[tuple[str, int], ...]:
-    return tuple((f"{name}.{part}", 0) for part in ("weight", "bias", "running_mean", "running_var"))
-
-
-def _stage(known: _Widths, layer: str, official: Stage) -> Stage:
-    inner = []
-    outs = [(f"{layer}.0.downsample.0.weight", 0), *_norm(f"{layer}.0.downsample.1")]
-    for index, widths in enumerate(official.inner):
-        block, last = f"{layer}.{index}", len(widths) + 1
-        inner.append(
-            tuple(
-                known.conv(default, f"{block}.conv{i}", f"{block}.bn{i}", (f"{block}.conv{i + 1}.weight", 1))
-                for i, default in enumerate(widths, 1)
-            )
-        )
-        outs += [(f"{block}.conv{last}.weight", 0), *_norm(f"{block}.bn{last}")]
-        outs += [(f"{layer}.{index + 1}.conv1.weight", 1)]
-    return Stage(tuple(inner), known.width(official.out, *outs))
-
-
-def _steps(known: _Widths, official: Layout) -> tuple[Step, ...]:
-    steps = []
-    modules = 6 if official.family == "resdcn" else 3
-    for number, default in enumerate(official.steps):
-        at = "deconv_layers.{}".format
-        first, deform = number * modules, 0
-        if default.deform:
-            deform = known.conv(default.deform, at(first), at(first + 1), (f"{at(first + 3)}.weight", 0))
-            first += 3
-        steps.append(Step(deform, known.width(default.out, (f"{at(first)}.weight", 1), *_norm(at(first + 1)))))
-    return tuple(steps)
-
-
-def _head(known: _Widths, name: str) -> Head:
-    if not any(other.startswith((f"{name}.0.", f"{name}.2.")) for other in known.shapes):
-        return Head(name, known.width(1, (f"{name}.weight", 0), (f"{name}.bias", 0)), hidden=0)
-    return Head(
-        name,
-        channels=known.width(1, (f"{name}.2.weight", 0), (f"{name}.2.bias", 0)),
-        hidden=known.width(1, (f"{name}.0.weight", 0), (f"{name}.0.bias", 0), (f"{name}.2.weight", 1)),
-    )

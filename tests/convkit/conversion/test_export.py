@@ -269,3 +269,34 @@ def test_exporting_says_nothing(net, capfd):
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err == ""
+
+
+class Pooled(nn.Module):
+    """Adds a pooled map to a convolved one, twice, as Deep Layer Aggregation does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, stride=2, padding=1)
+        self.pool = nn.MaxPool2d(2, 2)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        half = self.conv(images) + self.pool(images)
+        return (self.conv(half) + self.pool(half),)
+
+
+def test_halves_of_a_multiple_are_whole():
+    """PyTorch cannot tell that both halves of a free size are the same; what is a multiple of 4 has a quarter."""
+    dims = (BATCH, Dim("height", 4, 16, 32, 4), Dim.fixed("width", 8))
+    described = spec(dims, (TensorSpec("out", ("batch", 3, "height/4", "width/4")),))
+    module = Pooled().eval()
+    model = export_onnx(module, described, opset=20, translations={})
+    assert [axis.dim_param or axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim] == [
+        "batch",
+        3,
+        "height",
+        8,
+    ]
+    for height in (4, 28):
+        images = torch.randn(3, 3, height, 8)
+        found = run_model(model, images=images.numpy())
+        np.testing.assert_allclose(found["out"], module(images)[0].detach().numpy(), atol=1e-5)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from convkit_models.centernet.tasks.ctdet._decode import CtdetDecode, are_peaks, best, find_peaks, max_pool, sigmoid
 from convkit_models.centernet.tasks.ctdet._decode_pro import MODE, MOST_CELLS, ProDecode, least_logit, overlaps
 from convkit_models.centernet.tasks.ctdet._device_decode import CudaDecode, DecodeLaunch, Tuning
-from convkit_models.centernet.tasks.ctdet._spec import DECODE, MULTIPLE, OUTPUT_PATCH, PREPROCESS, describe
+from convkit_models.centernet.tasks.ctdet._spec import DECODE, OUTPUT_PATCH, PREPROCESS, describe
 
 if TYPE_CHECKING:
     from convkit_models.centernet.tasks.ctdet._outputs import output_patch, reference
@@ -20,7 +20,6 @@ __all__ = [
     "DECODE",
     "MODE",
     "MOST_CELLS",
-    "MULTIPLE",
     "OUTPUT_PATCH",
     "PREPROCESS",
     "CtdetDecode",

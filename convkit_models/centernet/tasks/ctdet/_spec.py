@@ -12,13 +12,11 @@ from convkit.processing import check_normalisation
 from convkit_models.centernet._names import INPUT, class_names
 from convkit_models.centernet.networks import STRIDE, Layout
 
-__all__ = ["DECODE", "MULTIPLE", "OUTPUT_PATCH", "PREPROCESS", "describe"]
+__all__ = ["DECODE", "OUTPUT_PATCH", "PREPROCESS", "describe"]
 
 PREPROCESS = "centernet.affine"
 DECODE = "centernet.ctdet"
 OUTPUT_PATCH = "centernet.output-form"
-MULTIPLE = 32
-"""Height and width are multiples of the trunk's stride."""
 
 _LOGITS = Tolerance(atol=1e-5, reason="float32 sums in another order; 1e-5 of a logit moves a score by 3e-6 at most")
 _CELLS = Tolerance(atol=1e-5, reason="float32 sums in another order; 1e-5 of a cell is 0.00004 px of the input")
@@ -35,15 +33,15 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], info:
     Raises:
         SettingError: the request does not go with this network.
     """
-    dims = {dim.name: _narrowed(dim) for dim in request.dims}
+    dims = {dim.name: _narrowed(dim, layout.multiple) for dim in request.dims}
     classes = layout.channels["hm"]
     sizes_per_class = layout.channels["wh"] != 2
     _check(request.form, dims, options, sizes_per_class)
     names = class_names(classes, request.names)
     keep_res = options["resize"] == "keep_res"
     expect = {OUTPUT_PATCH: exactly(1)}
-    if layout.family == "resdcn":
-        expect["dcnv2.fold-batchnorm"] = exactly(len(layout.steps))
+    if layout.deformable:
+        expect["dcnv2.fold-batchnorm"] = exactly(layout.deformable)
     return ModelSpec(
         variant=layout.architecture,
         dims=tuple(dims.values()),
@@ -54,7 +52,7 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], info:
             "resize": options["resize"],
             "height": None if keep_res else dims["height"].opt,
             "width": None if keep_res else dims["width"].opt,
-            "pad": MULTIPLE - 1,
+            "pad": layout.multiple - 1,
             "mean": list(options["mean"]),
             "std": list(options["std"]),
         },
@@ -80,8 +78,8 @@ def _mode(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"mode": options["decode"], "confidence": options["confidence"], "nms": options["nms"]}
 
 
-def _narrowed(dim: Dim) -> Dim:
-    return replace(dim, multiple_of=MULTIPLE) if dim.name in ("height", "width") else dim
+def _narrowed(dim: Dim, multiple: int) -> Dim:
+    return replace(dim, multiple_of=multiple) if dim.name in ("height", "width") else dim
 
 
 def _check(form: str, dims: Mapping[str, Dim], options: Mapping[str, Any], sizes_per_class: bool) -> None:

@@ -11,7 +11,7 @@ from support.deform_definition import deform_conv2d_by_loops
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convkit_models.centernet.networks import CenterNetwork, Layout, build, expected_shapes, restore
+from convkit_models.centernet.networks import build, expected_shapes, named, restore
 
 HEADS = {"hm": 80, "wh": 2, "reg": 2}
 
@@ -26,8 +26,14 @@ TOTALS = {
     "resdcn_50": (375, 30_681_061),
     "resdcn_101": (681, 49_673_189),
     "resdcn_152": (987, 65_316_837),
+    "dla_34": (398, 19_675_892),
+    "dlav0_34": (326 - 2, 18_474_476 - 1000 * 512 - 1000),  # without base.fc, which files have and no output needs
+    "hourglass": (984, 191_284_008),
 }
-"""State-dict entries and parameters of the official networks with heads hm 80, wh 2, reg 2 and head width 64."""
+"""State-dict entries and parameters of the official networks with heads hm 80, wh 2, reg 2.
+
+The heads of a ResNet are 64 wide, others 256.
+"""
 
 RESDCN_18 = """
 conv1.weight (64, 3, 7, 7); bn1 BN 64
@@ -72,20 +78,19 @@ def official_entries(text: str) -> dict[str, tuple[int, ...]]:
 
 
 def test_entries_of_resdcn_18_in_order() -> None:
-    assert list(expected_shapes(Layout.named("resdcn_18", HEADS)).items()) == list(official_entries(RESDCN_18).items())
+    assert list(expected_shapes(named("resdcn_18", HEADS)).items()) == list(official_entries(RESDCN_18).items())
 
 
 @pytest.mark.parametrize("architecture", TOTALS)
 def test_totals_of_the_official_networks(architecture: str) -> None:
-    layout = Layout.named(architecture, HEADS)
     with torch.device("meta"):
-        network = CenterNetwork(layout)
+        network = build(named(architecture, HEADS, head_conv=64 if architecture.startswith("res") else 256))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert (len(network.state_dict()), parameters) == TOTALS[architecture]
 
 
 def test_heads_without_a_hidden_layer_are_a_single_convolution() -> None:
-    shapes = expected_shapes(Layout.named("res_18", {"hm": 5, "wh": 2}, head_conv=0))
+    shapes = expected_shapes(named("res_18", {"hm": 5, "wh": 2}, head_conv=0))
     assert {name: shape for name, shape in shapes.items() if name.startswith(("hm", "wh"))} == {
         "hm.weight": (5, 256, 1, 1),
         "hm.bias": (5,),
@@ -164,27 +169,27 @@ def by_definition(state: Mapping[str, Tensor], images: Tensor, *, dcn: bool) -> 
 
 class TestInitialisation:
     def test_heat_map_heads_start_at_a_tenth(self) -> None:
-        network = build(Layout.named("resdcn_18", HEADS, width=0.1))
+        network = build(named("resdcn_18", HEADS, width=0.1))
         bias = network.get_submodule("hm.2").bias
         torch.testing.assert_close(bias.sigmoid(), torch.full((80,), 0.1007), atol=1e-4, rtol=0)
 
     @pytest.mark.parametrize(("family", "first_is_small"), [("res_18", False), ("resdcn_18", True)])
     def test_other_heads_start_near_zero(self, family: str, first_is_small: bool) -> None:
         torch.manual_seed(0)
-        network = build(Layout.named(family, HEADS, width=0.25, head_conv=64))
+        network = build(named(family, HEADS, width=0.25, head_conv=64))
         first, last = network.get_submodule("wh.0"), network.get_submodule("wh.2")
         assert last.weight.std().item() == pytest.approx(0.001, rel=0.25)
         assert not last.bias.any()
         assert (first.weight.std().item() < 0.002) is first_is_small
 
     def test_offsets_start_at_zero(self) -> None:
-        network = build(Layout.named("resdcn_18", HEADS, width=0.1))
+        network = build(named("resdcn_18", HEADS, width=0.1))
         for index in (0, 6, 12):
             predictor = network.get_submodule(f"deconv_layers.{index}.conv_offset_mask")
             assert not any(parameter.any() for parameter in predictor.parameters())
 
     def test_transposed_convolutions_of_resdcn_get_the_bilinear_kernel_in_one_plane(self) -> None:
-        network = build(Layout.named("resdcn_18", HEADS, width=0.1))
+        network = build(named("resdcn_18", HEADS, width=0.1))
         weight = network.get_submodule("deconv_layers.3").weight.detach()
         ramp = torch.tensor([0.25, 0.75, 0.75, 0.25])
         torch.testing.assert_close(weight[:, 0], torch.outer(ramp, ramp).expand(len(weight), 4, 4))
@@ -192,7 +197,7 @@ class TestInitialisation:
 
     def test_a_fresh_network_trains(self) -> None:
         torch.manual_seed(0)
-        network = build(Layout.named("resdcn_18", {"hm": 2, "wh": 2, "reg": 2}, width=0.06, head_conv=8))
+        network = build(named("resdcn_18", {"hm": 2, "wh": 2, "reg": 2}, width=0.06, head_conv=8))
         optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
         images, target = torch.randn(2, 3, 64, 64), torch.rand(2, 2, 16, 16)
         losses = []
@@ -210,7 +215,7 @@ class TestInitialisation:
 class TestRestore:
     def test_gives_the_weights_and_eval_mode(self) -> None:
         original = make_network("resdcn_18", width=0.05)
-        layout = Layout.named("resdcn_18", {"hm": 3, "wh": 2, "reg": 2}, width=0.05, head_conv=16)
+        layout = named("resdcn_18", {"hm": 3, "wh": 2, "reg": 2}, width=0.05, head_conv=16)
         restored = restore(layout, original.state_dict())
         assert not restored.training
         assert all(parameter.device.type == "cpu" for parameter in restored.parameters())
@@ -220,7 +225,7 @@ class TestRestore:
                 torch.testing.assert_close(value, original(images)[0][name], rtol=0, atol=0)
 
     def test_is_strict(self) -> None:
-        layout = Layout.named("res_18", {"hm": 3, "wh": 2}, width=0.05)
+        layout = named("res_18", {"hm": 3, "wh": 2}, width=0.05)
         state = build(layout).state_dict()
         del state["bn1.weight"]
         with pytest.raises(RuntimeError, match="Missing key"):
@@ -228,6 +233,6 @@ class TestRestore:
 
     def test_trains_on(self) -> None:
         """People fine-tune: a restored network has parameters that take gradients."""
-        layout = Layout.named("res_18", {"hm": 3, "wh": 2}, width=0.05)
+        layout = named("res_18", {"hm": 3, "wh": 2}, width=0.05)
         network = restore(layout, build(layout).state_dict())
         assert all(isinstance(p, nn.Parameter) and p.requires_grad for p in network.parameters())
