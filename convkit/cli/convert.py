@@ -59,6 +59,12 @@ def convert(
         str | None,
         typer.Option("--calibration", help="How: minmax, entropy or percentile.", metavar="METHOD"),
     ] = None,
+    metric_data: Annotated[
+        Path | None,
+        typer.Option(
+            "--metric-data", help="Compare AP with float32's on it: annotations.json and images/.", metavar="DIR"
+        ),
+    ] = None,
     inputs: Annotated[
         Path | None, typer.Option("--inputs", help="Real inputs to prove with: a folder or file.", metavar="PATH")
     ] = None,
@@ -107,6 +113,7 @@ def convert(
             "graph": graph,
             "calibrate": calibrate,
             "calibration": calibration,
+            "metric_data": metric_data,
             "inputs": inputs,
             "names": names,
             "set": option,

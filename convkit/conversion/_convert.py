@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convkit import __version__
-from convkit._text import printable, read_text
+from convkit._text import read_text
 from convkit.artifact import (
     REPORT,
     VERDICT,
     Artifact,
     anchored,
     check_destination,
-    environment,
     publish,
     render_report,
-    spec_to_json,
     staging,
 )
 from convkit.backends import find_graph_backend
@@ -27,7 +25,6 @@ from convkit.conversion._calibration import CalibrationFiles, CalibrationInputs,
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._settings import AUTO, ConvertSettings, read_config, resolve_settings
 from convkit.errors import CheckpointError, Interrupted, ProofFailedError, SettingError, at_stage, blamed_on
-from convkit.files import sha256
 from convkit.graph import Rewrite
 from convkit.model import Adapter, Request, SourceModel, Target, find_precision
 from convkit.plugins import manager
@@ -38,8 +35,8 @@ if TYPE_CHECKING:
     from convkit.backends import Ladder
     from convkit.conversion._brought import BroughtGraph
     from convkit.conversion._engines import BuiltEngine
-    from convkit.conversion._stages import Exported, Proved, Rewritten
-    from convkit.conversion._typing import Typed
+    from convkit.conversion._metric import MetricData
+    from convkit.conversion._stages import Proved
     from convkit.proof import Verdict
 
 __all__ = ["STAGES", "Conversion", "ConversionPlan", "convert", "default_output", "plan_conversion", "run_plan"]
@@ -174,7 +171,9 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
     """Run the stages of the artifact itself."""
     from convkit.conversion._brought import check_edges, read_graph
     from convkit.conversion._changes import Wish
+    from convkit.conversion._metric import measure_metric
     from convkit.conversion._preflight import preflight
+    from convkit.conversion._record import conversion_record
     from convkit.conversion._stages import (
         Runner,
         export,
@@ -203,6 +202,7 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
         source = _load(plan, plugin)
     if plan.brought:
         check_edges(source.spec, plan.brought)
+    data = _metric_data(plan, source)
     shown = plan.precision if plan.brought else settings.precision
     output = plan.output or default_output(plan.adapter, source, settings.form, shown)
     if not plan.output:
@@ -238,12 +238,20 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
                         name, source.spec, replace(target, precision=plan.precision), rewritten, measured, runner, wish,
                         folder, progress,
                     )  # fmt: skip
-                proved = prove_typed_graph(source.spec, measured, inputs, proved, typed, judge, folder, progress)
+                metric = None
+                if data:
+                    metric = partial(
+                        measure_metric, source.spec, data, plan.precision, rewritten.model, runner, judge, folder,
+                        progress,
+                    )  # fmt: skip
+                proved = prove_typed_graph(
+                    source.spec, measured, inputs, proved, typed, judge, folder, progress, metric
+                )
         proved.verdict.notes.extend(map(str, source.spec.info.get("notes", ())))
         with at_stage(WRITE, plugin):
             write_device_kernels(source.spec, folder, progress)
             progress("writing the artifact")
-            manifest = _manifest(plan, source, exported, rewritten, proved, typed)
+            manifest = conversion_record(plan, source, exported, rewritten, proved, typed)
             return _write(folder, output, manifest, proved, overwrite=overwrite)
 
 
@@ -274,6 +282,15 @@ def _inputs(plan: ConversionPlan, source: SourceModel) -> RawInputs:
     return adapter_inputs(plan.adapter, source.spec, plan.settings.samples, plan.settings.seed)
 
 
+def _metric_data(plan: ConversionPlan, source: SourceModel) -> MetricData | None:
+    """Return the data on which the task metric is measured in both precisions."""
+    from convkit.conversion._metric import metric_data
+
+    if plan.settings.metric_data is None or plan.precision == "fp32":
+        return None
+    return metric_data(plan.settings.metric_data, source.spec, plan.adapter.metric_drop, plan.precision)
+
+
 def _calibration(plan: ConversionPlan, source: SourceModel, inputs: RawInputs) -> CalibrationInputs:
     """Return the inputs for calibration: those of a folder, or else the samples of the proof."""
     if plan.settings.calibrate is not None:
@@ -281,53 +298,6 @@ def _calibration(plan: ConversionPlan, source: SourceModel, inputs: RawInputs) -
     preprocess = find_preprocess(source.spec.preprocess)
     items = [prepare(source.spec, preprocess, raw) for raw in inputs.values]
     return CalibrationSamples(source.spec, items, inputs.names, inputs.origin)
-
-
-def _manifest(
-    plan: ConversionPlan,
-    source: SourceModel,
-    exported: Exported,
-    rewritten: Rewritten,
-    proved: Proved,
-    typed: Typed | None,
-) -> dict[str, Any]:
-    """Return the manifest of a finished conversion, but for the hashes of its files."""
-    graph = {**asdict(plan.target), "ir_version": rewritten.model.ir_version}
-    if typed:
-        opset = next(entry.version for entry in typed.model.opset_import if entry.domain in ("", "ai.onnx"))
-        graph |= {"precision": typed.precision.name, "opset": opset, "ir_version": typed.model.ir_version}
-    rewrites = [] if plan.brought else [*rewritten.rewrites, *(typed.rewrites if typed else ())]
-    if plan.brought:
-        graph["brought"] = plan.brought.to_json()
-    verdict = proved.verdict
-    owner = manager().owner(plan.adapter.name)
-    origin = {"plugin": owner.name, "distribution": owner.distribution, "version": owner.version}
-    return {
-        "convkit": __version__,
-        "adapter": {"name": plan.adapter.name, **origin},
-        "weights": _weights_record(plan.weights),
-        "model": spec_to_json(source.spec),
-        "graph": graph,
-        **({"precision": typed.to_json()} if typed and typed.precision.name != "fp32" else {}),
-        "settings": plan.settings.to_json(),
-        "patches": {plugin: [asdict(record) for record in group] for plugin, group in exported.patches.items()},
-        "translations": dict(exported.translations),
-        "rewrites": [{"plugin": plugin, **asdict(record)} for plugin, record in rewrites],
-        "environment": environment(verdict.backend, verdict.device, proved.machine),
-        "verdict": {"passed": verdict.passed, "headline": verdict.headline()},
-    }
-
-
-def _weights_record(path: Path) -> dict[str, Any]:
-    """Return name, size and hash of the weights; a folder is recorded by its files."""
-    if path.is_file():
-        return {"file": printable(path.name), "bytes": path.stat().st_size, "sha256": sha256(path)}
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return {
-        "file": printable(path.name),
-        "bytes": sum(file.stat().st_size for file in files),
-        "files": {printable(file.relative_to(path).as_posix()): sha256(file) for file in files},
-    }
 
 
 def _write(
@@ -352,6 +322,13 @@ def _write(
             hint="An engine that is right cannot be told from a wrong one on these results. Give better weights, or"
             " samples on which the model finds what it was trained for (--inputs DIR)."
             f" The result was kept as {rejected}.",
+            verdict=verdict,
+        )
+    lost = next((check for check in verdict.failures if check.kind == "metric"), None)
+    if lost:
+        raise ProofFailedError(
+            f"The task loses too much: {lost.note} on {lost.case}; {lost.limits['drop']:g} less is allowed.",
+            hint=f"Keep more in float32 (--precision auto, --keep-fp32). The result was kept as {rejected}.",
             verdict=verdict,
         )
     raise ProofFailedError(

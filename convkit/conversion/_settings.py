@@ -125,6 +125,7 @@ class ConvertSettings:
     graph: Path | None = _setting(_path, None)
     calibrate: Path | None = _setting(_path, None)
     calibration: str = _setting(_method, "percentile")
+    metric_data: Path | None = _setting(_path, None)
     inputs: Path | None = _setting(_path, None)
     names: Path | None = _setting(_path, None)
     samples: int = _setting(_whole(1, MAX_SAMPLES), 8)
@@ -230,6 +231,12 @@ def _check_precision(values: Mapping[str, Any]) -> None:
                 f"{own[0] if own else 'precision auto'} changes how convkit types a graph, and this one is brought.",
                 hint="Leave it out, or --graph.",
             )
+    typed = values.get("graph") or values.get("precision", "fp32") != "fp32"
+    if values.get("metric_data") and not typed:
+        raise SettingError(
+            "metric_data is to compare a precision with float32, and float32 was asked for.",
+            hint="Add --precision, or measure the artifact with `convkit evaluate`.",
+        )
     if values.get("keep_fp32") and values.get("precision", "fp32") == "fp32":
         raise SettingError(
             "keep_fp32 lists nodes to keep in float32, and all of a float32 graph are.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from convkit import __version__
 from convkit.artifact import EXPORTED, KERNELS, MODEL, Artifact, spec_to_json
-from convkit.backends import Backend, Engine, Ladder, open_engine
+from convkit.backends import Backend, Engine, Ladder, Session, open_engine
 from convkit.conversion._export import check_graph, export_onnx, save_onnx
 from convkit.conversion._export_errors import named_in_exports
 from convkit.conversion._inputs import RawInputs
@@ -81,9 +81,13 @@ class Runner:
     backend: Backend
     device: str
 
+    def open(self, file: Path) -> Session:
+        """Return a session of an ONNX file."""
+        return open_engine(self.backend, Engine(self.backend.name, file), device=self.device)
+
     def run(self, file: Path, feeds: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
         """Return the outputs of an ONNX file on each of the feeds."""
-        session = open_engine(self.backend, Engine(self.backend.name, file), device=self.device)
+        session = self.open(file)
         try:
             return [session.run(feed) for feed in feeds]
         finally:
@@ -125,7 +129,8 @@ class Rewritten:
 class Proved:
     """The verdict, its ladder, the golden samples, and drawings of results with captions, a row for each input.
 
-    ``machine`` is what the proof depends on besides the artifact, such as the version of the backend.
+    ``machine`` is what the proof depends on besides the artifact, such as the version of the backend; ``metric`` is the
+    task metric as the manifest has it, empty where none was measured.
     """
 
     verdict: Verdict
@@ -133,6 +138,7 @@ class Proved:
     machine: Mapping[str, str]
     golden: GoldenSamples
     drawings: Sequence[Sequence[tuple[str, np.ndarray]]]
+    metric: Mapping[str, Any] = field(default_factory=dict)
 
 
 def measure_reference(
@@ -239,7 +245,7 @@ def prove_written(
     progress: Progress,
 ) -> tuple[Verdict, Sequence[Sequence[tuple[str, np.ndarray]]]]:
     """Return the verdict of the graph in ``folder`` under the baselines, pipeline included, and drawings of results."""
-    session = open_engine(runner.backend, Engine(runner.backend.name, folder / MODEL), device=runner.device)
+    session = runner.open(folder / MODEL)
     with predictor_of(Artifact(folder, {"model": spec_to_json(spec)}), session) as predictor:
         verdict = prove(
             spec,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from convkit.conversion._calibration import CalibrationSet
 from convkit.conversion._changes import Changes, Wish, measure_changes
 from convkit.conversion._export import check_graph, save_onnx
 from convkit.conversion._inputs import RawInputs
+from convkit.conversion._metric import Metric
 from convkit.conversion._settings import AUTO
 from convkit.conversion._stages import Measured, Proved, Rewritten, Runner, prove_written
 from convkit.conversion._typed import remedy, worst, yardstick_text
@@ -40,7 +41,7 @@ from convkit.model import ModelSpec, Precision, Target
 from convkit.plugins import manager
 from convkit.processing import collate
 from convkit.progress import Progress
-from convkit.proof import GRAPH_CHECKS, Verdict, artifact_ladder, rung_of
+from convkit.proof import GRAPH_CHECKS, METRIC, Verdict, artifact_ladder, rung_of
 
 if TYPE_CHECKING:
     import onnx
@@ -205,14 +206,19 @@ def prove_typed_graph(
     runner: Runner,
     folder: Path,
     progress: Progress,
+    metric: Callable[[], Metric] | None = None,
 ) -> Proved:
     """Prove the typed graph against float64 in every case and from raw inputs to results, by the precision's own rule.
 
     ``before`` is the proof of the float32 graph, whose rung *exported* stays, unless the graph is the user's own.
+    ``metric`` measures the task metric, where everything else passed.
     """
     verdict, drawings = prove_written(
         spec, measured, inputs, before.golden, runner, folder, typed.baselines, before.verdict.ledger, progress
     )
+    found = metric() if metric and verdict.passed else None
+    if found:
+        verdict.checks.append(found.check())
     machine = runner.backend.machine(runner.device)
     exported, rung = before.ladder["exported"], None
     if typed.brought:
@@ -220,7 +226,7 @@ def prove_typed_graph(
     if typed.precision.name != "fp32":
         rung = _rung(typed, verdict)
     ladder = artifact_ladder(verdict, machine, exported, rung)
-    return Proved(verdict, ladder, machine, before.golden, drawings)
+    return Proved(verdict, ladder, machine, before.golden, drawings, found.to_json() if found else {})
 
 
 def _brought_rung(typed: Typed, verdict: Verdict) -> Rung:
@@ -232,9 +238,12 @@ def _brought_rung(typed: Typed, verdict: Verdict) -> Rung:
 
 
 def _rung(typed: Typed, verdict: Verdict) -> Rung:
-    checks = [check for check in verdict.checks if check.kind in GRAPH_CHECKS]
+    checks = [check for check in verdict.checks if check.kind in (*GRAPH_CHECKS, METRIC)]
     counts = ", ".join(f"{count} nodes in {name}" for name, count in typed.types.nodes.items())
     summary = f"{counts}; {worst(verdict)}three times what PyTorch errs with {yardstick_text(typed.precision)}"
+    for check in checks:
+        if check.kind == METRIC:
+            summary += f"; {check.note} on {check.case}, {check.limits['drop']:g} less is allowed"
     facts: dict[str, Any] = {
         "precision": typed.precision.name,
         "rewrites": {record.name: record.fired for _, record in typed.rewrites if record.fired},

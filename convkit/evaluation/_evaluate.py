@@ -25,7 +25,7 @@ from convkit.results import Detections, Result
 if TYPE_CHECKING:
     from convkit.runtime import Predictor
 
-__all__ = ["METRICS", "EvaluationReport", "evaluate_artifact", "evaluate_engines"]
+__all__ = ["METRICS", "EvaluationReport", "check_data", "evaluate_artifact", "evaluate_engines"]
 
 AGREEMENT = 1e-3
 """By how much the AP of the artifact and of PyTorch may differ."""
@@ -129,6 +129,19 @@ def evaluate_engines(
     progress("computing AP")
     figures = {name: _coco_figures(data.truth, values, ids) for name, values in rows.items()}
     return EvaluationReport(figures, len(ids), data.count, time.perf_counter() - started, (*data.notes, *notes))
+
+
+def check_data(coco: Path, images: Path, classes: Sequence[str]) -> int:
+    """Return the number of images of a data set whose annotations and classes fit and whose images are there.
+
+    Raises:
+        SettingError: the annotations are no COCO file or do not fit the classes.
+        ImageError: an image is missing.
+        EnvironmentProblem: pycocotools is missing.
+    """
+    data = read_annotations(coco)
+    category_ids(data, tuple(classes))
+    return len(find_images(images, data.names))
 
 
 def _rows(result: Result, image_id: int, categories: list[int]) -> Iterator[float]:

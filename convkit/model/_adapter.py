@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from convkit.model._dims import Dim
@@ -64,7 +65,8 @@ class Adapter(ABC):
     """One family of models. Subclasses declare themselves and implement `load` and `samples`.
 
     ``forms`` are the output forms, the default first; ``dims`` the named dimensions with their default ranges;
-    ``options`` the settings that ``--set`` accepts; ``weights_folder`` whether ``--weights`` may be a folder.
+    ``options`` the settings that ``--set`` accepts; ``weights_folder`` whether ``--weights`` may be a folder;
+    ``metric_drop`` by how much the task metric (AP) may fall in each precision.
     """
 
     name: ClassVar[str]
@@ -74,6 +76,7 @@ class Adapter(ABC):
     options: ClassVar[tuple[Option, ...]] = ()
     opset: ClassVar[int] = 20
     weights_folder: ClassVar[bool] = False
+    metric_drop: ClassVar[Mapping[str, float]] = MappingProxyType({"fp16": 0.002, "bf16": 0.002, "int8": 0.01})
 
     @abstractmethod
     def load(self, request: Request) -> SourceModel:

@@ -3,7 +3,15 @@
 from convkit.proof._cases import Case, ItemSizes, engine_cases, shape_cases
 from convkit.proof._computes import Compute, TorchCompute, by_items, feed_key, patched_compute, run_parallel
 from convkit.proof._golden import GoldenSamples
-from convkit.proof._ladder import GRAPH_CHECKS, artifact_ladder, decoded_rung, failures_json, pipeline_rung, rung_of
+from convkit.proof._ladder import (
+    GRAPH_CHECKS,
+    METRIC,
+    artifact_ladder,
+    decoded_rung,
+    failures_json,
+    pipeline_rung,
+    rung_of,
+)
 from convkit.proof._ledger import Ledger
 from convkit.proof._metrics import TensorError, measure
 from convkit.proof._prove import check_repeated, measure_baselines, prove, score_slack
@@ -16,6 +24,7 @@ __all__ = [
     "DECODED",
     "GRAPH_CHECKS",
     "ILL_CONDITIONED",
+    "METRIC",
     "Case",
     "Check",
     "Compute",

@@ -10,6 +10,7 @@ from convkit.proof._verdict import Check, Verdict
 
 __all__ = [
     "GRAPH_CHECKS",
+    "METRIC",
     "PIPELINE",
     "artifact_ladder",
     "decoded_rung",
@@ -22,6 +23,7 @@ __all__ = [
 PIPELINE = "pipeline"
 RESULTS = ("decoded", "decode")
 GRAPH_CHECKS = ("shape", "values", "batch")
+METRIC = "metric"
 NO_DECODE = "The model has no decode; its outputs are what is compared."
 
 
