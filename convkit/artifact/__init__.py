@@ -1,7 +1,8 @@
-"""The artifact: a directory with a proved graph, its manifest, its proof, its report and its engines."""
+"""The artifact: a directory with a proved graph, its manifest, its proof and its engines."""
 
 from convkit.artifact._directory import (
     EXPORTED,
+    GRAPHS,
     KERNELS,
     MODEL,
     REPORT,
@@ -15,10 +16,10 @@ from convkit.artifact._engines import StagedEngine, StoredEngine, engine_staging
 from convkit.artifact._manifest import environment, spec_from_manifest, spec_to_json
 from convkit.artifact._publish import check_destination, publish, staging
 from convkit.artifact._records import ProofRecord, record_file, write_record
-from convkit.artifact._report import render_report
 
 __all__ = [
     "EXPORTED",
+    "GRAPHS",
     "KERNELS",
     "MODEL",
     "REPORT",
@@ -35,7 +36,6 @@ __all__ = [
     "environment",
     "publish",
     "record_file",
-    "render_report",
     "spec_from_manifest",
     "spec_to_json",
     "staging",

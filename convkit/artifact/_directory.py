@@ -29,6 +29,8 @@ EXPORTED = "exported.onnx"
 KERNELS = "kernels"
 REPORT = "report.html"
 VERDICT = "proof/verdict.json"
+GRAPHS = "proof/rewrites.json"
+"""For people: one place of each rewrite, as `convkit.reporting.excerpt` describes it."""
 SAMPLES = "proof/samples.npz"
 _RESTORE = "Restore the artifact or convert again."
 

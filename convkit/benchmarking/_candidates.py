@@ -22,12 +22,16 @@ SCOPES = (NETWORK, PIPELINE)
 
 @dataclass(frozen=True)
 class Candidate:
-    """An artifact on a backend and a device; ``artifact`` is its path, ``precision`` that of its graph."""
+    """An artifact on a backend and a device; ``artifact`` is its path, ``precision`` that of its graph.
+
+    ``seal`` is the one in the manifest, by which a report finds its results.
+    """
 
     artifact: str
     precision: str
     backend: str
     device: str
+    seal: str = ""
 
     @property
     def engine(self) -> str:
@@ -41,6 +45,7 @@ class Candidate:
             "precision": self.precision,
             "backend": self.backend,
             "device": self.device,
+            "seal": self.seal,
         }
 
 
@@ -55,11 +60,11 @@ def find_candidates(
     Raises:
         EnvironmentProblem: there is no backend of a name.
     """
-    engines = stored_engines(artifact)
+    engines, seal = stored_engines(artifact), str(artifact.manifest.get("seal", ""))
     for backend in _backends(backends):
         for device in devices or ((backend.default_device,) if backend.builds else ("cpu", "cuda")):
             yield (
-                Candidate(str(artifact.path), _precision(artifact, backend, engines), backend.name, device),
+                Candidate(str(artifact.path), _precision(artifact, backend, engines), backend.name, device, seal),
                 _reason(artifact, backend, device, engines),
             )
 

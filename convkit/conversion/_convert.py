@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from convkit._text import read_text
 from convkit.artifact import (
+    GRAPHS,
     REPORT,
     VERDICT,
     Artifact,
     anchored,
     check_destination,
     publish,
-    render_report,
     staging,
 )
 from convkit.backends import find_graph_backend
@@ -252,7 +252,7 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
             write_device_kernels(source.spec, folder, progress)
             progress("writing the artifact")
             manifest = conversion_record(plan, source, exported, rewritten, proved, typed)
-            return _write(folder, output, manifest, proved, overwrite=overwrite)
+            return _write(folder, output, manifest, rewritten, proved, typed, overwrite=overwrite)
 
 
 def _load(plan: ConversionPlan, plugin: str) -> SourceModel:
@@ -304,14 +304,28 @@ def _write(
     folder: Path,
     output: Path,
     manifest: dict[str, Any],
+    rewritten: Rewritten,
     proved: Proved,
+    typed: Typed | None,
     *,
     overwrite: bool,
 ) -> Conversion:
+    from convkit.reporting import ReportParts, layers_of, render_report
+
     verdict = proved.verdict
     document = {**verdict.to_json(), "ladder": proved.ladder.to_json()}
+    graphs = [*rewritten.graphs, *(typed.graphs if typed else ())]
+    (folder / GRAPHS).write_text(json.dumps(graphs, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / VERDICT).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / REPORT).write_text(render_report(manifest, document, proved.drawings), encoding="utf-8")
+    parts = ReportParts(
+        pictures=proved.drawings,
+        layers=layers_of(typed.model, typed.types.kinds) if typed else (),
+        graphs=graphs,
+        sizes={
+            file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()
+        },
+    )
+    (folder / REPORT).write_text(render_report(manifest, document, parts), encoding="utf-8")
     if verdict.passed:
         return Conversion(publish(folder, output, manifest, overwrite=overwrite), verdict, proved.ladder)
     rejected = _rejected(output)

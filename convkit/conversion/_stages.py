@@ -50,6 +50,7 @@ from convkit.proof import (
     run_parallel,
     shape_cases,
 )
+from convkit.reporting import excerpts_of
 from convkit.results import DRAW_SCORE
 from convkit.runtime import predictor_of
 
@@ -119,10 +120,11 @@ class Exported:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The graph after the rewrites, and what each did, by plugin."""
+    """The graph after the rewrites, what each did, by plugin, and for the report what it looks like at one place."""
 
     model: onnx.ModelProto
     rewrites: Sequence[tuple[str, RewriteRecord]]
+    graphs: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -219,10 +221,13 @@ def rewrite(
     if keep_exported:
         save_onnx(model, folder / EXPORTED)
     records: list[tuple[str, RewriteRecord]] = []
+    graphs: list[Mapping[str, Any]] = []
     _enter(ledger, "exported", model, runner, folder, f"opset {target.opset}, {len(model.graph.node)} nodes")
     for plugin, change in in_phases(found):
         progress(f"rewriting: {change.name}")
+        before = model
         model, record = apply_rewrite(model, change, spec.expect.get(change.name))
+        graphs += excerpts_of(before, model, record)
         records.append((plugin, record))
         if record.fired:
             check_graph(model, f"rewrite {change.name!r} of plugin {plugin!r}")
@@ -230,7 +235,7 @@ def rewrite(
             _enter(ledger, change.name, model, runner, folder, note)
     _stamp(model, adapter, spec, target, records)
     save_onnx(model, folder / MODEL)
-    return Rewritten(model, records)
+    return Rewritten(model, records, graphs)
 
 
 def prove_written(
@@ -329,10 +334,10 @@ def _drawings(
     rows = []
     for name, raw, *found in zip(inputs.names[:STORED_SAMPLES], inputs.values, *results.values(), strict=False):
         row = []
-        for who, result in zip(results, found, strict=True):
+        for who, result, other in zip(results, found, reversed(found), strict=True):
             with blamed_on(f"draw() of {type(result).__name__}", manager().origin(measured.decode)):
                 shown = result.above(DRAW_SCORE)
-                drawn = shown.draw(raw)
+                drawn = shown.draw_beside(raw, other)
             if drawn is not None:
                 row.append((f"{name}, {who}: {shown.summary()}", drawn))
         rows.append(row)

@@ -42,6 +42,7 @@ from convkit.plugins import manager
 from convkit.processing import collate
 from convkit.progress import Progress
 from convkit.proof import GRAPH_CHECKS, METRIC, Verdict, artifact_ladder, rung_of
+from convkit.reporting import excerpts_of
 
 if TYPE_CHECKING:
     import onnx
@@ -57,7 +58,7 @@ class Typed:
 
     ``ranges`` are those on the samples that kept a node in float32, by tensor; ``search`` is how the nodes to keep were
     found, where they were searched for; ``calibration`` is what int8 was calibrated with;
-    ``brought`` is the name of the file where the graph is the user's own.
+    ``brought`` is the name of the file where the graph is the user's own; ``graphs`` show one place of each rewrite.
     """
 
     model: onnx.ModelProto
@@ -69,6 +70,7 @@ class Typed:
     search: Search | None = None
     calibration: CalibrationSet | None = None
     brought: str = ""
+    graphs: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return what the manifest says of it."""
@@ -126,11 +128,14 @@ def type_graph(
     searched = _searched(spec, model, measured, changes, folder, progress) if wish.auto else None
     found = manager().gather("convkit_graph_rewrites", of=Rewrite, adapter=adapter, target=target)
     records: list[tuple[str, RewriteRecord]] = []
+    graphs: list[Mapping[str, Any]] = []
     for plugin, change in in_phases(found):
         if change.phase == "precision":
             progress(f"rewriting: {change.name}")
             rewrite = changes.of(change, searched.kept if searched else ())
+            before = model
             model, record = apply_rewrite(model, rewrite, spec.expect.get(change.name))
+            graphs += excerpts_of(before, model, record)
             records.append((plugin, record))
     check_graph(model, "the rewrites of phase precision")
     types = graph_precision(model, graph_stats(model, {dim.name: dim.opt for dim in spec.dims}))
@@ -139,7 +144,9 @@ def type_graph(
     _stamp(model, records)
     _write_graph(model, folder)
     decisive = _decisive(types, changes.ranges)
-    return Typed(model, records, precision, types, decisive, baselines, searched, changes.calibration)
+    return Typed(
+        model, records, precision, types, decisive, baselines, searched, changes.calibration, graphs=graphs
+    )
 
 
 def bring_graph(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from convkit.graph import PRECISION_KEY, metadata_of
@@ -27,7 +27,8 @@ class GraphPrecision:
     ``nodes`` is the number of nodes by the type of what they compute; a node whose result is no floating number counts
     by what it reads, a product of quantised tensors as ``int8``. Casts between floating types and quantisers compute
     nothing: ``converters`` is their number. ``kept`` has the nodes that stayed float32 when the graph was typed, with
-    the reason. ``arithmetic`` and ``weights`` are shares by type, empty where a shape is not known or there are none.
+    the reason, ``kinds`` the type of each node that is counted, by its name. ``arithmetic`` and ``weights`` are shares
+    by type, empty where a shape is not known or there are none.
     """
 
     nodes: Mapping[str, int]
@@ -35,6 +36,7 @@ class GraphPrecision:
     kept: Mapping[str, str]
     arithmetic: Mapping[str, float]
     weights: Mapping[str, float]
+    kinds: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def share(self, dtypes: Collection[str]) -> float:
         """Return how much of the arithmetic has one of these types; of the nodes, where no arithmetic is counted."""
@@ -82,6 +84,7 @@ def graph_precision(model: onnx.ModelProto, stats: GraphStats) -> GraphPrecision
         kept={node.name: text for node in model.graph.node if (text := metadata_of(node, PRECISION_KEY))},
         arithmetic=_shares(arithmetic),
         weights=_shares(stats.parameter_dtypes),
+        kinds=kinds,
     )
 
 

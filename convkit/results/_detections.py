@@ -59,21 +59,9 @@ class Detections(Result):
         """
         if not isinstance(other, Detections):
             return super().compare(other, slack=slack)
-        same_class = self.class_ids[:, None] == other.class_ids[None, :]
-        iou = box_iou(self.boxes, other.boxes)
-        shift = np.abs(self.boxes[:, None, :] - other.boxes[None, :, :]).max(-1, initial=0.0)
-        allowed = same_class & ((iou >= SAME_IOU) | (shift <= SAME_PIXELS))
-        closeness = np.where(allowed, iou - shift / (1 + shift), -np.inf)
-        pairs: list[tuple[int, int]] = []
-        free_rows, free_columns = set(range(len(self))), set(range(len(other)))
-        for flat in np.argsort(-closeness, axis=None, kind="stable"):
-            row, column = divmod(int(flat), max(len(other), 1))
-            if closeness[row, column] == -np.inf or not free_rows:
-                break
-            if row in free_rows and column in free_columns:
-                free_rows.discard(row)
-                free_columns.discard(column)
-                pairs.append((row, column))
+        pairs, shift = _matched(self, other)
+        free_rows = set(range(len(self))) - {row for row, _ in pairs}
+        free_columns = set(range(len(other))) - {column for _, column in pairs}
         ties = unexplained = 0
         for own, theirs, free in ((self, other, free_rows), (other, self, free_columns)):
             tied = sum(
@@ -123,6 +111,35 @@ class Detections(Result):
         from convkit.results._draw import draw_detections
 
         return draw_detections(raw, self)
+
+    def draw_beside(self, raw: np.ndarray, other: Result) -> np.ndarray:
+        """Draw each box; those without a partner in ``other`` thick, in magenta, as ``only here``."""
+        from convkit.results._draw import draw_detections
+
+        if not isinstance(other, Detections):
+            return self.draw(raw)
+        partners = {row for row, _ in _matched(self, other)[0]}
+        return draw_detections(raw, self, marked=set(range(len(self))) - partners)
+
+
+def _matched(first: Detections, second: Detections) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """Return pairs of indices of the same boxes, and how far every box of one is from every one of the other."""
+    same_class = first.class_ids[:, None] == second.class_ids[None, :]
+    iou = box_iou(first.boxes, second.boxes)
+    shift = np.abs(first.boxes[:, None, :] - second.boxes[None, :, :]).max(-1, initial=0.0)
+    allowed = same_class & ((iou >= SAME_IOU) | (shift <= SAME_PIXELS))
+    closeness = np.where(allowed, iou - shift / (1 + shift), -np.inf)
+    pairs: list[tuple[int, int]] = []
+    free_rows, free_columns = set(range(len(first))), set(range(len(second)))
+    for flat in np.argsort(-closeness, axis=None, kind="stable"):
+        row, column = divmod(int(flat), max(len(second), 1))
+        if closeness[row, column] == -np.inf or not free_rows:
+            break
+        if row in free_rows and column in free_columns:
+            free_rows.discard(row)
+            free_columns.discard(column)
+            pairs.append((row, column))
+    return pairs, shift
 
 
 def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import cv2
@@ -18,6 +19,8 @@ GOLDEN = 0.618033988749895
 """The golden ratio's fraction: hues that follow it stay far apart however many there are."""
 
 Colour = tuple[int, int, int]
+MARK: Colour = (255, 0, 255)
+"""Magenta: what has no partner in another result."""
 
 
 def class_colour(class_id: int) -> Colour:
@@ -26,17 +29,23 @@ def class_colour(class_id: int) -> Colour:
     return int(blue * 255), int(green * 255), int(red * 255)
 
 
-def draw_detections(image: np.ndarray, detections: Detections) -> np.ndarray:
-    """Return a copy of the BGR image with every box, its class and score; the best on top."""
+def draw_detections(image: np.ndarray, detections: Detections, marked: Collection[int] = ()) -> np.ndarray:
+    """Return a copy of the BGR image with every box, its class and score; the best on top, above them the ``marked``.
+
+    Those are thick, in magenta, and say ``only here``.
+    """
     canvas = image.copy()
     scale = max(image.shape[:2]) / 640
     thickness = max(1, round(2 * scale))
-    for index in reversed(range(len(detections))):
+    order = sorted(range(len(detections)), key=lambda index: (index in marked, -index))
+    for index in order:
         class_id = int(detections.class_ids[index])
-        colour = class_colour(class_id)
+        colour = MARK if index in marked else class_colour(class_id)
         x1, y1, x2, y2 = (int(np.clip(value, -1e5, 1e5)) for value in detections.boxes[index])
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness, cv2.LINE_AA)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness * (1 + 2 * (index in marked)), cv2.LINE_AA)
         label = f"{detections.class_name(class_id)} {detections.scores[index]:.2f}"
+        if index in marked:
+            label = f"only here: {label}"
         _label(canvas, label, (x1, y1), colour, max(0.4, 0.5 * scale))
     return np.asarray(canvas)
 

@@ -75,6 +75,14 @@ class Result(ABC):
         del raw
         return None
 
+    def draw_beside(self, raw: np.ndarray, other: Result) -> np.ndarray | None:
+        """Return what `draw` does, with whatever has no partner in another result of the same input made to stand out.
+
+        The default marks nothing.
+        """
+        del other
+        return self.draw(raw)
+
 
 def json_difference(
     expected: Any, actual: Any, slack: float, where: str, scales: Mapping[str, float] | None = None

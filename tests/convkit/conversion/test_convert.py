@@ -48,6 +48,7 @@ def test_an_artifact_holds_graph_manifest_proof_and_report(toy_artifact):
         "model.onnx",
         "report.html",
         "proof/verdict.json",
+        "proof/rewrites.json",
         "proof/samples.npz",
         "proof/samples.json",
         "proof/input_0.png",

@@ -10,12 +10,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 from convkit import convert
-from convkit.artifact import render_report
+from convkit.errors import SettingError
+from convkit.reporting import ReportParts, bench_of, layers_of, render_report
 
-VOID = {"meta", "img", "br", "line", "rect", "path"}
+VOID = {"meta", "img", "br", "input"}
 
 
 class Reader(HTMLParser):
@@ -76,8 +78,8 @@ def test_it_needs_nothing_but_itself_and_runs_nothing(toy_artifact):
         for name, value in attributes.items():
             assert not name.startswith("on")
             if name in ("src", "href", "data", "action"):
-                assert (value or "").startswith("data:image/")
-    assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org/2000/svg)", document)
+                assert (value or "").startswith(("data:image/jpeg;base64,", "#"))
+    assert not re.search(r"url\(|@import|https?://", document)
 
 
 def test_names_and_notes_are_text_and_never_markup(documents):
@@ -90,18 +92,17 @@ def test_names_and_notes_are_text_and_never_markup(documents):
     verdict["inputs"] = verdict["headline"] = hostile
     verdict["checks"][0]["note"] = hostile
     verdict["ledger"][0]["name"] = hostile
-    image = np.zeros((4, 4, 3), np.uint8)
-    reader = Reader(render_report(manifest, verdict, [[(hostile, image)]]))
+    reader = Reader(render_report(manifest, verdict, hostile_parts(hostile)))
     assert reader.open == []
     assert "script" not in {tag for tag, _ in reader.tags}
-    assert reader.text.count("alert('x')") >= 8
+    assert reader.text.count("alert('x')") >= 30
     for tag, attributes in reader.tags:
         assert tag != "img" or {*attributes} <= {"src", "alt"}, "a quote in a name must not end an attribute"
 
 
 def test_pictures_are_embedded_with_their_captions(documents):
     image = np.full((30, 40, 3), (10, 200, 90), np.uint8)
-    reader = Reader(render_report(*documents, [[("a picture: 2 things", image)]]))
+    reader = Reader(render_report(*documents, ReportParts([[("a picture: 2 things", image)]])))
     (picture,) = [attributes for tag, attributes in reader.tags if tag == "img"]
     data = base64.b64decode((picture["src"] or "").partition(",")[2])
     shown = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -109,14 +110,18 @@ def test_pictures_are_embedded_with_their_captions(documents):
     assert "a picture: 2 things" in reader.text
 
 
-def test_the_ladder_stands_first(toy_artifact):
+def test_verdict_and_ladder_stand_first(toy_artifact):
     reader = Reader((toy_artifact.path / "report.html").read_text(encoding="utf-8"))
     words = [text.strip() for text in reader.texts if text.strip()]
     start = words.index("what it rests on") + 1
     ladder = toy_artifact.verdict["ladder"]
     rows = [word for name, rung in ladder.items() for word in (name, rung["status"], rung["summary"])]
     assert words[start : start + len(rows)] == rows
-    assert words.index(toy_artifact.manifest["verdict"]["headline"]) > start
+    place = words.index("Proved")
+    assert words[place - 1] == "toy toy_1"
+    assert words[place + 1] == toy_artifact.manifest["verdict"]["headline"]
+    assert place < start
+    assert start < words.index("results"), "and all else comes behind"
 
 
 def test_a_failed_rung_stands_out(documents):
@@ -127,7 +132,7 @@ def test_a_failed_rung_stands_out(documents):
 
 def test_reference_and_engine_are_shown_side_by_side(blob_artifact):
     document = (blob_artifact.path / "report.html").read_text(encoding="utf-8")
-    rows = re.findall(r'<div class="row">(.*?)</div>', document)
+    rows = re.findall(r'<div class="row">(<figure><img.*?)</div>', document)
     assert len(rows) == 1, "as many as the best batch has"
     for row, results in zip(rows, stored_results(blob_artifact), strict=False):
         captions = re.findall(r"<figcaption>(.*?)</figcaption>", row)
@@ -160,6 +165,27 @@ def test_the_score_of_drawings_is_that_of_run():
     assert OF_RUN == DRAW_SCORE
 
 
+def hostile_parts(text: str) -> ReportParts:
+    """Return parts in which every text is this one."""
+    node = {"name": text, "operator": text, "module": text, "weights": [text], "kind": "changed"}
+    graph = {"nodes": [node, node], "edges": [[0, 1, text]]}
+    measured = {"local": 1e-3, "accumulated": 1e-3, "limit": 1e-4}
+    layer = {"node": text, "operator": text, "module": text, "dtype": text, "reason": text, **measured}
+    result = {"backend": text, "device": text, "scope": text, "batch": 1, "unproved": text, "items_per_second": 1.0}
+    return ReportParts(
+        pictures=[[(text, np.zeros((4, 4, 3), np.uint8))]],
+        layers=[layer],
+        judged=text,
+        graphs=[{"rewrite": text, "before": graph, "after": graph, "places": 1, "left_out": 0}],
+        bench={
+            "results": [{**result, "latency_ms": {"p50": 1.0, "p90": 2.0}}],
+            "protocol": {"machine": {"cpu": text}, "started": text, "threads": text, "gpu": [{"name": text}]},
+        },
+        sizes={text: 3},
+        engines={text: {text: {"status": text, "summary": text}}},
+    )
+
+
 def test_failures_and_infinite_errors_are_shown_as_such(documents):
     manifest, verdict = documents
     verdict["passed"] = False
@@ -169,6 +195,92 @@ def test_failures_and_infinite_errors_are_shown_as_such(documents):
     verdict["ledger"].append({**verdict["ledger"][0], "name": "exact", "against_float64": 0.0, "limit": 0.0})
     reader = Reader(render_report(manifest, verdict))
     assert reader.open == []
+    assert "NOT proved" in reader.texts
     assert "FAIL" in reader.texts
     assert "3 values are NaN" in reader.text
-    assert ("p", {"class": "headline fail"}) in reader.tags
+    assert ("div", {"class": "headline fail"}) in reader.tags
+
+
+def test_a_report_without_pictures_says_so(documents):
+    assert "Results of this model have no pictures" in Reader(render_report(*documents)).text
+    noise = np.random.default_rng(0).integers(0, 255, (340, 480, 3), np.uint8)
+    document = render_report(*documents, ReportParts(pictures=[[("noise", noise)] * 40]))
+    assert "would take more than 3 MB and are left out" in document
+
+
+def test_pictures_are_made_small_enough_together(documents):
+    noise = np.random.default_rng(0).integers(0, 255, (1000, 1400, 3), np.uint8)
+    document = render_report(*documents, ReportParts(pictures=[[("noise", noise)] * 4]))
+    assert document.count("<img") == 4
+    assert len(document) < 5_000_000
+
+
+def test_each_node_shows_its_type_its_module_and_its_errors(toy_artifact, documents):
+    model = onnx.load(toy_artifact.model)
+    names = [node.name for node in model.graph.node]
+    errors = {
+        "nodes": [
+            row(names[0], 1e-6, 1e-5, "float32"),
+            row(names[1], 2e-2, 1e-3, "float16"),
+            row(names[2], None, 1e-3, "float16"),
+        ]
+    }
+    layers = layers_of(model, {names[0]: "float32", names[3]: "int8"}, errors)
+    assert [layer["node"] for layer in layers] == names[:4]
+    assert [layer["dtype"] for layer in layers] == ["float32", "float16", "float16", "int8"]
+    reader = Reader(render_report(*documents, ReportParts(layers=layers, judged="torch:fp16")))
+    assert reader.open == []
+    circles = [attributes for tag, attributes in reader.tags if tag == "circle" and attributes["r"] == "3.5"]
+    assert [circle["class"] for circle in circles] == ["ok", "fail", "fail"]
+    heights = [float(circle["cy"] or 0) for circle in circles]
+    assert heights[0] > heights[1] > heights[2], "the larger the error, the higher; one that is not finite at the top"
+    modules = [entry.value for entry in model.graph.node[0].metadata_props if entry.key == "convkit.module"]
+    assert any(modules[0] in text and "errs 1e-06 by itself" in text for text in reader.texts)
+    strip = [
+        attributes["class"] for tag, attributes in reader.tags if tag == "rect" and attributes.get("height") == "26"
+    ]
+    assert strip == ["float32", "float16", "float16", "int8"]
+    worst = reader.texts[reader.texts.index("by itself") :]
+    assert worst.index(names[2]) < worst.index(names[1]) < worst.index(names[0])
+
+
+def row(name: str, local: float | None, limit: float, dtype: str) -> dict[str, Any]:
+    """Return a node of the document of a bisection."""
+    figures = {"rel_l2": local, "max_abs": local}
+    return {"node": name, "local": [figures], "accumulated": [figures], "limit": limit, "dtype": dtype}
+
+
+def test_a_typed_artifact_shows_the_type_of_each_node(documents):
+    manifest, verdict = documents
+    manifest["precision"] = {
+        "asked": "fp16", "nodes": {"float16": 9, "float32": 1}, "arithmetic": {"float16": 0.995, "float32": 0.005},
+        "reasons": {"head/TopK": "it decides"},
+    }  # fmt: skip
+    text = Reader(render_report(manifest, verdict)).text
+    assert (
+        "Asked for fp16: 9 nodes in float16, 1 nodes in float32; arithmetic: 99.5% in float16, 0.5% in float32." in text
+    )
+    assert "it decides" in text
+
+
+def test_latency_is_that_of_this_artifact(documents):
+    def result(seal: str, p50: float) -> dict[str, Any]:
+        return {
+            "seal": seal, "backend": "torch", "device": "cuda", "scope": "network", "batch": 8, "unproved": "",
+            "latency_ms": {"p50": p50, "p90": 2 * p50}, "items_per_second": 1234.5,
+        }  # fmt: skip
+
+    protocol = {"machine": {"cpu": "a CPU"}, "started": "2026", "threads": 2, "gpu": [{"name": "a GPU"}]}
+    document = {"results": [result("other", 9.0), result("mine", 2.5), result("mine", 5.0)], "protocol": protocol}
+    bench = bench_of(document, "mine", "here")
+    reader = Reader(render_report(*documents, ReportParts(bench=bench)))
+    assert "torch (cuda)" in reader.texts
+    assert "2.5" in reader.texts
+    assert "9" not in reader.texts
+    bars = [float(attributes["width"] or 0) for tag, attributes in reader.tags if attributes.get("class") == "bar"]
+    assert bars == [80.0, 160.0]
+    with pytest.raises(SettingError, match="has no result of here"):
+        bench_of(document, "third", "here")
+    for broken in ([], {"results": [{"seal": "mine"}], "protocol": protocol}, {"results": []}):
+        with pytest.raises(SettingError, match="not what `convkit bench --json` writes"):
+            bench_of(broken, "mine", "here")
