@@ -144,9 +144,7 @@ def type_graph(
     _stamp(model, records)
     _write_graph(model, folder)
     decisive = _decisive(types, changes.ranges)
-    return Typed(
-        model, records, precision, types, decisive, baselines, searched, changes.calibration, graphs=graphs
-    )
+    return Typed(model, records, precision, types, decisive, baselines, searched, changes.calibration, graphs=graphs)
 
 
 def bring_graph(
