@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from convkit.conversion._brought import BroughtGraph
     from convkit.conversion._engines import BuiltEngine
     from convkit.conversion._metric import MetricData
-    from convkit.conversion._stages import Proved
+    from convkit.conversion._stages import Proved, Rewritten
+    from convkit.conversion._typing import Typed
     from convkit.proof import Verdict
 
 __all__ = ["STAGES", "Conversion", "ConversionPlan", "convert", "default_output", "plan_conversion", "run_plan"]
