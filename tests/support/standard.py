@@ -5,6 +5,7 @@ ONNX computes them anew at each import, which takes a quarter of a minute; they 
 
 from __future__ import annotations
 
+import fcntl
 import pickle
 import tempfile
 import warnings
@@ -77,11 +78,13 @@ def _generated() -> list[NodeTest]:
 def node_tests() -> tuple[NodeTest, ...]:
     """Return the tests whose inputs and outputs are tensors."""
     file = CACHE / f"{onnx.__version__}-{np.__version__}.pickle"
-    if not file.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=CACHE, delete=False) as part:
-            pickle.dump(_generated(), part)
-        Path(part.name).replace(file)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers would compute them twice
+        if not file.exists():
+            with tempfile.NamedTemporaryFile(dir=CACHE, delete=False) as part:
+                pickle.dump(_generated(), part)
+            Path(part.name).replace(file)
     with file.open("rb") as stream:
         return tuple(pickle.load(stream))
 

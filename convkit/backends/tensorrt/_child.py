@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ __all__ = ["Build", "Outcome", "ParserError", "Task", "run_tasks"]
 
 LOG_LINES = 20
 """Lines of the child's log that an error quotes at most."""
+LOG_WINDOW = 1 << 14
+"""Bytes at the end of the log in which they are looked for first."""
 _START = (
     "import json, pathlib, sys; sys.path[:] = json.loads(sys.argv[1]);"
     "from convkit.backends.tensorrt._worker import main; main(pathlib.Path(sys.argv[2]))"
@@ -206,11 +209,18 @@ def _unpack(packed: Mapping[str, str]) -> ConvkitError:
 
 
 def _log_tail(folder: Path) -> list[str]:
+    """Return the last lines of the log, which all tasks of the process share: no more is read than they need."""
     try:
-        text = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+        with (folder / "log.txt").open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            for window in (min(size, LOG_WINDOW), size):
+                stream.seek(size - window)
+                lines = stream.read().decode("utf-8", errors="replace").splitlines()
+                if len(lines) > LOG_LINES or window == size:
+                    return lines[-LOG_LINES:]
     except OSError:
-        return []
-    return text.splitlines()[-LOG_LINES:]
+        pass
+    return []
 
 
 def _crash(flavour: Flavour, task: Task, status: int, log: Sequence[str]) -> ConversionError:

@@ -88,8 +88,8 @@ def test_a_rebuild_gives_the_same_plan(artifact: Artifact, precision: str) -> No
 
 @pytest.fixture(scope="module")
 def resdcn(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """The digits network, a CenterNet with deformable convolutions, with batch, height and width that vary."""
-    shape = ["batch=1:1:2", "height=64:96:128", "width=64:96:128"]
+    """The digits network, a CenterNet with deformable convolutions. Height and width vary in test_every_model."""
+    shape = ["batch=1:1:2", "height=64", "width=96"]
     output = tmp_path_factory.mktemp("digits") / "digits"
     return convert("centernet", weights=DIGITS, output=output, shape=shape, samples=2).artifact
 
@@ -97,7 +97,7 @@ def resdcn(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(scope="module")
 def detections(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The same network with its detections in the graph: a peak test and a top-K."""
-    shape = ["batch=1:1:2", "height=128", "width=128"]
+    shape = ["batch=1", "height=128", "width=128"]
     output = tmp_path_factory.mktemp("digits") / "detections"
     return convert("centernet", weights=DIGITS, output=output, form="detections", shape=shape, samples=2).artifact
 
@@ -204,17 +204,16 @@ def test_convert_types_the_artifact_and_builds_its_engine_from_the_typed_graph(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("form", "exported"),
-    [("grid-sample", "Rewritten by dcnv2.decompose"), ("creator", "The graph of the artifact")],
-)
-def test_a_typed_artifact_is_fitted_and_keeps_its_types(tmp_path: Path, form: str, exported: str) -> None:
+def test_a_typed_artifact_is_fitted_and_keeps_its_types(tmp_path: Path) -> None:
     """What a rewrite of phase target changed is proved in float32 and in 16 bits; the creator needs no change."""
     shape = ["batch=1:1:2", "height=64", "width=64"]
     done = convert(
         "centernet", weights=DIGITS, output=tmp_path / "digits", shape=shape, samples=2, precision="fp16",
-        set={"dcn": form}, to=NAME, target="sm86",
+        set={"dcn": "grid-sample"}, to=NAME, target="sm86",
     )  # fmt: skip
     assert done.engine is not None
     assert_proved(done.engine, "fp16")
-    assert done.engine.ladder["exported"].summary.startswith(exported)
+    assert done.engine.ladder["exported"].summary.startswith("Rewritten by dcnv2.decompose")
+    built = build_engine(done.artifact.path, NAME, targets=["sm86"], options={"dcn": "creator"})
+    assert_proved(built, "fp16")
+    assert built.ladder["exported"].summary.startswith("The graph of the artifact")

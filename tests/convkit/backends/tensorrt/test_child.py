@@ -22,6 +22,7 @@ from support.plans import same_plan
 
 from convkit.backends.tensorrt import Build, Task, find_flavour, run_tasks
 from convkit.backends.tensorrt._bindings import load_bindings
+from convkit.backends.tensorrt._child import LOG_LINES, LOG_WINDOW, _log_tail
 from convkit.errors import EnvironmentProblem
 
 RTX = find_flavour("tensorrt-rtx")
@@ -288,3 +289,14 @@ def test_no_room_for_the_results(tmp_path, monkeypatch):
         assert re.search("No space left|File too large", outcome.problem.message)
         assert "TMPDIR" in outcome.problem.hint
         assert list(disk.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "one\ntwo", "short\n" * 10000, "é" * LOG_WINDOW + "\nlast\n", ("é" * LOG_WINDOW + "\n") * 30],
+    ids=["empty", "few lines", "many lines", "a long line", "long lines"],
+)
+def test_of_a_log_the_last_lines_are_quoted(tmp_path: Path, text: str) -> None:
+    assert _log_tail(tmp_path) == [], "there is no log"
+    (tmp_path / "log.txt").write_text(text, encoding="utf-8")
+    assert _log_tail(tmp_path) == text.splitlines()[-LOG_LINES:]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
+from support.standard import node_tests
 from support.tensorrt_faults import FAULTS, NOT_REPLAYED, UNSPECIFIED
 
 from convkit.backends.tensorrt import Task, Understanding, find_flavour, run_tasks, understand
@@ -19,10 +15,6 @@ ACCEPTED = 1013
 """Node tests of ONNX 1.23.2 that the parser of TensorRT-RTX 1.7.1 takes."""
 
 
-def _array(value: Any) -> np.ndarray:
-    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
-
-
 @pytest.fixture(scope="module")
 def understandings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Understanding]:
     """What came of every node test that the parser takes, by name.
@@ -30,27 +22,18 @@ def understandings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Unders
     The standard prints some expected values with few digits, so a test that differs from them is given a second
     opinion: the same comparison with what ONNX Runtime or ONNX's reference evaluator computes.
     """
-    from onnx.backend.test import loader
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cases = loader.load_model_tests(kind="node")
+    cases = node_tests()
     folder: Path = tmp_path_factory.mktemp("models")
     tasks = []
     for index, case in enumerate(cases):
-        onnx.save(case.model, folder / f"{index}.onnx")
+        (folder / f"{index}.onnx").write_bytes(case.content)
         tasks.append(Task(folder / f"{index}.onnx", read=True))
     found = {}
     for case, outcome in zip(cases, run_tasks(find_flavour("tensorrt-rtx"), tasks), strict=True):
         assert outcome.problem is None, (case.name, outcome.problem)
         if outcome.network is None:
             continue
-        graph = case.model.graph
-        feeds, expected = (
-            [{value.name: _array(item) for value, item in zip(values, data[side], strict=False)}
-             for data in case.data_sets]
-            for side, values in ((0, graph.input), (1, graph.output))
-        )  # fmt: skip
+        feeds, expected = ([sides[side] for sides in case.data] for side in (0, 1))
         result = understand(outcome.network, case.model, feeds, expected=expected)
         if result.parting is not None:
             result = understand(outcome.network, case.model, feeds)
