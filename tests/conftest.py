@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,8 @@ settings.register_profile("convkit", deadline=None, derandomize=True, max_exampl
 settings.load_profile("convkit")
 
 quick_exports()
+
+gc.set_threshold(10_000)  # PyTorch's exporter makes millions of small objects, and nearly all of them stay
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -174,3 +177,31 @@ def embedding_artifact(embedding_weights_file: Path, tmp_path_factory: pytest.Te
     output = tmp_path_factory.mktemp("artifacts") / "embedding"
     with registered(EmbeddingPlugin(), "embedding"):
         return convert("embedding", weights=embedding_weights_file, output=output, samples=4).artifact
+
+
+@pytest.fixture(scope="session")
+def digits_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The trained digits network, a CenterNet with deformable convolutions: 128 x 128, batch 1 to 2, raw heads.
+
+    Tests that change it work on a copy, as with all that workers share.
+    """
+    return _digits(tmp_path_factory, "heads", ("batch=1:1:2", "height=128", "width=128"))
+
+
+@pytest.fixture(scope="session")
+def digits_detections_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The same network with its detections in the graph, a peak test and a top-K: height 64 to 96, width 64."""
+    return _digits(tmp_path_factory, "detections", ("batch=1", "height=64:64:96", "width=64"))
+
+
+def _digits(factory: pytest.TempPathFactory, form: str, shape: tuple[str, ...]) -> Artifact:
+    from support.shared import made_once
+
+    from convkit import Artifact, convert
+
+    weights = Path(__file__).parents[1] / "examples" / "digits" / "digits_resdcn18.pth"
+
+    def make(output: Path) -> None:
+        convert("centernet", weights=weights, output=output, form=form, shape=list(shape), samples=2)
+
+    return Artifact.open(made_once(factory, f"digits-{form}", make))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+import shutil
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-from convkit import Artifact, convert
+from convkit import Artifact
 from convkit.artifact import spec_from_manifest
 from convkit.bisection import Limits, bisect_artifact, search_artifact
 from convkit.proof import GoldenSamples
-
-DIGITS = Path(__file__).parents[3] / "examples" / "digits" / "digits_resdcn18.pth"
 
 LIMIT = 0.008
 """How far scores may differ in bfloat16, where they differ by about 0.017 with nothing kept."""
@@ -24,10 +22,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    output = tmp_path_factory.mktemp("digits") / "digits"
-    shape = ["batch=1", "height=64:64:96", "width=64"]
-    return convert("centernet", weights=DIGITS, output=output, form="detections", shape=shape, samples=2).artifact
+def digits(digits_detections_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return Artifact.open(shutil.copytree(digits_detections_artifact.path, tmp_path_factory.mktemp("digits") / "digits"))
 
 
 def test_fp16_rounds_and_no_node_parts(digits):

@@ -86,28 +86,12 @@ def test_a_rebuild_gives_the_same_plan(artifact: Artifact, precision: str) -> No
     assert same_plan(first, second)
 
 
-@pytest.fixture(scope="module")
-def resdcn(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """The digits network, a CenterNet with deformable convolutions. Height and width vary in test_every_model."""
-    shape = ["batch=1:1:2", "height=64", "width=96"]
-    output = tmp_path_factory.mktemp("digits") / "digits"
-    return convert("centernet", weights=DIGITS, output=output, shape=shape, samples=2).artifact
-
-
-@pytest.fixture(scope="module")
-def detections(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """The same network with its detections in the graph: a peak test and a top-K."""
-    shape = ["batch=1", "height=128", "width=128"]
-    output = tmp_path_factory.mktemp("digits") / "detections"
-    return convert("centernet", weights=DIGITS, output=output, form="detections", shape=shape, samples=2).artifact
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "form"), [("fp16", "grid-sample"), ("bf16", "gather")])
 def test_deformable_convolutions_are_16_bit_with_float32_positions(
-    resdcn: Artifact, tmp_path: Path, precision: str, form: str
+    digits_artifact: Artifact, tmp_path: Path, precision: str, form: str
 ) -> None:
-    copy = shutil.copytree(resdcn.path, tmp_path / "digits")
+    copy = shutil.copytree(digits_artifact.path, tmp_path / "digits")
     built = build_engine(copy, NAME, targets=["sm86"], precision=precision, options={"dcn": form})
     assert_proved(built, precision)
     model = onnx.shape_inference.infer_shapes(onnx.load(built.folder / "model.onnx"))
@@ -124,8 +108,10 @@ def test_deformable_convolutions_are_16_bit_with_float32_positions(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_detections_in_the_graph_are_those_of_float32(detections: Artifact, tmp_path: Path, precision: str) -> None:
-    copy = shutil.copytree(detections.path, tmp_path / "digits")
+def test_detections_in_the_graph_are_those_of_float32(
+    digits_detections_artifact: Artifact, tmp_path: Path, precision: str
+) -> None:
+    copy = shutil.copytree(digits_detections_artifact.path, tmp_path / "digits")
     built = build_engine(copy, NAME, targets=["sm86"], precision=precision)
     assert_proved(built, precision)
     kept = built.ladder["typed"].details["float32"]

@@ -75,24 +75,13 @@ print(json.dumps([result.to_json() for result in found]))
 """
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A proved artifact of the shipped digit detector, small and of batch 1 to 2."""
-    from convkit import convert
-
-    weights = Path(__file__).resolve().parents[3] / "examples" / "digits" / "digits_resdcn18.pth"
-    shape = ["batch=1:1:2", "height=128", "width=128"]
-    folder = tmp_path_factory.mktemp("digits") / "artifact"
-    return convert("centernet", weights=weights, output=folder, shape=shape, samples=1).artifact
-
-
 IMAGE = Path(__file__).resolve().parents[3] / "examples" / "digits" / "images" / "0000.jpg"
 
 
 @pytest.mark.slow
-def test_a_detector_runs_without_torch_and_without_the_tools_of_the_proof(digits, tmp_path):
-    alone = python(DIGITS, digits.path, IMAGE, refused=REFUSED, folder=tmp_path)
-    with load(digits) as predictor:
+def test_a_detector_runs_without_torch_and_without_the_tools_of_the_proof(digits_artifact, tmp_path):
+    alone = python(DIGITS, digits_artifact.path, IMAGE, refused=REFUSED, folder=tmp_path)
+    with load(digits_artifact) as predictor:
         expected = predictor(IMAGE).to_json()
     assert len(expected["detections"]) > 0
     assert alone == [json.loads(json.dumps(expected))] * 3
@@ -122,11 +111,15 @@ def test_a_model_without_preprocess_and_decode_needs_not_even_its_plugin(embeddi
 
 @pytest.mark.timing
 @pytest.mark.slow
-def test_loading_an_artifact_takes_about_a_second(digits, tmp_path):
+def test_loading_an_artifact_takes_about_a_second(digits_artifact, tmp_path):
     """The goal is 1 s (benchmarks/cli_startup.py prints it); a shared machine gets three times that."""
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        python("import convkit, json, sys\nconvkit.load(sys.argv[1]).close()\nprint(1)", digits.path, folder=tmp_path)
+        python(
+            "import convkit, json, sys\nconvkit.load(sys.argv[1]).close()\nprint(1)",
+            digits_artifact.path,
+            folder=tmp_path,
+        )
         times.append(time.perf_counter() - started)
     assert min(times) < 3
