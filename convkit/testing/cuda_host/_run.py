@@ -29,17 +29,19 @@ Order = Literal["forward", "reverse"] | int
 
 _INCLUDE = Path(__file__).parent / "include"
 _HEADERS = ("host.h", "host_races.h", "host_functions.h", "host_guard.h")
-_FLAGS = (
-    *("-std=c++17", "-g1", "-fPIC", "-w", "-fvisibility=hidden", "-U_FORTIFY_SOURCE"),
+_FLAGS = (  # with DWARF 5, addr2line takes the first file of a source for the standard input
+    *("-std=c++17", "-g1", "-gdwarf-4", "-fPIC", "-w", "-fvisibility=hidden", "-U_FORTIFY_SOURCE"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-fno-exceptions"),
 )
 _QUICK = ("-Og",)  # a kernel takes longer to compile than to run
+_CORE = ("-O2", "-DCONVKIT_HOST_CORE=1")  # what runs the threads is compiled once
 _CHECKS = (  # trap instructions instead of the sanitizer's library
     "-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero",
     "-fsanitize-undefined-trap-on-error",
 )
 # Every access calls a function of host_races.h. Helpers are inlined, so that messages name the line of their caller.
-_RACES = ("-O1", "-fsanitize=thread", "-DCONVKIT_HOST_RACES=1", "-finline-small-functions")
+_WITH_RACES = "-DCONVKIT_HOST_RACES=1"
+_RACES = ("-O1", _WITH_RACES, "-fsanitize=thread", "-finline-small-functions")
 _DYNAMIC_SHARED = re.compile(
     r"extern\s+__shared__\s+(?:(?:__align__|alignas)\s*\(\s*\d+\s*\)\s*)?([\w:]+(?:\s+[\w:]+)*)\s+(\w+)\s*\[\s*\]\s*;"
 )
@@ -218,15 +220,17 @@ def _library(text: str, entry: str, compiler: str, checked: bool, races: bool) -
         [("constants", _DYNAMIC_SHARED.sub(_DYNAMIC_ON_HOST, text)), ("entry", f"CONVKIT_HOST_ENTRY({entry})\n")]
     )
     flags = (*_FLAGS, *(_CHECKS if checked else ()), *(_RACES if races else _QUICK))
+    core = (*_FLAGS, *_CORE, *((_WITH_RACES,) if races else ()))
     folder = cache_folder() / "host"
-    path = folder / f"{sha256(json.dumps([_version(compiler), flags, headers, source]))}.so"
+    path = folder / f"{sha256(json.dumps([_version(compiler), flags, core, headers, source]))}.so"
     if not path.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 include = ("-include", str(_precompiled(headers, compiler, flags, folder, Path(scratch))))
                 built = Path(scratch) / "kernel.so"
-                _compile(entry, source, compiler, (*flags, *include), built)
+                common = _core(headers, compiler, core, folder, Path(scratch))
+                _compile(entry, source, compiler, (*flags, *include), common, built)
                 built.replace(path)
         except OSError as error:
             raise EnvironmentProblem(
@@ -256,18 +260,34 @@ def _precompiled(headers: str, compiler: str, flags: Sequence[str], folder: Path
     return file
 
 
-def _compile(entry: str, source: str, compiler: str, flags: Sequence[str], output: Path) -> None:
+def _core(headers: str, compiler: str, flags: Sequence[str], folder: Path, scratch: Path) -> Path:
+    """Return the object of what the headers contain for all kernels."""
+    path = folder / f"{sha256(json.dumps([_version(compiler), flags, headers]))}.o"
+    if not path.exists():
+        _object("host.h", headers, compiler, flags, scratch / "core.o")
+        (scratch / "core.o").replace(path)
+    return path
+
+
+def _compile(entry: str, source: str, compiler: str, flags: Sequence[str], core: Path, output: Path) -> None:
     """Compile a text into a shared library."""
-    made = f"{output}.o"
-    command = [compiler, *flags, "-c", "-x", "c++", "-", "-o", made]
-    done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
-    if not done.returncode:  # without the flags, which would link the sanitizers' libraries
-        command = [compiler, "-shared", made, "-o", str(output), "-ldl", "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    made = Path(f"{output}.o")
+    _object(entry, source, compiler, flags, made)
+    # Without the flags, which would link the sanitizers' libraries.
+    command = [compiler, "-shared", str(made), str(core), "-o", str(output), "-ldl", "-lm"]
+    _check(entry, subprocess.run(command, capture_output=True, text=True, check=False))
+
+
+def _object(name: str, source: str, compiler: str, flags: Sequence[str], output: Path) -> None:
+    command = [compiler, *flags, "-c", "-x", "c++", "-", "-o", str(output)]
+    _check(name, subprocess.run(command, input=source, capture_output=True, text=True, check=False))
+
+
+def _check(name: str, done: subprocess.CompletedProcess[str]) -> None:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
         raise KernelError(
-            f"{entry} does not compile on the host.\n" + "\n".join(lines[:8]),
+            f"{name} does not compile on the host.\n" + "\n".join(lines[:8]),
             hint="Put code for the GPU only into #if CONVKIT_DEVICE; host_functions.h defines the rest.",
         )
 

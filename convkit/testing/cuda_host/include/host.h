@@ -7,6 +7,17 @@
 // before each block, which is NaN in every floating-point type, so uninitialised reads show in the results.
 #define CONVKIT_HOST 1
 
+// What is the same for all kernels, the core, is compiled once, where CONVKIT_HOST_CORE is 1, and linked with each
+// kernel. Sources of kernels see its declarations only, so that they compile in less time.
+#ifndef CONVKIT_HOST_CORE
+#define CONVKIT_HOST_CORE 0
+#endif
+#if CONVKIT_HOST_CORE
+#define CONVKIT_HOST_VARIABLE __attribute__((visibility("hidden")))
+#else
+#define CONVKIT_HOST_VARIABLE extern __attribute__((visibility("hidden")))
+#endif
+
 #include <limits.h>
 #include <link.h>
 #include <math.h>
@@ -64,8 +75,8 @@ struct dim3 {
     constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
-__attribute__((visibility("hidden"))) uint3 threadIdx, blockIdx;
-__attribute__((visibility("hidden"))) dim3 blockDim, gridDim;
+CONVKIT_HOST_VARIABLE uint3 threadIdx, blockIdx;
+CONVKIT_HOST_VARIABLE dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
 // CUDA allows these between specifiers, C++ does not.
@@ -132,15 +143,27 @@ struct Request {
     size_t capacity;
 };
 
-__attribute__((visibility("hidden"))) Fibre* fibres;
-__attribute__((visibility("hidden"))) Fibre* current;
-__attribute__((visibility("hidden"))) Warp warps[MOST_THREADS / WARP];
-__attribute__((visibility("hidden"))) jmp_buf scheduler;
-__attribute__((visibility("hidden"))) unsigned char *stacks, *shared_region, *dynamic_memory;
-__attribute__((visibility("hidden"))) int threads, live, arrived;
-__attribute__((visibility("hidden"))) int votes;  // at the current block barrier
-__attribute__((visibility("hidden"))) Request request;
-__attribute__((visibility("hidden"))) void (*body)(void**);
+CONVKIT_HOST_VARIABLE Fibre* fibres;
+CONVKIT_HOST_VARIABLE Fibre* current;
+CONVKIT_HOST_VARIABLE Warp warps[MOST_THREADS / WARP];
+CONVKIT_HOST_VARIABLE jmp_buf scheduler;
+CONVKIT_HOST_VARIABLE unsigned char *stacks, *shared_region, *dynamic_memory;
+CONVKIT_HOST_VARIABLE int threads, live, arrived;
+CONVKIT_HOST_VARIABLE int votes;  // at the current block barrier
+CONVKIT_HOST_VARIABLE Request request;
+CONVKIT_HOST_VARIABLE void (*body)(void**);
+
+inline int lane_of(const Fibre* fibre) { return int(fibre - fibres) % WARP; }
+
+int wait_block(bool vote, Place place);
+unsigned long long wait_warp(Operation kind, unsigned mask, unsigned long long value, int source, Place place);
+// Wait until ready(watched, wanted).
+void wait_until(bool (*ready)(const void*, unsigned), const void* watched, unsigned wanted, Place place);
+bool run_grid();
+void run_guarded();
+
+#if CONVKIT_HOST_CORE
+
 static thread_local char first_of_shared;  // makes the segment exist, to be found by its address
 
 // Defined in host_races.h; they do nothing unless races are checked.
@@ -151,7 +174,6 @@ void on_block_barrier();
 void on_syncwarp(int warp, unsigned lanes);
 bool is_ready(const Fibre* fibre);
 
-inline int lane_of(const Fibre* fibre) { return int(fibre - fibres) % WARP; }
 inline Warp& warp_of(const Fibre* fibre) { return warps[(fibre - fibres) / WARP]; }
 
 __attribute__((noinline)) inline void report(const char* format, ...) {
@@ -224,7 +246,7 @@ inline void release_warp(int warp, unsigned mask) {
     if (leader_waits == SYNCWARP) on_syncwarp(warp, lanes);
 }
 
-__attribute__((noinline)) inline int wait_block(bool vote, Place place) {
+int wait_block(bool vote, Place place) {
     current->waits = BARRIER;
     current->place = place;
     votes += vote;
@@ -233,8 +255,7 @@ __attribute__((noinline)) inline int wait_block(bool vote, Place place) {
     return int(current->result);
 }
 
-__attribute__((noinline)) inline unsigned long long wait_warp(Operation kind, unsigned mask, unsigned long long value,
-                                                              int source, Place place) {
+unsigned long long wait_warp(Operation kind, unsigned mask, unsigned long long value, int source, Place place) {
     const int lane = lane_of(current);
     if (!(mask >> lane & 1)) {
         report("lane %d uses %s whose mask 0x%08x leaves it out, %s:%d", lane, NAMES[kind], mask, place.file,
@@ -253,9 +274,7 @@ __attribute__((noinline)) inline unsigned long long wait_warp(Operation kind, un
     return current->result;
 }
 
-// Wait until ready(watched, wanted).
-__attribute__((noinline)) inline void wait_until(bool (*ready)(const void*, unsigned), const void* watched,
-                                                 unsigned wanted, Place place) {
+void wait_until(bool (*ready)(const void*, unsigned), const void* watched, unsigned wanted, Place place) {
     current->waits = WATCH;
     current->place = place;
     current->mask = 0;
@@ -397,7 +416,7 @@ inline unsigned char* map(size_t bytes, int protection, int flags) {
 }
 
 // Run all blocks. Return false, with a message, if the launch ended with an error.
-inline bool run_grid() {
+bool run_grid() {
     gridDim = {request.grid[0], request.grid[1], request.grid[2]};
     blockDim = {request.block[0], request.block[1], request.block[2]};
     threads = int(blockDim.x * blockDim.y * blockDim.z);
@@ -442,5 +461,7 @@ inline bool run_grid() {
     if (order != nullptr) munmap(order, order_bytes);
     return good;
 }
+
+#endif
 
 }  // namespace convkit_host

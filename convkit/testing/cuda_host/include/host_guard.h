@@ -2,6 +2,8 @@
 
 namespace convkit_host {
 
+#if CONVKIT_HOST_CORE
+
 // --- Guarded arrays --------------------------------------------------------------------------------------------------
 
 inline bool place(Span& span, void* value) {
@@ -91,7 +93,7 @@ inline void catch_signals() {
 }
 
 // Run the grid in a child process on copies of the arrays that end or begin at inaccessible pages.
-inline void run_guarded() {
+void run_guarded() {
     char* const message = request.message;
     char* const told = reinterpret_cast<char*>(map(request.capacity, PROT_READ | PROT_WRITE, MAP_SHARED));
     bool good = told != nullptr;
@@ -122,6 +124,8 @@ inline void run_guarded() {
     memcpy(message, told, request.capacity);
     munmap(told, request.capacity);
 }
+
+#endif
 
 // --- The entry of the library ----------------------------------------------------------------------------------------
 

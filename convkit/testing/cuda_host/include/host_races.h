@@ -1,7 +1,7 @@
 // Detects races in shared memory, where CONVKIT_HOST_RACES is 1; otherwise the functions do nothing.
 //
 // The kernel is compiled with -fsanitize=thread, so every memory access calls a function here; the sanitizer's library
-// is not linked. Two accesses of different threads to a byte of shared memory are a race unless both are reads, both
+// is not linked, and the core is compiled without. Two accesses of different threads to a byte of shared memory are a race unless both are reads, both
 // are atomic, or one happens before the other. Happens-before is tracked with vector clocks: the clock of a thread has,
 // for each other thread, the last of its ticks whose accesses happen before the thread's next access. Synchronisation:
 //
@@ -27,7 +27,24 @@ namespace convkit_host {
 
 #if CONVKIT_HOST_RACES
 
-#define CONVKIT_HOST_UNSEEN __attribute__((no_sanitize("thread"), noinline)) inline
+// Called by kernels, and by the functions of CUDA for them. They know their callers by return addresses.
+void meet_only(int first, int count);
+void on_init(const void* address);
+void on_arrive(const void* address);
+void on_phase(const void* address);
+void on_wait(const void* address, unsigned parity);
+void on_copy(const void* address, size_t size, const void* mbarrier);
+void on_atomic(const void* address, size_t size);
+void begin_quiet();
+void end_quiet();
+
+// While one exists, accesses are not recorded. It must not exist while the thread waits.
+struct Quiet {
+    Quiet() { begin_quiet(); }
+    ~Quiet() { end_quiet(); }
+};
+
+#if CONVKIT_HOST_CORE
 
 constexpr unsigned MBARRIERS = 128, PHASES = 4;     // per block; per mbarrier, the last ones are kept
 constexpr unsigned RECORDS = 1u << 24, COPIES = 256;
@@ -80,16 +97,16 @@ struct Races {
     int quiet;
 };
 
-__attribute__((visibility("hidden"))) Races races;
+static Races races;
 
-CONVKIT_HOST_UNSEEN unsigned* clock_of(int thread) { return races.clocks + size_t(thread) * races.width; }
+inline unsigned* clock_of(int thread) { return races.clocks + size_t(thread) * races.width; }
 
-CONVKIT_HOST_UNSEEN void acquire(unsigned* clock, const unsigned* other) {
+inline void acquire(unsigned* clock, const unsigned* other) {
     for (unsigned i = 0; i < races.width; ++i) clock[i] = clock[i] < other[i] ? other[i] : clock[i];
 }
 
 // Allocate memory. Return false if there is none.
-CONVKIT_HOST_UNSEEN bool begin_races(void* variables, size_t bytes) {
+bool begin_races(void* variables, size_t bytes) {
     Races& r = races;
     memset(&r, 0, sizeof r);
     r.dynamic = uintptr_t(dynamic_memory);
@@ -119,18 +136,18 @@ CONVKIT_HOST_UNSEEN bool begin_races(void* variables, size_t bytes) {
     return true;
 }
 
-CONVKIT_HOST_UNSEEN void end_races() {
+void end_races() {
     if (races.mapped != nullptr) munmap(races.mapped, races.mapped_bytes);
     memset(&races, 0, sizeof races);
 }
 
 // Drop all accesses.
-CONVKIT_HOST_UNSEEN void next_generation() {
+inline void next_generation() {
     ++races.generation;
     races.used = races.spare = 0;
 }
 
-CONVKIT_HOST_UNSEEN void begin_block() {
+void begin_block() {
     Races& r = races;
     next_generation();
     for (int i = 0; i < threads; ++i) memset(clock_of(i) + threads, 0, sizeof(unsigned) * r.count);
@@ -138,8 +155,8 @@ CONVKIT_HOST_UNSEEN void begin_block() {
     r.count = r.copied = 0;
 }
 
-[[noreturn]] CONVKIT_HOST_UNSEEN void report_race(const Record& before, const Record& now, int other, int self,
-                                               size_t offset) {
+[[noreturn]] inline void report_race(const Record& before, const Record& now, int other, int self,
+                                    size_t offset) {
     const uint3 a = fibres[other].index, b = fibres[self].index;
     const bool dynamic = offset < races.dynamic_bytes;
     const char* const names[] = {before.warp & COPY ? "a copy" : ACCESSES[before.access],
@@ -152,7 +169,7 @@ CONVKIT_HOST_UNSEEN void begin_block() {
 }
 
 // A thread of the record whose access does not happen before the current one, or -1.
-CONVKIT_HOST_UNSEEN int unordered_thread(const Record& record, int self, const unsigned* clock) {
+inline int unordered_thread(const Record& record, int self, const unsigned* clock) {
     if (record.warp & COPY) return clock[threads + (record.warp & ~COPY)] < record.tick ? int(record.lanes) : -1;
     const int first = record.warp * WARP;
     for (unsigned lanes = record.lanes; lanes != 0; lanes &= lanes - 1) {
@@ -162,7 +179,7 @@ CONVKIT_HOST_UNSEEN int unordered_thread(const Record& record, int self, const u
     return -1;
 }
 
-CONVKIT_HOST_UNSEEN void insert(Cell& cell, const Record& record) {
+inline void insert(Cell& cell, const Record& record) {
     unsigned place = races.spare;
     if (place != 0) {
         races.spare = races.records[place].next;
@@ -179,7 +196,7 @@ CONVKIT_HOST_UNSEEN void insert(Cell& cell, const Record& record) {
 }
 
 // Record an access to bytes of a cell, and check it against earlier ones.
-CONVKIT_HOST_UNSEEN void record_access(size_t place, Record record, int self) {
+inline void record_access(size_t place, Record record, int self) {
     Races& r = races;
     Cell& cell = r.cells[place];
     if (cell.generation != r.generation) cell = {r.generation, 0};
@@ -216,7 +233,7 @@ CONVKIT_HOST_UNSEEN void record_access(size_t place, Record record, int self) {
 }
 
 // The offset of an address in the dynamic shared memory, then the shared variables; false if it is in neither.
-CONVKIT_HOST_UNSEEN bool offset_of(const void* address, size_t& offset) {
+inline bool offset_of(const void* address, size_t& offset) {
     offset = uintptr_t(address) - races.dynamic;
     if (offset < races.dynamic_bytes) return true;
     offset = uintptr_t(address) - races.variables;
@@ -225,7 +242,7 @@ CONVKIT_HOST_UNSEEN bool offset_of(const void* address, size_t& offset) {
     return true;
 }
 
-CONVKIT_HOST_UNSEEN void record_bytes(size_t offset, size_t size, Record record, int self) {
+inline void record_bytes(size_t offset, size_t size, Record record, int self) {
     const size_t dynamic = races.dynamic_bytes, limit = offset < dynamic ? dynamic : dynamic + races.variables_bytes;
     const size_t end = offset + size < limit ? offset + size : limit;  // an access beyond it faults by itself
     for (size_t next; offset < end; offset = next) {
@@ -235,7 +252,7 @@ CONVKIT_HOST_UNSEEN void record_bytes(size_t offset, size_t size, Record record,
     }
 }
 
-CONVKIT_HOST_UNSEEN void on_access(const void* address, size_t size, Access access, const void* counter) {
+inline void on_access(const void* address, size_t size, Access access, const void* counter) {
     size_t offset;
     if (!offset_of(address, offset) || races.quiet != 0) return;
     const int self = int(current - fibres), warp = self / WARP;
@@ -247,7 +264,7 @@ CONVKIT_HOST_UNSEEN void on_access(const void* address, size_t size, Access acce
 // --- Synchronisation -------------------------------------------------------------------------------------------------
 
 // A block barrier. Copies that were issued before may still be incomplete.
-CONVKIT_HOST_UNSEEN void on_block_barrier() {
+void on_block_barrier() {
     Races& r = races;
     next_generation();
     for (unsigned k = 0; k < r.count; ++k) {
@@ -265,7 +282,7 @@ CONVKIT_HOST_UNSEEN void on_block_barrier() {
     r.copied = kept;
 }
 
-CONVKIT_HOST_UNSEEN void on_syncwarp(int warp, unsigned lanes) {
+void on_syncwarp(int warp, unsigned lanes) {
     Races& r = races;
     unsigned* const all = clock_of(warp * WARP + __builtin_ctz(lanes));
     for (unsigned rest = lanes; rest != 0; rest &= rest - 1) {
@@ -279,19 +296,19 @@ CONVKIT_HOST_UNSEEN void on_syncwarp(int warp, unsigned lanes) {
 }
 
 // The threads from `first` on acquire each other's accesses, but not each other's clocks.
-CONVKIT_HOST_UNSEEN void meet_only(int first, int count) {
+void meet_only(int first, int count) {
     for (int i = first; i < first + count; ++i)
         for (int j = first; j < first + count; ++j) clock_of(i)[j] = races.ticks[j / WARP];
     for (int warp = first / WARP; warp * WARP < first + count; ++warp) ++races.ticks[warp];
 }
 
 // The number of the mbarrier at an address, or -1.
-CONVKIT_HOST_UNSEEN int mbarrier_at(const void* address) {
+inline int mbarrier_at(const void* address) {
     size_t offset;
     return offset_of(address, offset) ? races.numbers[offset / 4] - 1 : -1;
 }
 
-CONVKIT_HOST_UNSEEN void on_init(const void* address) {
+void on_init(const void* address) {
     Races& r = races;
     size_t offset;
     on_access(address, 8, WRITE, __builtin_return_address(0));
@@ -306,7 +323,7 @@ CONVKIT_HOST_UNSEEN void on_init(const void* address) {
     r.numbers[offset / 4] = (unsigned char)++r.count;
 }
 
-CONVKIT_HOST_UNSEEN void on_arrive(const void* address) {
+void on_arrive(const void* address) {
     Races& r = races;
     on_access(address, 8, ATOMIC, __builtin_return_address(0));
     const int k = mbarrier_at(address), self = int(current - fibres);
@@ -317,7 +334,7 @@ CONVKIT_HOST_UNSEEN void on_arrive(const void* address) {
 
 // The current thread's arrival completed a phase. The thread has seen it if it is ordered after all other arrivals and
 // the phase has no copy.
-CONVKIT_HOST_UNSEEN void on_phase(const void* address) {
+void on_phase(const void* address) {
     Races& r = races;
     const int k = mbarrier_at(address);
     if (k < 0) return;
@@ -334,7 +351,7 @@ CONVKIT_HOST_UNSEEN void on_phase(const void* address) {
 }
 
 // The current thread waited for a phase of this parity.
-CONVKIT_HOST_UNSEEN void on_wait(const void* address, unsigned parity) {
+void on_wait(const void* address, unsigned parity) {
     Races& r = races;
     on_access(address, 8, ATOMIC, __builtin_return_address(0));
     const int k = mbarrier_at(address);
@@ -347,7 +364,7 @@ CONVKIT_HOST_UNSEEN void on_wait(const void* address, unsigned parity) {
 }
 
 // The current thread issues a copy that completes on the mbarrier.
-CONVKIT_HOST_UNSEEN void on_copy(const void* address, size_t size, const void* mbarrier) {
+void on_copy(const void* address, size_t size, const void* mbarrier) {
     Races& r = races;
     size_t offset;
     const int k = mbarrier_at(mbarrier), self = int(current - fibres);
@@ -360,23 +377,24 @@ CONVKIT_HOST_UNSEEN void on_copy(const void* address, size_t size, const void* m
     r.copies[r.copied++] = {unsigned(offset), unsigned(offset + size), record};
 }
 
-// While one exists, accesses are not recorded. It must not exist while the thread waits.
-struct Quiet {
-    Quiet() { ++races.quiet; }
-    ~Quiet() { --races.quiet; }
-};
+void begin_quiet() { ++races.quiet; }
+void end_quiet() { --races.quiet; }
 
-CONVKIT_HOST_UNSEEN void on_atomic(const void* address, size_t size) {
+void on_atomic(const void* address, size_t size) {
     on_access(address, size, ATOMIC, __builtin_return_address(0));
 }
 
+#endif
+
 #else
 
-inline bool begin_races(void*, size_t) { return true; }
-inline void end_races() {}
-inline void begin_block() {}
-inline void on_block_barrier() {}
-inline void on_syncwarp(int, unsigned) {}
+#if CONVKIT_HOST_CORE
+bool begin_races(void*, size_t) { return true; }
+void end_races() {}
+void begin_block() {}
+void on_block_barrier() {}
+void on_syncwarp(int, unsigned) {}
+#endif
 inline void meet_only(int, int) {}
 inline void on_init(const void*) {}
 inline void on_arrive(const void*) {}
@@ -391,18 +409,20 @@ struct Quiet {
 
 #endif
 
-inline bool is_ready(const Fibre* fibre) {
-    const Quiet quiet;
+#if CONVKIT_HOST_CORE
+bool is_ready(const Fibre* fibre) {
+    const Quiet unrecorded;
     return fibre->ready(fibre->watched, fibre->wanted);
 }
+#endif
 
 }  // namespace convkit_host
 
-#if CONVKIT_HOST_RACES
+#if CONVKIT_HOST_RACES && CONVKIT_HOST_CORE
 
 // Called by instrumented code.
 #define CONVKIT_HOST_ACCESS(name, size, access)                                                                    \
-    extern "C" __attribute__((no_sanitize("thread"), visibility("hidden"))) void __tsan_##name(void* address) {    \
+    extern "C" __attribute__((visibility("hidden"))) void __tsan_##name(void* address) {    \
         convkit_host::on_access(address, size, convkit_host::access, __builtin_return_address(0));                 \
     }
 #define CONVKIT_HOST_ACCESSES(size)                           \
@@ -418,7 +438,7 @@ CONVKIT_HOST_ACCESSES(4)
 CONVKIT_HOST_ACCESSES(8)
 CONVKIT_HOST_ACCESSES(16)
 
-#define CONVKIT_HOST_HOOK extern "C" __attribute__((no_sanitize("thread"), visibility("hidden")))
+#define CONVKIT_HOST_HOOK extern "C" __attribute__((visibility("hidden")))
 CONVKIT_HOST_HOOK void __tsan_init() {}
 CONVKIT_HOST_HOOK void __tsan_func_entry(void*) {}
 CONVKIT_HOST_HOOK void __tsan_func_exit() {}
