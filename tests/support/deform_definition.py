@@ -1,9 +1,11 @@
-"""Deformable convolution v2 as its definition reads: loops over NumPy float64, nothing clever."""
+"""Deformable convolution v2 as its definition reads: loops over NumPy float64, nothing clever.
+
+The channels of a group are sampled at the same positions, and all pixels for a tap at once.
+"""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,33 +28,34 @@ def deform_conv2d_by_loops(
     x, weight, offset, bias, mask = (np.asarray(a, np.float64) for a in (x, weight, offset, bias, mask))
     batch, channels = x.shape[:2]
     filters, _, kh, kw = weight.shape
-    oh, ow = offset.shape[2:]
-    result = np.empty((batch, filters, oh, ow))
-    for n, row, column in itertools.product(range(batch), range(oh), range(ow)):
-        total = bias.copy()
-        for c, i, j in itertools.product(range(channels), range(kh), range(kw)):
-            tap = c // (channels // groups) * kh * kw + i * kw + j
-            py = row * stride[0] - padding[0] + i * dilation[0] + offset[n, 2 * tap, row, column]
-            px = column * stride[1] - padding[1] + j * dilation[1] + offset[n, 2 * tap + 1, row, column]
-            total += weight[:, c, i, j] * mask[n, tap, row, column] * sample(x[n, c], py, px)
-        result[n, :, row, column] = total
+    rows, columns = np.indices(offset.shape[2:])
+    result = np.empty((batch, filters, *rows.shape))
+    for n in range(batch):
+        result[n] = bias[:, None, None]
+        for group, i, j in itertools.product(range(groups), range(kh), range(kw)):
+            tap = (group * kh + i) * kw + j
+            members = slice(group * channels // groups, (group + 1) * channels // groups)
+            py = rows * stride[0] - padding[0] + i * dilation[0] + offset[n, 2 * tap]
+            px = columns * stride[1] - padding[1] + j * dilation[1] + offset[n, 2 * tap + 1]
+            samples = mask[n, tap] * sample(x[n, members], py, px)
+            result[n] += np.einsum("oc,chw->ohw", weight[:, members, i, j], samples)
     return result
 
 
-def sample(plane: np.ndarray, py: float, px: float) -> float:
-    """Return ``plane`` [H, W] at a position, bilinearly, with zeros around it."""
-    height, width = plane.shape
-    if not (py > -1 and px > -1 and py < height and px < width):
-        return 0.0
-    y0, x0 = math.floor(py), math.floor(px)
+def sample(planes: np.ndarray, py: np.ndarray, px: np.ndarray) -> np.ndarray:
+    """Return ``planes`` [C, H, W] at positions, bilinearly, with zeros around them, as [C, *positions]."""
+    height, width = planes.shape[1:]
+    inside = (py > -1) & (px > -1) & (py < height) & (px < width)  # NaN is not
+    py, px = np.where(inside, py, 0), np.where(inside, px, 0)
+    y0, x0 = np.floor(py).astype(int), np.floor(px).astype(int)
     ly, lx = py - y0, px - x0
-    value = 0.0
+    value = np.zeros((len(planes), *py.shape))
     for y, x, share in (
         (y0, x0, (1 - ly) * (1 - lx)),
         (y0, x0 + 1, (1 - ly) * lx),
         (y0 + 1, x0, ly * (1 - lx)),
         (y0 + 1, x0 + 1, ly * lx),
     ):
-        if 0 <= y <= height - 1 and 0 <= x <= width - 1:
-            value += share * plane[y, x]
+        there = inside & (y >= 0) & (y <= height - 1) & (x >= 0) & (x <= width - 1)
+        value[:, there] += share[there] * planes[:, y[there], x[there]]
     return value

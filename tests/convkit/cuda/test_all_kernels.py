@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from typing import Any
+
 import numpy as np
 import pytest
 from support.dcn_variants import aot_variants, hopper_variants, pack_variants, plain_variants, tensor_variants
 from support.decode_variants import decode_variants
+from support.every_case import covering
 from support.sample_kernels import sample_variants
 from support.warp_variants import warp_variants
 
@@ -22,28 +26,50 @@ VARIANTS = [
 ]
 
 
-def cases() -> list[tuple[Variant, int]]:
-    """Return the first variant of each kernel with every capability, the others in turn with the oldest and with 90."""
-    found, seen = [], set()
-    for number, variant in enumerate(VARIANTS):
-        possible = [capability for capability in CAPABILITIES if variant.kernel.runs_on(capability)]
-        if variant.kernel.name in seen:
-            both = sorted({possible[0], 90} & set(possible))
-            possible = [both[number % len(both)]]
-        seen.add(variant.kernel.name)
-        found += [(variant, capability) for capability in possible]
-    return found
+Case = tuple[Variant, int]
+KERNELS = {
+    name: [variant for variant in VARIANTS if variant.kernel.name == name]
+    for name in dict.fromkeys(variant.kernel.name for variant in VARIANTS)
+}
+"""Variants by the names of their kernels; two orders of arguments may have one name."""
 
 
-CASES = cases()
+def capabilities(variant: Variant) -> list[int]:
+    return [capability for capability in CAPABILITIES if variant.kernel.runs_on(capability)]
+
+
+def values(case: Case) -> dict[str, Any]:
+    variant, capability = case
+    return {**dict(variant.constants), "capability": capability}
+
+
+def cases(variants: list[Variant]) -> list[Case]:
+    """Return the first variant with every capability, and some with the oldest and with 90: all pairs of values."""
+    usual = [(each, capability) for each in variants for capability in {capabilities(each)[0], 90}]
+    first = [(variants[0], capability) for capability in capabilities(variants[0])]
+    return list(dict.fromkeys([*first, *covering(sorted(usual, key=lambda case: case[1]), values)]))
+
+
+def signatures(variants: list[Variant]) -> list[Variant]:
+    """Return some with all types and switches; numbers change no type."""
+    return covering(
+        variants, lambda each: {name: value for name, value in each.constants if type(value) is not int}, together=1
+    )
+
+
+CASES = [case for variants in KERNELS.values() for case in cases(variants)]
+SIGNATURES = [variant for variants in KERNELS.values() for variant in signatures(variants)]
 
 
 @pytest.mark.parametrize(("variant", "capability"), CASES, ids=lambda value: getattr(value, "label", str(value)))
-def test_compiles_as_declared(variant, capability):
-    kernel = variant.kernel
-    if capability == min(other for each, other in CASES if each is variant):  # it is the same for all of them
-        check_signature(compile_variant(variant, kernel.target(capability, "ptx"), "ptx"), variant)
-    check_limit(compile_variant(variant, kernel.target(capability, "cubin"), "cubin"), variant)
+def test_compiles_within_its_limit(variant, capability):
+    check_limit(compile_variant(variant, variant.kernel.target(capability, "cubin"), "cubin"), variant)
+
+
+@pytest.mark.parametrize("variant", SIGNATURES, ids=lambda variant: variant.label)
+def test_has_the_signature_that_it_declares(variant):
+    """For one capability: it is the same for all of them."""
+    check_signature(compile_variant(variant, variant.kernel.target(capabilities(variant)[0], "ptx"), "ptx"), variant)
 
 
 def truncated(first, second):
@@ -72,10 +98,15 @@ def test_names_differ():
     assert sorted(set(labels)) == sorted(labels)
 
 
-def test_every_kernel_is_compiled_for_every_capability_and_every_variant_for_one():
-    compiled = {}
-    for variant, capability in CASES:
-        compiled.setdefault(variant.kernel.name, set()).add(capability)
-    for variant in VARIANTS:
-        assert compiled[variant.kernel.name] == {each for each in CAPABILITIES if variant.kernel.runs_on(each)}
-        assert any(other is variant for other, _ in CASES)
+def test_every_kernel_is_compiled_for_every_capability_and_every_two_values_together():
+    for name, variants in KERNELS.items():
+        compiled = [(set(variant.constants), capability) for variant, capability in CASES if variant in variants]
+        assert {capability for _, capability in compiled} == set(capabilities(variants[0])), name
+        declared = set().union(*(variant.constants for variant in SIGNATURES if variant in variants))
+        for variant in variants:
+            oldest = capabilities(variant)[0]
+            for pair in combinations(variant.constants, 2):
+                assert any(set(pair) <= constants for constants, _ in compiled), (variant.label, pair)
+            for value in variant.constants:
+                assert {oldest, 90} <= {capability for constants, capability in compiled if value in constants}
+                assert type(value[1]) is int or value in declared, (variant.label, value)

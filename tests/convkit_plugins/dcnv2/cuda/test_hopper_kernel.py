@@ -6,17 +6,18 @@ the barriers between them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from support.deform_host import Call, Inputs, distance
+from support.kernel_faults import CHOSEN, Fault, plant
 from torch import Tensor
 
-from convkit.cuda import Argument, Kernel, LaunchConfig, flatten
+from convkit.cuda import Argument, Kernel, LaunchConfig
 from convkit.errors import KernelError
 from convkit.testing.cuda_host import run_on_host
 from convkit_plugins.dcnv2.cuda import HOPPER, Layer, Tactic, hopper_variant, pack_for_wgmma
@@ -63,13 +64,13 @@ CASES = {
     "bfloat16": Case(dtype="bfloat16"),
     "a ring of weights": Case(tactic=one(32, 4), channels=72),
     "several producers": Case(tactic=one(64, 4, prefetch=1, producers=3, sample_stages=4)),
-    "two patches at a time": Case(tactic=one(64, 3, producers=2, sample_stages=3, patches=2), size=(17, 19)),
+    "two patches at a time": Case(tactic=one(64, 3, producers=2, sample_stages=3, patches=2), size=(17, 7)),
     "four samples ahead": Case(tactic=one(64, 3, prefetch=4, sample_stages=3)),
     "256 columns": Case(Layer(200, (2, 2)), tactic=one(256, 4)),
     "128 columns, two blocks of them": Case(Layer(200, (1, 2)), tactic=one(128, 2), planes=True),
     "filters that no 8 divide": Case(Layer(9, (2, 2)), tactic=one(32, 4)),
     "one filter, planes": Case(Layer(1, (2, 2)), tactic=one(32, 4), planes=True, batch=2),
-    "more patches than blocks": Case(size=(9, 25), batch=2, channels=8, tactic=one(32, 4)),
+    "more patches than blocks": Case(size=(9, 17), batch=2, channels=8, tactic=one(32, 4)),
     "groups": Case(Layer(24, (3, 3), padding=(1, 1), groups=3), tactic=one(32, 5)),
     "groups over tiles": Case(Layer(8, (2, 2), groups=2), channels=144, tactic=one(32, 6)),
     "unequal axes": Case(Layer(72, (5, 2), (2, 1), (1, 0), (1, 3), 2), channels=32, size=(9, 11), tactic=one(128, 3)),
@@ -86,23 +87,28 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_computes_the_definition(case: Case) -> None:
+GUARDED = ("filters that no 8 divide", "groups", "a ring of weights")
+"""Touching anything outside of the arrays is an error in these."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_computes_the_definition(name: str) -> None:
+    case = CASES[name]
     given = case.inputs()
     expected = given.definition(sigmoid=case.sigmoid, relu=case.relu)
-    assert distance(compute(case, given), expected) < BOUNDS[case.dtype]
+    assert distance(compute(case, given, guard=name in GUARDED), expected) < BOUNDS[case.dtype]
 
 
 SHORT = Layer(24, (2, 2))
 MANY_TURNS = {
     "one tile of a turn": Case(Layer(8, (1, 1)), tactic=one(32, 1, sample_stages=4), channels=8, size=(48, 8)),
-    "one sample ahead": Case(SHORT, tactic=one(32, 2, 1, 3, 4, 2), channels=72, size=(17, 50)),
-    "two samples ahead": Case(SHORT, tactic=one(32, 3, 2, 3, 3, 2), channels=72, size=(17, 50)),
-    "four samples ahead": Case(SHORT, tactic=one(32, 2, 4, 2, 5, 2), channels=72, size=(17, 50)),
-    "weights that stay": Case(SHORT, tactic=one(32, 4, 2, 3, 4, 2), size=(17, 50), raw_last=False),
-    "one patch at a time": Case(SHORT, tactic=one(32, 2, 4, 3, 5), size=(9, 50), batch=2, blend_fp32=False),
+    "one sample ahead": Case(SHORT, tactic=one(32, 2, 1, 3, 4, 2), channels=72, size=(17, 34)),
+    "two samples ahead": Case(SHORT, tactic=one(32, 3, 2, 3, 3, 2), channels=72, size=(17, 34)),
+    "four samples ahead": Case(SHORT, tactic=one(32, 2, 4, 2, 5, 2), channels=72, size=(17, 34)),
+    "weights that stay": Case(SHORT, tactic=one(32, 4, 2, 3, 4, 2), size=(17, 34), raw_last=False),
+    "one patch at a time": Case(SHORT, tactic=one(32, 2, 4, 3, 5), size=(9, 26), batch=2, blend_fp32=False),
     "offsets in planes": Case(tactic=one(64, 2, 2, 4, 5), size=(8, 48), raw_last=False),
-    "groups": Case(Layer(24, (3, 3), padding=(1, 1), groups=3), tactic=one(32, 2, 2, 4, 5, 2), size=(9, 31), batch=2),
+    "groups": Case(Layer(24, (3, 3), padding=(1, 1), groups=3), tactic=one(32, 2, 2, 4, 5, 2), size=(9, 23), batch=2),
     "more producers than taps": Case(
         Layer(40, (1, 2)), tactic=one(32, 2, 2, 5, 6, 2), channels=136, size=(8, 66), dtype="bfloat16", planes=True
     ),
@@ -124,20 +130,13 @@ def test_computes_the_definition_in_many_turns_in_any_order_of_threads(case: Cas
         assert torch.equal(result, results[0]), order
 
 
-@pytest.mark.parametrize("name", ["filters that no 8 divide", "groups", "a ring of weights"])
-def test_touches_nothing_outside(name: str) -> None:
-    given = CASES[name].inputs()
-    guarded = compute(CASES[name], given, guard=True)
-    assert torch.equal(guarded, compute(CASES[name], given))
-
-
 @pytest.mark.parametrize("name", ["four samples ahead", "groups", "more producers than taps", "weights that stay"])
-@pytest.mark.parametrize("guard", ["start", "end"])
-def test_touches_nothing_outside_in_many_turns(name: str, guard: str) -> None:
+def test_touches_nothing_outside_in_many_turns(name: str) -> None:
     case = MANY_TURNS[name]
     given = case.inputs()
-    guarded = compute(case, given, multiprocessors=1, guard=guard)
-    assert torch.equal(guarded, compute(case, given, multiprocessors=1))
+    expected = compute(case, given, multiprocessors=1)
+    for guard in ("start", "end"):
+        assert torch.equal(compute(case, given, multiprocessors=1, guard=guard), expected), guard
 
 
 def test_does_not_depend_on_the_order_of_threads_or_the_number_of_blocks() -> None:
@@ -149,58 +148,102 @@ def test_does_not_depend_on_the_order_of_threads_or_the_number_of_blocks() -> No
     assert torch.equal(once, compute(case, given, multiprocessors=100))
 
 
+WAIT_FOR_TABLES = "wait(block.full_tables + next_turn % 2 * 8, ((next_turn - 1) / 2) & 1);"
+RELEASE = "if (i > 0 || m > 0) release(m == 0);\n                last_samples = samples.slot;"
 FAULTS = {
-    "writes samples that are not multiplied yet": (
-        "if (j == 0) wait(block.empty_samples + 8 * ring.slot, ring.phase);",
-        "",
+    "writes samples that are not multiplied yet": Fault(
+        "if (j == 0) wait(block.empty_samples + 8 * ring.slot, ring.phase);"
     ),
-    "copies weights over others": (
-        "if (n >= WEIGHT_STAGES) wait(block.empty_weights + 8 * s, (n / WEIGHT_STAGES - 1) & 1);",
-        "",
+    "copies weights over others": Fault(
+        "if (n >= WEIGHT_STAGES) wait(block.empty_weights + 8 * s, (n / WEIGHT_STAGES - 1) & 1);"
     ),
-    "multiplies weights that are not there yet": (
-        "if (!RESIDENT || turn == 0) wait(block.full_weights + 8 * weights.slot, weights.phase);",
-        "",
+    "multiplies weights that are not there yet": Fault(
+        "if (!RESIDENT || turn == 0) wait(block.full_weights + 8 * weights.slot, weights.phase);"
     ),
-    "reads tables that are not there yet": (
-        "wait(block.full_tables + next_turn % 2 * 8, ((next_turn - 1) / 2) & 1);",
-        "",
-    ),
-    "reads tables of an earlier turn": ("((next_turn - 1) / 2) & 1", "((next_turn - 1) / 2) & 1 ^ 1"),
-    "writes tables that are in use": ("wait(block.empty_tables + turn % 2 * 8, (turn / 2 - 1) & 1);", ";"),
-    "keeps back tables": ("if (used_turn < next_turn) arrive(block.empty_tables + used_turn % 2 * 8);", ""),
-    "begins before the tables are there": ("__syncthreads();\n\n    if (group == 0) {", "if (group == 0) {"),
-    "counts too few producers": (
+    "reads tables that are not there yet": Fault(WAIT_FOR_TABLES),
+    "reads tables of an earlier turn": Fault(WAIT_FOR_TABLES, WAIT_FOR_TABLES.replace("& 1", "& 1 ^ 1")),
+    "writes tables that are in use": Fault("wait(block.empty_tables + turn % 2 * 8, (turn / 2 - 1) & 1);"),
+    "keeps back tables": Fault("if (used_turn < next_turn) arrive(block.empty_tables + used_turn % 2 * 8);"),
+    "begins before the tables are there": Fault("__syncthreads();", after="\n\n    if (group == 0) {"),
+    "counts too few producers": Fault(
         "init_barrier(block.empty_tables + 8 * s, PRODUCERS * 4);",
         "init_barrier(block.empty_tables + 8 * s, PRODUCERS);",
     ),
-    "forgets the phase": ("phase ^= 1;", ""),
+    "forgets the phase": Fault("phase ^= 1;"),
 }
+MORE_FAULTS = FAULTS | {
+    "multiplies samples that are not there yet": Fault("wait(block.full_samples + 8 * samples.slot, samples.phase);"),
+    "a warp says too early that its samples are there": Fault(
+        "__syncwarp();", after="\n        if (block.lane == 0) {\n            arrive(block.full_samples"
+    ),
+    "a warp says too early that its tables are there": Fault(
+        "__syncwarp();", after="\n                if (block.lane == 0) arrive(block.full_tables"
+    ),
+    "counts too few warps of a producer": Fault(
+        "init_barrier(block.full_samples + 8 * s, 4);", "init_barrier(block.full_samples + 8 * s, s == 0 ? 3 : 4);"
+    ),
+    "counts too few warps that prepare": Fault(
+        "init_barrier(block.full_tables + 8 * s, PREPARERS / 32);",
+        "init_barrier(block.full_tables + 8 * s, PREPARERS / 32 - 1);",
+    ),
+    "uses barriers before they are there": Fault("__syncthreads();", before="else "),
+    "keeps back samples": Fault(RELEASE, "last_samples = samples.slot;"),
+    "gives back what is being multiplied": Fault("wgmma_wait<1>();"),
+    "waits for too few products": Fault("wgmma_wait<1>();", "wgmma_wait<2>();"),
+    "gives back the tile of a running product": Fault(
+        RELEASE, "last_samples = samples.slot; if (i > 0 || m > 0) release(m == 0);"
+    ),
+    "gives back the last tile too early": Fault("wgmma_wait<0>();"),
+}
+FAULTY_CASE = MANY_TURNS["one patch at a time"]
 
 
-def faulty(folder: Path, right: str, wrong: str) -> Kernel:
-    """The kernel with one place replaced."""
-    text = flatten(HOPPER.source)
-    assert text.count(right) == 1
-    (folder / "faulty.cu").write_text(text.replace(right, wrong), encoding="utf-8")
-    return replace(HOPPER, source=folder / "faulty.cu")
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
+    """The kernel with all faults, of which none is chosen."""
+    return replace(HOPPER, source=plant(HOPPER.source, MORE_FAULTS, tmp_path_factory.mktemp("faulty")))
+
+
+@pytest.fixture(scope="module")
+def expected() -> Tensor:
+    return compute(FAULTY_CASE, FAULTY_CASE.inputs(), multiprocessors=1)
+
+
+@pytest.fixture
+def choose(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    return lambda fault: monkeypatch.setenv(CHOSEN, str([*MORE_FAULTS].index(fault) + 1))
+
+
+def test_without_a_fault_nothing_is_found(faulty: Kernel, expected: Tensor) -> None:
+    given = FAULTY_CASE.inputs()
+    assert torch.equal(compute(FAULTY_CASE, given, multiprocessors=1, kernel=faulty, guard=True), expected)
+    compute(FAULTY_CASE, given, multiprocessors=1, kernel=faulty, races=True)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_in_waiting_are_found(fault: str, tmp_path: Path) -> None:
+def test_faults_in_waiting_are_found(
+    fault: str, faulty: Kernel, expected: Tensor, choose: Callable[[str], None]
+) -> None:
     """By another result, by threads that wait for ever, or by samples outside of the image."""
-    kernel, case = faulty(tmp_path, *FAULTS[fault]), MANY_TURNS["one patch at a time"]
-    given = case.inputs()
-    expected = compute(case, given, multiprocessors=1)
+    choose(fault)
+    given = FAULTY_CASE.inputs()
 
     def is_right(order: Any) -> bool:
+        options = {"order": order, "guard": True, "timeout": 20}
         try:
-            result = compute(case, given, multiprocessors=1, kernel=kernel, order=order, guard=True, timeout=20)
+            return torch.equal(compute(FAULTY_CASE, given, multiprocessors=1, kernel=faulty, **options), expected)
         except KernelError:
             return False
-        return torch.equal(result, expected)
 
     assert not all(map(is_right, ORDERS))
+
+
+@pytest.mark.parametrize("fault", MORE_FAULTS)
+def test_faults_in_waiting_are_races_or_deadlocks(fault: str, faulty: Kernel, choose: Callable[[str], None]) -> None:
+    """In the first order that comes."""
+    choose(fault)
+    with pytest.raises(KernelError, match=r"race at byte|wait for threads that never arrive"):
+        compute(FAULTY_CASE, FAULTY_CASE.inputs(), multiprocessors=1, kernel=faulty, races=True)
 
 
 @pytest.mark.parametrize("name", ["several producers", "two patches at a time", "a ring of weights", "groups"])
@@ -215,44 +258,6 @@ def test_has_no_races_in_many_turns(name: str) -> None:
     given = case.inputs()
     compute(case, given, multiprocessors=1, races=True)
     compute(case, given, multiprocessors=1, races=True, order=1)
-
-
-MORE_FAULTS = FAULTS | {
-    "multiplies samples that are not there yet": ("wait(block.full_samples + 8 * samples.slot, samples.phase);", ""),
-    "a warp says too early that its samples are there": (
-        "__syncwarp();\n        if (block.lane == 0) {\n            arrive(block.full_samples",
-        "if (block.lane == 0) {\n            arrive(block.full_samples",
-    ),
-    "a warp says too early that its tables are there": (
-        "__syncwarp();\n                if (block.lane == 0) arrive(block.full_tables",
-        "if (block.lane == 0) arrive(block.full_tables",
-    ),
-    "counts too few warps of a producer": (
-        "init_barrier(block.full_samples + 8 * s, 4);",
-        "init_barrier(block.full_samples + 8 * s, s == 0 ? 3 : 4);",
-    ),
-    "counts too few warps that prepare": (
-        "init_barrier(block.full_tables + 8 * s, PREPARERS / 32);",
-        "init_barrier(block.full_tables + 8 * s, PREPARERS / 32 - 1);",
-    ),
-    "uses barriers before they are there": ("else __syncthreads();", ""),
-    "keeps back samples": ("if (i > 0 || m > 0) release(m == 0);\n", ""),
-    "gives back what is being multiplied": ("wgmma_wait<1>();", ""),
-    "waits for too few products": ("wgmma_wait<1>();", "wgmma_wait<2>();"),
-    "gives back the tile of a running product": (
-        "if (i > 0 || m > 0) release(m == 0);\n                last_samples = samples.slot;",
-        "last_samples = samples.slot; if (i > 0 || m > 0) release(m == 0);",
-    ),
-    "gives back the last tile too early": ("wgmma_wait<0>();", ""),
-}
-
-
-@pytest.mark.parametrize("fault", MORE_FAULTS)
-def test_faults_in_waiting_are_races_or_deadlocks(fault: str, tmp_path: Path) -> None:
-    """In the first order that comes."""
-    kernel, case = faulty(tmp_path, *MORE_FAULTS[fault]), MANY_TURNS["one patch at a time"]
-    with pytest.raises(KernelError, match=r"race at byte|wait for threads that never arrive"):
-        compute(case, case.inputs(), multiprocessors=1, kernel=kernel, races=True)
 
 
 @pytest.mark.parametrize("name", ["x", "weight", "bias"])
