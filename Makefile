@@ -1,6 +1,6 @@
 # make demo   a real checkpoint: converted, proved, run and drawn
-# make test   lint, types and tests
-# Both set up their own virtual environment in .venv first.
+# make test   lint, types and tests; make test-all with every variant of every kernel
+# All set up their own virtual environment in .venv first.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 DEMO := demo-output
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-all lint bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ lint: $(STAMP)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not timing"
 	$(BIN)/python -m pytest -m timing
+
+test-all: export CONVKIT_EVERY_CASE = 1
+test-all: test
 
 bench: $(STAMP)
 	failed=0; for script in cli_startup convert_full_size preprocess_decode dcn_cpu tensorrt_build tensorrt_generated; do \

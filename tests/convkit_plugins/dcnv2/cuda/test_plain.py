@@ -11,6 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.deform_definition import deform_conv2d_by_loops
+from support.every_case import covering
 
 from convkit.cuda import ArrayView
 from convkit.errors import KernelArgumentError
@@ -158,6 +159,11 @@ def check(case: Case, fast: bool = False, **options: Any) -> None:
 
 
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+BUILDS = covering(
+    [{"dtype": dtype, "relu": relu, "tile": tile} for dtype in BOUNDS for relu in (False, True) for tile in TILES[-2:]],
+    lambda build: build,
+)
+"""What is compiled; each twice, with and without loads of four channels."""
 
 
 @st.composite
@@ -168,7 +174,7 @@ def cases(draw: st.DrawFn) -> Case:
     padding = draw(st.tuples(st.integers(0, 2), st.integers(0, 2)))
     least = [max(1, d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
     layer = Layer(draw(st.sampled_from([1, 3, 4, 8, 33])), kernel, stride, padding, dilation, groups)
-    booleans, flag = st.booleans(), draw(st.booleans())
+    booleans, build = st.booleans(), draw(st.sampled_from(BUILDS))
     return Case(
         layer,
         batch=draw(st.integers(1, 2)),
@@ -176,11 +182,9 @@ def cases(draw: st.DrawFn) -> Case:
         height=least[0] + draw(st.integers(0, 4)),
         width=least[1] + draw(st.integers(0, 4)),
         more=draw(st.tuples(st.integers(0, 1), st.integers(0, 1))),
-        dtype=draw(st.sampled_from(list(BOUNDS))),
+        **build,
         last=draw(st.tuples(booleans, booleans, booleans)),
-        sigmoid=flag,
-        relu=not flag,
-        tile=draw(st.sampled_from(TILES[-2:])),
+        sigmoid=not build["relu"],
         wild=draw(st.sampled_from([0.0, 0.5, 3.0, 100.0])),
         seed=draw(st.integers(0, 99)),
         special=draw(

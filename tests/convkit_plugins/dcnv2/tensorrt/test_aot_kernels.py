@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.aot_layers import LAYERS, AotLayer
 from support.deform_host import distance, launch_on_host
+from support.every_case import covering
 
 from convkit.cuda import check_signature, compile_variant, evaluate
 from convkit.errors import EnvironmentProblem, KernelError
@@ -135,14 +136,15 @@ HOST = {name: layer for name, layer in LAYERS.items() if name != "all filters of
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", HOST.values(), ids=HOST.keys())
-def test_every_launch_computes_the_definition(layer: AotLayer) -> None:
+def test_every_tactic_and_every_format_computes_the_definition(layer: AotLayer) -> None:
     size = (2, 6, 9)
     tensors, sizes = layer.tensors(size), layer.extents(*size)
     expected = layer.definition(tensors)
     weight = layer.packed(tensors["weight"])
     bound = BOUNDS["float16" if layer.order == WeightOrder.TENSOR_TF32 else layer.dtype]
     forms = {True: torch.channels_last, False: torch.contiguous_format}
-    for launch in launches(layer.settings, layer.dtype):
+    found = launches(layer.settings, layer.dtype)
+    for launch in covering(found, lambda each: {"tactic": each.tactic, "formats": (each.x_last, each.out_last)}, 1):
         out = torch.full(expected.shape, torch.nan, dtype=tensors["x"].dtype)
         out = out.contiguous(memory_format=forms[launch.out_last])
         x = tensors["x"].contiguous(memory_format=forms[launch.x_last])
