@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import convkit._environment  # noqa: F401 - before any library that reads it
 from convkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:

@@ -87,7 +87,8 @@ def infer_shapes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> tuple[dict
     for value in sized.graph.output:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
-    with contextlib.suppress(Exception):  # of graphs that contradict themselves; their shapes stay unknown
+    # Of graphs that contradict themselves; their shapes stay unknown.
+    with contextlib.suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError, IndexError):
         sized = onnx.shape_inference.infer_shapes(sized, data_prop=True)
 
     shapes: dict[str, tuple[int, ...]] = {}

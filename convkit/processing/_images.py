@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from convkit._environment import MOST_PIXELS, PIXELS_VARIABLE
 from convkit.errors import ImageError
+from convkit.processing._animation import gif_pixels
 from convkit.processing._image_formats import several, unreadable
 from convkit.processing._readers import Bad, Frame, Note, Reader, check_file, ignore, read_bytes
 
@@ -23,6 +26,8 @@ VIDEO_SUFFIXES = {
 TOO_LARGE = "Scale it down, or cut it into tiles."
 CUT_OFF = 0.9
 """A video of which less than this part of the declared frames can be read is cut off; some declare an estimate."""
+MOST_ANIMATED = 1 << 28
+"""Pixels of all images of a GIF together, which OpenCV decodes at once: 0.8 gigabytes."""
 MAX_BYTES = 2**31 - 1
 """Size of the largest BGR image: OpenCV's warps compute offsets in 32 bits and crash beyond."""
 
@@ -47,7 +52,7 @@ def as_bgr(image: np.ndarray, source: str = "image") -> np.ndarray:
             hint=TOO_LARGE,
         )
     if image.dtype == np.uint16:
-        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        image = _to_8_bit(image)
     if image.dtype != np.uint8:
         raise ImageError(f"{source} holds {image.dtype} values.", hint="Give uint8 (0 to 255) or uint16 pixels.")
     channels = 1 if image.ndim == 2 else image.shape[2]
@@ -58,6 +63,25 @@ def as_bgr(image: np.ndarray, source: str = "image") -> np.ndarray:
     if channels != 3:
         raise ImageError(f"{source} has {channels} channels.", hint="Give 1 (grey), 3 (BGR) or 4 (BGRA) channels.")
     return np.ascontiguousarray(image)
+
+
+def _to_8_bit(image: np.ndarray) -> np.ndarray:
+    """Return 16-bit values divided by 257, rounded: some rows at a time, as the sums need 32 bits."""
+    result = np.empty(image.shape, np.uint8)
+    rows = max(1, (1 << 20) // max(1, image[0].size))
+    for start in range(0, len(image), rows):
+        part = image[start : start + rows].astype(np.uint32)
+        result[start : start + rows] = (part + 128) // 257
+    return result
+
+
+def _too_large(source: str) -> ImageError:
+    limit = int(os.environ[PIXELS_VARIABLE]) if os.environ[PIXELS_VARIABLE].isdigit() else 0
+    what = f"than the {limit:,} that are read" if limit else "than OpenCV reads"
+    return ImageError(
+        f"{source} is too large: it has more pixels {what}.",
+        hint=f"{TOO_LARGE} {PIXELS_VARIABLE}=NUMBER in the environment reads larger ones.",
+    )
 
 
 def read_image(path: Path | str) -> np.ndarray:
@@ -81,7 +105,7 @@ def decode_image(data: np.ndarray, source: str) -> np.ndarray:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in str(error):
-            raise ImageError(f"{source} is too large: it has more pixels than OpenCV reads.", hint=TOO_LARGE) from error
+            raise _too_large(source) from error
         image = None
     if image is None:
         raise ImageError(
@@ -114,7 +138,7 @@ def to_image(value: Any) -> np.ndarray:
     if hasattr(value, "__dlpack__"):
         try:
             pixels = np.from_dlpack(value.detach() if hasattr(value, "detach") else value)
-        except Exception as error:
+        except (BufferError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise ImageError(
                 f"A {type(value).__name__} cannot be read as an image: {str(error).splitlines()[0]}",
                 hint="Move it to the CPU first.",
@@ -187,6 +211,9 @@ def _video(path: Path, note: Note) -> Iterator[np.ndarray]:
         return
     check_file(path, "video", ImageError)
     capture = cv2.VideoCapture(str(path))
+    if capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT) > MOST_PIXELS:
+        capture.release()
+        raise _too_large(str(path))
     declared = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # an estimate in some containers, 0 or less where unknown
     count = 0
     try:
@@ -214,8 +241,17 @@ def _video(path: Path, note: Note) -> Iterator[np.ndarray]:
 
 def _animation(path: Path) -> Iterator[np.ndarray]:
     """Yield the images of a GIF, which OpenCV reads as an image and not as a video."""
-    data = np.frombuffer(read_bytes(path, "image", ImageError), np.uint8)
-    good, images = cv2.imdecodemulti(data, cv2.IMREAD_COLOR) if data.size else (False, ())
+    content = read_bytes(path, "image", ImageError)
+    if gif_pixels(content) > MOST_ANIMATED:
+        raise ImageError(
+            f"{path} is too large: its images have {gif_pixels(content):,} pixels together.",
+            hint="Convert it to a video, for example to MP4 with H.264, of which one image at a time is read.",
+        )
+    data = np.frombuffer(content, np.uint8)
+    try:
+        good, images = cv2.imdecodemulti(data, cv2.IMREAD_COLOR) if data.size else (False, ())
+    except cv2.error:
+        good, images = False, ()
     if not good:
         raise ImageError(
             f"{path} is not a GIF that OpenCV can read.", hint="It may be truncated; OpenCV reads GIFs from 4.11 on."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polygraphy.config
 from polygraphy.backend.base import BaseRunner
 from polygraphy.common import TensorMetadata
 from polygraphy.comparator import Comparator, SimpleCompareFunc
@@ -19,6 +20,8 @@ from convkit.model import ModelSpec
 from convkit.proof._computes import Compute
 from convkit.proof._rule import limits_of
 from convkit.proof._verdict import Check
+
+polygraphy.config.AUTOINSTALL_DEPS = False  # whatever the environment says: nothing is installed at run time
 
 __all__ = ["compare_engines"]
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,13 @@ __all__ = ["read_weights"]
 _SINGLE = "*.safetensors"
 _INDEX = "*.index.json"
 """The table of a model in several files: which of them contains each tensor."""
+
+
+_RAISED = (
+    ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError,
+    OSError, RuntimeError, TypeError, ValueError, pickle.PickleError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What bytes that were not meant for it make an unpickler raise."""
 
 
 def read_weights(path: Path | str) -> Any:
@@ -58,7 +68,7 @@ def _read(path: Path) -> Any:
         except pickle.UnpicklingError:
             # Only a file that contains other objects is looked through for their names, which takes time.
             return _load(path, kind, [*plain_objects(), *stand_ins(global_names(path, zipped=kind == ZIP))])
-    except Exception as error:  # bytes that were not meant for it can make the unpickler raise anything
+    except _RAISED as error:
         names = foreign_names(path, zipped=kind == ZIP)
         if names:
             raise CheckpointError(
@@ -82,6 +92,7 @@ def _load(path: Path, kind: str, objects: list[Any]) -> Any:
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise EnvironmentProblem(
@@ -90,7 +101,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         ) from error
     try:
         tensors: dict[str, torch.Tensor] = load_file(path, device="cpu")
-    except Exception as error:  # the header is data of anybody's making
+    except (SafetensorError, *_RAISED) as error:
         raise _damaged(path, "safetensors", error) from error
     return tensors
 

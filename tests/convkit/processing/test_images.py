@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 from convkit.errors import ImageError, InputError
 from convkit.processing import ImageReader, as_bgr, read_image, synthetic_scenes, to_image
+from convkit.processing._animation import gif_pixels
 
 READER = ImageReader()
 
@@ -162,6 +163,31 @@ def test_a_file_of_more_pixels_than_opencv_reads_is_refused_for_its_size(tmp_pat
     with pytest.raises(ImageError, match=r"ortho\.png is too large: .* more pixels") as caught:
         read_image(path)
     assert "tiles" in caught.value.hint
+
+
+def test_a_small_file_of_more_pixels_than_are_read_is_refused_before_it_is_decoded(tmp_path):
+    """The pixels are all there, so that only their number is wrong: 140 million bits."""
+    path = tmp_path / "bits.png"
+    lines = zlib.compress(bytes((1 + 14000 // 8) * 10000), 1)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 14000, 10000, 1, 0, 0, 0, 0)), (b"IDAT", lines), (b"IEND", b"")]
+    data = b"".join(struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    with pytest.raises(ImageError, match="more pixels than the 134,217,728 that are read") as caught:
+        read_image(path)
+    assert "OPENCV_IO_MAX_IMAGE_PIXELS" in caught.value.hint
+
+
+def test_a_gif_whose_images_are_too_many_together_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.gif"
+    pixels = np.random.default_rng(0).integers(0, 255, (6, 20, 30, 3), np.uint8)
+    frames = [PIL.Image.fromarray(frame) for frame in pixels]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert gif_pixels(path.read_bytes()) == 6 * 20 * 30
+    assert gif_pixels(path.read_bytes()[:200]) in (0, 20 * 30)
+    assert len(list(ImageReader().frames([path]))) == 6
+    monkeypatch.setattr("convkit.processing._images.MOST_ANIMATED", 6 * 20 * 30 - 1)
+    with pytest.raises(ImageError, match=r"a\.gif is too large: its images have 3,600 pixels together"):
+        list(ImageReader().frames([path]))
 
 
 @pytest.mark.parametrize("shape", [(26755, 26755), (26755, 26755, 3), (1, 715827883)])
