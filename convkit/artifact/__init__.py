@@ -16,6 +16,7 @@ from convkit.artifact._engines import StagedEngine, StoredEngine, engine_staging
 from convkit.artifact._manifest import environment, spec_from_manifest, spec_to_json
 from convkit.artifact._publish import check_destination, publish, staging
 from convkit.artifact._records import ProofRecord, record_file, write_record
+from convkit.artifact._signature import SIGNATURE, sign_artifact, verify_signature
 
 __all__ = [
     "EXPORTED",
@@ -25,6 +26,7 @@ __all__ = [
     "REPORT",
     "SAMPLES",
     "SCHEMA_VERSION",
+    "SIGNATURE",
     "VERDICT",
     "Artifact",
     "ProofRecord",
@@ -36,9 +38,11 @@ __all__ = [
     "environment",
     "publish",
     "record_file",
+    "sign_artifact",
     "spec_from_manifest",
     "spec_to_json",
     "staging",
     "stored_engines",
+    "verify_signature",
     "write_record",
 ]

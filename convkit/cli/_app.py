@@ -28,6 +28,7 @@ def build_app(manager: PluginManager) -> typer.Typer:
         new,
         plugins,
         run,
+        sign,
         validate,
     )
 
@@ -47,6 +48,7 @@ def build_app(manager: PluginManager) -> typer.Typer:
         ("build", build.build, "Build an engine of an artifact."),
         ("validate", validate.validate, "Prove an artifact again, on this machine."),
         ("run", run.run, "Run images, folders or videos through an artifact."),
+        ("sign", sign.sign, "Sign an artifact with a key of your own."),
         ("evaluate", evaluate.evaluate, "Measure average precision on COCO annotations."),
         ("bench", bench.bench, "Time artifacts on the engines of this machine."),
         ("check", check.check, "Ask TensorRT's own parser and builder about an ONNX file."),

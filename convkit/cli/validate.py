@@ -34,6 +34,10 @@ def validate(
     require_proof: Annotated[
         bool, typer.Option("--require-proof", help="Exit 5 where this machine cannot run the engine.")
     ] = False,
+    signed_by: Annotated[
+        Path | None,
+        typer.Option("--signed-by", help="Refuse what the owner of this public key (PEM) did not sign.", metavar="KEY"),
+    ] = None,
     self_test: Annotated[
         bool,
         typer.Option(
@@ -46,10 +50,15 @@ def validate(
 ) -> int:
     """Check the hashes of an artifact and prove it again on this machine; exit 4 if it is not proved.
 
-    What came of it is written into the artifact: `run` takes the backends and devices that passed. The engine of a
-    backend that builds engines gets its upper rungs here; without a GPU that runs it they stay pending.
+    What came of it is written into the artifact, unless that has to be as it was signed: `run` takes the backends and
+    devices that passed. The engine of a backend that builds engines gets its upper rungs here; without a GPU that runs
+    it they stay pending.
     """
     set_verbosity(quiet=quiet, verbose=verbose)
+    if signed_by is not None:
+        from convkit.artifact import Artifact, verify_signature
+
+        verify_signature(Artifact.open(artifact), signed_by)
     if self_test:
         return _self_test(artifact, backend, device, json=json, verbose=verbose)
     from convkit.backends import backend_named
@@ -58,7 +67,14 @@ def validate(
     from convkit.evaluation import prove_artifact
 
     with steps(f"validate {artifact}") as step:
-        proof = prove_artifact(artifact, backend=backend, device=device, save_results=save_results, progress=step)
+        proof = prove_artifact(
+            artifact,
+            backend=backend,
+            device=device,
+            save_results=save_results,
+            record=signed_by is None,
+            progress=step,
+        )
     if json:
         emit_json(_document(proof, engine=backend_named(proof.backend).builds))
     else:

@@ -76,13 +76,14 @@ def prove_artifact(
     backend: str | None = None,
     device: str | None = None,
     save_results: Path | None = None,
+    record: bool = True,
     progress: Progress = silent,
 ) -> ArtifactProof:
     """Prove an artifact again as `validate` does, and return the ladder too.
 
     Of a backend that builds engines, the rungs ``ran`` and ``pipeline`` are written to the engine's verdict; where this
     machine cannot run it they stay as they are. Of other backends the whole ladder is kept, unless it says no more than
-    the artifact does already.
+    the artifact does already. ``record`` False writes nothing into the artifact.
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved; it lacks such an engine.
@@ -110,7 +111,10 @@ def prove_artifact(
         ladder = artifact_ladder(verdict, machine, recorded["exported"], recorded["typed"])
     unrecorded = ""
     try:
-        _record(artifact, stored, backend, device, machine, ladder)
+        if record:
+            _record(artifact, stored, backend, device, machine, ladder)
+        else:
+            unrecorded = "the artifact stays as it was signed."
     except ConvkitError as error:
         unrecorded = error.message
     return ArtifactProof(backend, device, ladder, verdict, "", command, unrecorded)
