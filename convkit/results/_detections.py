@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ MOST_BOX, MOST_SCORE = 1.0, 0.05
 """Pixels and score beyond which two boxes are not the same result, whatever the network's precision is."""
 TIE_SHARE = 0.1
 """Ties are rare; where more of an image's boxes look like ties than this, it is a fault that looks so."""
+COARSE, CUT_SHARE = 0.01, 0.5
+"""Where scores are known to a hundredth or less, as in int8, up to half of an image's boxes may be ties at the cut."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Detections(Result):
         without a partner is a tie when its score is within ``slack`` of the lowest score kept, or when a neighbour of
         its class has the same score within ``slack``: rounding then decides which of two cells is the peak. This
         excuses a tenth of the boxes and no more: boxes that are all too large have neighbours of the same score too.
+        A ``slack`` of a hundredth or more says that the many boxes of no score cannot be told apart: up to half may
+        then be ties at the cut, and the tenth counts among the boxes above it.
         ``max_box`` is the largest difference of a coordinate in pixels, ``max_score`` that of a score.
         """
         if not isinstance(other, Detections):
@@ -64,12 +68,7 @@ class Detections(Result):
         free_columns = set(range(len(other))) - {column for _, column in pairs}
         ties = unexplained = 0
         for own, theirs, free in ((self, other, free_rows), (other, self, free_columns)):
-            tied = sum(
-                np.isfinite(own.boxes[index]).all()
-                and (_at_the_cut(own, theirs, index, slack) or _has_neighbour(own, theirs, index, slack))
-                for index in free
-            )
-            excused = tied if tied <= TIE_SHARE * len(own) else 0
+            excused = _excused(own, theirs, free, slack)
             ties += excused
             unexplained += len(free) - excused
         rows, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
@@ -158,6 +157,18 @@ def _ordered(boxes: np.ndarray) -> np.ndarray:
 
 def _area(boxes: np.ndarray) -> np.ndarray:
     return np.asarray(np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1))
+
+
+def _excused(own: Detections, other: Detections, free: Iterable[int], slack: float) -> int:
+    """Return how many of the boxes without a partner are ties; none where there are too many for that."""
+    left = [index for index in free if np.isfinite(own.boxes[index]).all()]
+    cut = [index for index in left if _at_the_cut(own, other, index, slack)]
+    near = sum(_has_neighbour(own, other, index, slack) for index in left if index not in cut)
+    if slack < COARSE:
+        tied = len(cut) + near
+        return tied if tied <= TIE_SHARE * len(own) else 0
+    above = sum(not _at_the_cut(own, other, index, slack) for index in range(len(own)))
+    return (len(cut) if len(cut) <= CUT_SHARE * len(own) else 0) + (near if near <= max(1, TIE_SHARE * above) else 0)
 
 
 def _at_the_cut(own: Detections, other: Detections, index: int, slack: float) -> bool:

@@ -200,6 +200,29 @@ def test_the_slack_decides_what_counts_as_the_same_score():
     assert scene.compare(wrong, slack=1e-2).ties == 2
 
 
+def with_noise(rng: np.random.Generator, objects: Any, moved: int) -> Detections:
+    """Return objects and 94 boxes of next to no score, ``moved`` of which lie anywhere."""
+    fixed = np.random.default_rng(3).uniform(0, 400, (94, 2))
+    fixed[:moved] = rng.uniform(0, 400, (moved, 2))
+    corners = np.concatenate([np.asarray(objects, float), fixed])
+    scores = np.concatenate([np.linspace(0.9, 0.6, 6), np.linspace(0.05, 0.01, 94)])
+    return make(np.concatenate([corners, corners + 20], 1), scores, np.zeros(100))
+
+
+def test_where_scores_are_coarse_boxes_of_no_score_may_be_others_and_objects_may_not():
+    objects = np.stack([np.arange(6) * 70.0, np.full(6, 500.0)], 1)
+    scene, other = (with_noise(np.random.default_rng(seed), objects, 30) for seed in (4, 5))
+    assert scene.compare(other).unexplained > 50
+    error = scene.compare(other, slack=0.1)
+    assert error.unexplained == 0
+    assert error.ties >= 50
+    shifted = objects.copy()
+    shifted[1:] += 8
+    assert scene.compare(with_noise(np.random.default_rng(5), shifted, 30), slack=0.1).unexplained == 10
+    anywhere = with_noise(np.random.default_rng(5), objects, 94)
+    assert scene.compare(anywhere, slack=0.1).unexplained > 100, "more than half of the boxes are no ties"
+
+
 def test_overlapping_boxes_of_one_class_each_find_their_own_partner():
     boxes = [[0, 0, 100, 100], [2, 0, 102, 100], [4, 0, 104, 100]]
     scene = make(boxes, [0.9, 0.8, 0.7], [0, 0, 0])
