@@ -205,3 +205,19 @@ def _digits(factory: pytest.TempPathFactory, form: str, shape: tuple[str, ...]) 
         convert("centernet", weights=weights, output=output, form=form, shape=list(shape), samples=2)
 
     return Artifact.open(made_once(factory, f"digits-{form}", make))
+
+
+@pytest.fixture(scope="session")
+def narrow_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A narrow resdcn_18 whose batch, height and width vary: random, but worth comparing; raw heads."""
+    from support.checkpoints import make_checkpoint
+    from support.shared import made_once
+
+    from convkit import Artifact, convert
+
+    def make(output: Path) -> None:
+        weights = make_checkpoint(output.with_suffix(".pth"), width=0.125)
+        shape = ["batch=1:1:2", "height=64:64:96", "width=64:96:96"]
+        convert("centernet", weights=weights, output=output, shape=shape, samples=2)
+
+    return Artifact.open(made_once(tmp_path_factory, "narrow", make))

@@ -28,26 +28,23 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def centernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with artifacts of narrow networks: plain, and deformable with a height and width that vary."""
+def plain_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A narrow network without deformable convolutions; the one with them is the fixture narrow_artifact."""
     folder = tmp_path_factory.mktemp("centernet")
-    sizes = {"res_18": ["height=64", "width=96"], "resdcn_18": ["height=64:64:96", "width=64:96:96", "batch=1:1:2"]}
-    for arch, shape in sizes.items():
-        weights = make_checkpoint(folder / f"{arch}.pth", arch, width=0.125)
-        convert("centernet", weights=weights, output=folder / arch, shape=shape, samples=2)
-    return folder
+    weights = make_checkpoint(folder / "res_18.pth", "res_18", width=0.125)
+    shape = ["height=64", "width=96"]
+    return convert("centernet", weights=weights, output=folder / "res_18", shape=shape, samples=2).artifact
 
 
 @pytest.fixture(params=["toy", "blobs", "pair", "embedding", "res_18", "resdcn_18"])
 def artifact(request: pytest.FixtureRequest, tmp_path: Path) -> Artifact:
     """A copy of the artifact of each adapter, with its plugin installed."""
     name = request.param
-    if name.startswith("res"):
-        source = request.getfixturevalue("centernet") / name
-    else:
-        source = request.getfixturevalue({"blobs": "blob"}.get(name, name) + "_artifact").path
+    fixtures = {"blobs": "blob_artifact", "res_18": "plain_artifact", "resdcn_18": "narrow_artifact"}
+    source: Artifact = request.getfixturevalue(fixtures.get(name, f"{name}_artifact"))
+    if not name.startswith("res"):
         request.getfixturevalue(name)
-    return Artifact.open(shutil.copytree(source, tmp_path / name))
+    return Artifact.open(shutil.copytree(source.path, tmp_path / name))
 
 
 def check(artifact: Artifact, **settings: Any) -> bytes:
