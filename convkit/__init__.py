@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         synthetic_scenes,
     )
     from convkit.proof import Verdict
-    from convkit.results import Classification, Detections, Difference, Result
+    from convkit.results import Boxes3D, Classification, Detections, Difference, Poses, Result
     from convkit.runtime import Predictor, load
     from convkit.weights import read_weights
 
@@ -75,7 +75,7 @@ _HOMES = {
         "Placement", "Prepared", "Preprocess", "Reader", "synthetic_scenes",
     ),
     "convkit.proof": ("Verdict",),
-    "convkit.results": ("Classification", "Detections", "Difference", "Result"),
+    "convkit.results": ("Boxes3D", "Classification", "Detections", "Difference", "Poses", "Result"),
     "convkit.runtime": ("Predictor", "load"),
     "convkit.weights": ("read_weights",),
 }  # fmt: skip
@@ -88,6 +88,7 @@ __all__ = [
     "Artifact",
     "AttributePatch",
     "Backend",
+    "Boxes3D",
     "CheckpointError",
     "Classification",
     "Conversion",
@@ -112,6 +113,7 @@ __all__ = [
     "NodeRewrite",
     "Option",
     "Placement",
+    "Poses",
     "Predictor",
     "Prepared",
     "Preprocess",

@@ -63,22 +63,13 @@ class Detections(Result):
         """
         if not isinstance(other, Detections):
             return super().compare(other, slack=slack)
-        pairs, shift = _matched(self, other)
-        free_rows = set(range(len(self))) - {row for row, _ in pairs}
-        free_columns = set(range(len(other))) - {column for _, column in pairs}
-        ties = unexplained = 0
-        for own, theirs, free in ((self, other, free_rows), (other, self, free_columns)):
-            excused = _excused(own, theirs, free, slack)
-            ties += excused
-            unexplained += len(free) - excused
-        rows, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-        scores = np.abs(self.scores[rows].astype(np.float64) - other.scores[columns])
+        matched = match_boxes(self, other, slack)
         return Difference(
             expected=len(self),
-            matched=len(pairs),
-            ties=ties,
-            unexplained=unexplained,
-            figures={"max_box": float(shift[rows, columns].max(initial=0.0)), "max_score": worst(scores)},
+            matched=len(matched.rows),
+            ties=matched.ties,
+            unexplained=matched.unexplained,
+            figures={"max_box": matched.shift, "max_score": matched.score},
             floors={"max_box": BOX_FLOOR, "max_score": SLACK},
             ceilings={"max_box": MOST_BOX, "max_score": MOST_SCORE},
         )
@@ -139,6 +130,36 @@ def _matched(first: Detections, second: Detections) -> tuple[list[tuple[int, int
             free_columns.discard(column)
             pairs.append((row, column))
     return pairs, shift
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Which boxes are the same: pairs of ``rows`` and ``columns``, and what became of the others.
+
+    ``shift`` and ``score`` are the largest differences of a coordinate and of a score in any pair.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    ties: int
+    unexplained: int
+    shift: float
+    score: float
+
+
+def match_boxes(one: Detections, other: Detections, slack: float) -> Matching:
+    """Match boxes as `Detections.compare` says."""
+    pairs, shift = _matched(one, other)
+    free_rows = set(range(len(one))) - {row for row, _ in pairs}
+    free_columns = set(range(len(other))) - {column for _, column in pairs}
+    ties = unexplained = 0
+    for own, theirs, free in ((one, other, free_rows), (other, one, free_columns)):
+        excused = _excused(own, theirs, free, slack)
+        ties += excused
+        unexplained += len(free) - excused
+    rows, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    scores = np.abs(one.scores[rows].astype(np.float64) - other.scores[columns])
+    return Matching(rows, columns, ties, unexplained, float(shift[rows, columns].max(initial=0.0)), worst(scores))
 
 
 def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -29,15 +29,16 @@ def convkit_export_patches(adapter: str, model: SourceModel) -> Iterable[ModuleP
     """Make the network return the output form that was asked for."""
     if adapter != _ADAPTER:
         return []
-    from convkit_models.centernet.tasks.ctdet import output_patch
+    from convkit_models.centernet.tasks import room_of
 
-    return [output_patch(model.spec.decode)]
+    room = room_of(model.spec.decode)
+    return [] if room is None else [room.output_patch(model.spec.decode)]
 
 
 @hookimpl
 def convkit_preprocess(spec: Mapping[str, Any]) -> Preprocess | None:
     """Serve the official affine warp and normalisation."""
-    from convkit_models.centernet.tasks.ctdet import PREPROCESS
+    from convkit_models.centernet.tasks import PREPROCESS
 
     if spec.get("kind") != PREPROCESS:
         return None
@@ -48,14 +49,11 @@ def convkit_preprocess(spec: Mapping[str, Any]) -> Preprocess | None:
 
 @hookimpl
 def convkit_decode(spec: Mapping[str, Any]) -> Decode | None:
-    """Serve the decoding of all three output forms."""
-    from convkit_models.centernet.tasks.ctdet import DECODE
+    """Serve the decoding of every task and output form."""
+    from convkit_models.centernet.tasks import room_of
 
-    if spec.get("kind") != DECODE:
-        return None
-    from convkit_models.centernet.tasks.ctdet import MODE, CtdetDecode, ProDecode
-
-    return ProDecode(spec) if spec.get("mode") == MODE else CtdetDecode(spec)
+    room = room_of(spec)
+    return None if room is None else room.make_decode(spec)
 
 
 @hookimpl

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from convkit import Adapter, Dim, ModelSpec, Option, Request, SourceModel
@@ -14,7 +15,9 @@ COCO_STD = (0.28863828, 0.27408164, 0.27809835)
 
 
 class CenterNet(Adapter):
-    """CenterNet ("Objects as Points", Zhou et al. 2019) with any of its networks, for object detection (ctdet).
+    """CenterNet ("Objects as Points", Zhou et al. 2019) with any of its networks and tasks.
+
+    Both follow from the checkpoint: the network from names and shapes, the task from the heads.
 
     Mean and standard deviation are by default those of the COCO data set class, in BGR order: the
     networks were trained with these, and the published APs measured. The original's demo rounds
@@ -22,7 +25,7 @@ class CenterNet(Adapter):
     """
 
     name = "centernet"
-    summary = "CenterNet object detection: res_18 to res_152, resdcn_18 to resdcn_152, dla_34, dlav0_34, hourglass"
+    summary = "CenterNet for boxes and poses: res_18 to res_152, resdcn_18 to resdcn_152, dla_34, dlav0_34, hourglass"
     forms = ("heads", "tensorrt-pro", "detections")
     weights_folder = True
     dims = (
@@ -61,19 +64,21 @@ class CenterNet(Adapter):
         """
         from convkit_models.centernet._checkpoint import read_checkpoint
         from convkit_models.centernet.networks import check_fit, expected_shapes, infer_layout, restore
-        from convkit_models.centernet.tasks.ctdet import describe, reference
+        from convkit_models.centernet.tasks import choose_task
 
         options = {option.name: option.default for option in self.options} | dict(request.options)
         checkpoint = read_checkpoint(request.weights, options["entry"])
         shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.state.items()}
         source = str(request.weights)
         layout = infer_layout(shapes, source)
+        task = choose_task(layout.channels, source)
         check_fit(layout, expected_shapes(layout), shapes, source)
+        task.room.check_heads(layout, source)
         network = restore(layout, checkpoint.state)
         info: dict[str, Any] = {
             "architecture": layout.architecture,
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
-            "classes": layout.channels["hm"],
+            "task": task.name,
             "heads": layout.channels,
             "head_conv": {head.name: head.hidden for head in layout.heads},
             "widths": list(layout.widths),
@@ -81,8 +86,10 @@ class CenterNet(Adapter):
             "file_format": checkpoint.serialisation,
             "notes": list(checkpoint.notes),
         }
-        spec = describe(request, layout, options, info)
-        return SourceModel(network, spec, reference(spec.decode))
+        spec = task.room.describe(request, layout, options, info)
+        return SourceModel(
+            network, replace(spec, info={**info, "classes": len(spec.classes)}), task.room.reference(spec.decode)
+        )
 
     def samples(self, spec: ModelSpec, count: int, seed: int) -> Sequence[Any]:
         """Return synthetic scenes: shapes on a textured ground, with the spectrum of natural images."""

@@ -23,7 +23,14 @@ from torch import Tensor, nn
 from convkit_models.centernet.networks import CenterNetwork, Layout, build, named
 from convkit_plugins.dcnv2 import DCN
 
-HEAD_TARGETS = {"hm": (-3.0, 1.7), "wh": (6.0, 2.0), "reg": (0.5, 0.27)}
+HEAD_TARGETS = {
+    "hm": (-3.0, 1.7),
+    "wh": (6.0, 2.0),
+    "reg": (0.5, 0.27),
+    "hps": (0.0, 2.0),
+    "hm_hp": (-2.0, 1.7),
+    "hp_offset": (0.5, 0.27),
+}
 """Mean and standard deviation of each raw map, in logits and in cells."""
 
 

@@ -13,14 +13,17 @@ from convkit_models.centernet.networks._widths import Shape, Widths
 __all__ = ["check_fit", "infer_layout"]
 
 _CLASSIFIER = {"conv1", "bn1", "fc", *LAYERS}
-_HEADS = ("hm", "wh", "reg")
+_HEADS = (
+    *("hm", "wh", "reg", "hps", "hm_hp", "hp_offset", "dep", "rot", "dim"),
+    *(f"{kind}_{side}" for kind in ("hm", "reg") for side in "tlbr"),
+    "hm_c",
+)
+"""The heads of all tasks, in the order of outputs."""
 _OTHER_TASKS = {
     "mot (multi-object tracking, as in FairMOT)": {"id"},
     "tracking (CenterTrack)": {"tracking", "ltrb", "ltrb_amodal"},
     "object_pose (CenterPose)": {"hps_uncertainty", "scale_uncertainty", "hp_scale", "obj_scale"},
-    "multi_pose": {"hps", "hm_hp", "hp_offset"},
-    "ddd": {"dep", "rot", "dim", "amodel_offset", "velocity", "nuscenes_att"},
-    "exdet": {"hm_t", "hm_l", "hm_b", "hm_r", "hm_c"},
+    "ddd of CenterTrack": {"amodel_offset", "velocity", "nuscenes_att"},
     "rotated boxes": {"ang", "angle", "theta", "cls_theta"},
     "instance segmentation": {"seg", "mask", "seg_feat", "conv_weight", "shape", "saliency"},
 }
@@ -43,7 +46,7 @@ _OTHER_FAMILIES = (
 )
 """Networks that people take for one of these, each with how some of its entries begin; the first that fits counts."""
 _SHOWN = 10
-_BUILDS = f"This adapter builds {', '.join(ARCHITECTURES)}, for the task ctdet."
+_BUILDS = f"This adapter builds {', '.join(ARCHITECTURES)}."
 
 
 def infer_layout(shapes: Mapping[str, Shape], source: str) -> Layout:
@@ -59,7 +62,7 @@ def infer_layout(shapes: Mapping[str, Shape], source: str) -> Layout:
 
 
 def check_fit(layout: Layout, expected: Mapping[str, Shape], found: Mapping[str, Shape], source: str) -> None:
-    """Check that the entries are exactly those of the layout's network, and the heads those of the task.
+    """Check that the entries are exactly those of the layout's network, and of its shapes.
 
     Raises:
         CheckpointError: something is missing, extra or of another shape; the message lists it.
@@ -73,17 +76,6 @@ def check_fit(layout: Layout, expected: Mapping[str, Shape], found: Mapping[str,
             f"{source} does not fit {layout.architecture}, the closest architecture:"
             f" {fitting} of its {len(expected)} entries do.{shown}{more}",
             hint="Is the file complete, and from unchanged CenterNet code? " + _BUILDS,
-        )
-    channels = layout.channels
-    classes = channels["hm"]
-    if channels["wh"] not in (2, 2 * classes):
-        raise CheckpointError(
-            f"{source} has a head wh of {channels['wh']} channels, with {classes} classes.",
-            hint=f"It must have 2, or {2 * classes} where training used --cat_spec_wh.",
-        )
-    if channels.get("reg", 2) != 2:
-        raise CheckpointError(
-            f"{source} has a head reg of {channels['reg']} channels.", hint="It must have 2, for x and y."
         )
 
 
@@ -131,15 +123,9 @@ def _refuse_other_tasks(shapes: Mapping[str, Shape], source: str, trunk: frozens
             )
     if other := [head for head in heads if head not in _HEADS and head != "fc"]:
         raise CheckpointError(
-            f"{source} has entries that boxes do not need: {listing(other)}; its heads are {', '.join(heads)}.",
+            f"{source} has entries that no task needs: {listing(other)}; its heads are {', '.join(heads)}.",
             hint="It was trained for another task, or with changed code. " + _BUILDS,
         )
-    for name in ("hm", "wh"):
-        if name not in heads:
-            raise CheckpointError(
-                f"{source} has no head {name!r}; its heads are {', '.join(heads) or 'none'}.",
-                hint="Boxes need the heads hm and wh (reg is optional). Is the file complete?",
-            )
 
 
 def _top_level(shapes: Iterable[str]) -> set[str]:

@@ -22,6 +22,7 @@ from convkit_models.centernet import (
 )
 from convkit_models.centernet._adapter import CenterNet
 from convkit_models.centernet.tasks.ctdet import ProDecode
+from convkit_models.centernet.tasks.multi_pose import PoseDecode
 
 DIMS = (Dim("batch", 1, 1, 8), Dim.fixed("height", 64), Dim.fixed("width", 96))
 RANGES = (Dim("batch", 1, 1, 8), Dim("height", 64, 128, 256), Dim("width", 96, 128, 256))
@@ -98,6 +99,40 @@ class TestSpecification:
     def test_of_the_other_forms(self, weights: Path, form: str, name: str, shape: Any, compare: str) -> None:
         (output,) = load(weights, form).spec.outputs
         assert (output.name, output.shape, output.compare) == (name, shape, compare)
+
+    @pytest.mark.parametrize("form", ["heads", "detections"])
+    def test_of_poses(self, tmp_path: Path, form: str) -> None:
+        heads = {"hm": 1, "wh": 2, "reg": 2, "hps": 34, "hm_hp": 17, "hp_offset": 2}
+        path = make_checkpoint(tmp_path / "w.pth", "res_18", width=0.05, heads=heads)
+        spec = load(path, form).spec
+        found = [(output.name, output.shape[1], output.compare) for output in spec.outputs]
+        assert found == (
+            [("poses", 100, "results")] if form == "detections" else [(n, c, "values") for n, c in heads.items()]
+        )
+        assert (spec.variant, spec.classes, spec.info["task"]) == ("res_18-pose", ("person",), "multi_pose")
+        assert len(spec.decode["joints"]) == 17
+        assert isinstance(convkit_decode(json.loads(json.dumps(spec.decode))), PoseDecode)
+        for request, said in (
+            ({"form": "tensorrt-pro"}, "multi_pose has no output form 'tensorrt-pro'"),
+            ({"options": {"decode": "tensorrt-pro"}}, "multi_pose has no decoding 'tensorrt-pro'"),
+            ({"options": {"nms": 0.6}}, "'nms' is 0.6, but the official decoding has no such threshold"),
+        ):
+            with pytest.raises(SettingError, match=said):
+                load(path, **request)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("heads", "said"),
+        [
+            ({"hm": 1, "wh": 2, "hps": 34, "hm_hp": 16}, "a head hm_hp of 16 channels"),
+            ({"hm": 2, "wh": 2, "hps": 34}, "a head hm of 2 channels"),
+            ({"hm": 1, "wh": 2, "hps": 33}, "a head hps of 33 channels"),
+            ({"hm": 1, "wh": 2, "hm_hp": 17}, "no head 'hps'"),
+            ({"hm": 1, "wh": 2, "hps": 34, "hp_offset": 2}, "hp_offset, but no head hm_hp"),
+        ],
+    )
+    def test_heads_that_do_not_belong_together(self, tmp_path: Path, heads: dict[str, int], said: str) -> None:
+        with pytest.raises(CheckpointError, match=said):
+            load(make_checkpoint(tmp_path / "w.pth", "res_18", width=0.05, heads=heads))
 
     def test_survives_json(self, weights: Path) -> None:
         spec = load(weights).spec

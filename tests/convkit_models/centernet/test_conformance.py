@@ -27,6 +27,20 @@ class TestDeformable(AdapterConformance):
         return make_checkpoint(tmp_path_factory.mktemp("weights") / "resdcn_18.pth")
 
 
+class TestPoses(AdapterConformance):
+    """A narrow res_18 for poses, whose graph chooses people and their joints."""
+
+    adapter = "centernet"
+    shapes = ("batch=1:1:2", "height=64", "width=64")
+    forms = ("detections",)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def weights(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        heads = {"hm": 1, "wh": 2, "reg": 2, "hps": 34, "hm_hp": 17, "hp_offset": 2}
+        return make_checkpoint(tmp_path_factory.mktemp("weights") / "pose.pth", "res_18", heads=heads, width=0.1)
+
+
 class TestKeptResolution(AdapterConformance):
     """A narrow res_18 whose height and width vary with the image."""
 

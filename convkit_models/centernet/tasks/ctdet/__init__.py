@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 from convkit_models.centernet.tasks.ctdet._decode import CtdetDecode, are_peaks, best, find_peaks, max_pool, sigmoid
 from convkit_models.centernet.tasks.ctdet._decode_pro import MODE, MOST_CELLS, ProDecode, least_logit, overlaps
 from convkit_models.centernet.tasks.ctdet._device_decode import CudaDecode, DecodeLaunch, Tuning
-from convkit_models.centernet.tasks.ctdet._spec import DECODE, OUTPUT_PATCH, PREPROCESS, describe
+from convkit_models.centernet.tasks.ctdet._spec import DECODE, OUTPUT_PATCH, PREPROCESS, check_heads, describe
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from convkit import Decode
     from convkit_models.centernet.tasks.ctdet._outputs import output_patch, reference
 
 _WITH_TORCH = ("output_patch", "reference")
@@ -29,15 +32,22 @@ __all__ = [
     "Tuning",
     "are_peaks",
     "best",
+    "check_heads",
     "describe",
     "find_peaks",
     "least_logit",
+    "make_decode",
     "max_pool",
     "output_patch",
     "overlaps",
     "reference",
     "sigmoid",
 ]
+
+
+def make_decode(spec: Mapping[str, Any]) -> Decode:
+    """Return the decode of a specification."""
+    return ProDecode(spec) if spec.get("mode") == MODE else CtdetDecode(spec)
 
 
 def __getattr__(name: str) -> Any:

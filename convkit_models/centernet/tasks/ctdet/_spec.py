@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from convkit import Dim, ModelSpec, Request, TensorSpec, Tolerance, exactly
-from convkit.errors import SettingError
-from convkit.processing import check_normalisation
+from convkit import Dim, ModelSpec, Request, TensorSpec
+from convkit.errors import CheckpointError, SettingError
 from convkit_models.centernet._names import INPUT, class_names
 from convkit_models.centernet.networks import STRIDE, Layout
+from convkit_models.centernet.tasks._shared import (
+    CELLS,
+    OUTPUT_PATCH,
+    PIXELS,
+    PREPROCESS,
+    THRESHOLDS,
+    check_channels,
+    check_options,
+    check_room_for,
+    expected_patches,
+    narrowed,
+    output_maps,
+    preprocess_of,
+    refuse_decoding,
+)
 
-__all__ = ["DECODE", "OUTPUT_PATCH", "PREPROCESS", "describe"]
+__all__ = ["DECODE", "OUTPUT_PATCH", "PREPROCESS", "check_heads", "describe"]
 
-PREPROCESS = "centernet.affine"
 DECODE = "centernet.ctdet"
-OUTPUT_PATCH = "centernet.output-form"
-
-_LOGITS = Tolerance(atol=1e-5, reason="float32 sums in another order; 1e-5 of a logit moves a score by 3e-6 at most")
-_CELLS = Tolerance(atol=1e-5, reason="float32 sums in another order; 1e-5 of a cell is 0.00004 px of the input")
-_PIXELS = Tolerance(atol=4e-5, reason="float32 sums in another order; as in the heads, times the stride of 4")
 
 
-_THRESHOLDS = {"confidence": 0.25, "nms": 0.5}
-"""The options that only the decoding of tensorRT_Pro has, with their defaults."""
+def check_heads(layout: Layout, source: str) -> None:
+    """Check the channels of the heads.
+
+    Raises:
+        CheckpointError: they are not those of the task.
+    """
+    classes, sizes = layout.channels["hm"], layout.channels["wh"]
+    if sizes not in (2, 2 * classes):
+        raise CheckpointError(
+            f"{source} has a head wh of {sizes} channels, with {classes} classes.",
+            hint=f"It must have 2, or {2 * classes} where training used --cat_spec_wh.",
+        )
+    check_channels(layout, {"reg": 2}, source)
 
 
 def describe(request: Request, layout: Layout, options: Mapping[str, Any], info: Mapping[str, Any]) -> ModelSpec:
@@ -33,29 +51,18 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], info:
     Raises:
         SettingError: the request does not go with this network.
     """
-    dims = {dim.name: _narrowed(dim, layout.multiple) for dim in request.dims}
+    dims = narrowed(request, layout)
     classes = layout.channels["hm"]
     sizes_per_class = layout.channels["wh"] != 2
+    check_options(dims, options)
     _check(request.form, dims, options, sizes_per_class)
     names = class_names(classes, request.names)
-    keep_res = options["resize"] == "keep_res"
-    expect = {OUTPUT_PATCH: exactly(1)}
-    if layout.deformable:
-        expect["dcnv2.fold-batchnorm"] = exactly(layout.deformable)
     return ModelSpec(
         variant=layout.architecture,
         dims=tuple(dims.values()),
         inputs=(TensorSpec(INPUT, ("batch", 3, "height", "width")),),
         outputs=_outputs(request.form, layout, options["topk"]),
-        preprocess={
-            "kind": PREPROCESS,
-            "resize": options["resize"],
-            "height": None if keep_res else dims["height"].opt,
-            "width": None if keep_res else dims["width"].opt,
-            "pad": layout.multiple - 1,
-            "mean": list(options["mean"]),
-            "std": list(options["std"]),
-        },
+        preprocess=preprocess_of(options, dims, layout),
         decode={
             "kind": DECODE,
             "form": request.form,
@@ -67,7 +74,7 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], info:
         },
         classes=names,
         info=info,
-        expect=expect,
+        expect=expected_patches(layout),
     )
 
 
@@ -78,34 +85,15 @@ def _mode(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"mode": options["decode"], "confidence": options["confidence"], "nms": options["nms"]}
 
 
-def _narrowed(dim: Dim, multiple: int) -> Dim:
-    return replace(dim, multiple_of=multiple) if dim.name in ("height", "width") else dim
-
-
 def _check(form: str, dims: Mapping[str, Dim], options: Mapping[str, Any], sizes_per_class: bool) -> None:
-    topk = options["topk"]
-    if topk < 1:
-        raise SettingError(f"Option 'topk' cannot be {topk}.", hint="Give at least 1; the official value is 100.")
-    check_normalisation({name: list(options[name]) for name in ("mean", "std")}, largest=1.0)
-    if options["resize"] == "keep_res" and not (dims["height"].dynamic and dims["width"].dynamic):
-        raise SettingError(
-            "With resize=keep_res the input is as large as each image, but height and width are fixed.",
-            hint="Give ranges, for example --shape height=64:512:1344 --shape width=64:512:1344.",
-        )
-    if options["decode"] == "official":
-        for name, default in _THRESHOLDS.items():
-            if options[name] != default:
-                raise SettingError(
-                    f"Option {name!r} is {options[name]}, but the official decoding has no such threshold.",
-                    hint="Add --set decode=tensorrt-pro, or leave it out.",
-                )
-    else:
+    refuse_decoding(options, ("official", "tensorrt-pro"), "ctdet")
+    if options["decode"] != "official":
         if form == "detections":
             raise SettingError(
                 f"The form 'detections' holds boxes that the official decoding chose; {options['decode']} cannot.",
                 hint="Use --form heads or --form tensorrt-pro.",
             )
-        for name in _THRESHOLDS:
+        for name in THRESHOLDS:
             if not 0 < options[name] < 1:
                 raise SettingError(f"Option {name!r} cannot be {options[name]}.", hint="Give a number between 0 and 1.")
     if form == "tensorrt-pro" and sizes_per_class:
@@ -113,27 +101,14 @@ def _check(form: str, dims: Mapping[str, Dim], options: Mapping[str, Any], sizes
             "This network predicts a size for each class (--cat_spec_wh); form 'tensorrt-pro' has no room for that.",
             hint="Use --form heads or --form detections.",
         )
-    cells = dims["height"].min // STRIDE * (dims["width"].min // STRIDE)
-    if form == "detections" and cells < topk:
-        raise SettingError(
-            f"The smallest input has {cells} cells, fewer than the {topk} detections that are asked for.",
-            hint=f"Give a larger height and width, or --set topk={cells}.",
-        )
+    if form == "detections":
+        check_room_for(options["topk"], dims, "detections")
 
 
 def _outputs(form: str, layout: Layout, topk: int) -> tuple[TensorSpec, ...]:
-    channels = layout.channels
     if form == "detections":
-        return (TensorSpec("detections", ("batch", topk, 6), compare="results", tolerance=_PIXELS),)
+        return (TensorSpec("detections", ("batch", topk, 6), compare="results", tolerance=PIXELS),)
     if form == "tensorrt-pro":
-        columns = 4 + 2 * channels["hm"]
-        return (TensorSpec("output", ("batch", "height/4*width/4", columns), tolerance=_CELLS),)
-    return tuple(
-        TensorSpec(
-            name,
-            ("batch", channels[name], f"height/{STRIDE}", f"width/{STRIDE}"),
-            tolerance=_LOGITS if name == "hm" else _CELLS,
-        )
-        for name in ("hm", "wh", "reg")
-        if name in channels
-    )
+        columns = 4 + 2 * layout.channels["hm"]
+        return (TensorSpec("output", ("batch", "height/4*width/4", columns), tolerance=CELLS),)
+    return output_maps(layout)

@@ -1,0 +1,96 @@
+"""Which task a checkpoint was trained for, going by its heads, and where that task is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from convkit.errors import CheckpointError, listing
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from convkit import Decode, ModelSpec, ModulePatch, Request
+    from convkit_models.centernet.networks import Layout
+
+__all__ = ["TASKS", "Room", "Task", "choose_task", "room_of"]
+
+
+class Room(Protocol):
+    """What the package of a task offers."""
+
+    def check_heads(self, layout: Layout, source: str) -> None:
+        """Raise `CheckpointError` where the heads have not the channels of the task."""
+
+    def describe(
+        self, request: Request, layout: Layout, options: Mapping[str, Any], info: Mapping[str, Any]
+    ) -> ModelSpec:
+        """Return the specification of a network."""
+
+    def reference(self, spec: Mapping[str, Any]) -> Callable[[nn.Module, Mapping[str, Tensor]], dict[str, Tensor]]:
+        """Return what runs the untouched network and composes the output form as the original does."""
+
+    def output_patch(self, spec: Mapping[str, Any]) -> ModulePatch:
+        """Return the patch that makes the network return the output form."""
+
+    def make_decode(self, spec: Mapping[str, Any]) -> Decode:
+        """Return the decode of a specification."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: the kind of its decode specification, the heads that it needs, and those that it may have besides.
+
+    A checkpoint with one of ``marks`` is of this task, or broken.
+    """
+
+    name: str
+    needed: tuple[str, ...]
+    optional: tuple[str, ...]
+    marks: frozenset[str]
+
+    @property
+    def kind(self) -> str:
+        """What the decode specification calls it."""
+        return f"centernet.{self.name}"
+
+    @property
+    def room(self) -> Room:
+        """The package of the task."""
+        room: Any = import_module(f"{__package__}.{self.name}")
+        return cast("Room", room)
+
+
+TASKS = (
+    Task("multi_pose", ("hm", "wh", "hps"), ("reg", "hm_hp", "hp_offset"), frozenset({"hps", "hm_hp", "hp_offset"})),
+    Task("ctdet", ("hm", "wh"), ("reg",), frozenset()),
+)
+"""The last one is what a checkpoint without marks was trained for."""
+
+
+def choose_task(heads: Collection[str], source: str) -> Task:
+    """Return the task that heads belong to.
+
+    Raises:
+        CheckpointError: a head is missing, or there is one of another task.
+    """
+    task = next(task for task in TASKS if not task.marks or task.marks & set(heads))
+    for name in task.needed:
+        if name not in heads:
+            raise CheckpointError(
+                f"{source} has no head {name!r}; its heads are {', '.join(heads) or 'none'}.",
+                hint=f"The task {task.name} needs the heads {', '.join(task.needed)}. Is the file complete?",
+            )
+    if other := [name for name in heads if name not in (*task.needed, *task.optional)]:
+        raise CheckpointError(
+            f"{source} has the heads of the task {task.name}, and others: {listing(other)}.",
+            hint="It was trained for another task, or with changed code.",
+        )
+    return task
+
+
+def room_of(spec: Mapping[str, Any]) -> Room | None:
+    """Return the package whose decode specification this is, if any."""
+    return next((task.room for task in TASKS if spec.get("kind") == task.kind), None)

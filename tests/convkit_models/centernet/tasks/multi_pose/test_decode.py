@@ -1,0 +1,211 @@
+"""The decoding of poses against loops in float64, the original's steps in PyTorch, and its own graph form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from convkit import Poses
+from convkit.conversion import patched
+from convkit_models.centernet.tasks.multi_pose import PoseDecode, output_patch, reference
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+META = {"center": [320.5, 240.0], "scale": 640.0, "input": [48, 64]}
+Maps = dict[str, np.ndarray]
+
+
+def spec(form: str = "heads", joints: int = 3, topk: int = 20) -> dict[str, Any]:
+    names = [f"joint {index}" for index in range(joints)]
+    return {"form": form, "stride": 4, "topk": topk, "joints": names, "edges": [[0, 1]]}
+
+
+def heads(joints: int = 3, height: int = 12, width: int = 16, *, seed: int = 0, batch: int = 1) -> Maps:
+    """Random heads whose regressed joints lie near the cell, and some near candidates."""
+    rng = np.random.default_rng(seed)
+
+    def draw(channels: int, low: float, high: float) -> np.ndarray:
+        return rng.uniform(low, high, (batch, channels, height, width)).astype(np.float32)
+
+    return {
+        "hm": (2.5 * rng.standard_normal((batch, 1, height, width)) - 2).astype(np.float32),
+        "wh": draw(2, -1, 15),
+        "reg": draw(2, 0, 1),
+        "hps": draw(2 * joints, -3, 3),
+        "hm_hp": (2.5 * rng.standard_normal((batch, joints, height, width)) - 1).astype(np.float32),
+        "hp_offset": draw(2, 0, 1),
+    }
+
+
+def is_peak(plane: np.ndarray, y: int, x: int) -> bool:
+    return bool(plane[y, x] >= plane[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].max())
+
+
+def by_loops(maps: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> list[tuple[float, list[float], Any]]:
+    """Return (score, box, points) of the first image, by the definition."""
+    one = {name: value[0].astype(np.float64) for name, value in maps.items()}
+    hm, topk, joints = one["hm"][0], settings["topk"], len(settings["joints"])
+    height, width = hm.shape
+    cells = [(y, x) for y in range(height) for x in range(width)]
+    people = sorted((-hm[y, x], y * width + x, y, x) for y, x in cells if is_peak(hm, y, x))[:topk]
+    candidates: list[list[tuple[float, float, float]]] = [[] for _ in range(joints)]
+    for joint, found in enumerate(candidates if "hm_hp" in one else []):
+        plane = one["hm_hp"][joint]
+        peaks = sorted((-plane[y, x], y * width + x, y, x) for y, x in cells if is_peak(plane, y, x))[:topk]
+        for value, _, y, x in peaks:
+            dx, dy = one["hp_offset"][:, y, x] if "hp_offset" in one else (0.5, 0.5)
+            if (score := 1 / (1 + math.exp(value))) > 0.1:
+                found.append((score, x + dx, y + dy))
+    results = []
+    for value, _, y, x in people:
+        dx, dy = one["reg"][:, y, x] if "reg" in one else (0.5, 0.5)
+        w, h = one["wh"][:, y, x]
+        box = [x + dx - w / 2, y + dy - h / 2, x + dx + w / 2, y + dy + h / 2]
+        points = []
+        for joint in range(joints):
+            # from the cell itself, without its offset
+            px, py = x + one["hps"][2 * joint, y, x], y + one["hps"][2 * joint + 1, y, x]
+            best = min(candidates[joint], key=lambda c: math.hypot(c[1] - px, c[2] - py), default=None)
+            if best is not None:
+                _, cx, cy = best
+                inside = box[0] <= cx <= box[2] and box[1] <= cy <= box[3]
+                if inside and math.hypot(cx - px, cy - py) <= 0.3 * max(box[3] - box[1], box[2] - box[0]):
+                    px, py = cx, cy
+            points.append((px, py))
+        results.append((1 / (1 + math.exp(value)), in_image(box), [in_image(point) for point in points]))
+    return results
+
+
+def in_image(values: Any) -> list[float]:
+    """Map x, y, x, y … from cells to the image."""
+    width, height = META["input"][1] / 4, META["input"][0] / 4  # type: ignore[index]
+    centre, ratio = META["center"], META["scale"] / width  # type: ignore[operator]
+    middle = (width / 2, height / 2)
+    return [(v - middle[i % 2]) * ratio + centre[i % 2] for i, v in enumerate(values)]  # type: ignore[index]
+
+
+def assert_is(found: Poses, expected: list[tuple[float, list[float], Any]], joints: int) -> None:
+    assert found.boxes.dtype == found.scores.dtype == found.points.dtype == np.float32
+    np.testing.assert_allclose(found.scores, [score for score, _, _ in expected], rtol=2e-6)
+    np.testing.assert_allclose(found.boxes, np.array([box for _, box, _ in expected]).reshape(-1, 4), atol=1e-3)
+    points = np.array([points for _, _, points in expected]).reshape(-1, joints, 2)
+    np.testing.assert_allclose(found.points, points, atol=1e-3)
+
+
+def decode(maps: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Poses:
+    (found,) = PoseDecode(settings)(maps, [META])
+    assert isinstance(found, Poses)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("joints", "topk"), [(1, 1), (3, 5), (17, 100)])
+def test_heads_against_loops(joints: int, topk: int, seed: int) -> None:
+    """K is below and above the number of peaks; peaks lie at borders; joints are accepted and rejected."""
+    maps, settings = heads(joints, seed=seed), spec(joints=joints, topk=topk)
+    assert_is(decode(maps, settings), by_loops(maps, settings), joints)
+
+
+def test_candidates_matter_and_are_not_always_taken() -> None:
+    maps, settings = heads(), spec()
+    with_them = decode(maps, settings).points
+    del maps["hm_hp"], maps["hp_offset"]
+    moved = (with_them != decode(maps, settings).points).any(axis=-1).mean()
+    assert 0.1 < moved < 0.9
+
+
+@pytest.mark.parametrize("gone", [("reg",), ("hp_offset",), ("hm_hp", "hp_offset"), ("reg", "hp_offset")])
+def test_heads_that_may_be_absent(gone: tuple[str, ...]) -> None:
+    maps, settings = {name: value for name, value in heads().items() if name not in gone}, spec()
+    assert_is(decode(maps, settings), by_loops(maps, settings), 3)
+
+
+def test_ties_and_plateaus() -> None:
+    """Equal values: of people, of a joint's peaks, and of distances, where the better candidate comes first."""
+    maps, settings = heads(seed=5), spec(topk=7)
+    maps["hm"], maps["hm_hp"] = np.round(maps["hm"]), np.round(maps["hm_hp"])
+    maps["hp_offset"][:] = 0.5
+    maps["hps"] = np.round(maps["hps"])
+    maps["hm"][0, 0, 3:6, 3:6] = 4
+    assert_is(decode(maps, settings), by_loops(maps, settings), 3)
+
+
+def test_the_threshold_is_exclusive_and_the_box_inclusive() -> None:
+    maps, settings = heads(1, 8, 8), spec(joints=1, topk=1)
+    for name in ("reg", "hps", "hp_offset"):
+        maps[name][:] = 0
+    maps["hm"][:], maps["hm_hp"][:], maps["wh"][:] = -9, -9, 4
+    maps["hm"][0, 0, 4, 4] = 1
+    maps["hps"][0, 0, 4, 4] = 1.5
+    maps["hm_hp"][0, 0, 4, 6] = -1
+    ratio = META["scale"] / 16  # type: ignore[operator]
+    assert decode(maps, settings).points[0, 0, 0] == 320.5 + (6 - 8) * ratio  # on the box's edge, 0.5 away
+    maps["wh"][0, 0, 4, 4] = 3.9
+    assert decode(maps, settings).points[0, 0, 0] == 320.5 + (5.5 - 8) * ratio  # beyond it
+    maps["wh"][0, 0, 4, 4] = 4
+    maps["hm_hp"][0, 0, 4, 6] = -2.2  # 0.0998
+    assert decode(maps, settings).points[0, 0, 0] == 320.5 + (5.5 - 8) * ratio
+
+
+@pytest.mark.parametrize("value", [-1e4, -np.inf])
+def test_nobody(value: float) -> None:
+    maps = heads()
+    maps["hm"][:] = value
+    assert len(decode(maps, spec())) == 0
+
+
+class Canned(nn.Module):
+    def __init__(self, maps: Mapping[str, np.ndarray]) -> None:
+        super().__init__()
+        self.maps = {name: torch.from_numpy(value) for name, value in maps.items()}
+
+    def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        return [self.maps]
+
+
+@pytest.mark.parametrize("gone", [(), ("reg",), ("hp_offset",), ("hm_hp", "hp_offset")])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_graph_and_the_original_decode_to_the_same(gone: tuple[str, ...], seed: int) -> None:
+    maps = {name: value for name, value in heads(batch=2, seed=seed).items() if name not in gone}
+    settings = spec("detections", topk=30)
+    module = Canned(maps)
+    expected = PoseDecode(spec(topk=30))(maps, [META, META])
+    with patched(module, [output_patch(settings)]):
+        (graph,) = module(torch.zeros(1))
+    official = reference(settings)(module, {"images": torch.zeros(1)})["poses"]
+    assert graph.shape == official.shape == (2, 30, 6 + 2 * 3)
+    assert not graph[..., -1].any()
+    for rows in (graph, official):
+        for found, wanted in zip(PoseDecode(settings)({"poses": rows.numpy()}, [META, META]), expected, strict=True):
+            assert isinstance(found, Poses)
+            assert isinstance(wanted, Poses)
+            np.testing.assert_allclose(found.scores, wanted.scores, rtol=2.5e-7)
+            np.testing.assert_allclose(found.boxes, wanted.boxes, atol=1e-3)
+            np.testing.assert_allclose(found.points, wanted.points, atol=1e-3)
+
+
+def test_flipping_the_maps_flips_the_poses() -> None:
+    maps = heads(seed=3)
+    mirrored = {name: value[..., ::-1].copy() for name, value in maps.items()}
+    for name in ("reg", "hp_offset"):
+        mirrored[name][:, 0] = -mirrored[name][:, 0]
+    mirrored["hps"][:, ::2] = -mirrored["hps"][:, ::2]
+    meta = {**META, "center": [0.0, 0.0]}
+    (found,), (flipped,) = (PoseDecode(spec())(each, [meta]) for each in (maps, mirrored))
+    assert isinstance(found, Poses)
+    assert isinstance(flipped, Poses)
+    ratio = META["scale"] / 16  # type: ignore[operator]
+    np.testing.assert_allclose(-ratio - flipped.points[..., 0], found.points[..., 0], atol=1e-3)
+    np.testing.assert_allclose(flipped.points[..., 1], found.points[..., 1], atol=1e-3)
+
+
+def test_half_precision_is_widened() -> None:
+    maps = {name: value.astype(np.float16) for name, value in heads().items()}
+    expected = by_loops(maps, spec())
+    assert_is(decode(maps, spec()), expected, 3)
