@@ -87,6 +87,24 @@ class Artifact:
         with unreadable(self.path / VERDICT):
             return dict(read_document(self.file(VERDICT), VerdictDocument))
 
+    @property
+    def graphs(self) -> list[dict[str, Any]]:
+        """One place of each rewrite, as `convkit.reporting.excerpt` describes it; none in older artifacts.
+
+        Raises:
+            IntegrityError: the file cannot be read.
+        """
+        from convkit.artifact._schema import ExcerptDocument
+
+        if GRAPHS not in self.manifest["files"]:
+            return []
+        with unreadable(self.path / GRAPHS):
+            found: list[dict[str, Any]] = read_document(self.file(GRAPHS), list[ExcerptDocument])
+            for side in (one[name] for one in found for name in ("before", "after")):
+                if any(max(edge[:2]) >= len(side["nodes"]) for edge in side["edges"]):
+                    raise ValueError("an edge leads to a node that is not there")
+            return found
+
     def file(self, name: str) -> Path:
         """Return the path of a file that the manifest lists, so that `verify` has compared it.
 

@@ -9,7 +9,15 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-__all__ = ["EngineDocument", "EngineVerdict", "Manifest", "RecordDocument", "Rung", "VerdictDocument"]
+__all__ = [
+    "EngineDocument",
+    "EngineVerdict",
+    "ExcerptDocument",
+    "Manifest",
+    "RecordDocument",
+    "Rung",
+    "VerdictDocument",
+]
 
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -241,6 +249,33 @@ class RecordDocument(Struct):
     ladder: dict[Text, Rung]
     artifact: Hash
     seal: Hash
+
+
+class ExcerptNode(Struct):
+    """A node of a graph at a place that a rewrite changed."""
+
+    name: Text
+    operator: Text
+    module: Text
+    weights: list[Text]
+    kind: Literal["", "removed", "added", "changed"]
+
+
+class ExcerptSide(Struct):
+    """Nodes, and edges as indices of two of them with a tensor."""
+
+    nodes: Annotated[list[ExcerptNode], Meta(max_length=1000)]
+    edges: Annotated[list[tuple[Count, Count, Text]], Meta(max_length=10_000)]
+
+
+class ExcerptDocument(Struct):
+    """A place in ``proof/rewrites.json``, before and after a rewrite."""
+
+    rewrite: Text
+    before: ExcerptSide
+    after: ExcerptSide
+    places: Count
+    left_out: Count
 
 
 class BuiltFrom(Struct):

@@ -61,6 +61,7 @@ def write_plot(benchmark: Benchmark, file: Path) -> None:
         figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
     try:
         write_atomic(file, buffer.getvalue())
+        file.chmod(0o644)
     except OSError as error:
         raise OutputError(f"Cannot write {file}: {error.strerror or error}.", hint="Give another file.") from error
 

@@ -37,7 +37,8 @@ class Subject:
         self._predictor: Predictor = load(artifact, backend=backend, device=device, unproved=unproved)
         self._load = time.perf_counter() - start
         self._memory.loaded()
-        self._raws = list(GoldenSamples.load(self._predictor.artifact.path, self._predictor.spec).raws)
+        opened = self._predictor.artifact
+        self._raws = list(GoldenSamples.load(opened.path, self._predictor.spec, opened.manifest["files"]).raws)
         self._call: Callable[[], object] = lambda: None
         self._clock: Stopwatch = WallClock()
         self._current: Callable[[], AbstractContextManager[None]] = nullcontext

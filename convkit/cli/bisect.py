@@ -48,6 +48,10 @@ def bisect(
     samples: Annotated[int, typer.Option("--samples", min=1, help="How many golden samples to run.", metavar="N")] = 2,
     nodes: Annotated[int, typer.Option("--nodes", min=0, help="How many of the worst nodes to show.")] = SHOWN,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda:0 …", metavar="DEVICE")] = "cpu",
+    node_data: Annotated[
+        Path | None,
+        typer.Option("--node-data", help="Write the errors for Model Explorer to show.", metavar="FILE.json"),
+    ] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -79,12 +83,25 @@ def bisect(
             reasons = result.keep_reasons()
     if output:
         write_keep_file(output, reasons, _heading(artifact, result, found))
+    if node_data:
+        _write_node_data(node_data, result)
     if json:
         emit_json(result.to_json() | {"keep": dict(reasons), "search": found.to_json() if found else None})
         return
     show(stdout(), *_result(result, nodes), *_search(found), *_keep(reasons))
     if output:
         stderr().print(f"wrote {output}", markup=False)
+
+
+def _write_node_data(file: Path, result: Bisection) -> None:
+    import json
+
+    from convkit.cli._console import stderr
+    from convkit.cli._html import write_text
+    from convkit.reporting import node_data
+
+    write_text(file, json.dumps(node_data(result.to_json()), indent=1, ensure_ascii=False) + "\n")
+    stderr().print(f"wrote {file}", markup=False)
 
 
 def _heading(artifact: Path, result: Bisection, found: Search | None) -> list[str]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from convkit.inspection import GraphDiff, NodeChange, WeightChange
+    from convkit.inspection import GraphDiff, GraphFile, NodeChange, WeightChange
 
 __all__ = ["diff"]
 
@@ -29,6 +29,14 @@ def diff(
     b: Annotated[Path, typer.Argument(help="What to compare it with.", metavar="B")],
     show_all: Annotated[bool, typer.Option("--all", help="Show long lists in full.")] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 1 if the graphs differ, like git diff.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write both and their differences as a report.", metavar="FILE.html")
+    ] = None,
+    bench: Annotated[
+        Path | None,
+        typer.Option("--bench", help="Show what `convkit bench --json` measured there.", metavar="FILE.json"),
+    ] = None,
+    errors: Annotated[bool, typer.Option("--errors", help="Show there what each node errs by itself.")] = False,
     json: JsonOption = False,
 ) -> int:
     """Compare two graphs node by node; the exit code is 0 whether or not they differ, unless --exit-code is given."""
@@ -38,6 +46,8 @@ def diff(
 
     first, second = open_graph(a), open_graph(b)
     result = diff_graphs(first.model, second.model)
+    if html:
+        _write_html(html, first, second, result, bench, errors=errors)
     if json:
         emit_json({"a": first.label, "b": second.label, **result.to_json()})
     else:
@@ -45,6 +55,28 @@ def diff(
         header = _header(first.label, first.model, second.label, second.model)
         show(stdout(), *header, *_body(result, limit), *_summary(result, limit))
     return int(exit_code and not result.identical)
+
+
+def _write_html(
+    file: Path, first: GraphFile, second: GraphFile, result: GraphDiff, bench: Path | None, *, errors: bool
+) -> None:
+    from convkit.bisection import DEFAULT_SAMPLES
+    from convkit.cli._console import stderr, steps
+    from convkit.cli._html import measured_errors, outside, write_text
+    from convkit.reporting import Side, bench_of, read_bench, render_comparison
+
+    outside(file, first.artifact, second.artifact)
+    measured = read_bench(bench) if bench else None
+    sides = []
+    with steps("report") as step:
+        for graph in (first, second):
+            artifact = graph.artifact
+            found = bench_of(measured, str(artifact.manifest["seal"]), graph.label) if artifact and measured else None
+            each = measured_errors(artifact, DEFAULT_SAMPLES, step) if artifact and errors else None
+            sides.append(Side(graph, found, each))
+        step("drawing results")
+        write_text(file, render_comparison(sides[0], sides[1], result))
+    stderr().print(f"wrote {file}", markup=False)
 
 
 def _header(a_label: str, a_model: onnx.ModelProto, b_label: str, b_model: onnx.ModelProto) -> Iterator[RenderableType]:

@@ -321,6 +321,7 @@ def _write(
     parts = ReportParts(
         pictures=proved.drawings,
         layers=layers_of(typed.model, typed.types.kinds) if typed else (),
+        precision=typed.to_json() if typed else {},
         graphs=graphs,
         sizes={
             file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()

@@ -42,10 +42,10 @@ def context_of(manifest: Mapping[str, Any], verdict: Mapping[str, Any], parts: R
         "ledger": ledger_plot(verdict["ledger"]),
         "layers": layers,
         "types": list(dict.fromkeys(css_class(layer["dtype"]) for layer in parts.layers)),
-        "precision_text": _precision_text(manifest),
+        "precision_text": _precision_text(parts.precision),
         "judged": parts.judged,
         "worst": _worst(parts.layers),
-        "kept": list(manifest.get("precision", {}).get("reasons", {}).items()),
+        "kept": list(parts.precision.get("reasons", {}).items()),
         "changes": list(_changes(manifest)),
         "drawn": _drawn(manifest, parts.graphs),
         **_latency(parts.bench),
@@ -87,8 +87,7 @@ def _ladder(rungs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def _precision_text(manifest: Mapping[str, Any]) -> str:
-    types = manifest.get("precision")
+def _precision_text(types: Mapping[str, Any]) -> str:
     text = "Floating tensors are float32, as exported."
     if types:
         nodes = ", ".join(f"{count} nodes in {name}" for name, count in types["nodes"].items())
@@ -183,7 +182,7 @@ def _check_row(check: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _made(manifest: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     weights, graph, environment = manifest["weights"], manifest["graph"], manifest["environment"]
-    for name, digest in (weights.get("files") or {weights["file"]: weights["sha256"]}).items():
+    for name, digest in (weights.get("files") or {weights["file"]: weights.get("sha256", "")}).items():
         yield "weights", f"{name}, SHA-256 {digest}"
     yield "opset, IR", f"{graph['opset']}, {graph['ir_version']}"
     yield "Python", f"{environment['python']}, {environment['platform']}"

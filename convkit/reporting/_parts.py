@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from convkit.errors import SettingError
 from convkit.graph import PRECISION_KEY, metadata_of, module_of
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-__all__ = ["ReportParts", "bench_of", "layers_of"]
+__all__ = ["ReportParts", "layers_of"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,8 @@ class ReportParts:
     """What a report shows where it is known.
 
     ``pictures`` are rows of captions with BGR images, shown side by side. ``layers`` are those of `layers_of`,
-    ``judged`` names the runner whose errors they have. ``graphs`` are excerpts by `excerpt`, each with the name of its
+    ``judged`` names the runner whose errors they have, ``precision`` is the document of
+    `convkit.inspection.GraphPrecision.to_json`. ``graphs`` are excerpts by `excerpt`, each with the name of its
     ``rewrite``. ``bench`` is the document of `convkit bench --json` with the results of this artifact. ``sizes`` are
     bytes by file, ``engines`` the ladders of engines by name.
     """
@@ -29,6 +29,7 @@ class ReportParts:
     pictures: Sequence[Sequence[tuple[str, np.ndarray]]] = ()
     layers: Sequence[Mapping[str, Any]] = ()
     judged: str = ""
+    precision: Mapping[str, Any] = field(default_factory=dict)
     graphs: Sequence[Mapping[str, Any]] = ()
     bench: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -74,27 +75,3 @@ def layers_of(
 
 def _rank(found: Mapping[str, Any]) -> float:
     return float("inf") if found["local"] is None else float(found["local"])
-
-
-def bench_of(document: Any, seal: str, label: str) -> dict[str, Any]:
-    """Return what a document of `convkit bench --json` has of the artifact with this seal.
-
-    Raises:
-        SettingError: it is no such document, or of other artifacts.
-    """
-    try:
-        results = [entry for entry in document["results"] if entry["seal"] == seal]
-        for entry in results:
-            entry["latency_ms"]["p50"], entry["latency_ms"]["p90"], entry["items_per_second"]
-            entry["backend"], entry["device"], entry["scope"], entry["batch"]
-        protocol = dict(document["protocol"])
-        protocol["machine"]["cpu"], protocol["started"], protocol["threads"]
-    except (LookupError, TypeError) as error:
-        raise SettingError(
-            "The --bench file is not what `convkit bench --json` writes.", hint="Make it anew: convkit bench … --json"
-        ) from error
-    if not results:
-        raise SettingError(
-            f"The --bench file has no result of {label}.", hint=f"Make it anew: convkit bench {label} --json"
-        )
-    return {"results": results, "protocol": protocol}

@@ -15,7 +15,7 @@ import pytest
 
 from convkit import convert
 from convkit.errors import SettingError
-from convkit.reporting import ReportParts, bench_of, layers_of, render_report
+from convkit.reporting import ReportParts, bench_of, layers_of, read_bench, render_report
 
 VOID = {"meta", "img", "br", "input"}
 
@@ -171,6 +171,7 @@ def hostile_parts(text: str) -> ReportParts:
     graph = {"nodes": [node, node], "edges": [[0, 1, text]]}
     measured = {"local": 1e-3, "accumulated": 1e-3, "limit": 1e-4}
     layer = {"node": text, "operator": text, "module": text, "dtype": text, "reason": text, **measured}
+    protocol = {"machine": {"cpu": text}, "started": text, "threads": text, "order": text, "gpu": [{"name": text}]}
     result = {"backend": text, "device": text, "scope": text, "batch": 1, "unproved": text, "items_per_second": 1.0}
     return ReportParts(
         pictures=[[(text, np.zeros((4, 4, 3), np.uint8))]],
@@ -179,8 +180,9 @@ def hostile_parts(text: str) -> ReportParts:
         graphs=[{"rewrite": text, "before": graph, "after": graph, "places": 1, "left_out": 0}],
         bench={
             "results": [{**result, "latency_ms": {"p50": 1.0, "p90": 2.0}}],
-            "protocol": {"machine": {"cpu": text}, "started": text, "threads": text, "gpu": [{"name": text}]},
+            "protocol": protocol,
         },
+        precision={"asked": text, "nodes": {text: 1}, "arithmetic": {text: 1.0}, "reasons": {text: text}},
         sizes={text: 3},
         engines={text: {text: {"status": text, "summary": text}}},
     )
@@ -251,28 +253,30 @@ def row(name: str, local: float | None, limit: float, dtype: str) -> dict[str, A
 
 
 def test_a_typed_artifact_shows_the_type_of_each_node(documents):
-    manifest, verdict = documents
-    manifest["precision"] = {
+    precision = {
         "asked": "fp16", "nodes": {"float16": 9, "float32": 1}, "arithmetic": {"float16": 0.995, "float32": 0.005},
         "reasons": {"head/TopK": "it decides"},
     }  # fmt: skip
-    text = Reader(render_report(manifest, verdict)).text
+    text = Reader(render_report(*documents, ReportParts(precision=precision))).text
     assert (
         "Asked for fp16: 9 nodes in float16, 1 nodes in float32; arithmetic: 99.5% in float16, 0.5% in float32." in text
     )
     assert "it decides" in text
 
 
-def test_latency_is_that_of_this_artifact(documents):
+def test_latency_is_that_of_this_artifact(documents, tmp_path):
     def result(seal: str, p50: float) -> dict[str, Any]:
         return {
             "seal": seal, "backend": "torch", "device": "cuda", "scope": "network", "batch": 8, "unproved": "",
             "latency_ms": {"p50": p50, "p90": 2 * p50}, "items_per_second": 1234.5,
         }  # fmt: skip
 
-    protocol = {"machine": {"cpu": "a CPU"}, "started": "2026", "threads": 2, "gpu": [{"name": "a GPU"}]}
+    protocol = {
+        "machine": {"cpu": "a CPU"}, "started": "2026", "threads": 2, "order": "in turns", "gpu": [{"name": "a GPU"}],
+    }  # fmt: skip
     document = {"results": [result("other", 9.0), result("mine", 2.5), result("mine", 5.0)], "protocol": protocol}
-    bench = bench_of(document, "mine", "here")
+    (tmp_path / "bench.json").write_text(json.dumps(document))
+    bench = bench_of(read_bench(tmp_path / "bench.json"), "mine", "here")
     reader = Reader(render_report(*documents, ReportParts(bench=bench)))
     assert "torch (cuda)" in reader.texts
     assert "2.5" in reader.texts
@@ -281,6 +285,10 @@ def test_latency_is_that_of_this_artifact(documents):
     assert bars == [80.0, 160.0]
     with pytest.raises(SettingError, match="has no result of here"):
         bench_of(document, "third", "here")
-    for broken in ([], {"results": [{"seal": "mine"}], "protocol": protocol}, {"results": []}):
-        with pytest.raises(SettingError, match="not what `convkit bench --json` writes"):
-            bench_of(broken, "mine", "here")
+    document["results"][0]["latency_ms"]["p50"] = 0.0
+    for broken in ([], document, {"results": [{"seal": "mine"}], "protocol": protocol}, {"results": []}):
+        (tmp_path / "broken.json").write_text(json.dumps(broken))
+        with pytest.raises(SettingError, match="is not what `convkit bench --json` writes"):
+            read_bench(tmp_path / "broken.json")
+    with pytest.raises(SettingError, match="No such file"):
+        read_bench(tmp_path / "none.json")
