@@ -27,6 +27,8 @@ def bench(
 ) -> Benchmark:
     """Time artifacts on every engine that runs here, in turns; what cannot run is listed with the reason.
 
+    Each engine gets a process of its own, so a script calls this below ``if __name__ == "__main__":``.
+
     Raises:
         ArtifactError, IntegrityError: one of them is no artifact, or not the one that was proved.
         SettingError: they take different inputs, or not the batch that was asked for; there are no such threads.

@@ -11,6 +11,7 @@ from convkit.reporting._artifact import draw_rows, engine_results, gather_parts
 from convkit.reporting._context import change_context, context_of
 from convkit.reporting._excerpt import excerpt
 from convkit.reporting._pictures import embed
+from convkit.reporting._plots import MOST_LAYERS
 from convkit.reporting._render import render
 
 __all__ = ["Side", "render_comparison"]
@@ -34,7 +35,7 @@ class Side:
             return None
         artifact = self.graph.artifact
         parts = gather_parts(artifact, self.graph.model, bench=self.bench, errors=self.errors, pictures=False)
-        return context_of(artifact.manifest, artifact.verdict, parts)
+        return context_of(artifact.manifest, artifact.verdict, parts, MOST_LAYERS // 2)
 
 
 def render_comparison(a: Side, b: Side, diff: GraphDiff) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from convkit.reporting._graph_drawing import draw_graph
 from convkit.reporting._parts import ReportParts
 from convkit.reporting._pictures import embed
-from convkit.reporting._plots import css_class, layers_plot, ledger_plot, number
+from convkit.reporting._plots import MOST_LAYERS, css_class, layers_plot, ledger_plot, number
 
 __all__ = ["change_context", "context_of", "title_of"]
 
@@ -23,10 +23,12 @@ def title_of(manifest: Mapping[str, Any]) -> str:
     return f"{manifest['adapter']['name']} {manifest['model']['variant']}".strip()
 
 
-def context_of(manifest: Mapping[str, Any], verdict: Mapping[str, Any], parts: ReportParts) -> dict[str, Any]:
+def context_of(
+    manifest: Mapping[str, Any], verdict: Mapping[str, Any], parts: ReportParts, most_layers: int = MOST_LAYERS
+) -> dict[str, Any]:
     """Return all that a template shows of an artifact, by name."""
     pictures, no_pictures = embed(parts.pictures)
-    layers = layers_plot(parts.layers)
+    layers = layers_plot(parts.layers, most_layers)
     model = manifest["model"]
     return {
         "title": title_of(manifest),

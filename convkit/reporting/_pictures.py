@@ -11,7 +11,7 @@ import numpy as np
 
 __all__ = ["BUDGET", "Picture", "embed"]
 
-BUDGET = 3_000_000
+BUDGET = 2_500_000
 """Bytes that all pictures of a report may take."""
 _TRIES = ((1280, 85), (800, 75), (480, 60))
 """Longest side in pixels and quality, one after the other until the pictures fit."""
@@ -25,15 +25,15 @@ class Picture:
     source: str
 
 
-def embed(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> tuple[list[list[Picture]], str]:
+def embed(rows: Sequence[Sequence[tuple[str, np.ndarray]]], budget: int = BUDGET) -> tuple[list[list[Picture]], str]:
     """Return rows of captioned BGR images as JPEG, and why there are none (empty where there are)."""
     if not any(rows):
         return [], "Results of this model have no pictures, or none was drawn."
     for side, quality in _TRIES:
         found = [[Picture(caption, _uri(image, side, quality)) for caption, image in row] for row in rows if row]
-        if sum(len(picture.source) for row in found for picture in row) <= BUDGET:
+        if sum(len(picture.source) for row in found for picture in row) <= budget:
             return found, ""
-    return [], f"The pictures would take more than {BUDGET / 1e6:.0f} MB and are left out."
+    return [], f"The pictures would take more than {budget / 1e6:.2g} MB and are left out."
 
 
 def _uri(image: np.ndarray, side: int, quality: int) -> str:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["LayersPlot", "LedgerPlot", "layers_plot", "ledger_plot", "number"]
+__all__ = ["MOST_LAYERS", "LayersPlot", "LedgerPlot", "layers_plot", "ledger_plot", "number"]
 
 _LEFT, _WIDTH, _STEP = 300.0, 560.0, 20.0
 _LAYERS_LEFT, _LAYERS_WIDTH, _LAYERS_HEIGHT, _STRIP = 56.0, 900.0, 220.0, 26.0
-MOST_LAYERS = 4000
-"""Nodes that are drawn."""
+MOST_LAYERS = 2400
+"""Nodes that are drawn: about 700 bytes each."""
 
 
 def number(value: float | None) -> str:
@@ -103,13 +103,13 @@ class LayersPlot:
     left_out: int
 
 
-def layers_plot(layers: Sequence[Mapping[str, Any]]) -> LayersPlot | None:
-    """Return the plot of nodes in the order of the graph; None for none.
+def layers_plot(layers: Sequence[Mapping[str, Any]], most: int = MOST_LAYERS) -> LayersPlot | None:
+    """Return the plot of the first ``most`` nodes in the order of the graph; None for none.
 
     A layer has ``node``, ``operator``, ``module``, ``dtype`` and ``reason`` (why it stayed float32), and where it was
     measured ``local``, ``accumulated`` and ``limit``: relative errors, None for one that is not finite.
     """
-    shown = layers[:MOST_LAYERS]
+    shown = layers[:most]
     if not shown:
         return None
     width = _LAYERS_WIDTH / len(shown)

@@ -207,14 +207,18 @@ def test_a_report_without_pictures_says_so(documents):
     assert "Results of this model have no pictures" in Reader(render_report(*documents)).text
     noise = np.random.default_rng(0).integers(0, 255, (340, 480, 3), np.uint8)
     document = render_report(*documents, ReportParts(pictures=[[("noise", noise)] * 40]))
-    assert "would take more than 3 MB and are left out" in document
+    assert "would take more than 2.5 MB and are left out" in document
 
 
 def test_pictures_are_made_small_enough_together(documents):
     noise = np.random.default_rng(0).integers(0, 255, (1000, 1400, 3), np.uint8)
-    document = render_report(*documents, ReportParts(pictures=[[("noise", noise)] * 4]))
+    name = "backbone.level5.tree2.tree1.conv2/Conv"
+    layer = {"node": name, "operator": "Conv", "module": name, "dtype": "float16", "reason": ""}
+    layers = [{**layer, "local": 1e-3, "accumulated": 1e-3, "limit": 1e-2}] * 9000
+    document = render_report(*documents, ReportParts(pictures=[[("noise", noise)] * 4], layers=layers))
     assert document.count("<img") == 4
-    assert len(document) < 5_000_000
+    assert "6600 more nodes are not drawn" in document
+    assert len(document.encode()) < 5_000_000
 
 
 def test_each_node_shows_its_type_its_module_and_its_errors(toy_artifact, documents):

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from convkit.results import Detections, class_colour, draw_caption, draw_detections
+from convkit.results import Classification, Detections, class_colour, draw_caption, draw_detections
 
 
 def make(boxes: list[list[float]], class_id: int = 0) -> Detections:
@@ -32,6 +32,20 @@ def test_the_frame_of_a_box_has_the_colour_of_its_class_and_its_inside_is_untouc
 def test_an_image_without_detections_stays_as_it_is():
     image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
     np.testing.assert_array_equal(draw_detections(image, make([])), image)
+
+
+def test_what_has_no_partner_in_another_result_stands_out():
+    image = np.zeros((240, 320, 3), np.uint8)
+    first = make([[20, 80, 120, 200], [180, 80, 280, 200]], class_id=7)
+    np.testing.assert_array_equal(first.draw_beside(image, first), first.draw(image))
+    moved = make([[20.2, 80, 120, 200], [180, 20, 280, 70]], class_id=7)
+    drawn = first.draw_beside(image, moved)
+    np.testing.assert_allclose(drawn[140, [20, 120]], [class_colour(7)] * 2, atol=25)
+    np.testing.assert_array_equal(drawn[140, [179, 180, 181, 279, 280, 281]], [[255, 0, 255]] * 6)
+    plain = (first.draw(image)[64:76] == class_colour(7)).all(-1).any(0)[150:].sum()
+    marked = (drawn[64:76] == (255, 0, 255)).all(-1).any(0)[150:].sum()
+    assert marked > 1.5 * plain, "the label is longer by two words"
+    np.testing.assert_array_equal(first.draw_beside(image, Classification(np.ones(1), ["a"])), first.draw(image))
 
 
 @pytest.mark.parametrize(

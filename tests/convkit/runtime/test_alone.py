@@ -18,7 +18,7 @@ from convkit import load
 
 REFUSED = (
     "torch", "torchvision", "onnxscript", "onnx_ir", "onnx_graphsurgeon", "polygraphy", "cupy", "tensorrt", "scipy",
-    "sklearn", "pycocotools", "matplotlib", "PIL", "pytest", "rich", "typer",
+    "sklearn", "pycocotools", "matplotlib", "jinja2", "PIL", "pytest", "rich", "typer",
 )  # fmt: skip
 REFUSE = """
 import sys
