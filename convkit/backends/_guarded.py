@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NoReturn
-
-import numpy as np
+from typing import TYPE_CHECKING, NoReturn
 
 from convkit.backends._backend import Backend, DeviceSession, Engine, Session, find_graph_backend
 from convkit.errors import AdapterError, blamed_on, named
 from convkit.plugins import manager
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["open_engine", "open_session"]
 
@@ -58,6 +59,8 @@ class _Guarded(Session):
         Raises:
             AdapterError: the session raised something that is meant for no reader, or returned no arrays by name.
         """
+        import numpy as np
+
         with self._blamed("run"):
             outputs = self._session.run(inputs)
         if not isinstance(outputs, Mapping):

@@ -17,7 +17,7 @@ from support.graphs import make_model, node, run_model
 from support.plugins import registered
 
 from convkit import hookimpl, load, validate
-from convkit.backends import open_session
+from convkit.backends import Engine, open_session
 from convkit.backends.torch import Torch, session_in
 from convkit.errors import ConversionError, EnvironmentProblem
 
@@ -178,7 +178,7 @@ def test_the_casts_at_the_edges_of_a_typed_graph_are_left_to_who_feeds_and_reads
     weight = random(4, 3, 3, 3, seed=1).astype(helper.tensor_dtype_to_np_dtype(dtype))
     constants = {"w": weight, "third": np.float32(1 / 3)}
     model = make_model(nodes, {"x": [1, 3, 8, 8]}, {"y": [1, 4, 6, 6], "z": [1, 4, 6, 6]}, constants, opset=22)
-    session: Any = open_session("torch", save(model, tmp_path))
+    session: Any = Torch().open(Engine("torch", save(model, tmp_path)))
     narrow = torch.float16 if dtype == TensorProto.FLOAT16 else torch.bfloat16
     x = random(1, 3, 8, 8)
     results = session.program.run({"x": torch.from_numpy(x).to(narrow)})
@@ -241,7 +241,7 @@ def test_values_are_dropped_after_their_last_use(tmp_path):
     """A chain of 40 sums of 4 MiB each may hold a few of them, not all."""
     names = ["x", *(f"v{i}" for i in range(39)), "y"]
     model = make_model([node("Add", [a, a], [b]) for a, b in pairwise(names)], {"x": [1, 2**20]}, {"y": [1, 2**20]})
-    session: Any = open_session("torch", save(model, tmp_path))
+    session: Any = Torch().open(Engine("torch", save(model, tmp_path)))
     alive: list[int] = []
     made: list[ref[torch.Tensor]] = []
     for step in session.program._steps:

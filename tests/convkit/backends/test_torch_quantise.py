@@ -125,3 +125,17 @@ def test_a_scale_a_block_is_refused(tmp_path):
     model = model_of("QuantizeLinear", {"x": TensorProto.FLOAT}, TensorProto.INT8, constants, axis=1, block_size=4)
     with pytest.raises(EnvironmentProblem, match="it has a scale a block"):
         run(model, tmp_path, x=np.ones((2, 8), np.float32))
+
+
+@pytest.mark.parametrize(("scales", "axis"), [([0.25], None), ([0.5, 0.125, 2.0], 1)])
+def test_fake_quantisation_rounds_to_steps_and_stays_in_float32(scales, axis, tmp_path):
+    """The yardstick of int8: steps of the scale, ties to even, 127 steps at most either way."""
+    x = (np.random.default_rng(0).integers(-600, 600, (2, 3, 4, 5)) / 8).astype(np.float32)
+    attributes: dict[str, Any] = {"scales": scales} | ({"axis": axis} if axis is not None else {})
+    model = model_of("FakeQuantize", {"x": TensorProto.FLOAT}, TensorProto.FLOAT, {}, domain="convkit", **attributes)
+    model.opset_import.add(domain="convkit", version=1)
+    steps = np.array(scales, np.float64).reshape((1, -1, 1, 1) if axis else ())
+    expected = np.clip(np.rint(x / steps), -127, 127) * steps
+    found = run(model, tmp_path, x=x)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)

@@ -77,10 +77,14 @@ def test_the_graph_of_an_engine_is_run_where_the_artifact_has_one(cli, toy_artif
     typed, _ = apply_rewrite(onnx.load(str(artifact.model)), To16Bit("bf16"))
     onnx.save(typed, str(folder / "model.onnx"))
     (folder / "model.plan").write_bytes(b"plan")
-    files = {name: {"sha256": sha256(folder / name)} for name in ("model.onnx", "model.plan")}
+    files = {
+        name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size}
+        for name in ("model.onnx", "model.plan")
+    }
     graph = {"model.onnx": artifact.manifest["files"]["model.onnx"]["sha256"]}
     description = {
         "plan": "model.plan", "files": files, "artifact": graph, "backend": "fake", "targets": [], "version": "1",
+        "precision": "bf16", "options": {},
     }  # fmt: skip
     (folder / "engine.json").write_text(json.dumps(description))
     (folder / "verdict.json").write_text(json.dumps({"ladder": {}}))
@@ -115,8 +119,8 @@ def test_a_search_keeps_the_fewest_nodes(cli, toy_artifact, tmp_path):
         (["--engine", "tensorrt-rtx"], 2, "not ONNX graphs"),
         (["--engine", "torch", "--engine", "torch", "--engine", "torch"], 2, "3 runners"),
         (["--search", "fp16", "--engine", "torch"], 2, "exclude each other"),
-        (["--search", "int8"], 2, "precision cannot be 'int8'"),
-        (["--search", "fp32"], 2, "keep nothing"),
+        (["--search", "int8"], 2, "There is no search in int8"),
+        (["--search", "fp32"], 2, "There is no search in fp32"),
         (["--output", "file/keep.txt"], 1, "cannot be written"),
         (["--engine", "torch:file"], 1, "cannot be read as an ONNX model"),
     ],

@@ -216,22 +216,21 @@ def test_an_engine_that_computes_something_else_is_recorded_and_refused(artifact
 
 def test_results_that_go_wrong_in_a_later_stream_fail_the_pipeline(artifact, backend, monkeypatch):
     from convkit.evaluation import _validate
-    from convkit.runtime import Predictor
 
     golden = len(json.loads((artifact.path / "proof" / "samples.json").read_text())["files"])
     opened: list[PretendSession] = []
-    genuine = Predictor.__init__
+    genuine = PretendSession.__init__
 
-    def spoil(predictor: Predictor, found: Artifact, session: Any, **more: Any) -> None:
+    def spoil(session: PretendSession, *arguments: Any) -> None:
         opened.append(session)
-        genuine(predictor, found, session, **more)
+        genuine(session, *arguments)
 
     def again(*arguments: Any) -> list[Check]:
         opened[-1].runs = 0
         backend.wrong_after = golden
         return check_pipeline(*arguments)
 
-    monkeypatch.setattr(Predictor, "__init__", spoil)
+    monkeypatch.setattr(PretendSession, "__init__", spoil)
     monkeypatch.setattr(_validate, "check_pipeline", again)
     proof = prove_artifact(artifact, backend=NAME)
     assert len(opened) == 1

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from convkit import Artifact, Detections, convert, load, validate
+from convkit.backends import Engine
 from convkit.errors import EnvironmentProblem
 from convkit.processing import read_image, synthetic_scenes
 from convkit.runtime import DevicePredictor
@@ -115,9 +117,13 @@ def test_a_16_bit_artifact_is_proved_on_the_gpu_from_inputs_to_results(tmp_path,
     made = convert("centernet", weights=WEIGHTS, output=tmp_path / "typed", precision=precision, samples=2).artifact
     verdict = validate(made.path, backend="torch", device="cuda")
     assert verdict.passed, [check for check in verdict.checks if not check.passed]
+    from convkit.backends.torch import Torch
+
+    session: Any = Torch().open(Engine("torch", made.model), device="cuda")
+    program = session.program
+    assert program.channels_last
+    assert str(program.entry("images")).endswith({"fp16": ".float16", "bf16": "bfloat16"}[precision])
     with load(made.path, backend="torch", device="cuda") as gpu:
-        assert gpu.session.program.channels_last
-        assert str(gpu.session.program.entry("images")).endswith({"fp16": ".float16", "bf16": "bfloat16"}[precision])
         found = gpu(images)
         for _ in range(4):
             assert same_bits(gpu(images), found)

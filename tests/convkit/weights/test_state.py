@@ -48,7 +48,9 @@ def refusal(content: Any, **options: Any) -> str:
 
 
 def is_state(tensors: Any, state: Any = STATE) -> bool:
-    return tensors.keys() == state.keys() and all(torch.equal(tensors[name], value) for name, value in state.items())
+    return tensors.keys() == state.keys() and all(
+        torch.equal(tensors[name].cpu(), value.cpu()) for name, value in state.items()
+    )
 
 
 def under(*names: str) -> Callable[[Any], Any]:
