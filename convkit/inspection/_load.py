@@ -11,6 +11,7 @@ from convkit.errors import ArtifactError
 
 if TYPE_CHECKING:
     import onnx
+    from google.protobuf.message import Message
 
 __all__ = ["GraphFile", "load_model", "open_graph"]
 
@@ -66,6 +67,8 @@ def load_model(path: Path) -> onnx.ModelProto:
         ) from error
     if not model.graph.output or not model.opset_import:
         raise ArtifactError(f"{path} contains no ONNX graph.", hint=_guess(path))
+    if not _has_texts(model):
+        raise ArtifactError(f"{path} contains names that are no UTF-8.", hint="Export the model again.")
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -74,6 +77,17 @@ def load_model(path: Path) -> onnx.ModelProto:
             hint="Keep the data file beside the .onnx file, under the name that it was written with.",
         ) from error
     return model
+
+
+def _has_texts(message: Message) -> bool:
+    """Return whether every text of a message is one: protobuf gives bytes for a text that is not UTF-8."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            if not all(isinstance(text, str) for text in (value if field.is_repeated else [value])):
+                return False
+        elif field.message_type is not None and not all(map(_has_texts, value if field.is_repeated else [value])):
+            return False
+    return True
 
 
 def _guess(path: Path) -> str:

@@ -104,11 +104,18 @@ def graph_stats(model: onnx.ModelProto, sizes: Mapping[str, int]) -> GraphStats:
     Raises:
         ArtifactError: the functions of the model call each other without end, or make it too large.
     """
+    import onnx.checker
     import onnx.inliner
 
     if model.functions:
         _check_functions(model)
-        model = onnx.inliner.inline_local_functions(model)
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+        except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+            raise ArtifactError(
+                f"The functions of the graph cannot be put in: {str(error).splitlines()[0]}",
+                hint="Export the model again.",
+            ) from error
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     foreign = {operator_name(node) for node in _all_nodes(model.graph) if operator_schema(node, opsets) is None}
     inputs = tuple(tensor_info(value) for value in graph_inputs(model.graph))
