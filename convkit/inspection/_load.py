@@ -11,7 +11,7 @@ from convkit.errors import ArtifactError
 
 if TYPE_CHECKING:
     import onnx
-    from google.protobuf.message import Message
+    from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 __all__ = ["GraphFile", "load_model", "open_graph"]
 
@@ -51,7 +51,7 @@ def load_model(path: Path) -> onnx.ModelProto:
         ArtifactError: the file does not exist, or contains no ONNX model.
     """
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     if not path.is_file():
         raise ArtifactError(
