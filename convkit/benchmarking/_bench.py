@@ -73,10 +73,16 @@ def bench(
 
 
 def _unproved(artifact: Artifact, one: Candidate, settings: BenchSettings) -> str:
-    """Return that no proof covers a candidate, unless those are run too; empty where one does."""
+    """Return that no proof covers a candidate, unless those are run too; empty where one does.
+
+    That nobody can tell, because the device is missing, is a reason of its own.
+    """
     if settings.unproved:
         return ""
-    reason = coverage(artifact, one.backend, one.device).reason
+    try:
+        reason = coverage(artifact, one.backend, one.device).reason
+    except EnvironmentProblem as error:
+        return error.message.rstrip(".")
     return f"not proved: {reason}; --unproved runs it as it is" if reason else ""
 
 

@@ -16,10 +16,10 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class MemoryWatch:
-    """Watches from now on; ``cupy`` is the module where the engine is on its current device, else None."""
+    """Watches from now on; ``cupy`` is the module where the engine is on the GPU of that ``index``, else None."""
 
-    def __init__(self, cupy: Any = None) -> None:
-        self._cupy = cupy
+    def __init__(self, cupy: Any = None, index: int = 0) -> None:
+        self._cupy, self._index = cupy, index
         self._free = self._device_free()
         self._loaded: int | None = None
         self._reset = False
@@ -41,7 +41,10 @@ class MemoryWatch:
         return Memory(self._loaded, _peak(), device, whole=not self._reset)
 
     def _device_free(self) -> int | None:
-        return int(self._cupy.cuda.runtime.memGetInfo()[0]) if self._cupy else None
+        if self._cupy is None:
+            return None
+        with self._cupy.cuda.Device(self._index):
+            return int(self._cupy.cuda.runtime.memGetInfo()[0])
 
 
 def _status(field: str) -> int | None:

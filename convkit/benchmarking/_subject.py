@@ -32,8 +32,9 @@ class Subject:
 
     def __init__(self, artifact: str, backend: str, device: str, *, unproved: bool) -> None:
         start = time.perf_counter()
-        self._cupy = find_device(device)[0] if device.startswith("cuda") else None
-        self._memory = MemoryWatch(self._cupy)
+        found: tuple[Any, int] = find_device(device) if device.startswith("cuda") else (None, 0)
+        self._cupy, index = found
+        self._memory = MemoryWatch(self._cupy, index)
         self._predictor: Predictor = load(artifact, backend=backend, device=device, unproved=unproved)
         self._load = time.perf_counter() - start
         self._memory.loaded()

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from convkit.artifact import spec_from_manifest
-from convkit.benchmarking import BenchSettings
+from convkit.backends import backend_named
+from convkit.benchmarking import BenchSettings, bench
 from convkit.benchmarking._candidates import check_comparable, choose_batches, find_candidates
 from convkit.errors import EnvironmentProblem, SettingError
 
@@ -41,6 +42,14 @@ def test_every_backend_is_a_candidate_and_what_cannot_run_says_why(toy_artifact)
     assert reasons["tensorrt-rtx", "cuda"].endswith(f"`convkit build {toy_artifact.path} --to tensorrt-rtx` makes one")
     with pytest.raises(EnvironmentProblem, match="There is no backend 'onnxruntme'"):
         list(find_candidates(toy_artifact, ("onnxruntme",), ()))
+
+
+def test_a_device_of_which_nothing_is_known_is_a_reason_and_no_end(toy_artifact, monkeypatch):
+    """A PyTorch that sees a GPU runs there, but without cupy nobody knows which one was proved."""
+    torch = backend_named("torch")
+    monkeypatch.setattr(type(torch), "problem", lambda self, device="cpu": "")
+    with pytest.raises(EnvironmentProblem, match=r"torch \(cuda:99\): .*(no CUDA GPU|cupy|CUDA driver)"):
+        bench([toy_artifact.path], BenchSettings(backends=("torch",), devices=("cuda:99",)))
 
 
 @pytest.mark.parametrize(

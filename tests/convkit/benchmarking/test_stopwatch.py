@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +21,7 @@ class FakeGpu:
     """What cupy offers of events, with a clock that only work moves; ``log`` is what happened."""
 
     def __init__(self) -> None:
-        self.now_ms, self.log, self.free = 0.0, [], 1000
+        self.now_ms, self.log, self.free, self.current = 0.0, [], [500, 1000], 0
         gpu = self
 
         class Event:
@@ -44,8 +46,15 @@ class FakeGpu:
             Event=Event,
             ExternalStream=ExternalStream,
             get_elapsed_time=lambda start, end: end.at - start.at,
-            runtime=SimpleNamespace(memGetInfo=lambda: (gpu.free, 4000)),
+            Device=self.device,
+            runtime=SimpleNamespace(memGetInfo=lambda: (gpu.free[gpu.current], 4000)),
         )
+
+    @contextmanager
+    def device(self, index: int) -> Iterator[None]:
+        self.current, before = index, self.current
+        yield
+        self.current = before
 
     def work(self, milliseconds: float) -> None:
         self.log.append("work")
@@ -98,14 +107,14 @@ class OnFakeGpu(DevicePredictor):
 def test_a_network_on_a_gpu_is_timed_by_events_and_captured_if_it_can_be(toy, toy_artifact, monkeypatch, captures):
     gpu = FakeGpu()
     engine = FakeEngine(gpu, captures=captures)
-    monkeypatch.setattr(module, "find_device", lambda device: (gpu, 0))
+    monkeypatch.setattr(module, "find_device", lambda device: (gpu, 1))
     monkeypatch.setattr(module, "load", lambda path, **options: OnFakeGpu(path, gpu, engine))
-    subject = module.Subject(str(toy_artifact.path), "torch", "cuda", unproved=False)
+    subject = module.Subject(str(toy_artifact.path), "torch", "cuda:1", unproved=False)
     run = subject.prepare("network", 3, 2)
     assert run.timer == "CUDA events"
     assert run.warm_up == pytest.approx((0.001, 0.001) if captures else (0.004, 0.004))
     assert engine.filled["images"].shape == (3, 3, 32, 32)
     assert np.abs(engine.filled["images"]).max() > 0, "the golden samples lie in the buffers"
-    gpu.free = 400
+    gpu.free = [0, 400]
     memory, rate = subject.finish()
     assert (memory.device, rate) == (600, None)
