@@ -10,6 +10,7 @@ import onnx
 
 from convkit.self_test._fault import Fault, Site
 from convkit.self_test._faults_nodes import NODE_FAULTS
+from convkit.self_test._faults_precision import PRECISION_FAULTS
 from convkit.self_test._faults_weights import WEIGHT_FAULTS
 from convkit.self_test._graph import Graph
 from convkit.self_test._subject import Subject
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GRAPH_FAULTS", "spoilt_graphs"]
 
-_FINDERS = {**WEIGHT_FAULTS, **NODE_FAULTS}
+_FINDERS = {**WEIGHT_FAULTS, **NODE_FAULTS, **PRECISION_FAULTS}
 
 
 def _fault(kind: str) -> Fault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +12,20 @@ import pytest
 from onnx import TensorProto
 from support.graphs import make_model, node, run_model
 
+from convkit.backends import open_session
+from convkit.graph import apply_rewrite
+from convkit.graph.precision import To16Bit, quantize
 from convkit.self_test import GRAPH_FAULTS, spoilt_graphs
 from convkit.self_test._clean import NotApplicableError, Variant
 from convkit.self_test._clean_graph import GRAPH_VARIANTS
 
 ELSEWHERE = {"constant nodes as initializers"}
 """Variants for graphs with Constant nodes; this one has initializers."""
+OF_TYPED = {
+    "float16 clamp", "a scale wrong by 2", "scales of channels moved", "a float32 island missing",
+    "coordinates in 16 bits",
+}  # fmt: skip
+"""Faults that a float32 graph has no place for."""
 EVERY_PLACE_COUNTS = {"kernel flipped", "bias dropped", "channels swapped", "a layer scaled by 1.01", "mask ignored"}
 
 
@@ -82,7 +91,39 @@ def largest_difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray])
     return max(float(np.abs(value - other[name]).max()) for name, value in one.items())
 
 
-@pytest.mark.parametrize("kind", [fault.kind for fault in GRAPH_FAULTS])
+@pytest.fixture(scope="module")
+def typed(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> dict[str, onnx.ModelProto]:
+    """The same graph in float16 and in int8, one of its convolutions in float32."""
+    half, _ = apply_rewrite(model, To16Bit("fp16", ["c2"]))
+    whole, _ = quantize(model, [feed], method="minmax", keep=["c2"])
+    return {"fp16": half, "int8": whole}
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [("float16 clamp", "fp16"), ("float16 clamp", "int8"), ("a scale wrong by 2", "int8"),
+     ("scales of channels moved", "int8"), ("a float32 island missing", "fp16"), ("coordinates in 16 bits", "fp16")],
+)  # fmt: skip
+def test_a_fault_of_typed_graphs_makes_a_valid_graph_that_computes_something_else(
+    typed: dict[str, onnx.ModelProto], feed: dict[str, np.ndarray], kind: str, precision: str, tmp_path: Path
+) -> None:
+    def rounded(graph: onnx.ModelProto) -> dict[str, np.ndarray]:
+        """Run a graph where every result is rounded to its type, which ONNX Runtime on the CPU leaves out."""
+        onnx.save(graph, tmp_path / "graph.onnx")
+        return open_session("torch", tmp_path / "graph.onnx").run(feed)
+
+    sound = rounded(typed[precision])
+    differences = []
+    for where, spoilt in spoilt_graphs(typed[precision], kind):
+        onnx.checker.check_model(spoilt, full_check=True)
+        differences.append(largest_difference(sound, rounded(spoilt)))
+        assert where
+    assert differences
+    assert max(differences) > 1e-4
+    assert kind != "a scale wrong by 2" or min(differences) > 1e-3
+
+
+@pytest.mark.parametrize("kind", [fault.kind for fault in GRAPH_FAULTS if fault.kind not in OF_TYPED])
 def test_a_fault_makes_a_valid_graph_that_computes_something_else(
     model: onnx.ModelProto, feed: dict[str, np.ndarray], kind: str
 ) -> None:
@@ -101,6 +142,11 @@ def test_a_graph_without_a_place_has_no_fault() -> None:
     plain = make_model([node("Relu", ["x"], ["y"], "r")], {"x": [2, 3]}, {"y": [2, 3]})
     places = {fault.kind: len(list(spoilt_graphs(plain, fault.kind))) for fault in GRAPH_FAULTS}
     assert {kind for kind, count in places.items() if count} == {"activation dropped", "leaky activation"}
+
+
+def test_float32_graphs_have_no_place_for_faults_of_typed_ones(model: onnx.ModelProto) -> None:
+    assert {fault.kind for fault in GRAPH_FAULTS} >= OF_TYPED
+    assert not [kind for kind in OF_TYPED if list(spoilt_graphs(model, kind))]
 
 
 @pytest.mark.parametrize("variant", GRAPH_VARIANTS, ids=lambda variant: variant.name)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.plugins import registered
+from support.toy import toy_weights
 
-from convkit import Artifact
+from convkit import Artifact, convert
 from convkit.errors import SettingError, ValidationError
 from convkit.files import sha256
 from convkit.plugins import manager
@@ -184,3 +186,52 @@ def test_the_seed_chooses_the_places(plugins: None, toy_artifact: Artifact) -> N
 def test_engines_that_were_built_are_refused(plugins: None, toy_artifact: Artifact) -> None:
     with pytest.raises(SettingError, match="runs engines that it built"):
         self_test(toy_artifact.path, backend="tensorrt-rtx")
+
+
+TYPED = {
+    "fp16": ["float16 clamp", "a float32 island missing"],
+    "int8": ["float16 clamp", "a scale wrong by 2"],
+}
+
+
+@pytest.fixture(scope="module", params=list(TYPED))
+def typed(plugins: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Artifacts of the toy in float16, with a last layer that leaves its range and so is float32, and in int8."""
+    folder = tmp_path_factory.mktemp("typed")
+    state = toy_weights()
+    if request.param == "fp16":
+        for name, factor in {"body.weight": 300, "body.bias": 300, "head.weight": 1e5}.items():
+            state[name] *= factor
+    torch.save(state, folder / "toy.pth")
+    done = convert("toy", weights=folder / "toy.pth", output=folder / "toy", precision=request.param)
+    return request.param, done.artifact.path
+
+
+def test_the_faults_of_a_precision_are_caught_in_it_and_nothing_clean_is_rejected(typed: tuple[str, Path]) -> None:
+    precision, path = typed
+    kinds = [*TYPED[precision], "channels swapped", "activation dropped", "RGB for BGR", "output negated"]
+    variants = [variant for variant in VARIANTS if variant.group == "graphs"][:12]
+    test = self_test(path, faults=[KIND[kind] for kind in kinds], variants=variants)
+    assert test.backend == "torch"
+    assert [(each.kind, each.reason, each.planted) for each in test.outcomes if not each.caught] == []
+    assert [f"{one.name}: {one.by} {one.note}" for one in test.variants if one.applies and not one.passed] == []
+    assert test.clean >= 6
+    assert test.passed
+
+
+def test_what_a_precision_cannot_show_is_nothing_in_it(typed: tuple[str, Path]) -> None:
+    """Less than PyTorch errs itself in that precision, and more than a hundredth of the limit."""
+
+    def make(judge: Any) -> Subject:
+        (output,) = judge.spec.outputs
+        step = 0.5 * judge.baselines[output.name]["max_abs"]
+
+        def run(feed: Any) -> Any:
+            found = judge.run(feed)
+            found[output.name].flat[0] += step
+            return found
+
+        return Subject(run=run)
+
+    (outcome,) = self_test(typed[1], faults=[planted("small", make)], variants=()).outcomes
+    assert (outcome.applies, outcome.without_effect) == (False, ["here"])
