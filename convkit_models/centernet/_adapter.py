@@ -7,11 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from convkit import Adapter, Dim, ModelSpec, Option, Request, SourceModel
+from convkit_models.centernet._names import COCO_MEAN, COCO_STD, KITTI_CALIBRATION
 
 __all__ = ["CenterNet"]
-
-COCO_MEAN = (0.40789654, 0.44719302, 0.47026115)
-COCO_STD = (0.28863828, 0.27408164, 0.27809835)
 
 
 class CenterNet(Adapter):
@@ -25,7 +23,9 @@ class CenterNet(Adapter):
     """
 
     name = "centernet"
-    summary = "CenterNet for boxes and poses: res_18 to res_152, resdcn_18 to resdcn_152, dla_34, dlav0_34, hourglass"
+    summary = (
+        "CenterNet for boxes, poses, 3-D boxes: res_18 … res_152, resdcn_18 … resdcn_152, dla_34, dlav0_34, hourglass"
+    )
     forms = ("heads", "tensorrt-pro", "detections")
     weights_folder = True
     dims = (
@@ -47,11 +47,13 @@ class CenterNet(Adapter):
         Option(
             "decode",
             "official",
-            "official takes the best peaks; tensorrt-pro one box a cell above a confidence, with suppression by class",
-            ("official", "tensorrt-pro"),
+            "official takes the best peaks; tensorrt-pro one box a cell above a confidence, with suppression by class;"
+            " fixed mends the faults of the original in exdet and ddd",
+            ("official", "tensorrt-pro", "fixed"),
         ),
         Option("confidence", 0.25, "lowest score with decode=tensorrt-pro"),
         Option("nms", 0.5, "largest overlap of boxes of a class with decode=tensorrt-pro"),
+        Option("calibration", KITTI_CALIBRATION, "3 x 4 matrix of the camera, row by row, for boxes in space (ddd)"),
     )
     opset = 20
 

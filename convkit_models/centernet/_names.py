@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from convkit.errors import SettingError
 
-__all__ = ["COCO", "INPUT", "PASCAL", "class_names"]
+__all__ = [
+    *("COCO", "COCO_MEAN", "COCO_STD", "INPUT", "KITTI", "KITTI_CALIBRATION", "KITTI_MEAN", "KITTI_STD", "PASCAL"),
+    "class_names",
+]
 
 INPUT = "images"
 """The input of every network."""
@@ -29,6 +32,22 @@ PASCAL = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 """The 20 classes of Pascal VOC."""
+
+
+KITTI = ("Pedestrian", "Car", "Cyclist")
+"""The 3 classes of KITTI that boxes in space are found of."""
+
+COCO_MEAN = (0.40789654, 0.44719302, 0.47026115)
+COCO_STD = (0.28863828, 0.27408164, 0.27809835)
+KITTI_MEAN = (0.485, 0.456, 0.406)
+KITTI_STD = (0.229, 0.224, 0.225)
+"""Of channels in BGR order, as the original applies them."""
+KITTI_CALIBRATION = (
+    *(707.0493, 0.0, 604.0814, 45.75831),
+    *(0.0, 707.0493, 180.5066, -0.3454157),
+    *(0.0, 0.0, 1.0, 0.004981016),
+)
+"""The camera that the original assumes where none is given: 3 x 4, row by row."""
 
 
 def class_names(classes: int, own: Sequence[str] | None) -> tuple[str, ...]:

@@ -32,6 +32,9 @@ class Affine(Preprocess):
       next multiples of ``pad`` + 1 *above* its own (512 gives 544 with the usual 31). A ``height``
       or ``width`` that is not None takes the place of that size.
 
+    ``side`` "width" lets the image's width take the whole width of the input, whichever side is longer; with ``dtype``
+    "float32" values are normalised in float32: the task ddd does so.
+
     Pixels outside the image are 0 *before* ``(value / 255 - mean) / std``, channel by channel in
     the order of the image, which is BGR. The official code computes that in float64, with float32
     constants, and rounds to float32. There are only 256 pixel values, so the same numbers come from
@@ -42,7 +45,8 @@ class Affine(Preprocess):
         self.keep_res = spec["resize"] == "keep_res"
         self.height, self.width, self.pad = spec["height"], spec["width"], spec["pad"]
         mean, std = np.asarray(spec["mean"], np.float32), np.asarray(spec["std"], np.float32)
-        values = np.arange(256, dtype=np.uint8)[:, None] / 255.0
+        values = np.arange(256, dtype=spec.get("dtype", "uint8"))[:, None] / 255.0
+        self.whole_width = spec.get("side") == "width"
         self.table = np.ascontiguousarray(((values - mean) / std).astype(np.float32).T)
 
     def __call__(self, image: np.ndarray) -> Prepared:
@@ -71,7 +75,7 @@ class Affine(Preprocess):
         """Return the float64 matrix from an image of that size to the input, and ``meta``."""
         height, width = self._size(rows, columns)
         centre = (columns // 2, rows // 2) if self.keep_res else (columns / 2, rows / 2)
-        scale = float(width if self.keep_res else max(rows, columns))
+        scale = float(width if self.keep_res else columns if self.whole_width else max(rows, columns))
         meta = {"center": [float(centre[0]), float(centre[1])], "scale": scale, "input": [height, width]}
         return affine(centre, scale, (width, height)), meta
 

@@ -65,6 +65,13 @@ class Task:
 
 TASKS = (
     Task("multi_pose", ("hm", "wh", "hps"), ("reg", "hm_hp", "hp_offset"), frozenset({"hps", "hm_hp", "hp_offset"})),
+    Task("ddd", ("hm", "dep", "rot", "dim", "wh"), ("reg",), frozenset({"dep", "rot", "dim"})),
+    Task(
+        "exdet",
+        ("hm_t", "hm_l", "hm_b", "hm_r", "hm_c"),
+        ("reg_t", "reg_l", "reg_b", "reg_r"),
+        frozenset({"hm_t", "hm_l", "hm_b", "hm_r", "hm_c"}),
+    ),
     Task("ctdet", ("hm", "wh"), ("reg",), frozenset()),
 )
 """The last one is what a checkpoint without marks was trained for."""

@@ -21,7 +21,10 @@ from convkit_models.centernet import (
     convkit_preprocess,
 )
 from convkit_models.centernet._adapter import CenterNet
+from convkit_models.centernet._names import KITTI_CALIBRATION
 from convkit_models.centernet.tasks.ctdet import ProDecode
+from convkit_models.centernet.tasks.ddd import SpaceDecode
+from convkit_models.centernet.tasks.exdet import ExtremeDecode
 from convkit_models.centernet.tasks.multi_pose import PoseDecode
 
 DIMS = (Dim("batch", 1, 1, 8), Dim.fixed("height", 64), Dim.fixed("width", 96))
@@ -67,6 +70,7 @@ def test_the_declaration() -> None:
         "decode": "official",
         "confidence": 0.25,
         "nms": 0.5,
+        "calibration": KITTI_CALIBRATION,
     }
 
 
@@ -120,9 +124,43 @@ class TestSpecification:
             with pytest.raises(SettingError, match=said):
                 load(path, **request)  # type: ignore[arg-type]
 
+    def test_of_boxes_in_space(self, tmp_path: Path) -> None:
+        heads = {"hm": 3, "wh": 2, "reg": 2, "dep": 1, "rot": 8, "dim": 3}
+        path = make_checkpoint(tmp_path / "w.pth", "res_18", width=0.05, heads=heads)
+        spec = load(path, options={"decode": "fixed"}).spec
+        assert [(output.name, output.shape[1]) for output in spec.outputs] == list(heads.items())
+        assert (spec.variant, spec.classes) == ("res_18-space", ("Pedestrian", "Car", "Cyclist"))
+        assert spec.decode["fixed"] is True
+        assert spec.decode["calibration"] == list(KITTI_CALIBRATION)
+        assert (spec.preprocess["mean"], spec.preprocess["side"]) == ([0.485, 0.456, 0.406], "width")
+        assert load(path, options={"mean": (0.4, 0.4, 0.4)}).spec.preprocess["mean"] == [0.4, 0.4, 0.4]
+        assert isinstance(convkit_decode(json.loads(json.dumps(spec.decode))), SpaceDecode)
+        for request, said in (
+            ({"form": "detections"}, "ddd has no output form 'detections'"),
+            ({"options": {"calibration": (1.0, 2.0)}}, "'calibration' has 2 numbers"),
+            ({"options": {"resize": "keep_res"}}, "ddd has no resize=keep_res"),
+        ):
+            with pytest.raises(SettingError, match=said):
+                load(path, **request)  # type: ignore[arg-type]
+
+    def test_of_extreme_points(self, tmp_path: Path) -> None:
+        heads = {f"hm_{side}": 4 for side in "tlbr"} | {f"reg_{side}": 2 for side in "tlbr"} | {"hm_c": 4}
+        path = make_checkpoint(tmp_path / "w.pth", "res_18", width=0.05, heads=heads)
+        spec = load(path).spec
+        assert [(output.name, output.shape[1]) for output in spec.outputs] == list(heads.items())
+        assert (spec.variant, len(spec.classes), spec.decode["fixed"]) == ("res_18-extreme", 4, False)
+        assert isinstance(convkit_decode(json.loads(json.dumps(spec.decode))), ExtremeDecode)
+        agnostic = {name: 1 if name[:3] == "hm_" and name != "hm_c" else count for name, count in heads.items()}
+        assert len(load(make_checkpoint(path, "res_18", width=0.05, heads=agnostic)).spec.classes) == 4
+
     @pytest.mark.parametrize(
         ("heads", "said"),
         [
+            ({"hm": 3, "wh": 2, "dep": 1, "rot": 7, "dim": 3}, "a head rot of 7 channels"),
+            ({"hm": 3, "wh": 2, "dep": 1, "rot": 8}, "no head 'dim'"),
+            ({f"hm_{side}": 4 for side in "tlbrc"} | {"reg_t": 2}, "only reg_t"),
+            ({f"hm_{side}": 4 for side in "tlbr"} | {"hm_c": 5}, "a head hm_t of 4 channels"),
+            ({"hm": 1, "wh": 2, "hps": 34, "dep": 1}, "heads of the task multi_pose, and others: dep"),
             ({"hm": 1, "wh": 2, "hps": 34, "hm_hp": 16}, "a head hm_hp of 16 channels"),
             ({"hm": 2, "wh": 2, "hps": 34}, "a head hm of 2 channels"),
             ({"hm": 1, "wh": 2, "hps": 33}, "a head hps of 33 channels"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,17 +108,20 @@ class PoseDecode(Decode):
         return Poses(boxes, scores[found].astype(np.float32), transform(points[found], matrix), self.joints, self.edges)
 
 
-_LEAST = np.log(THRESHOLD / (1 - THRESHOLD)) - 1e-4
+_LEAST = math.log(THRESHOLD / (1 - THRESHOLD)) - 1e-4
 
 
 def _snapped(points: np.ndarray, corners: np.ndarray, places: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return the points [N, J, 2], each moved to the nearest of its joint's candidates where that is accepted."""
-    apart = points[:, :, None] - places
-    distance = np.sqrt((apart * apart).sum(axis=-1))
-    nearest = distance.argmin(axis=2)
+    square = points[:, :, None, 0] - places[:, :, 0]
+    square *= square
+    vertical = points[:, :, None, 1] - places[:, :, 1]
+    vertical *= vertical
+    square += vertical
+    nearest = square.argmin(axis=2)
     joint = np.arange(len(places))
     place, score = places[joint, nearest], scores[joint, nearest]
-    distance = np.take_along_axis(distance, nearest[..., None], axis=2)[..., 0]
+    distance = np.sqrt(np.take_along_axis(square, nearest[..., None], axis=2)[..., 0])
     left, top, right, bottom = (corners[:, None, side] for side in range(4))
     reach = np.maximum(bottom - top, right - left) * corners.dtype.type(FARTHEST)
     x, y = place[..., 0], place[..., 1]
