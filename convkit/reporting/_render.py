@@ -14,7 +14,7 @@ from convkit.results import DRAW_SCORE
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["render_report"]
+__all__ = ["render", "render_report"]
 
 SECTIONS = (
     ("results", "results"), ("ledger", "ledger"), ("layers", "layers"), ("changes", "changes"), ("latency", "latency"),

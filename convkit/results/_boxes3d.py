@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit.results._detections import BOX_FLOOR, MOST_BOX, MOST_SCORE, Detections, match_boxes, worst
+from convkit.results._detections import BOX_FLOOR, MOST_BOX, MOST_SCORE, Detections, mark_lonely, match_boxes, worst
 from convkit.results._result import SLACK, Difference, Result
 
 __all__ = ["Boxes3D"]
@@ -143,6 +143,13 @@ class Boxes3D(Result):
         from convkit.results._draw import draw_boxes3d
 
         return draw_boxes3d(raw, self, _EDGES)
+
+    def draw_beside(self, raw: np.ndarray, other: Result) -> np.ndarray:
+        """Draw each; the boxes of those without a partner in ``other`` thick, in magenta, as ``only here``."""
+        drawn = self.draw(raw)
+        if not isinstance(other, Boxes3D):
+            return drawn
+        return mark_lonely(drawn, self._detections(), other._detections())
 
     def _detections(self) -> Detections:
         return Detections(self.boxes, self.scores, self.class_ids, self.classes)

@@ -112,6 +112,16 @@ class Detections(Result):
         return draw_detections(raw, self, marked=set(range(len(self))) - partners)
 
 
+def mark_lonely(canvas: np.ndarray, own: Detections, other: Detections) -> np.ndarray:
+    """Return a copy of a drawing on which the boxes without a partner in ``other`` are drawn again, to stand out."""
+    from convkit.results._draw import draw_detections
+
+    partners = {row for row, _ in _matched(own, other)[0]}
+    lonely = [index for index in range(len(own)) if index not in partners]
+    left = Detections(own.boxes[lonely], own.scores[lonely], own.class_ids[lonely], own.classes)
+    return draw_detections(canvas, left, marked=range(len(left)))
+
+
 def _matched(first: Detections, second: Detections) -> tuple[list[tuple[int, int]], np.ndarray]:
     """Return pairs of indices of the same boxes, and how far every box of one is from every one of the other."""
     same_class = first.class_ids[:, None] == second.class_ids[None, :]

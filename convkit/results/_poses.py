@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit.results._detections import BOX_FLOOR, MOST_BOX, MOST_SCORE, Detections, match_boxes, worst
+from convkit.results._detections import BOX_FLOOR, MOST_BOX, MOST_SCORE, Detections, mark_lonely, match_boxes, worst
 from convkit.results._result import SLACK, Difference, Result
 
 __all__ = ["COCO_EDGES", "COCO_JOINTS", "Poses"]
@@ -125,5 +125,12 @@ class Poses(Result):
 
         return draw_poses(raw, self)
 
+    def draw_beside(self, raw: np.ndarray, other: Result) -> np.ndarray:
+        """Draw each; the boxes of those without a partner in ``other`` thick, in magenta, as ``only here``."""
+        drawn = self.draw(raw)
+        if not isinstance(other, Poses):
+            return drawn
+        return mark_lonely(drawn, self._detections(), other._detections())
+
     def _detections(self) -> Detections:
-        return Detections(self.boxes, self.scores, np.zeros(len(self), np.int64))
+        return Detections(self.boxes, self.scores, np.zeros(len(self), np.int64), ("pose",))

@@ -21,6 +21,15 @@ def people() -> Poses:
     return Poses(boxes, np.float32([0.9, 0.8, 0.6, 0.4]), points)
 
 
+def test_a_pose_without_a_partner_stands_out(people: Poses) -> None:
+    image = np.zeros((300, 400, 3), np.uint8)
+    np.testing.assert_array_equal(people.draw_beside(image, people), people.draw(image))
+    drawn = people.draw_beside(image, people.above(0.7))
+    x, y = people.boxes[3, 0].astype(int), people.boxes[3, 1].astype(int) + 60
+    np.testing.assert_array_equal(drawn[y, x - 1 : x + 2], [[255, 0, 255]] * 3)
+    assert not (drawn[:120, :180] == (255, 0, 255)).all(-1).any(), "the first two have partners"
+
+
 def test_equal_poses_in_any_order(people: Poses) -> None:
     order = [2, 0, 3, 1]
     shuffled = Poses(people.boxes[order], people.scores[order], people.points[order])
