@@ -2,10 +2,10 @@
 
     python benchmarks/faults.py [--count N] [--seed S] [--only KIND ...] [--json]
 
-Kinds: kills, errnos, documents, settings, weights, graphs, images, stream. Each case runs in a process of its own and
-offends if it ends in a traceback or a signal, takes more than 60 s or more than 1 GB beyond its file, prints control
-characters, executes something, or loses or half-writes an artifact. Ends with exit code 1 where one does. The default
-takes some minutes.
+Kinds: kills, errnos, together (eight processes, one output), documents, settings, weights, graphs, images, stream. Each
+case runs in a process of its own and offends if it ends in a traceback or a signal, takes more than 60 s or more than
+1 GB beyond its file, prints control characters, executes something, or loses or half-writes an artifact. Ends with exit
+code 1 where one does. The default takes some minutes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from support.faults import build_library, preloaded  # noqa: E402
 
-KINDS = ("kills", "errnos", "documents", "settings", "weights", "graphs", "images", "stream")
+KINDS = ("kills", "errnos", "together", "documents", "settings", "weights", "graphs", "images", "stream")
 
 
 def small_artifact(folder: Path) -> Path:
@@ -51,6 +51,7 @@ def cases(kind: str, folder: Path, random: Random, count: int) -> Iterator[Any]:
     makers: dict[str, Callable[[], Iterator[Any]]] = {
         "kills": lambda: trials.disk_cases(folder, random, count, errnos=False),
         "errnos": lambda: trials.disk_cases(folder, random, count, errnos=True),
+        "together": lambda: trials.together_cases(folder, -(-count // 20)),
         "documents": lambda: trials.document_cases(small_artifact(folder), folder, random, count),
         "settings": lambda: trials.settings_cases(folder, random, count),
         "weights": lambda: trials.weights_cases(folder, random, count),

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     guard_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     received = _ended_by_signals()
-    code = execute(words, flush=True)
+    code = _flushed(execute(words))
     sys.exit(128 + received[0] if code == INTERRUPTED and received else code)
 
 
@@ -37,8 +37,8 @@ def application() -> Any:
     return build_app(manager())
 
 
-def execute(words: list[str], *, flush: bool = False) -> int:
-    """Run the command line; return the exit code. ``flush`` waits until the system has all of stdout.
+def execute(words: list[str]) -> int:
+    """Run the command line; return the exit code.
 
     Errors meant for people are printed without a traceback unless CONVKIT_DEBUG=1.
     """
@@ -47,9 +47,7 @@ def execute(words: list[str], *, flush: bool = False) -> int:
     try:
         with _shown_plugin_warnings():
             blocked, words = take_blocked(words)
-            code = _run(words, blocked)
-        if flush:
-            sys.stdout.flush()
+            return _run(words, blocked)
     except ConvkitError as error:
         if os.environ.get("CONVKIT_DEBUG", "0") not in ("", "0"):
             raise
@@ -64,6 +62,19 @@ def execute(words: list[str], *, flush: bool = False) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _flushed(code: int) -> int:
+    """Hand over the rest of stdout to the system; return the exit code, or that of the failure to do so."""
+    from convkit.errors import ConvkitError
+
+    try:
+        sys.stdout.flush()
+    except ConvkitError as error:
+        sys.stderr.write(f"error: {error.message}\n  hint: {error.hint}\n")
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
 

@@ -22,6 +22,9 @@ LINE_SECONDS = 10.0
 UNBROKEN = 10_000
 """Columns of an output that is no terminal, so that no row of a table is ever broken there."""
 
+_CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]")
+"""Control characters but tab and newline, and what turns the direction of text or ends its line."""
+
 _verbosity = 0
 """How much this process writes to stderr: -1 errors only, 0 progress, 1 the time of each step too."""
 
@@ -43,22 +46,29 @@ def stderr() -> Console:
 
 
 def _console(**options: Any) -> Console:
-    from rich.console import Console
+    from convkit.cli._printer import Printer
 
-    console = Console(highlight=False, **options)
+    console = Printer(highlight=False, **options)
     if not console.is_terminal:
         console.width, console.soft_wrap = UNBROKEN, True
     return console
 
 
 def printable(text: str) -> str:
-    """Return a text with its control characters as escapes, so that a name from a file cannot steer the terminal."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match.group()):02x}", text)
+    """Return a text with its control characters as escapes, so that a name from a file cannot steer the terminal.
+
+    Among them are those that turn the direction of a line or end it; tabs and newlines stay.
+    """
+    return _CONTROL.sub(lambda match: f"\\x{code:02x}" if (code := ord(match[0])) < 256 else f"\\u{code:04x}", text)
 
 
 def emit(text: str) -> None:
     """Write one line of result to stdout."""
-    sys.stdout.write(printable(text) + "\n")
+    _write(printable(text).replace("\n", "\\n"))
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
@@ -69,7 +79,7 @@ def emit_json(value: Any, *, indent: int | None = 2) -> None:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         text = json.dumps(value, indent=indent)
-    emit(text)
+    _write(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def error_text(error: ConvkitError) -> str:

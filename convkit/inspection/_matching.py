@@ -192,7 +192,10 @@ def _attributes(side: Side, node: onnx.NodeProto) -> dict[str, Any]:
     for attribute in (*defaults, *node.attribute):
         if attribute.type == onnx.AttributeProto.UNDEFINED:
             continue
-        value = onnx.helper.get_attribute_value(attribute)
+        try:
+            value: Any = onnx.helper.get_attribute_value(attribute)
+        except ValueError:  # of a type that ONNX does not know, or a reference outside of a function
+            value = attribute
         if isinstance(value, onnx.TensorProto):
             value = Constant(attribute.name, value)
         elif hasattr(value, "SerializeToString"):

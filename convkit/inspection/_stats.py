@@ -160,7 +160,7 @@ def operator_schema(node: onnx.NodeProto, opsets: Mapping[str, int]) -> onnx.def
     import onnx
 
     domain = "" if node.domain == "ai.onnx" else node.domain
-    version = min(opsets.get(domain or "ai.onnx", 1), 2**31 - 1)
+    version = min(max(opsets.get(domain or "ai.onnx", 1), 0), 2**31 - 1)
     try:
         return onnx.defs.get_schema(node.op_type, version, domain)
     except onnx.defs.SchemaError:

@@ -102,5 +102,8 @@ def _tensor(attribute: onnx.AttributeProto) -> onnx.TensorProto | None:
     kind, several = kinds.get(name.removesuffix("s")), name.endswith("s")
     if kind is None:
         return None
-    value = onnx.helper.get_attribute_value(attribute)
-    return onnx.helper.make_tensor("", kind, [len(value)] if several else [], value if several else [value])
+    try:
+        value = onnx.helper.get_attribute_value(attribute)
+        return onnx.helper.make_tensor("", kind, [len(value)] if several else [], value if several else [value])
+    except (ValueError, TypeError, OverflowError):  # of another type than its name says, or a reference
+        return None

@@ -76,7 +76,8 @@ def _to_8_bit(image: np.ndarray) -> np.ndarray:
 
 
 def _too_large(source: str) -> ImageError:
-    limit = int(os.environ[PIXELS_VARIABLE]) if os.environ[PIXELS_VARIABLE].isdigit() else 0
+    text = os.environ.get(PIXELS_VARIABLE, "")
+    limit = int(text) if text.isdigit() else 0
     what = f"than the {limit:,} that are read" if limit else "than OpenCV reads"
     return ImageError(
         f"{source} is too large: it has more pixels {what}.",

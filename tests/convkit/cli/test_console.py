@@ -176,3 +176,15 @@ def test_rows_are_never_broken_or_padded_where_there_is_no_terminal(capsys):
 def test_lines_are_aligned_without_rich():
     assert aligned([]) == []
     assert aligned([("a", "b", ""), ("long", "", "c")]) == ["a     b", "long     c"]
+
+
+def test_no_way_of_printing_lets_a_name_steer_the_terminal_or_break_the_line(capsys):
+    name = "a\x1b[2J\n\u202egpj.exe\x9b"
+    emit(name)
+    stderr().print(f"note: {name}", markup=False)
+    emit_json({"name": name})
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0] == r"a\x1b[2J\n\u202egpj.exe\x9b"
+    assert json.loads("".join(said.out.splitlines()[1:])) == {"name": name}
+    assert not {"\x1b", "\x9b", "\u202e"} & {*said.out, *said.err}
+    assert said.err.startswith(r"note: a\x1b[2J")
