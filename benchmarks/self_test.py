@@ -1,6 +1,6 @@
 """The rates of the proof: planted faults caught and false alarms, on several artifacts.
 
-    python benchmarks/self_test.py [digits|minimal|heads|detections|res|ARTIFACT ...]
+    python benchmarks/self_test.py [digits|digits-fp16|digits-int8|minimal|heads|detections|res|ARTIFACT ...]
 
 Converts the digits demo, the example of an adapter, and narrow CenterNets with random weights (both forms of a
 deformable network, and one without deformable convolutions), tests the proof of each, and prints what was missed, what
@@ -10,6 +10,7 @@ nothing clean rejected.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +27,7 @@ from convkit.self_test import SelfTest, self_test  # noqa: E402
 DIGITS = ROOT / "examples" / "digits"
 
 
-def digits(folder: Path) -> Path:
+def digits(folder: Path, **settings: object) -> Path:
     """The demo: a trained network with deformable convolutions on images of digits."""
     return convert(
         "centernet",
@@ -35,7 +36,21 @@ def digits(folder: Path) -> Path:
         names=DIGITS / "names.txt",
         inputs=DIGITS / "images",
         output=folder,
+        **settings,
     ).artifact.path
+
+
+def half(folder: Path) -> Path:
+    """The demo in float16."""
+    return digits(folder, precision="fp16")
+
+
+def whole(folder: Path) -> Path:
+    """The demo in int8, calibrated with scenes of the training half."""
+    scenes = folder.with_name("scenes")
+    command = [sys.executable, str(DIGITS / "generate.py"), "--images", str(scenes), "--split", "train"]
+    subprocess.run([*command, "--count", "64", "--seed", "21"], check=True, stdout=subprocess.DEVNULL)
+    return digits(folder, precision="int8", calibrate=scenes, calibration="minmax")
 
 
 def minimal(folder: Path) -> Path:
@@ -63,6 +78,8 @@ def narrow(architecture: str, form: str) -> Callable[[Path], Path]:
 
 ARTIFACTS: dict[str, Callable[[Path], Path]] = {
     "digits": digits,
+    "digits-fp16": half,
+    "digits-int8": whole,
     "minimal": minimal,
     "heads": narrow("resdcn_18", "heads"),
     "detections": narrow("resdcn_18", "detections"),

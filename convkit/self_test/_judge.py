@@ -181,10 +181,11 @@ class Judge:
         """Return by how much an output may change and count as the same.
 
         In float32 that is a hundredth of its limit. A coarser precision cannot show what is less than PyTorch errs
-        itself in it.
+        itself in it, or than the units in the last place that the rule always allows.
         """
         if self.coarse:
-            return {key: value for key, value in baseline.items() if key not in ("scale", "ulp")}
+            floors = limits_of(dict.fromkeys(baseline, 0.0) | _units(baseline), Tolerance())
+            return {key: max(baseline[key], floor) for key, floor in floors.items()}
         limits = limits_of(baseline, tolerance)
         return {key: NOTHING * value for key, value in limits.items() if key != "unexplained"}
 
@@ -235,6 +236,11 @@ def _decoded(decode: Decode, golden: GoldenSamples, sizes: Any, items: Any) -> I
         }
         for result in decode_batch(decode, together, [item.meta for item in items]):
             yield result.to_json()
+
+
+def _units(baseline: Mapping[str, float]) -> dict[str, float]:
+    """Return what a baseline says of the scale of an output and of the last place of its precision."""
+    return {key: baseline[key] for key in ("scale", "ulp") if key in baseline}
 
 
 def _used(check: Check) -> float:
