@@ -11,6 +11,7 @@ from convkit_models.centernet.tasks.ctdet._decode_kernels import (
     peaks_variant,
     pro_variant,
 )
+from convkit_models.centernet.tasks.multi_pose import POSE_ROWS
 
 
 def decode_variants() -> list[Variant]:
@@ -25,4 +26,5 @@ def decode_variants() -> list[Variant]:
     found += [peaks_variant(dtype, layout, 1, few, 100) for dtype in DTYPES for layout in LAYOUTS.values()]
     found += [peaks_variant("float16", layout, 4, many, 1000) for layout in LAYOUTS.values()]
     found += [pro_variant(dtype, layout, 256) for dtype in DTYPES for layout in LAYOUTS.values()]
+    found += [POSE_ROWS.variant(T=dtype, THREADS=128) for dtype in DTYPES]
     return [*found, *(ROWS.variant(T=dtype, THREADS=128) for dtype in DTYPES)]

@@ -1,4 +1,4 @@
-"""Human poses as in CenterNet: outputs, specification, decode on the host."""
+"""Human poses as in CenterNet: outputs, specification, decode on the host, and on the GPU of what the graph chose."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from convkit_models.centernet.tasks.multi_pose._decode import PoseDecode
+from convkit_models.centernet.tasks.multi_pose._device_decode import DTYPES, POSE_ROWS, CudaPoseDecode, launch_arguments
 from convkit_models.centernet.tasks.multi_pose._spec import DECODE, check_heads, describe
 
 if TYPE_CHECKING:
@@ -17,7 +18,19 @@ if TYPE_CHECKING:
 _WITH_TORCH = ("output_patch", "reference")
 """What is imported when it is first used: an artifact runs where there is no torch."""
 
-__all__ = ["DECODE", "PoseDecode", "check_heads", "describe", "make_decode", "output_patch", "reference"]
+__all__ = [
+    "DECODE",
+    "DTYPES",
+    "POSE_ROWS",
+    "CudaPoseDecode",
+    "PoseDecode",
+    "check_heads",
+    "describe",
+    "launch_arguments",
+    "make_decode",
+    "output_patch",
+    "reference",
+]
 
 
 def make_decode(spec: Mapping[str, Any]) -> Decode:

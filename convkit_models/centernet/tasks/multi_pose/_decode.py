@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convkit import Decode, Poses, Result
 from convkit_models.centernet._geometry import affine, transform
 from convkit_models.centernet.tasks.ctdet import are_peaks, best, find_peaks, sigmoid
+
+if TYPE_CHECKING:
+    from convkit_models.centernet.tasks.multi_pose._device_decode import CudaPoseDecode
 
 __all__ = ["FAR", "FARTHEST", "THRESHOLD", "PoseDecode"]
 
@@ -42,6 +45,14 @@ class PoseDecode(Decode):
         self.edges = tuple((int(first), int(second)) for first, second in spec["edges"])
         self._decode = {"heads": self._heads, "detections": self._rows}[spec["form"]]
 
+    def on_device(self) -> CudaPoseDecode | None:
+        """Return the same decode on the GPU for poses that the graph chose, None for heads."""
+        if self.spec["form"] != "detections":
+            return None
+        from convkit_models.centernet.tasks.multi_pose._device_decode import CudaPoseDecode
+
+        return CudaPoseDecode(self.spec)
+
     def __call__(self, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> list[Result]:
         """Return the poses of each image of the batch; ``metas`` are those of the preprocess."""
         return [
@@ -60,7 +71,7 @@ class PoseDecode(Decode):
         sizes = _at(maps["wh"], cells)
         centres = cell + (_at(maps["reg"], cells) if "reg" in maps else hm.dtype.type(0.5))
         corners = np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1)
-        points = _at(maps["hps"], cells).reshape(len(cells), -1, 2) + cell[:, None]
+        points = _at(maps["hps"], cells).reshape(len(cells), len(self.joints), 2) + cell[:, None]
         if "hm_hp" in maps:
             places, scores = self._candidates(maps)
             points = _snapped(points, corners, places, scores)

@@ -153,7 +153,7 @@ def test_the_threshold_is_exclusive_and_the_box_inclusive() -> None:
     assert decode(maps, settings).points[0, 0, 0] == 320.5 + (5.5 - 8) * ratio
 
 
-@pytest.mark.parametrize("value", [-1e4, -np.inf])
+@pytest.mark.parametrize("value", [-1e4, -np.inf, np.nan])
 def test_nobody(value: float) -> None:
     maps = heads()
     maps["hm"][:] = value
