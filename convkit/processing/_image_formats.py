@@ -59,10 +59,21 @@ def _cut_off(data: np.ndarray, head: bytes) -> bool:
     if head.startswith(b"\xff\xd8\xff"):
         return _jpeg_cut_off(data)
     if head.startswith(b"\x89PNG"):
-        return b"IEND" not in data[-4096:].tobytes() and b"IEND" not in data.tobytes()
+        return _png_cut_off(data)
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return int.from_bytes(head[4:8], "little") + 8 > data.size
     return False
+
+
+def _png_cut_off(data: np.ndarray) -> bool:
+    """Return whether a PNG ends before its end chunk; OpenCV allocates what a chunk declares before it reads that."""
+    place = 8
+    while place + 8 <= data.size:
+        head = data[place : place + 8].tobytes()
+        place += 12 + int.from_bytes(head[:4], "big")
+        if head[4:] == b"IEND":
+            return place - 4 > data.size
+    return True
 
 
 def _jpeg_cut_off(data: np.ndarray) -> bool:

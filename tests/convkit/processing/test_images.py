@@ -177,6 +177,16 @@ def test_a_small_file_of_more_pixels_than_are_read_is_refused_before_it_is_decod
     assert "OPENCV_IO_MAX_IMAGE_PIXELS" in caught.value.hint
 
 
+def test_a_png_whose_chunk_declares_more_than_there_is_is_cut_off(tmp_path):
+    path = write_png(tmp_path / "a.png", 40, 50, data=bytes(41 * 50))
+    content = bytearray(path.read_bytes())
+    assert read_image(path).shape == (50, 40, 3)
+    content[33:37] = b"\x7f\xff\xff\xff"  # the length of IDAT
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match="cut off"):
+        read_image(path)
+
+
 def test_a_gif_whose_images_are_too_many_together_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.gif"
     pixels = np.random.default_rng(0).integers(0, 255, (6, 20, 30, 3), np.uint8)
