@@ -20,18 +20,18 @@ LARGE_MAP = 64.0
 
 
 def clamped(graph: Graph, rng: np.random.Generator) -> Iterator[Spot]:
-    """What is beyond half of a layer's largest magnitude saturates, as a scaled sum does beyond the range of a type."""
+    """What is beyond a quarter of a layer's largest magnitude saturates, as sums do beyond the range of a type."""
     del rng
 
     def change(copy: Graph, node: onnx.NodeProto) -> None:
         name, dtype = node.output[0], graph.dtype_near(node)
-        half = copy.add_constant(f"{name}/half", _scalar(0.5, dtype))
+        part = copy.add_constant(f"{name}/part", _scalar(0.25, dtype))
         inner = f"{name}/whole"
         place = list(copy.nodes).index(node) + 1
         node.output[0] = inner
         steps = (
             ("Abs", [inner], f"{name}/size"), ("ReduceMax", [f"{name}/size"], f"{name}/largest"),
-            ("Mul", [f"{name}/largest", half], f"{name}/top"), ("Neg", [f"{name}/top"], f"{name}/bottom"),
+            ("Mul", [f"{name}/largest", part], f"{name}/top"), ("Neg", [f"{name}/top"], f"{name}/bottom"),
             ("Min", [inner, f"{name}/top"], f"{name}/below"), ("Max", [f"{name}/below", f"{name}/bottom"], name),
         )  # fmt: skip
         for number, (kind, inputs, output) in enumerate(steps):
