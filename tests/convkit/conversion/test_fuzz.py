@@ -149,3 +149,12 @@ def test_the_reducer_reaches_the_smallest_program():
     small = reduce(Fault(Program(0, steps), 2, "here", ""), fails).program
     assert [step.kind for step in small.steps] == ["softmax", "pair"]
     assert all(not fails(smaller, 0) for smaller in candidates(small))
+
+
+def test_a_fault_of_varying_sizes_alone_keeps_its_sizes():
+    def fails(program: Program, sizes: int) -> Fault | None:
+        return Fault(program, sizes, "here", "") if sizes == 2 else None
+
+    small = reduce(Fault(generate(5), 2, "here", ""), fails)
+    assert small.sizes == 2
+    assert len(small.program.steps) == 1

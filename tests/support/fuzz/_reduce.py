@@ -55,7 +55,8 @@ def reduce(fault: Fault, fails: Callable[[Program, int], Fault | None] | None = 
     ``fails`` returns the fault of a program at a place in the sizes, None if it has none.
     """
     look = fails or _same_stage(fault.stage)
-    found = next((fault for sizes in range(fault.sizes) if (fault := look(fault.program, sizes))), fault)
+    simpler = (look(fault.program, sizes) for sizes in range(fault.sizes))
+    found = next((other for other in simpler if other is not None), fault)
     left = attempts
     shrunk = True
     while shrunk and left:
