@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # read by torch and OpenCV at their import; subprocesses inherit it
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import onnxruntime themselves
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of tests start Python; each would compile convkit
 
 os.environ["CONVKIT_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "convkit-kernels")
 
@@ -33,7 +36,15 @@ settings.load_profile("convkit")
 
 quick_exports()
 
+sys.dont_write_bytecode = False  # nor compiles each run, and each worker, the tests
+
 gc.set_threshold(10_000)  # PyTorch's exporter makes millions of small objects, and nearly all of them stay
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Read no file in vain where only few hold what is asked for."""
+    wanted = config.option.markexpr == "timing" and collection_path.suffix == ".py"
+    return True if wanted and "mark.timing" not in collection_path.read_text(encoding="utf-8") else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
