@@ -114,10 +114,17 @@ class _Steps:
             self._finish()
             self.current, self.step_started = step, time.perf_counter()
             self._line(step)
-        elif total and time.perf_counter() - self.line_written > LINE_SECONDS:
-            self._line(f"{step}: {done} of {total}")
+        elif done and time.perf_counter() - self.line_written > LINE_SECONDS:
+            self._line(f"{step}: {done} of {total}" if total else f"{step}: {done}{self._rate(done)}")
         if self.bar and self.task is not None:
-            self.bar.update(self.task, description=f"{self.title}: {step}", completed=done, total=total or None)
+            counted = (
+                f"{self.title}: {step} {done}{self._rate(done)}" if done and not total else f"{self.title}: {step}"
+            )
+            self.bar.update(self.task, description=counted, completed=done, total=total or None)
+
+    def _rate(self, done: int) -> str:
+        seconds = time.perf_counter() - self.step_started
+        return f" ({done / seconds:.1f} a second)" if seconds > 0 else ""
 
     def _line(self, text: str) -> None:
         if not self.bar:

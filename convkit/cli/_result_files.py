@@ -7,6 +7,7 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
     from convkit.processing import Reader
 
-__all__ = ["ArrayFiles", "DrawingFiles"]
+__all__ = ["WRITTEN_HERE", "ArrayFiles", "DrawingFiles", "check_target", "identities"]
 
-_MARK = b"written by convkit run"
+WRITTEN_HERE = b"written by convkit run"
 """Stands in every file that is written here, so that a later run may replace it."""
 
 
@@ -33,7 +34,7 @@ class _Files:
     suffixes: tuple[str, ...] = ()
     """The first is that of a file whose name has none of them."""
 
-    def __init__(self, folder: Path, sources: list[Path], reader: Reader) -> None:
+    def __init__(self, folder: Path, sources: list[str], reader: Reader) -> None:
         from convkit.errors import OutputError
 
         try:
@@ -44,7 +45,7 @@ class _Files:
             ) from error
         self.folder = folder
         files = list(reader.files(sources))
-        self._inputs = set(filter(None, map(_identity, files)))
+        self._inputs = identities(files)
         self._used: set[str] = set()
         for file in files:
             self._target(reader.result_name(file))
@@ -52,8 +53,6 @@ class _Files:
 
     def _target(self, source: str) -> Path:
         """Return the file for the results of an input of that name."""
-        from convkit.errors import OutputError
-
         stem, suffix = Path(source).stem, Path(source).suffix.lower()
         suffix = suffix if suffix in self.suffixes else self.suffixes[0]
         name, number = f"{stem}{suffix}", 1
@@ -62,14 +61,12 @@ class _Files:
             name = f"{stem}-{number}{suffix}"
         self._used.add(name.casefold())
         target = self.folder / name
-        kind = "an input" if (identity := _identity(target)) in self._inputs and identity else ""
-        if not kind and identity and not target.is_symlink() and not _written_here(target):
-            kind = f"a file that is no {self.what} of convkit"
-        if kind:
-            raise OutputError(
-                f"The {self.what} of {source} would overwrite {target}, {kind}.",
-                hint=f"Give a {self.option} folder of its own, for example {self.option} {self.what}s.",
-            )
+        check_target(
+            target,
+            f"{self.what} of {source}",
+            self._inputs,
+            f"Give a {self.option} folder of its own, for example {self.option} {self.what}s.",
+        )
         return target
 
     def _write(self, target: Path, data: bytes) -> None:
@@ -119,15 +116,36 @@ class ArrayFiles(_Files):
         stream: Any = io.BytesIO()
         np.savez(stream, **outputs)  # type: ignore[arg-type]
         with zipfile.ZipFile(stream, "a") as archive:
-            archive.comment = _MARK
+            archive.comment = WRITTEN_HERE
         self._write(self._target(source), stream.getvalue())
+
+
+def identities(files: Iterable[Path]) -> set[tuple[int, int]]:
+    """Return what identifies those of the files that exist."""
+    return set(filter(None, map(_identity, files)))
+
+
+def check_target(target: Path, what: str, inputs: set[tuple[int, int]], hint: str) -> None:
+    """Check that a file may be written: ``what``, such as ``drawing of a.jpg``, while files ``inputs`` are read.
+
+    Raises:
+        OutputError: it would overwrite an input, by whatever path or link, or another file that was not written here.
+    """
+    from convkit.errors import OutputError
+
+    identity = _identity(target)
+    kind = "an input" if identity in inputs and identity else ""
+    if not kind and identity and not target.is_symlink() and not _written_here(target):
+        kind = f"a file that is no {what.partition(' ')[0]} of convkit"
+    if kind:
+        raise OutputError(f"The {what} would overwrite {target}, {kind}.", hint=hint)
 
 
 def _marked(data: bytes) -> bytes:
     """Return a PNG or JPEG with the mark as a comment."""
     if data.startswith(b"\xff\xd8"):
-        return data[:2] + b"\xff\xfe" + struct.pack(">H", 2 + len(_MARK)) + _MARK + data[2:]
-    text = b"tEXtComment\0" + _MARK
+        return data[:2] + b"\xff\xfe" + struct.pack(">H", 2 + len(WRITTEN_HERE)) + WRITTEN_HERE + data[2:]
+    text = b"tEXtComment\0" + WRITTEN_HERE
     chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
     return data[:33] + chunk + data[33:]  # behind the signature and the header
 
@@ -137,7 +155,7 @@ def _written_here(file: Path) -> bool:
         with file.open("rb") as stream:
             head = stream.read(128)
             stream.seek(-min(128, os.fstat(stream.fileno()).st_size), os.SEEK_END)
-            return _MARK in head or _MARK in stream.read()
+            return WRITTEN_HERE in head or WRITTEN_HERE in stream.read()
     except OSError:
         return False
 

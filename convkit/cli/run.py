@@ -1,11 +1,12 @@
-"""``convkit run``: images, folders and videos, or what else the model takes, through an artifact."""
+"""``convkit run``: images, folders, videos and streams, or what else the model takes, through an artifact."""
 
 from __future__ import annotations
 
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,6 @@ from convkit.cli._options import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from convkit.cli._result_files import DrawingFiles
     from convkit.errors import InputError
     from convkit.processing import Frame
     from convkit.results import Result
@@ -38,13 +38,26 @@ DRAW_SCORE = 0.3
 def run(
     artifact: ArtifactArgument,
     sources: Annotated[
-        list[Path],
+        list[str] | None,
         typer.Argument(
-            help="Images, folders, videos; .npz or .json files where the model takes these.", metavar="FILE|DIR…"
+            help="Images, folders, patterns, videos, addresses of streams, numbers of cameras;"
+            " .npz or .json files where the model takes these.",
+            metavar="INPUT…",
         ),
-    ],
+    ] = None,
+    coco: Annotated[
+        Path | None, typer.Option("--coco", help="Run the images that a COCO file lists.", metavar="FILE")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", help="Folder of the images of --coco; by default that of the file.", metavar="DIR"),
+    ] = None,
     draw: Annotated[
         Path | None, typer.Option("--draw", help="Draw the results into this folder.", metavar="DIR")
+    ] = None,
+    save_video: Annotated[
+        Path | None,
+        typer.Option("--save-video", help="Draw the results into this video: .mp4, .mov, .avi.", metavar="FILE"),
     ] = None,
     npz: Annotated[
         Path | None,
@@ -58,7 +71,10 @@ def run(
         bool,
         typer.Option("--skip-bad", help="Go on after an input that cannot be read or used."),
     ] = False,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Inputs to run at a time.")] = 1,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="End after N inputs.", metavar="N")] = None,
+    batch: Annotated[
+        str, typer.Option("--batch", help="Inputs to run at a time; auto: as many as memory has room for.", metavar="N")
+    ] = "1",
     backend: BackendOption = None,
     device: DeviceOption = None,
     unproved: UnprovedOption = False,
@@ -70,6 +86,7 @@ def run(
 
     A model without decode, or `--npz`, gives the outputs of the network themselves. At an input that cannot be read
     the run ends with exit code 1, and what was done before is kept; with `--skip-bad` it goes on and names them.
+    A camera or stream runs until it ends, `--limit` is reached or Ctrl-C is pressed.
     """
     set_verbosity(quiet=quiet, verbose=verbose)
     import time
@@ -77,6 +94,7 @@ def run(
     from convkit.cli._console import printable, stderr, steps
     from convkit.cli._coverage import say_coverage
     from convkit.cli._result_files import ArrayFiles, DrawingFiles
+    from convkit.cli._result_video import VideoFile
     from convkit.errors import SettingError
     from convkit.runtime import load
 
@@ -90,39 +108,98 @@ def run(
         told = error.message if str(name) in error.message else f"{name}: {error.message}"
         sys.stderr.write(printable(f"skipped: {told}\n"))
 
-    started = time.perf_counter()
-    with steps("run") as step:
+    inputs = _inputs(sources or [], coco, images)
+    size = _batch_size(batch)
+    with ExitStack() as stack:
+        step = stack.enter_context(steps("run"))
         step("loading")
-        with load(artifact, backend=backend, device=device, unproved=unproved) as predictor:
-            raw = npz is not None or not predictor.decodes
-            if raw and draw:
-                raise SettingError(
-                    "Outputs of the network cannot be drawn.",
-                    hint="Leave --draw out, or --npz where the model decodes.",
-                )
-            say_coverage(predictor)
-            drawings = DrawingFiles(draw, sources, predictor.reader) if draw else None
-            arrays = ArrayFiles(npz, sources, predictor.reader) if npz else None
-            skipping = skip if skip_bad else None
-            frames = predictor.reader.frames(sources, note=warn, bad=skipping)
-            count = 0
-            for frame, found in _in_step(predictor, frames, batch, raw=raw, bad=skipping):
-                if raw:
-                    _show_outputs(predictor, frame, found, json=json)
-                else:
-                    _show_result(predictor, frame, found, score, json=json)
+        predictor = stack.enter_context(load(artifact, backend=backend, device=device, unproved=unproved))
+        raw = npz is not None or not predictor.decodes
+        if raw and (draw or save_video):
+            raise SettingError(
+                "Outputs of the network cannot be drawn.",
+                hint=f"Leave {'--draw' if draw else '--save-video'} out, or --npz where the model decodes.",
+            )
+        say_coverage(predictor)
+        drawings = DrawingFiles(draw, inputs, predictor.reader) if draw else None
+        arrays = ArrayFiles(npz, inputs, predictor.reader) if npz else None
+        video = stack.enter_context(VideoFile(save_video, inputs, predictor.reader)) if save_video else None
+        skipping = skip if skip_bad else None
+        frames: Iterator[Frame] = islice(predictor.reader.frames(inputs, note=warn, bad=skipping), limit)
+        if size is None:
+            step("looking for the batch size")
+            size, frames = _fitting(predictor, frames)
+            stderr().print(f"batch: {size}", markup=False)
+        started = time.perf_counter()
+        count = 0
+        step("running")
+        for frame, found in _in_step(predictor, frames, size, raw=raw, bad=skipping):
+            if raw:
+                _show_outputs(predictor, frame, found, json=json)
+            else:
+                _show_result(predictor, frame, found, score, json=json)
+            if drawings or video:
+                drawn = _drawn(frame, found.above(score if score is not None else DRAW_SCORE))
                 if drawings:
-                    _draw(drawings, frame, found.above(score if score is not None else DRAW_SCORE))
-                if arrays:
-                    arrays.write(frame.name, found)
-                count += 1
-                step("running", count)
-    for folder, what in ((draw, "drawings"), (npz, "files")):
-        if folder:
-            stderr().print(f"{count} {what} in {folder} ({time.perf_counter() - started:.1f} s)", markup=False)
+                    drawings.write(frame.name, drawn)
+                if video:
+                    video.write(drawn, frame.rate)
+            if arrays:
+                arrays.write(frame.name, found)
+            count += 1
+            step("running", count)
+        seconds = time.perf_counter() - started
+    for place, what in ((draw, "drawings in"), (npz, "files in"), (save_video if count else None, "images in")):
+        if place:
+            rate = f", {count / seconds:.1f} a second" if count > 1 else ""
+            stderr().print(f"{count} {what} {place} ({seconds:.1f} s{rate})", markup=False)
+    if video and video.scaled:
+        warn(f"images of other sizes than the first were scaled into {save_video}")
     if bad:
         sys.stderr.write(f"{len(bad)} of {len(bad) + count} skipped\n")
     return 1 if bad and not count else 0
+
+
+def _inputs(sources: list[str], coco: Path | None, images: Path | None) -> list[str]:
+    """Return the inputs, those of an annotation file among them.
+
+    Raises:
+        SettingError: there are none, or a folder of images but no file that lists them.
+    """
+    from convkit.errors import SettingError
+
+    if images and not coco:
+        raise SettingError("--images is the folder of the images of --coco.", hint="Give the folder as an input.")
+    if not sources and not coco:
+        raise SettingError("There is no input.", hint="Give files, folders, a video or a stream, or --coco FILE.")
+    if coco is None:
+        return sources
+    from convkit.evaluation import listed_images
+
+    return [*sources, *map(str, listed_images(coco, images))]
+
+
+def _batch_size(text: str) -> int | None:
+    """Return the number of inputs to run at a time, None for ``auto``.
+
+    Raises:
+        SettingError: it is neither.
+    """
+    from convkit.errors import SettingError
+
+    if text == "auto":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise SettingError(f"--batch {text} is no number of inputs.", hint="Give a number from 1 on, or auto.")
+    return int(text)
+
+
+def _fitting(predictor: Predictor, frames: Iterator[Frame]) -> tuple[int, Iterator[Frame]]:
+    """Return the largest batch of the first frame that memory has room for, and all frames."""
+    first = next(frames, None)
+    if first is None:
+        return 1, frames
+    return predictor.fitting_batch(first.raw), chain([first], frames)
 
 
 def _show_result(predictor: Predictor, frame: Frame, result: Result, score: float | None, *, json: bool) -> None:
@@ -216,12 +293,13 @@ def _in_step(
         return
 
 
-def _draw(files: DrawingFiles, frame: Frame, result: Result) -> None:
+def _drawn(frame: Frame, result: Result) -> np.ndarray:
     from convkit.errors import OutputError
 
     drawn = result.draw(frame.raw)
     if drawn is None:
         raise OutputError(
-            f"A {type(result).__name__} cannot be drawn.", hint="Leave --draw out; --json prints the results."
+            f"A {type(result).__name__} cannot be drawn.",
+            hint="Leave --draw and --save-video out; --json prints the results.",
         )
-    files.write(frame.name, drawn)
+    return drawn

@@ -2,7 +2,8 @@
 
 from convkit.processing._array_files import COMPRESSED_FROM, read_arrays
 from convkit.processing._batches import checked_results, collate, decode_batch, item_sizes, prepare, take_items
-from convkit.processing._images import ImageReader, as_bgr, read_image, to_image
+from convkit.processing._image_reader import ImageReader
+from convkit.processing._images import as_bgr, read_image, to_image
 from convkit.processing._normalisation import check_normalisation
 from convkit.processing._protocols import (
     ArraySpec,

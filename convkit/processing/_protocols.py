@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from convkit.processing._images import ImageReader
+from convkit.processing._image_reader import ImageReader
 from convkit.processing._readers import Reader
 
 if TYPE_CHECKING:

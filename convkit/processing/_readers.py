@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,11 +39,15 @@ def ignore(text: str) -> None:
 
 @dataclass(frozen=True)
 class Frame:
-    """One raw input to process: where it comes from, a file name for its results, and the input itself."""
+    """One raw input to process: where it comes from, a file name for its results, and the input itself.
+
+    ``rate`` is that of the video which it is an image of, in images a second; 0 where it is none, or not known.
+    """
 
     source: str
     name: str
     raw: Any
+    rate: float = 0.0
 
 
 def check_file(path: Path, noun: str, error: type[InputError] = InputError) -> None:
@@ -127,23 +133,26 @@ class Reader(ABC):
             )
         return found
 
-    def files(self, paths: Sequence[Path]) -> Iterator[Path]:
+    def files(self, paths: Sequence[Path | str]) -> Iterator[Path]:
         """Yield the files that `frames` reads, in its order; folders are listed, nothing is opened.
 
-        Files of systems, such as ``Thumbs.db``, that are among several paths are left out: a shell's ``*`` names them.
+        A path with ``*``, ``?`` or ``[`` that does not exist is a pattern, in which ``**`` stands for any folders.
+        Files of systems, such as ``Thumbs.db``, that are among several paths are left out: a ``*`` names them.
 
         Raises:
-            InputError: a folder contains none.
+            InputError: a folder contains none, or a pattern matches nothing.
         """
-        for path in paths:
-            if len(paths) > 1 and (path.name.lower() in _OF_SYSTEMS or path.name.startswith("._")):
+        found = [match for path in paths for match in _matches(path)]
+        for path in found:
+            if len(found) > 1 and (path.name.lower() in _OF_SYSTEMS or path.name.startswith("._")):
                 continue
             yield from self.find(path) if path.is_dir() else [path]
 
-    def frames(self, paths: Sequence[Path], *, note: Note = ignore, bad: Bad | None = None) -> Iterator[Frame]:
-        """Yield every raw input of the given files and folders, one at a time; ``note`` is called with warnings.
+    def frames(self, paths: Sequence[Path | str], *, note: Note = ignore, bad: Bad | None = None) -> Iterator[Frame]:
+        """Yield every raw input of the given files, folders and patterns, one at a time.
 
-        ``bad`` is called with each file that cannot be read, and why, instead of the error.
+        ``note`` is called with warnings. ``bad`` is called with each file that cannot be read, and why, instead of the
+        error.
 
         Raises:
             InputError: a path is neither or cannot be read.
@@ -167,6 +176,21 @@ class Reader(ABC):
         """Return the file name for the results of the raw input ``index`` in a file."""
         del index
         return file.name
+
+
+def _matches(path: Path | str) -> list[Path]:
+    """Return what a pattern matches, sorted; any other path as it is.
+
+    Raises:
+        InputError: the pattern matches nothing.
+    """
+    text = str(path)
+    if not glob.has_magic(text) or os.path.lexists(text):
+        return [Path(path)]
+    found = sorted(map(Path, glob.glob(text, recursive=True)))  # noqa: PTH207 - any path, absolute or not
+    if not found:
+        raise InputError(f"Nothing matches {text}.", hint="Check the pattern, and the folder that it begins in.")
+    return found
 
 
 class ArrayReader(Reader):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from convkit.processing import (
     take_items,
 )
 from convkit.results import Result
+from convkit.runtime._batch_size import fitting_batch, memory_of
 from convkit.runtime._cuda import Cuda
 from convkit.runtime._device_pipeline import DevicePipeline
 from convkit.runtime._finite import FiniteCheck, Origins
@@ -169,6 +171,21 @@ class Predictor:
             outputs = self._run(items)
             for index in range(len(items)):
                 yield take_items(self.spec.outputs, outputs, index)
+
+    def fitting_batch(self, raw: Any) -> int:
+        """Return the largest batch of inputs like this one that the artifact allows and memory has room for.
+
+        It is estimated: the input is run alone and in a batch of two, and half of the memory that is free may be taken.
+        An input that cannot be run gives the smallest batch.
+        """
+        flow = self.stream if self.decodes else self.stream_outputs
+
+        def trial(size: int) -> None:
+            deque(flow([raw] * size, batch=size), maxlen=0)
+
+        with suppress(InputError, NotFiniteError):
+            return fitting_batch(trial, memory_of(self.session.device), self.batch_min, self.batch_max)
+        return self.batch_min
 
     def trouble(self, outputs: Mapping[str, np.ndarray]) -> str:
         """Return which outputs of an input, as `outputs` returns them, have NaN or infinity; empty where none has.

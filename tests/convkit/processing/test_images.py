@@ -195,7 +195,7 @@ def test_a_gif_whose_images_are_too_many_together_is_refused(tmp_path, monkeypat
     assert gif_pixels(path.read_bytes()) == 6 * 20 * 30
     assert gif_pixels(path.read_bytes()[:200]) in (0, 20 * 30)
     assert len(list(ImageReader().frames([path]))) == 6
-    monkeypatch.setattr("convkit.processing._images.MOST_ANIMATED", 6 * 20 * 30 - 1)
+    monkeypatch.setattr("convkit.processing._videos.MOST_ANIMATED", 6 * 20 * 30 - 1)
     with pytest.raises(ImageError, match=r"a\.gif is too large: its images have 3,600 pixels together"):
         list(ImageReader().frames([path]))
 

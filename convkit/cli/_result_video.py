@@ -1,0 +1,134 @@
+"""The drawn results as a video, complete under its name or not there."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convkit.cli._result_files import WRITTEN_HERE, check_target, identities
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from convkit.processing import Reader
+
+__all__ = ["CODECS", "VideoFile"]
+
+CODECS = {".avi": "MJPG", ".mov": "mp4v", ".mp4": "mp4v"}
+"""What OpenCV's wheels can write into a container of that suffix: Motion JPEG and MPEG-4 Part 2."""
+RATE = 25.0
+"""Images a second where the inputs are no video, or it does not say."""
+
+
+class VideoFile:
+    """Writes drawings into a video at the rate of the first one's source; use it as a context.
+
+    At the end of the block the video gets its name, also where the block ends with an error or Ctrl-C: what was drawn
+    until then is kept. The first drawing sets the size; larger and smaller ones are scaled to fit, with black borders.
+
+    Raises:
+        OutputError: another type of file; it would overwrite an input, or a file that was not written here; there is no
+            such folder; or OpenCV cannot write it, in which case nothing is left.
+    """
+
+    def __init__(self, path: Path, sources: list[str], reader: Reader) -> None:
+        from convkit.errors import OutputError
+
+        if path.suffix.lower() not in CODECS:
+            raise OutputError(
+                f"A video {path.name} cannot be written.", hint=f"Known file types are {', '.join(sorted(CODECS))}."
+            )
+        if not path.parent.is_dir():
+            raise OutputError(f"There is no folder {path.parent}.", hint="Make it, or give another --save-video.")
+        check_target(path, "video", identities(reader.files(sources)), "Give another name to --save-video.")
+        self._path = path
+        self._folder: Any = None
+        self._file = path
+        self._writer: Any = None
+        self._size = (0, 0)
+        self.count = 0
+        self.scaled = False
+
+    def write(self, image: np.ndarray, rate: float) -> None:
+        """Append a drawing (uint8, H x W x 3, BGR) from a video of that many images a second, 0 where it is none."""
+        if self._writer is None:
+            self._open(image, rate or RATE)
+        if image.shape[1::-1] != self._size:
+            image, self.scaled = _fitted(image, self._size), True
+        self._writer.write(image)
+        self.count += 1
+
+    def __enter__(self) -> VideoFile:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            if self._writer is not None:
+                self._writer.release()
+                self._finish()
+        finally:
+            if self._folder is not None:
+                self._folder.__exit__(None, None, None)
+
+    def _open(self, image: np.ndarray, rate: float) -> None:
+        import cv2
+
+        from convkit.files import clear_leftovers, scratch_beside
+
+        suffix = self._path.suffix.lower()
+        try:
+            clear_leftovers(self._path)
+            folder = scratch_beside(self._path)
+            self._file = folder.__enter__() / f"video{suffix}"
+            self._folder = folder
+        except OSError as problem:
+            raise self._unwritten(problem.strerror or str(problem)) from problem
+        self._size = image.shape[1::-1]
+        writer = cv2.VideoWriter(str(self._file), cv2.VideoWriter.fourcc(*CODECS[suffix]), rate, self._size)
+        if not writer.isOpened():
+            raise self._unwritten(f"OpenCV cannot encode {self._size[0]} x {self._size[1]} pixels")
+        self._writer = writer
+
+    def _finish(self) -> None:
+        """Give the video its name if it is whole: a writer of OpenCV does not say that the disk is full."""
+        import cv2
+
+        capture = cv2.VideoCapture(str(self._file))
+        whole = capture.isOpened() and int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == self.count
+        capture.release()
+        if not whole:
+            raise self._unwritten("it is not whole")
+        try:
+            with self._file.open("ab") as stream:
+                stream.write(_mark(self._file.suffix))
+            self._file.replace(self._path)
+        except OSError as problem:
+            raise self._unwritten(problem.strerror or str(problem)) from problem
+
+    def _unwritten(self, why: str) -> Exception:
+        from convkit.errors import OutputError
+
+        return OutputError(f"Cannot write {self._path}: {why}.", hint="Is the disk full?")
+
+
+def _mark(suffix: str) -> bytes:
+    """Return what says that a video was written here: a chunk at its end that players skip."""
+    if suffix == ".avi":
+        text = WRITTEN_HERE + bytes(len(WRITTEN_HERE) % 2)
+        return b"JUNK" + struct.pack("<I", len(text)) + text
+    return struct.pack(">I4s", 8 + len(WRITTEN_HERE), b"free") + WRITTEN_HERE
+
+
+def _fitted(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return an image scaled into the middle of a black one of (width, height)."""
+    import cv2
+    import numpy as np
+
+    height, width = image.shape[:2]
+    scale = min(size[0] / width, size[1] / height)
+    inner = max(1, round(scale * width)), max(1, round(scale * height))
+    canvas = np.zeros((size[1], size[0], 3), np.uint8)
+    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    canvas[top : top + inner[1], left : left + inner[0]] = cv2.resize(image, inner, interpolation=cv2.INTER_AREA)
+    return canvas
