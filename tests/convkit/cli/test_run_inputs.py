@@ -218,7 +218,7 @@ def test_a_video_that_the_disk_cannot_take_is_an_error_and_leaves_nothing(cli, b
     assert [path.name for path in Path.cwd().iterdir()] == ["clip.avi"]
 
 
-def test_of_a_long_video_only_the_images_of_two_batches_are_in_memory(cli, blob_artifact):
+def test_of_a_long_video_only_the_images_of_two_batches_are_in_memory(blobs, blob_artifact):
     alive: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
     most = 0
 
