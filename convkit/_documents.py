@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["MOST_BYTES", "checked", "inner_file", "parse_json", "read_bounded", "read_document"]
+__all__ = ["MOST_BYTES", "checked", "inner_file", "parse_json", "parse_json_as", "read_bounded", "read_document"]
 
 T = TypeVar("T")
 
@@ -32,19 +32,22 @@ def read_document(path: Path, kind: type[T] | Any, *, most: int = MOST_BYTES) ->
     return document
 
 
-def read_bounded(path: Path, most: int = MOST_BYTES) -> bytes:
-    """Return the content of a regular file.
+def read_bounded(path: Path, most: int = MOST_BYTES, *, pipes: bool = False) -> bytes:
+    """Return the content of a regular file, with ``pipes`` also what somebody is writing into a pipe.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is larger than ``most`` bytes, or no regular file.
+        ValueError: it is larger than ``most`` bytes, or no such file.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # of a pipe, which nobody may write to
     with os.fdopen(handle, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        status = os.fstat(stream.fileno())
+        if pipes and stat.S_ISFIFO(status.st_mode):
+            os.set_blocking(stream.fileno(), True)
+        elif not stat.S_ISREG(status.st_mode):
             raise ValueError("it is no regular file")
-        data = stream.read(most + 1)
-    if len(data) > most:
+        data = stream.read(most + 1) if status.st_size <= most else b""
+    if max(len(data), status.st_size) > most:
         raise ValueError(f"it has more than {most:,} bytes")
     return data
 
@@ -64,6 +67,20 @@ def parse_json(data: bytes) -> Any:
     if _deep(value):
         raise ValueError("it is nested too deeply")
     return value
+
+
+def parse_json_as(text: str | bytes, kind: type[T]) -> T:
+    """Return a JSON text as a value of a type that msgspec knows; what the type does not name takes no memory.
+
+    Raises:
+        ValueError: it does not fit; the text says which field is wrong.
+    """
+    import msgspec
+
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def checked(document: Any, kind: type[T] | Any) -> Any:

@@ -6,6 +6,8 @@ import codecs
 import os
 from pathlib import Path
 
+from convkit._documents import MOST_BYTES, read_bounded
+
 __all__ = ["marked_encoding", "printable", "read_text"]
 
 MARKS = (
@@ -17,14 +19,14 @@ MARKS = (
 )
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
     """Return the text of a file, without its byte-order mark: UTF-8, or UTF-16 or UTF-32 if the mark says so.
 
     Raises:
         OSError: the file cannot be read.
-        UnicodeDecodeError: its bytes are no such text.
+        ValueError: it has more than ``most`` bytes, is a device, or its bytes are no such text.
     """
-    data = path.read_bytes()
+    data = read_bounded(path, most, pipes=True)
     return data.decode(marked_encoding(data) or "utf-8").replace("\r\n", "\n")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convkit._documents import checked, inner_file, parse_json, read_bounded, read_document
+from convkit.artifact._unlisted import refuse_unlisted, refuse_unlisted_weights
 from convkit.errors import ArtifactError, IntegrityError
 from convkit.files import put_back, sha256
 
@@ -119,7 +120,8 @@ class Artifact:
         """Compare every file with the hash in the manifest.
 
         Raises:
-            IntegrityError: a file is missing, is a link, or is not the one that was proved.
+            IntegrityError: a file is missing, is a link, is not the one that was proved, or is there without being
+                listed though it would be taken for a part of the artifact.
         """
         root = self.path.resolve()
         for name, entry in self.manifest["files"].items():
@@ -133,6 +135,10 @@ class Artifact:
                     f"{file} is not the file that was proved: its SHA-256 differs from the manifest's.",
                     hint=_RESTORE,
                 )
+        with unreadable(root):
+            refuse_unlisted(root, self.manifest["files"])
+            for name in {MODEL, EXPORTED} & self.manifest["files"].keys():
+                refuse_unlisted_weights(root, name, self.manifest["files"])
 
     def engine(self, name: str) -> StoredEngine:
         """Return the engine of that name, its files unverified.

@@ -12,6 +12,7 @@ from typing import Any
 from convkit._documents import inner_file, read_document
 from convkit.artifact._directory import Artifact, anchored, unreadable
 from convkit.artifact._publish import output_error
+from convkit.artifact._unlisted import refuse_unlisted_in_folder
 from convkit.errors import IntegrityError
 from convkit.files import clear_leftovers, move_into_place, scratch_beside, sha256, sync, sync_tree, write_atomic
 
@@ -60,8 +61,10 @@ class StoredEngine:
         """Compare every file with its hash, and the graph that the engine was built from with the artifact's.
 
         Raises:
-            IntegrityError: a file is missing or another one, or the engine belongs to another graph.
+            IntegrityError: a file is missing, another one or not listed, or the engine belongs to another graph.
         """
+        with unreadable(self.folder, "Build it again: convkit build."):
+            refuse_unlisted_in_folder(self.folder, {*self.description["files"], DESCRIPTION, VERDICT})
         for name, entry in self.description["files"].items():
             file = self.folder / name
             if not file.is_file() or file.is_symlink() or sha256(file) != entry["sha256"]:

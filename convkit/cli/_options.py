@@ -13,6 +13,7 @@ __all__ = [
     "DeviceOption",
     "JsonOption",
     "QuietOption",
+    "SignedByOption",
     "UnprovedOption",
     "VerboseOption",
 ]
@@ -27,5 +28,9 @@ BackendOption = Annotated[
 DeviceOption = Annotated[
     str | None,
     typer.Option("--device", help="cpu, cuda:0 …; by default where it was proved.", metavar="DEVICE"),
+]
+SignedByOption = Annotated[
+    Path | None,
+    typer.Option("--signed-by", help="Refuse what the owner of this public key (PEM) did not sign.", metavar="KEY"),
 ]
 UnprovedOption = Annotated[bool, typer.Option("--unproved", help="Run an engine or device that no proof covers.")]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    from typing_extensions import Self
 
+    from convkit.errors import ConvkitError
     from convkit.processing import Reader
 
 __all__ = ["WRITTEN_HERE", "ArrayFiles", "DrawingFiles", "check_target", "identities"]
@@ -23,7 +27,9 @@ WRITTEN_HERE = b"written by convkit run"
 
 
 class _Files:
-    """Names files in a folder and writes them; a name that comes twice gets a number.
+    """Names files in a folder and writes them while it is entered; a name that comes twice gets a number.
+
+    What a killed process was writing goes away when the folder is used again.
 
     Raises:
         OutputError: the folder cannot be made, or a file would overwrite an input, by whatever path or link, or another
@@ -50,6 +56,20 @@ class _Files:
         for file in files:
             self._target(reader.result_name(file))
         self._used.clear()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        from convkit.files import clear_leftovers, scratch_beside
+
+        try:
+            clear_leftovers(self.folder / self.what)
+            self._scratch = self._stack.enter_context(scratch_beside(self.folder / self.what))
+        except OSError as error:
+            raise self._error(self.folder, error) from error
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
 
     def _target(self, source: str) -> Path:
         """Return the file for the results of an input of that name."""
@@ -70,18 +90,25 @@ class _Files:
         return target
 
     def _write(self, target: Path, data: bytes) -> None:
-        from convkit.errors import OutputError
-
-        temporary = self.folder / f".{os.getpid()}.partial"
+        temporary = self._scratch / "file"
         try:
             # Renamed into place, a file replaces a link instead of the file that the link leads to.
-            temporary.unlink(missing_ok=True)
-            with temporary.open("xb") as stream:
-                stream.write(data)
+            temporary.write_bytes(data)
             temporary.replace(target)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise OutputError(f"Cannot write {target}: {error}.", hint="Is the disk full?") from error
+            raise self._error(target, error) from error
+
+    def _error(self, target: Path, error: OSError) -> ConvkitError:
+        from convkit.errors import EnvironmentProblem, OutputError
+
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return EnvironmentProblem(
+                f"No room to write {target}: {error.strerror}.",
+                hint=f"Free some space, or give a {self.option} folder elsewhere.",
+            )
+        return OutputError(
+            f"Cannot write {target}: {error.strerror or error}.", hint=f"Give another {self.option} folder."
+        )
 
 
 class DrawingFiles(_Files):

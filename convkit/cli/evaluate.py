@@ -14,6 +14,7 @@ from convkit.cli._options import (
     DeviceOption,
     JsonOption,
     QuietOption,
+    SignedByOption,
     UnprovedOption,
     VerboseOption,
 )
@@ -31,6 +32,7 @@ def evaluate(
     backend: BackendOption = None,
     device: DeviceOption = None,
     unproved: UnprovedOption = False,
+    signed_by: SignedByOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -52,6 +54,7 @@ def evaluate(
             backend=backend,
             device=device,
             unproved=unproved,
+            signed_by=signed_by,
             progress=step,
         )
     if report.unproved:

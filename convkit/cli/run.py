@@ -19,6 +19,7 @@ from convkit.cli._options import (
     DeviceOption,
     JsonOption,
     QuietOption,
+    SignedByOption,
     UnprovedOption,
     VerboseOption,
 )
@@ -78,6 +79,7 @@ def run(
     backend: BackendOption = None,
     device: DeviceOption = None,
     unproved: UnprovedOption = False,
+    signed_by: SignedByOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -93,6 +95,7 @@ def run(
 
     from convkit.cli._console import printable, stderr, steps
     from convkit.cli._coverage import say_coverage
+    from convkit.cli._html import outside
     from convkit.cli._result_files import ArrayFiles, DrawingFiles
     from convkit.cli._result_video import VideoFile
     from convkit.errors import SettingError
@@ -113,16 +116,19 @@ def run(
     with ExitStack() as stack:
         step = stack.enter_context(steps("run"))
         step("loading")
-        predictor = stack.enter_context(load(artifact, backend=backend, device=device, unproved=unproved))
+        loaded = load(artifact, backend=backend, device=device, unproved=unproved, signed_by=signed_by)
+        predictor = stack.enter_context(loaded)
         raw = npz is not None or not predictor.decodes
         if raw and (draw or save_video):
             raise SettingError(
                 "Outputs of the network cannot be drawn.",
                 hint=f"Leave {'--draw' if draw else '--save-video'} out, or --npz where the model decodes.",
             )
+        for target in filter(None, (draw, npz, save_video)):
+            outside(target, predictor.artifact)
         say_coverage(predictor)
-        drawings = DrawingFiles(draw, inputs, predictor.reader) if draw else None
-        arrays = ArrayFiles(npz, inputs, predictor.reader) if npz else None
+        drawings = stack.enter_context(DrawingFiles(draw, inputs, predictor.reader)) if draw else None
+        arrays = stack.enter_context(ArrayFiles(npz, inputs, predictor.reader)) if npz else None
         video = stack.enter_context(VideoFile(save_video, inputs, predictor.reader)) if save_video else None
         skipping = skip if skip_bad else None
         frames: Iterator[Frame] = islice(predictor.reader.frames(inputs, note=warn, bad=skipping), limit)

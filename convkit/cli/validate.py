@@ -14,6 +14,7 @@ from convkit.cli._options import (
     DeviceOption,
     JsonOption,
     QuietOption,
+    SignedByOption,
     VerboseOption,
 )
 
@@ -34,10 +35,7 @@ def validate(
     require_proof: Annotated[
         bool, typer.Option("--require-proof", help="Exit 5 where this machine cannot run the engine.")
     ] = False,
-    signed_by: Annotated[
-        Path | None,
-        typer.Option("--signed-by", help="Refuse what the owner of this public key (PEM) did not sign.", metavar="KEY"),
-    ] = None,
+    signed_by: SignedByOption = None,
     self_test: Annotated[
         bool,
         typer.Option(
@@ -55,10 +53,15 @@ def validate(
     it they stay pending.
     """
     set_verbosity(quiet=quiet, verbose=verbose)
-    if signed_by is not None:
+    if signed_by is not None or save_results is not None:
         from convkit.artifact import Artifact, verify_signature
+        from convkit.cli._html import outside
 
-        verify_signature(Artifact.open(artifact), signed_by)
+        opened = Artifact.open(artifact)
+        if signed_by is not None:
+            verify_signature(opened, signed_by)
+        if save_results is not None:
+            outside(save_results, opened)
     if self_test:
         return _self_test(artifact, backend, device, json=json, verbose=verbose)
     from convkit.backends import backend_named

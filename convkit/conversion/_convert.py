@@ -384,7 +384,7 @@ def _read_names(path: Path | None) -> tuple[str, ...] | None:
         return None
     try:
         lines = read_text(path).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SettingError(f"The names file {path} cannot be read: {error}", hint="Give a UTF-8 text file.") from error
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
 import reprlib
 from collections import Counter
@@ -13,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convkit._text import read_text
 from convkit.errors import EnvironmentProblem, SettingError, listing
+from convkit.evaluation._coco_schema import read_coco
 
 __all__ = ["Annotations", "read_annotations"]
 
@@ -50,16 +49,14 @@ def read_annotations(path: Path) -> Annotations:
             "convkit evaluate needs pycocotools.", hint='pip install "convkit[evaluate]"'
         ) from error
     try:
-        document = json.loads(read_text(path))
+        document = read_coco(path)
         if not document["categories"] or not document["images"]:
             raise KeyError("images or categories are empty")
         _check_ids(path, document)
-        names = {image["id"]: str(image["file_name"]) for image in document["images"]}
+        names = {image["id"]: image["file_name"] for image in document["images"]}
         sizes = {image["id"]: size for image in document["images"] if (size := _size(image))}
         for annotation in document["annotations"]:
             _complete(annotation)
-        if not all(isinstance(category["name"], str) for category in document["categories"]):
-            raise ValueError("the name of a category is no text")
         _check_names(path, names)
         _check_boxes(path, document["annotations"], sizes)
         notes = [*_left_out(document, names), *_areas(document["annotations"])]
@@ -69,7 +66,11 @@ def read_annotations(path: Path) -> Annotations:
             truth.createIndex()
     except OSError as error:
         raise SettingError(f"{path} cannot be read: {error.strerror}.", hint="Check --coco.") from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+    ) as error:
         raise SettingError(
             f"{path} is not a COCO annotation file: {error}.",
             hint="It needs the lists images, annotations (with bbox) and categories.",

@@ -75,21 +75,23 @@ def evaluate_artifact(
     backend: str | None = None,
     device: str | None = None,
     unproved: bool = False,
+    signed_by: Path | None = None,
     progress: Progress = silent,
 ) -> EvaluationReport:
     """Return the COCO figures of an artifact, and of its checkpoint in PyTorch where ``weights`` is given.
 
-    Images are read, run and dropped one at a time; of each detection 56 bytes are kept. ``backend``, ``device`` and
-    ``unproved`` are those of `load`.
+    Images are read, run and dropped one at a time; of each detection 56 bytes are kept. ``backend``, ``device``,
+    ``unproved`` and ``signed_by`` are those of `load`.
 
     Raises:
         SettingError: the annotations are no COCO file or do not fit the classes.
         EnvironmentProblem: pycocotools is missing.
         ValidationError: no proof covers the backend on this device.
+        IntegrityError: the artifact is not what was proved, or what was signed.
     """
     from convkit.runtime import load
 
-    with load(artifact, backend=backend, device=device, unproved=unproved) as predictor:
+    with load(artifact, backend=backend, device=device, unproved=unproved, signed_by=signed_by) as predictor:
         engines: dict[str, Callable[[Path], Result]] = {predictor.backend: predictor}
         if weights is not None:
             engines["pytorch"] = _torch_predictor(predictor.artifact, weights, predictor)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from convkit.artifact import SAMPLES, Artifact
-from convkit.errors import NotFiniteError
+from convkit.errors import IntegrityError, NotFiniteError
 from convkit.model import TensorSpec
+from convkit.processing import read_arrays
 
 __all__ = ["FiniteCheck", "Origins"]
 
@@ -63,12 +64,18 @@ class FiniteCheck:
 
     def _allowed(self) -> frozenset[str]:
         if self._infinite is None:
-            with np.load(self._artifact.path / SAMPLES, allow_pickle=False) as arrays:
-                self._infinite = frozenset(
-                    key.partition("/output/")[2]
-                    for key in arrays.files
-                    if "/output/" in key and arrays[key].dtype.kind == "f" and np.isinf(arrays[key]).any()
-                )
+            file = self._artifact.file(SAMPLES)
+            try:
+                arrays = read_arrays(file)
+            except (OSError, ValueError) as error:
+                raise IntegrityError(
+                    f"{file} cannot be read: {error}", hint="Restore the artifact or convert again."
+                ) from error
+            self._infinite = frozenset(
+                key.partition("/output/")[2]
+                for key, array in arrays.items()
+                if "/output/" in key and array.dtype.kind == "f" and np.isinf(array).any()
+            )
         return self._infinite
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit.artifact import Artifact, spec_from_manifest
+from convkit.artifact import Artifact, spec_from_manifest, verify_signature
 from convkit.backends import Coverage, Session, coverage, open_artifact, proved_engine
 from convkit.errors import ConversionError, InputError, NotFiniteError, ValidationError
 from convkit.model import ModelSpec
@@ -44,6 +44,7 @@ def load(
     device: str | None = None,
     verify: bool = True,
     unproved: bool = False,
+    signed_by: Path | str | None = None,
 ) -> Predictor:
     """Load an artifact as a predictor.
 
@@ -52,14 +53,17 @@ def load(
     the artifact. On ``cuda`` (or ``cuda:N``) inputs go through the device pipeline as far as the adapter and the
     backend have device sides; see `DevicePredictor`. ``verify`` False skips the comparison of the files with their
     hashes. ``unproved`` opens a backend, device or kind of GPU that no proof covers; `Predictor.unproved` then says
-    why none does.
+    why none does. ``signed_by`` is a public key (PEM): what its owner did not sign is refused.
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved; it lacks such an engine.
         ValidationError: the artifact was rejected by its proof, or no proof covers the backend on this device.
-        EnvironmentProblem: the backend cannot run here, or there is no such device.
+        SettingError: the key cannot be used.
+        EnvironmentProblem: the backend cannot run here, there is no such device, or no package for signatures.
     """
     artifact = Artifact.open(path)
+    if signed_by is not None:
+        verify_signature(artifact, Path(signed_by))
     if verify:
         artifact.verify()
     if not artifact.manifest["verdict"]["passed"]:

@@ -78,3 +78,19 @@ def test_a_conversion_records_images_and_weights_whose_names_are_not_utf8(toy, t
     quoted = json.dumps("caf\\xe9.png").strip('"')
     assert any(quoted in file.read_text() for file in (made.path / "proof").glob("*.json"))
     Artifact.open(made.path).verify()
+
+
+def test_no_file_is_read_without_end(tmp_path):
+    large, pipe = tmp_path / "large", tmp_path / "pipe"
+    large.touch()
+    os.truncate(large, (64 << 20) + 1)
+    for path in (large, Path("/dev/zero")):
+        with pytest.raises(ValueError, match=r"more than 67,108,864 bytes|no regular file"):
+            read_text(path)
+    os.mkfifo(pipe)
+    assert read_text(pipe) == "", "nobody writes into it"
+    reading, writing = os.pipe()
+    os.write(writing, b"cat\ndog\n")
+    os.close(writing)
+    assert read_text(Path(f"/dev/fd/{reading}")) == "cat\ndog\n", "as from <(command) in a shell"
+    os.close(reading)

@@ -38,6 +38,8 @@ def read_keep_file(path: Path, graph: onnx.ModelProto) -> frozenset[str]:
         ) from error
     except UnicodeDecodeError as error:
         raise SettingError(f"{path} is no text in UTF-8.", hint="Save it as UTF-8, one node name a line.") from error
+    except ValueError as error:
+        raise SettingError(f"{path} cannot be read: {error}.", hint="Give a text, one node name a line.") from error
     known = {node.name for node in graph.graph.node if node.name}
     found = [(number, _name(line, known)) for number, line in enumerate(lines, 1)]
     unknown = [(number, name) for number, name in found if name and name not in known]

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from support.crash import make_artifact
 
-from convkit import Artifact
+from convkit import Artifact, load
 from convkit.artifact import MODEL, SIGNATURE, VERDICT, sign_artifact, verify_signature
 from convkit.errors import IntegrityError, SettingError, ValidationError
 
@@ -139,6 +140,26 @@ def test_the_commands_sign_and_refuse(cli_run, embedding_artifact, keys, tmp_pat
     assert cli_run("validate", art, "--signed-by", keys[1]) == 0
     assert cli_run("validate", art, "--signed-by", keys[1]) == 0, "it wrote nothing into the artifact"
     assert cli_run("validate", art, "--signed-by", write_key(tmp_path, "other")[1]) == 4
+
+
+def test_nothing_is_run_that_the_owner_of_the_key_did_not_sign(cli_run, embedding_artifact, keys, tmp_path):
+    art, vectors = tmp_path / "art", tmp_path / "vectors.npz"
+    shutil.copytree(embedding_artifact.path, art)
+    np.savez(vectors, vectors=np.ones((6, 16), np.float32))
+    with pytest.raises(IntegrityError, match="not signed"):
+        load(art, signed_by=keys[1])
+    sign_artifact(Artifact.open(art), keys[0])
+    load(art, signed_by=str(keys[1])).close()
+    assert cli_run("run", art, vectors, "--signed-by", keys[1]) == 0
+    (art / "README").write_text("of somebody else")
+    load(art).close()
+    with pytest.raises(IntegrityError, match="is not what the owner"):
+        load(art, signed_by=keys[1], verify=False)
+    assert cli_run("run", art, vectors, "--signed-by", keys[1]) == 4
+    words = ("--coco", tmp_path / "none.json", "--images", tmp_path, "--signed-by", keys[1])
+    assert cli_run("evaluate", art, *words) == 4
+    (art / "README").unlink()
+    assert cli_run("evaluate", art, *words) == 2, "the annotations are not there"
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -181,6 +183,36 @@ def test_drawing_again_replaces_the_drawings_and_follows_no_link(cli, blob_artif
     assert other.read_bytes() == b"another file"
     assert sorted(path.name for path in Path("out").iterdir()) == ["0.png", "1.png", "2.png"]
     assert cv2.imread("out/0.png").shape == (64, 96, 3)
+
+
+def test_what_a_killed_run_left_among_the_drawings_goes_away(cli, blob_artifact, folder):
+    left = Path("drawings") / f".drawing.{os.getpid()}.abc.partial"
+    left.mkdir(parents=True)
+    (left / "file").write_bytes(b"half of a drawing")
+    Path("drawings/.hidden").write_text("kept")
+    said = cli("run", blob_artifact.path, "pictures", "--draw", "drawings")
+    assert said.code == 0, said.err
+    assert [path.name for path in Path("drawings").iterdir() if path.name.startswith(".")] == [".hidden"]
+
+
+def test_a_full_disk_is_a_problem_of_the_environment(cli, blob_artifact, folder, monkeypatch):
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    said = cli("run", blob_artifact.path, "pictures", "--draw", "drawings")
+    assert said.code == 5
+    assert "No room to write drawings" in said.err
+    assert not list(Path("drawings").iterdir())
+
+
+def test_nothing_is_drawn_into_the_artifact(cli, blob_artifact, folder):
+    for flag in ("--draw", "--npz"):
+        said = cli("run", blob_artifact.path, "pictures", flag, blob_artifact.path / "proof")
+        assert (said.code, "whose files are sealed" in said.err) == (1, True)
+    said = cli("validate", blob_artifact.path, "--save-results", blob_artifact.path / "proof" / "results.json")
+    assert (said.code, "whose files are sealed" in said.err) == (1, True)
+    blob_artifact.verify()
 
 
 def write_video(path: str, count: int) -> None:

@@ -20,8 +20,9 @@ from support.blobs import write_coco
 from convkit import load
 from convkit.errors import ConversionError, EnvironmentProblem, ImageError, SettingError
 from convkit.evaluation import EvaluationReport, evaluate_artifact
-from convkit.evaluation._annotations import Annotations
+from convkit.evaluation._annotations import Annotations, read_annotations
 from convkit.evaluation._categories import category_ids
+from convkit.evaluation._coco_schema import MOST_BYTES
 from convkit.evaluation._evaluate import METRICS
 from convkit.evaluation._image_files import find_images
 
@@ -290,7 +291,7 @@ def other_numbers(document):
         (set_id("annotations", 0, 1.5), r"is 1\.5"),
         (set_id("images", 0, True), "is True"),
         (set_id("images", 0, None), "is None"),
-        (set_id("images", 0, float("inf")), "is inf"),
+        (set_id("images", 0, 1e300), r"is 1e\+300"),
         (set_id("images", 0, 2**53 + 1), "is 9007199254740993"),
         (set_id("images", 0, 10**4000), r"is 10+\.\.\.0+, not"),
         (set_id("categories", 0, "x" * 9999), r"is 'x+\.\.\.x+', not"),
@@ -449,6 +450,25 @@ def test_annotations_of_images_that_are_not_listed_are_left_out(blobs, blob_arti
     path.write_text(json.dumps(document))
     figures = evaluate_artifact(blob_artifact, path, tmp_path / "images").figures
     assert figures["onnxruntime"]["AP"] == pytest.approx(1.0)
+
+
+def test_annotations_beyond_the_limit_are_refused_unread(tmp_path):
+    path = tmp_path / "a.json"
+    path.touch()
+    os.truncate(path, MOST_BYTES + 1)
+    with pytest.raises(SettingError, match=r"more than 1,073,741,824 bytes") as caught:
+        read_annotations(path)
+    assert caught.value.hint
+
+
+def test_masks_and_other_fields_are_no_matter(tmp_path):
+    path = write_coco(tmp_path, 2, categories=IDS)
+    document = json.loads(path.read_text())
+    plain = read_annotations(path).truth.dataset
+    for annotation in document["annotations"]:
+        annotation.update(segmentation=[[1.0, 2.0, 3.0, 4.0]] * 9, keypoints={"x": [None]})
+    path.write_text(json.dumps({**document, "info": {"year": "x"}, "licenses": 3}))
+    assert read_annotations(path).truth.dataset == plain
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""What is read of a COCO file: the fields that an evaluation of boxes needs, with their types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from convkit._documents import parse_json_as
+from convkit._text import read_text
+
+__all__ = ["MOST_BYTES", "read_coco"]
+
+MOST_BYTES = 1 << 30
+"""Size of the largest annotation file that is read; that of COCO's 118,287 images for training has 470 MB."""
+
+Scalar = int | float | str | bool | None
+"""Ids and numbers, of which an error of its own names a wrong one."""
+
+
+class _Image(msgspec.Struct):
+    id: Scalar
+    file_name: str
+    height: Scalar = None
+    width: Scalar = None
+
+
+class _Category(msgspec.Struct):
+    id: Scalar
+    name: str
+
+
+class _Annotation(msgspec.Struct):
+    id: Scalar
+    image_id: Scalar
+    category_id: Scalar
+    bbox: list[Scalar]
+    area: Scalar = None
+    iscrowd: Scalar = None
+
+
+class _Coco(msgspec.Struct):
+    images: list[_Image]
+    categories: list[_Category]
+    annotations: list[_Annotation]
+
+
+def read_coco(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return images, categories and annotations of a COCO file as plain dicts, without masks and other fields.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is larger than `MOST_BYTES`, no JSON, or a field is missing or of another type.
+    """
+    found = parse_json_as(read_text(path, most=MOST_BYTES), _Coco)
+    return {
+        name: [{field: getattr(entry, field) for field in entry.__struct_fields__} for entry in getattr(found, name)]
+        for name in found.__struct_fields__
+    }
