@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
 from pathlib import Path
 from typing import Any
 
+from convkit._figures import check_plot, drawn_figure
 from convkit.benchmarking._result import Benchmark, Cell
-from convkit.errors import EnvironmentProblem, OutputError, SettingError
-from convkit.files import write_atomic
 
 __all__ = ["check_plot", "write_plot"]
 
-FORMATS = ("svg", "png")
-_SIZE, _DPI = (10.0, 4.4), 120
-
-
-def check_plot(file: Path) -> None:
-    """Check before the work that `write_plot` can write a file.
-
-    Raises:
-        SettingError: its name does not end in .svg or .png.
-        EnvironmentProblem: matplotlib is not installed.
-    """
-    if file.suffix.lower().lstrip(".") not in FORMATS:
-        raise SettingError(f"{file} is neither an .svg nor a .png file.", hint="Give a name that ends in .svg or .png.")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise EnvironmentProblem(
-            "A plot needs matplotlib, which is not installed.", hint='pip install "convkit[report]"'
-        )
+_SIZE = (10.0, 4.4)
 
 
 def write_plot(benchmark: Benchmark, file: Path) -> None:
@@ -39,12 +20,7 @@ def write_plot(benchmark: Benchmark, file: Path) -> None:
         SettingError, EnvironmentProblem: see `check_plot`.
         OutputError: the file cannot be written.
     """
-    check_plot(file)
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "convkit", "font.size": 9}):
-        figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+    with drawn_figure(file, _SIZE) as figure:
         left, right = figure.subplots(1, 2)
         for label, cells in _lines(benchmark).items():
             batches = [cell.batch for cell in cells]
@@ -56,14 +32,6 @@ def write_plot(benchmark: Benchmark, file: Path) -> None:
         _axes(right, "items a second", _all_batches(benchmark))
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
         figure.suptitle(_title(benchmark), fontsize=9)
-        buffer = io.BytesIO()
-        kind = file.suffix.lower().lstrip(".")
-        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    try:
-        write_atomic(file, buffer.getvalue())
-        file.chmod(0o644)
-    except OSError as error:
-        raise OutputError(f"Cannot write {file}: {error.strerror or error}.", hint="Give another file.") from error
 
 
 def _lines(benchmark: Benchmark) -> dict[str, list[Cell]]:

@@ -1,15 +1,16 @@
-"""``convkit evaluate``: the average precision of an artifact on a COCO-format data set."""
+"""``convkit evaluate``: the average precision of artifacts on a COCO-format data set."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from convkit.cli._console import set_verbosity
 from convkit.cli._options import (
-    ArtifactArgument,
     BackendOption,
     DeviceOption,
     JsonOption,
@@ -19,9 +20,18 @@ from convkit.cli._options import (
     VerboseOption,
 )
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from convkit.evaluation import EvaluationReport
+
+__all__ = ["evaluate"]
+
 
 def evaluate(
-    artifact: ArtifactArgument,
+    artifacts: Annotated[
+        list[Path], typer.Argument(help="Artifact directories; several are compared.", metavar="ARTIFACT…")
+    ],
     coco: Annotated[Path, typer.Option("--coco", help="Annotations in COCO format.", metavar="ANN.json")],
     images: Annotated[Path, typer.Option("--images", help="Folder of the images.", metavar="DIR")],
     weights: Annotated[
@@ -29,6 +39,27 @@ def evaluate(
         typer.Option("--weights", "-w", help="Evaluate this checkpoint in PyTorch too and compare.", metavar="FILE"),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N images.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", help="Keep results in this file, and go on with those in it.", metavar="FILE"),
+    ] = None,
+    classes: Annotated[bool, typer.Option("--classes", help="Print the figures of each class too.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the AP of each class: .svg or .png.", metavar="FILE")
+    ] = None,
+    draw: Annotated[
+        Path | None,
+        typer.Option("--draw", help="Draw the images in which two artifacts differ into this folder.", metavar="DIR"),
+    ] = None,
+    score: Annotated[
+        float | None,
+        typer.Option("--score", min=0, max=1, help="Lowest score that counts where artifacts differ; 0.3 by default."),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option("--max-drop", min=0, help="Exit 4 if the AP falls by more from the first artifact to another."),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images to run at a time.")] = 1,
     backend: BackendOption = None,
     device: DeviceOption = None,
     unproved: UnprovedOption = False,
@@ -37,16 +68,30 @@ def evaluate(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> int:
-    """Print AP@[.5:.95], AP50 and the other COCO figures of an artifact; images are streamed."""
+    """Print AP@[.5:.95], AP50 and the other COCO figures of artifacts; images are streamed.
+
+    Poses are judged by key points and by boxes. Of two artifacts the difference and what only one of them finds is
+    printed too.
+    """
     set_verbosity(quiet=quiet, verbose=verbose)
     from convkit.cli._console import emit_json, stderr, stdout, steps
     from convkit.cli._coverage import say_unproved
-    from convkit.cli._layout import add_row, show, table
-    from convkit.evaluation import evaluate_artifact
+    from convkit.cli._layout import show
+    from convkit.cli._result_files import DrawingFiles
+    from convkit.errors import SettingError
+    from convkit.evaluation import check_plot, evaluate_artifacts, write_class_plot
+    from convkit.processing import ImageReader
+    from convkit.results import DRAW_SCORE
 
-    with steps("evaluate") as step:
-        report = evaluate_artifact(
-            artifact,
+    for option, given in (("--draw", draw), ("--max-drop", max_drop), ("--score", score)):
+        if given is not None and len(artifacts) < 2:
+            raise SettingError(f"{option} compares artifacts, and there is one.", hint="Give a second artifact.")
+    if plot:
+        check_plot(plot)
+    with steps("evaluate") as step, ExitStack() as stack:
+        drawings = stack.enter_context(DrawingFiles(draw, [], ImageReader())) if draw else None
+        report = evaluate_artifacts(
+            artifacts,
             coco,
             images,
             weights=weights,
@@ -55,8 +100,15 @@ def evaluate(
             device=device,
             unproved=unproved,
             signed_by=signed_by,
+            resume=resume,
+            batch=batch,
+            score=DRAW_SCORE if score is None else score,
+            draw=drawings.write if drawings else None,
             progress=step,
         )
+        if plot:
+            step("drawing the plot")
+            write_class_plot(report, plot)
     if report.unproved:
         say_unproved(report.unproved)
     for note in report.notes:
@@ -64,13 +116,56 @@ def evaluate(
     if json:
         emit_json(report.to_json())
     else:
-        rows = table("", *report.figures)
-        for metric in next(iter(report.figures.values())):
-            add_row(rows, metric, *(_figure(values[metric]) for values in report.figures.values()))
-        show(stdout(), rows, f"{report.images} images, {report.annotations} annotations, {report.seconds:.1f} s")
-    return 0 if report.agrees else 4
+        tables = [_figures(report), *([_classes(report)] if classes else [])]
+        show(stdout(), *tables, *_summary(report))
+    if weights is not None and not report.agrees:
+        return 4
+    return 4 if max_drop is not None and report.drop > max_drop else 0
+
+
+def _figures(report: EvaluationReport) -> Table:
+    """Return a row for each figure; of two artifacts with their difference."""
+    from convkit.cli._layout import add_row, table
+
+    names = list(report.figures)
+    differ = ["difference"] if report.changes and len(names) == 2 else []
+    rows = table("", *names, *differ)
+    for metric in report.figures[names[0]]:
+        values = [report.figures[name][metric] for name in names]
+        add_row(rows, metric, *map(_figure, values), *([_difference(*values)] if differ else []))
+    return rows
+
+
+def _classes(report: EvaluationReport) -> Table:
+    """Return a row for each class: the figures of a single engine, else the AP of each."""
+    from convkit.cli._layout import add_row, table
+
+    names = list(report.classes)
+    first = report.classes[names[0]]
+    if len(names) == 1:
+        rows = table("class", "AP", "AP50", "AP75", "AR")
+        for label, values in first.items():
+            add_row(rows, label, *map(_figure, values.values()))
+        return rows
+    rows = table("class", *(f"AP {name}" for name in names))
+    for label in first:
+        add_row(rows, label, *(_figure(report.classes[name][label]["AP"]) for name in names))
+    return rows
+
+
+def _summary(report: EvaluationReport) -> Iterator[str]:
+    kept = f", {report.kept} results kept from before" if report.kept else ""
+    yield f"{report.images} images, {report.annotations} annotations, {report.seconds:.1f} s{kept}"
+    if report.changes:
+        only = ", ".join(f"{count} only by {name}" for name, count in report.changes.only.items())
+        what = f"found {only} (score {report.changes.score} or more)"
+        yield f"{report.changes.images} images differ: {what}" if report.changes.images else "no image differs"
 
 
 def _figure(value: float) -> str:
     """Return a COCO figure; -1 stands for no annotation of that size."""
     return "-" if value < 0 else f"{value:.4f}"
+
+
+def _difference(first: float, second: float) -> str:
+    return "-" if first < 0 or second < 0 else f"{second - first:+.4f}"

@@ -10,7 +10,7 @@ import msgspec
 from convkit._documents import parse_json_as
 from convkit._text import read_text
 
-__all__ = ["MOST_BYTES", "read_coco"]
+__all__ = ["MOST_BYTES", "read_coco", "read_points"]
 
 MOST_BYTES = 1 << 30
 """Size of the largest annotation file that is read; that of COCO's 118,287 images for training has 470 MB."""
@@ -46,6 +46,22 @@ class _Coco(msgspec.Struct):
     annotations: list[_Annotation]
 
 
+class _Points(msgspec.Struct):
+    id: Scalar
+    keypoints: Any = None
+
+
+class _PointNames(msgspec.Struct):
+    name: str
+    keypoints: Any = None
+    sigmas: Any = None
+
+
+class _CocoPoints(msgspec.Struct):
+    categories: list[_PointNames]
+    annotations: list[_Points]
+
+
 def read_coco(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Return images, categories and annotations of a COCO file as plain dicts, without masks and other fields.
 
@@ -58,3 +74,17 @@ def read_coco(path: Path) -> dict[str, list[dict[str, Any]]]:
         name: [{field: getattr(entry, field) for field in entry.__struct_fields__} for entry in getattr(found, name)]
         for name in found.__struct_fields__
     }
+
+
+def read_points(path: Path) -> tuple[dict[Any, Any], list[dict[str, Any]]]:
+    """Return the key points of a COCO file's annotations by their id, and of its categories the fields of key points.
+
+    Those are ``name``, ``keypoints`` and ``sigmas``. What is absent is None; nothing is checked.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is larger than `MOST_BYTES`, or no such file.
+    """
+    found = parse_json_as(read_text(path, most=MOST_BYTES), _CocoPoints)
+    categories = [{"name": one.name, "keypoints": one.keypoints, "sigmas": one.sigmas} for one in found.categories]
+    return {one.id: one.keypoints for one in found.annotations}, categories

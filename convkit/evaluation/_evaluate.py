@@ -1,68 +1,35 @@
-"""Average precision of an artifact on a COCO-format data set, streamed image by image."""
+"""Figures of artifacts on a COCO-format data set, image by image."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import time
-from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convkit.artifact import Artifact
 from convkit.errors import ConversionError, SettingError
-from convkit.evaluation._annotations import read_annotations
+from convkit.evaluation._annotations import Annotations, read_annotations
 from convkit.evaluation._categories import category_ids
-from convkit.evaluation._image_files import check_size, find_images
-from convkit.files import sha256
+from convkit.evaluation._changes import Changes, changes_between
+from convkit.evaluation._coco import coco_figures
+from convkit.evaluation._engines import Engine, artifact_engine, plain_engine, torch_engine
+from convkit.evaluation._flow import Image, Read, run_images
+from convkit.evaluation._image_files import find_images
+from convkit.evaluation._key_points import complete_points
+from convkit.evaluation._report import EvaluationReport
+from convkit.evaluation._scheme import Scheme
+from convkit.evaluation._store import Store
 from convkit.progress import Progress, silent
-from convkit.results import Detections, Result
+from convkit.results import DRAW_SCORE, Result
 
 if TYPE_CHECKING:
     from convkit.runtime import Predictor
 
-__all__ = ["METRICS", "EvaluationReport", "check_data", "evaluate_artifact", "evaluate_engines"]
-
-AGREEMENT = 1e-3
-"""By how much the AP of the artifact and of PyTorch may differ."""
-METRICS = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR 1", "AR 10", "AR 100", "AR small",
-           "AR medium", "AR large")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class EvaluationReport:
-    """COCO's twelve figures by engine; ``agrees`` is False when the AP of two engines differs by more than 0.001."""
-
-    figures: Mapping[str, Mapping[str, float]]
-    images: int
-    annotations: int
-    seconds: float
-    notes: tuple[str, ...] = ()
-    """What a reader of the figures has to know."""
-    unproved: str = ""
-    """Why no proof covers the engine; empty where one does."""
-
-    @property
-    def agrees(self) -> bool:
-        """Whether every engine has the same AP to 0.001."""
-        values = [table["AP"] for table in self.figures.values()]
-        return max(values) - min(values) <= AGREEMENT
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as a JSON object."""
-        return {
-            "figures": {name: dict(table) for name, table in self.figures.items()},
-            "agrees": self.agrees,
-            "images": self.images,
-            "annotations": self.annotations,
-            "seconds": round(self.seconds, 2),
-            "notes": list(self.notes),
-            **({"unproved": True} if self.unproved else {}),
-        }
+__all__ = ["check_data", "evaluate_artifact", "evaluate_artifacts", "evaluate_engines"]
 
 
 def evaluate_artifact(
@@ -76,28 +43,84 @@ def evaluate_artifact(
     device: str | None = None,
     unproved: bool = False,
     signed_by: Path | None = None,
+    resume: Path | None = None,
+    batch: int = 1,
     progress: Progress = silent,
 ) -> EvaluationReport:
-    """Return the COCO figures of an artifact, and of its checkpoint in PyTorch where ``weights`` is given.
+    """Return the figures of one artifact; see `evaluate_artifacts`."""
+    return evaluate_artifacts(
+        [artifact],
+        coco,
+        images,
+        weights=weights,
+        limit=limit,
+        backend=backend,
+        device=device,
+        unproved=unproved,
+        signed_by=signed_by,
+        resume=resume,
+        batch=batch,
+        progress=progress,
+    )
 
-    Images are read, run and dropped one at a time; of each detection 56 bytes are kept. ``backend``, ``device``,
-    ``unproved`` and ``signed_by`` are those of `load`.
+
+def evaluate_artifacts(
+    artifacts: Sequence[Path | str],
+    coco: Path,
+    images: Path,
+    *,
+    weights: Path | None = None,
+    limit: int | None = None,
+    backend: str | None = None,
+    device: str | None = None,
+    unproved: bool = False,
+    signed_by: Path | None = None,
+    resume: Path | None = None,
+    batch: int = 1,
+    score: float = DRAW_SCORE,
+    draw: Callable[[str, np.ndarray], None] | None = None,
+    progress: Progress = silent,
+) -> EvaluationReport:
+    """Return the COCO figures of artifacts, and of the first one's checkpoint in PyTorch where ``weights`` is given.
+
+    Each image is read once, for all of them, ahead of the engines, and dropped; of a box 48 bytes are kept. Poses are
+    judged by their key points and by their boxes. The report names a single artifact by its backend, several by their
+    folders; of the first two it has what one found with at least ``score`` and the other did not, and ``draw`` gets the
+    name of the file of every such image and both results drawn beside each other.
+
+    ``resume`` is a file that keeps results by artifact, backend and image: those that it has are not made again.
+    ``backend``, ``device``, ``unproved`` and ``signed_by`` are those of `load`, ``batch`` is the number of images at a
+    time.
 
     Raises:
-        SettingError: the annotations are no COCO file or do not fit the classes.
+        SettingError: the annotations are no COCO file or do not fit the classes or joints, an image has another size
+            than declared, or ``resume`` is some other file.
+        ImageError: an image is missing or cannot be read; results until then are in ``resume``.
+        ConversionError: an artifact has no boxes and no poses as results.
         EnvironmentProblem: pycocotools is missing.
         ValidationError: no proof covers the backend on this device.
-        IntegrityError: the artifact is not what was proved, or what was signed.
+        IntegrityError: an artifact is not what was proved, or what was signed.
     """
     from convkit.runtime import load
 
-    with load(artifact, backend=backend, device=device, unproved=unproved, signed_by=signed_by) as predictor:
-        engines: dict[str, Callable[[Path], Result]] = {predictor.backend: predictor}
+    with ExitStack() as stack:
+        predictors = [
+            stack.enter_context(load(artifact, backend=backend, device=device, unproved=unproved, signed_by=signed_by))
+            for artifact in artifacts
+        ]
+        names = _names(predictors)
+        engines = {name: artifact_engine(each) for name, each in zip(names, predictors, strict=True)}
         if weights is not None:
-            engines["pytorch"] = _torch_predictor(predictor.artifact, weights, predictor)
-        report = evaluate_engines(engines, predictor.spec.classes, coco, images, limit=limit, progress=progress)
-    notes = (*report.notes, *filter(None, (predictor.coverage.note,)))
-    return replace(report, notes=notes, unproved=predictor.unproved)
+            engines["pytorch"] = torch_engine(weights, predictors[0])
+        task = _Task(engines, coco, images, limit)
+        store = stack.enter_context(Store(resume))
+        report = task.run(store, predictors[0].reader.accept, batch, progress)
+        if len(predictors) > 1:
+            progress("comparing results")
+            report = replace(report, changes=task.changes(store, names[:2], score, draw))
+    notes = dict.fromkeys(each.coverage.note for each in predictors if each.coverage.note)
+    reasons = dict.fromkeys(each.unproved for each in predictors if each.unproved)
+    return replace(report, notes=(*report.notes, *notes), unproved="; ".join(reasons))
 
 
 def evaluate_engines(
@@ -109,28 +132,17 @@ def evaluate_engines(
     limit: int | None = None,
     progress: Progress = silent,
 ) -> EvaluationReport:
-    """Return the COCO figures of anything that makes detections of an image file, by name.
+    """Return the COCO figures of anything that makes detections or poses of an image file, by name.
 
     ``classes`` are the names that the class numbers of the detections stand for.
 
     Raises:
-        SettingError: the annotations are no COCO file or do not fit the classes.
+        SettingError: the annotations are no COCO file or do not fit the classes or joints.
         EnvironmentProblem: pycocotools is missing.
     """
-    started = time.perf_counter()
-    data = read_annotations(coco)
-    ids = sorted(data.names)[:limit]
-    files = find_images(images, {image_id: data.names[image_id] for image_id in ids})
-    categories, notes = category_ids(data, tuple(classes))
-    rows: dict[str, array[float]] = {name: array("d") for name in engines}
-    for number, image_id in enumerate(ids):
-        progress("running images", number, len(ids))
-        check_size(files[image_id], data.sizes.get(image_id))
-        for name, engine in engines.items():
-            rows[name].extend(_rows(engine(files[image_id]), image_id, categories))
-    progress("computing AP")
-    figures = {name: _coco_figures(data.truth, values, ids) for name, values in rows.items()}
-    return EvaluationReport(figures, len(ids), data.count, time.perf_counter() - started, (*data.notes, *notes))
+    plain = {name: plain_engine(name, function, classes) for name, function in engines.items()}
+    with Store() as store:
+        return _Task(plain, coco, images, limit).run(store, lambda file: file, 1, progress)
 
 
 def check_data(coco: Path, images: Path, classes: Sequence[str]) -> int:
@@ -146,71 +158,99 @@ def check_data(coco: Path, images: Path, classes: Sequence[str]) -> int:
     return len(find_images(images, data.names))
 
 
-def _rows(result: Result, image_id: int, categories: list[int]) -> Iterator[float]:
-    if not isinstance(result, Detections):
-        raise ConversionError("This artifact does not detect boxes.", hint="evaluate needs an artifact of a detector.")
-    for box, score, class_id in zip(result.boxes, result.scores, result.class_ids, strict=True):
-        x1, y1, x2, y2 = (float(value) for value in box)
-        yield from (image_id, x1, y1, x2 - x1, y2 - y1, float(score), categories[int(class_id)])
+class _Task:
+    """Engines and a data set that fit each other."""
 
+    def __init__(self, engines: Mapping[str, Engine], coco: Path, images: Path, limit: int | None) -> None:
+        self.started = time.perf_counter()
+        self.engines, self.coco = engines, coco
+        self.data: Annotations = read_annotations(coco)
+        ids = sorted(self.data.names)[:limit]
+        files = find_images(images, {image_id: self.data.names[image_id] for image_id in ids})
+        self.images = [Image(image_id, files[image_id], self.data.sizes.get(image_id)) for image_id in ids]
+        self.notes = list(self.data.notes)
+        self.categories: dict[str, np.ndarray] = {}
+        for name, engine in engines.items():
+            found, notes = category_ids(self.data, tuple(engine.classes))
+            self.categories[name] = np.array(found, np.int64)
+            self.notes += [note for note in notes if note not in self.notes]
+        self.names = {entry["id"]: str(entry["name"]) for entry in self.data.truth.dataset["categories"]}
+        self.schemes: dict[str, Scheme] = {}
+        self.sigmas: tuple[float, ...] = ()
 
-def _coco_figures(truth: Any, rows: array[float], ids: list[int]) -> dict[str, float]:
-    from pycocotools.cocoeval import COCOeval
-
-    table = np.frombuffer(rows, np.float64).reshape(-1, 7)
-    whole = COCOeval(truth, None, "bbox")
-    whole.params.imgIds = ids
-    precision, recall = [], []
-    with contextlib.redirect_stdout(io.StringIO()):
-        # pycocotools holds about 5 kB a detection while it works: category by category that stays little.
-        for category in whole.params.catIds:
-            judge = COCOeval(truth, _coco_results(truth, table[table[:, 6] == category]), "bbox")
-            judge.params.imgIds, judge.params.catIds = ids, [category]
-            judge.evaluate()
-            judge.accumulate()
-            precision.append(judge.eval["precision"])
-            recall.append(judge.eval["recall"])
-        whole.eval = {"precision": np.concatenate(precision, axis=2), "recall": np.concatenate(recall, axis=1)}
-        whole.summarize()
-    return {name: float(value) for name, value in zip(METRICS, whole.stats, strict=True)}
-
-
-def _coco_results(truth: Any, table: np.ndarray) -> Any:
-    """Return detections as pycocotools wants them; its own loader refuses an empty table."""
-    from pycocotools.coco import COCO
-
-    if len(table):
-        return truth.loadRes(table)
-    results = COCO()
-    results.dataset = {**truth.dataset, "annotations": []}
-    results.createIndex()
-    return results
-
-
-def _torch_predictor(artifact: Artifact, weights: Path, predictor: Predictor) -> Callable[[Path], Result]:
-    """Return what runs an image through the checkpoint in PyTorch, with the artifact's preprocess and decode."""
-    from convkit.model import Request
-    from convkit.plugins import manager
-    from convkit.processing import collate, decode_batch, find_decode
-    from convkit.proof import TorchCompute
-
-    manifest, spec = artifact.manifest, predictor.spec
-    if not weights.is_file() or sha256(weights) != manifest["weights"].get("sha256"):
-        raise SettingError(
-            f"{weights} is not the checkpoint this artifact was made from ({manifest['weights']['file']}).",
-            hint="Give that file, or convert this one.",
+    def run(self, store: Store, read: Read, batch: int, progress: Progress) -> EvaluationReport:
+        """Return the report of all engines."""
+        spent, kept = run_images(
+            self.engines, self.images, store, read, batch=batch, progress=progress, check=self._check
         )
-    graph = manifest["graph"]
-    source = (
-        manager()
-        .adapter(manifest["adapter"]["name"])
-        .load(Request(weights, graph["form"], spec.dims, tuple(spec.classes), graph["options"]))
-    )
-    compute, decode = TorchCompute(source, source.module, "float32", remember=False), find_decode(spec.decode)
-    assert decode is not None
+        progress("computing AP")
+        figures, classes = {}, {}
+        for name in self.engines:
+            ids = [image.id for image in self.images]
+            figures[name], classes[name] = coco_figures(
+                self.data.truth, self._table(store, name), ids, self.names, self.sigmas
+            )
+        return EvaluationReport(
+            figures,
+            len(self.images),
+            self.data.count,
+            time.perf_counter() - self.started,
+            tuple(self.notes),
+            classes=classes,
+            kept=kept,
+            engine_seconds=spent,
+        )
 
-    def run(file: Path) -> Result:
-        prepared = predictor.prepare(file)
-        return decode_batch(decode, compute(collate(spec.inputs, [prepared])), [prepared.meta])[0]
+    def changes(
+        self, store: Store, names: Sequence[str], score: float, draw: Callable[[str, np.ndarray], None] | None
+    ) -> Changes:
+        """Return what differs between the results of two engines."""
+        known = sorted(self.names)
 
-    return run
+        def result(name: str, image: Image) -> Any:
+            rows = store.rows(self.engines[name].key, image.id).copy()
+            rows[:, 5] = np.searchsorted(known, self.categories[name][rows[:, 5].astype(np.int64)])
+            return self.schemes[name].result(rows, [self.names[category] for category in known])
+
+        both = (({name: result(name, image) for name in names}, image) for image in self.images)
+        return changes_between(both, names, score, draw)
+
+    def _check(self, name: str, scheme: Scheme) -> None:
+        """Check that the annotations have what results of this layout are judged by."""
+        if self.schemes and scheme not in self.schemes.values():
+            raise ConversionError(
+                "The engines have results of different kinds.", hint="Evaluate boxes and poses one after the other."
+            )
+        if scheme.joints and not self.schemes:
+            self.sigmas, notes = complete_points(self.data, self.coco, scheme.joints)
+            self.notes += notes
+        self.schemes[name] = scheme
+
+    def _table(self, store: Store, name: str) -> np.ndarray:
+        """Return all rows of an engine as float64 [N, 1 + columns]: image id, and categories in place of classes."""
+        key, categories = self.engines[name].key, self.categories[name]
+        parts = []
+        for image in self.images:
+            rows = store.rows(key, image.id)
+            parts.append(np.insert(rows, 0, image.id, axis=1))
+        table = np.concatenate(parts)
+        classes = table[:, 6].astype(np.int64)
+        if ((classes < 0) | (classes >= len(categories))).any():
+            raise SettingError(
+                f"Results of {name} have classes beyond its {len(categories)}.", hint="Give another --resume file."
+            )
+        table[:, 6] = categories[classes]
+        return table
+
+
+def _names(predictors: Sequence[Predictor]) -> list[str]:
+    """Return a name for each: of one its backend, of several their folders, with a number where these are the same."""
+    if len(predictors) == 1:
+        return [predictors[0].backend]
+    names: list[str] = []
+    for predictor in predictors:
+        name = folder = predictor.artifact.path.resolve().name
+        while name in names:
+            name = f"{folder} ({names.count(folder) + 1 + sum(each.startswith(f'{folder} (') for each in names)})"
+        names.append(name)
+    return names

@@ -74,6 +74,11 @@ class Detections(Result):
             ceilings={"max_box": MOST_BOX, "max_score": MOST_SCORE},
         )
 
+    def unmatched(self, other: Detections) -> Detections:
+        """Return those that have no partner in another result of the same input, in the sense of `compare`."""
+        lonely = lonely_boxes(self, other)
+        return Detections(self.boxes[lonely], self.scores[lonely], self.class_ids[lonely], self.classes)
+
     def to_json(self) -> dict[str, Any]:
         """Return ``{"detections": [{"class_id", "class_name", "score", "box"}, …]}``."""
         return {
@@ -108,18 +113,21 @@ class Detections(Result):
 
         if not isinstance(other, Detections):
             return self.draw(raw)
-        partners = {row for row, _ in _matched(self, other)[0]}
-        return draw_detections(raw, self, marked=set(range(len(self))) - partners)
+        return draw_detections(raw, self, marked=set(lonely_boxes(self, other)))
 
 
 def mark_lonely(canvas: np.ndarray, own: Detections, other: Detections) -> np.ndarray:
     """Return a copy of a drawing on which the boxes without a partner in ``other`` are drawn again, to stand out."""
     from convkit.results._draw import draw_detections
 
-    partners = {row for row, _ in _matched(own, other)[0]}
-    lonely = [index for index in range(len(own)) if index not in partners]
-    left = Detections(own.boxes[lonely], own.scores[lonely], own.class_ids[lonely], own.classes)
+    left = own.unmatched(other)
     return draw_detections(canvas, left, marked=range(len(left)))
+
+
+def lonely_boxes(own: Detections, other: Detections) -> list[int]:
+    """Return the indices of the boxes without a partner in ``other``."""
+    partners = {row for row, _ in _matched(own, other)[0]}
+    return [index for index in range(len(own)) if index not in partners]
 
 
 def _matched(first: Detections, second: Detections) -> tuple[list[tuple[int, int]], np.ndarray]:

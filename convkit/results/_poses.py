@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from convkit.results._detections import BOX_FLOOR, MOST_BOX, MOST_SCORE, Detections, mark_lonely, match_boxes, worst
+from convkit.results._detections import (
+    BOX_FLOOR,
+    MOST_BOX,
+    MOST_SCORE,
+    Detections,
+    lonely_boxes,
+    mark_lonely,
+    match_boxes,
+    worst,
+)
 from convkit.results._result import SLACK, Difference, Result
 
 __all__ = ["COCO_EDGES", "COCO_JOINTS", "Poses"]
@@ -87,6 +96,11 @@ class Poses(Result):
             floors={"max_box": BOX_FLOOR, "max_point": BOX_FLOOR, "max_score": SLACK},
             ceilings={"max_box": MOST_BOX, "max_point": MOST_BOX, "max_score": MOST_SCORE},
         )
+
+    def unmatched(self, other: Poses) -> Poses:
+        """Return those whose box has no partner in another result of the same input, in the sense of `compare`."""
+        lonely = lonely_boxes(self._detections(), other._detections())
+        return Poses(self.boxes[lonely], self.scores[lonely], self.points[lonely], self.joints, self.edges)
 
     def to_json(self) -> dict[str, Any]:
         """Return ``{"poses": [{"score", "box", "points": {joint: [x, y]}}, …]}``."""

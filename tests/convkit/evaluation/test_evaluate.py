@@ -19,11 +19,10 @@ from support.blobs import write_coco
 
 from convkit import load
 from convkit.errors import ConversionError, EnvironmentProblem, ImageError, SettingError
-from convkit.evaluation import EvaluationReport, evaluate_artifact
+from convkit.evaluation import METRICS, EvaluationReport, evaluate_artifact
 from convkit.evaluation._annotations import Annotations, read_annotations
 from convkit.evaluation._categories import category_ids
 from convkit.evaluation._coco_schema import MOST_BYTES
-from convkit.evaluation._evaluate import METRICS
 from convkit.evaluation._image_files import find_images
 
 IDS = {"green": 3, "red": 7}
