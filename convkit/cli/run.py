@@ -53,6 +53,14 @@ def run(
         Path | None,
         typer.Option("--images", help="Folder of the images of --coco; by default that of the file.", metavar="DIR"),
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            help="What belongs to each input: a folder with a file of the input's name, or a file for all.",
+            metavar="NAME=DIR",
+        ),
+    ] = None,
     draw: Annotated[
         Path | None, typer.Option("--draw", help="Draw the results into this folder.", metavar="DIR")
     ] = None,
@@ -93,6 +101,7 @@ def run(
     set_verbosity(quiet=quiet, verbose=verbose)
     import time
 
+    from convkit.cli._companions import Companions
     from convkit.cli._console import printable, stderr, steps
     from convkit.cli._coverage import say_coverage
     from convkit.cli._html import outside
@@ -111,7 +120,8 @@ def run(
         told = error.message if str(name) in error.message else f"{name}: {error.message}"
         sys.stderr.write(printable(f"skipped: {told}\n"))
 
-    inputs = _inputs(sources or [], coco, images)
+    listed = _listed(sources or [], coco, images)
+    inputs = [*(sources or []), *listed]
     size = _batch_size(batch)
     with ExitStack() as stack:
         step = stack.enter_context(steps("run"))
@@ -131,7 +141,9 @@ def run(
         arrays = stack.enter_context(ArrayFiles(npz, inputs, predictor.reader)) if npz else None
         video = stack.enter_context(VideoFile(save_video, inputs, predictor.reader)) if save_video else None
         skipping = skip if skip_bad else None
-        frames: Iterator[Frame] = islice(predictor.reader.frames(inputs, note=warn, bad=skipping), limit)
+        companions = Companions(beside or [], listed, predictor.reader)
+        frames = companions.join(predictor.reader.frames(inputs, note=warn, bad=skipping), skipping)
+        frames = islice(frames, limit)
         if size is None:
             step("looking for the batch size")
             size, frames = _fitting(predictor, frames)
@@ -166,8 +178,8 @@ def run(
     return 1 if bad and not count else 0
 
 
-def _inputs(sources: list[str], coco: Path | None, images: Path | None) -> list[str]:
-    """Return the inputs, those of an annotation file among them.
+def _listed(sources: list[str], coco: Path | None, images: Path | None) -> dict[str, dict[str, Any]]:
+    """Return the files of an annotation file with their entries.
 
     Raises:
         SettingError: there are none, or a folder of images but no file that lists them.
@@ -179,10 +191,10 @@ def _inputs(sources: list[str], coco: Path | None, images: Path | None) -> list[
     if not sources and not coco:
         raise SettingError("There is no input.", hint="Give files, folders, a video or a stream, or --coco FILE.")
     if coco is None:
-        return sources
+        return {}
     from convkit.evaluation import listed_images
 
-    return [*sources, *map(str, listed_images(coco, images))]
+    return {str(file): entry for file, entry in listed_images(coco, images).items()}
 
 
 def _batch_size(text: str) -> int | None:

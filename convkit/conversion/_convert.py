@@ -136,10 +136,10 @@ def plan_conversion(
     config: Path | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> ConversionPlan:
-    """Resolve what was asked; nothing is read but the configuration file."""
+    """Resolve what was asked; of the checkpoint only that is read from which defaults follow."""
     chosen = manager().adapter(adapter)
     table, origin = read_config(config)
-    resolved = resolve_settings(chosen, settings or {}, table, origin)
+    resolved = resolve_settings(chosen, settings or {}, table, origin, Path(weights))
     target = Path(output) if output else None
     if target and target.name in ("", ".."):  # a name is needed for what is beside it meanwhile
         target = anchored(target)

@@ -1,17 +1,18 @@
-"""Settings of a conversion with their origin: flag over convkit.toml over adapter over built-in."""
+"""Settings of a conversion with their origin: flag over convkit.toml over checkpoint over adapter over built-in."""
 
 from __future__ import annotations
 
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from convkit._text import printable, read_text
 from convkit.backends import find_builder
-from convkit.errors import SettingError, suggest
+from convkit.errors import AdapterError, CheckpointError, SettingError, blamed_on, named, suggest
 from convkit.model import Adapter, Dim, Option, apply_overrides, find_precision
 from convkit.plugins import manager
 
@@ -111,8 +112,8 @@ def _setting(parse: Callable[[Any], Any], default: Any) -> Any:
 class ConvertSettings:
     """All settings of one conversion; ``dims`` and ``options`` follow from ``shape``, ``set`` and the adapter.
 
-    ``origins`` contains who gave each setting and option (``set.NAME``): ``flag``, the configuration file, ``adapter``
-    or ``built-in``.
+    ``origins`` contains who gave each setting and option (``set.NAME``): ``flag``, the configuration file,
+    ``checkpoint``, ``adapter`` or ``built-in``.
     """
 
     form: str = _setting(_text, "")
@@ -176,12 +177,12 @@ def read_config(path: Path | None = None) -> tuple[dict[str, Any], str]:
 
 
 def resolve_settings(
-    adapter: Adapter, flags: Mapping[str, Any], config: Mapping[str, Any], origin: str
+    adapter: Adapter, flags: Mapping[str, Any], config: Mapping[str, Any], origin: str, weights: Path | None = None
 ) -> ConvertSettings:
-    """Bring flags, configuration, adapter and built-in values together.
+    """Bring flags, configuration, checkpoint, adapter and built-in values together.
 
     ``flags`` and ``config`` use the names of `ConvertSettings` and ``set``; None or an empty list means not given. A
-    table ``[convert.ADAPTER]`` goes over ``[convert]``.
+    table ``[convert.ADAPTER]`` goes over ``[convert]``. Of ``weights`` the adapter says which defaults follow from it.
 
     Raises:
         SettingError: an unknown name, or a value that cannot be obeyed.
@@ -214,8 +215,32 @@ def resolve_settings(
         raise SettingError("target is for engines, and the result is an ONNX file.", hint="Add --to tensorrt-rtx.")
     _check_precision(values)
     options, option_origins = _options(adapter, [(label, source.get("set")) for label, source in sources[:3]])
-    dims = apply_overrides(adapter.dims, values.get("shape", ()))
+    found = _from_checkpoint(adapter, weights, options) if weights else {}
+    for name, value in found.items():
+        if option_origins.get(f"set.{name}") == "adapter":
+            options[name], option_origins[f"set.{name}"] = value, "checkpoint"
+    dims = apply_overrides([found.get(dim.name, dim) for dim in adapter.dims], values.get("shape", ()))
     return ConvertSettings(**values, dims=dims, options=options, origins=origins | option_origins)
+
+
+def _from_checkpoint(adapter: Adapter, weights: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults that follow from a checkpoint; none of one that cannot be read, which `load` says.
+
+    Raises:
+        AdapterError: the adapter returned a name or value that it has not.
+    """
+    plugin = manager().origin(adapter)
+    with suppress(CheckpointError), blamed_on("Adapter.defaults()", plugin):
+        found = dict(adapter.defaults(weights, options))
+        dims = {dim.name for dim in adapter.dims}
+        wrong = [name for name, value in found.items() if (name in dims) != isinstance(value, Dim)]
+        if wrong := wrong or [name for name in found if name not in dims and name not in options]:
+            raise AdapterError(
+                f"{named('Adapter.defaults()', plugin)} returned {wrong[0]!r}: {found[wrong[0]]!r}.",
+                hint="Return a convkit.Dim by the name of a dimension, and the value of an option by its name.",
+            )
+        return found
+    return {}
 
 
 def _check_precision(values: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from convkit._text import read_text
 from convkit.errors import InputError, listing
@@ -12,8 +13,10 @@ from convkit.evaluation._image_files import find_images
 __all__ = ["listed_images"]
 
 
-def listed_images(file: Path, folder: Path | None = None) -> list[Path]:
-    """Return the file of every image that a COCO file lists, in its order; ``folder`` is by default that of the file.
+def listed_images(file: Path, folder: Path | None = None) -> dict[Path, dict[str, Any]]:
+    """Return the entry of every image that a COCO file lists, in its order, by the image's file.
+
+    ``folder`` is by default that of the list.
 
     Annotations and categories are not looked at and may be missing.
 
@@ -23,7 +26,8 @@ def listed_images(file: Path, folder: Path | None = None) -> list[Path]:
     """
     try:
         document = json.loads(read_text(file))
-        names = [image["file_name"] for image in document["images"]]
+        entries = [dict(image) for image in document["images"]]
+        names = [entry["file_name"] for entry in entries]
         strange = [repr(name) for name in names if not isinstance(name, str) or not name]
         if strange or not names:
             raise ValueError(f"file_name is {listing(strange)}" if strange else "it lists no images")
@@ -33,4 +37,5 @@ def listed_images(file: Path, folder: Path | None = None) -> list[Path]:
         raise InputError(
             f"{file} is not a COCO file: {error}.", hint="It needs the list images, each with file_name."
         ) from error
-    return list(find_images(folder or file.parent, dict(enumerate(names))).values())
+    files = find_images(folder or file.parent, dict(enumerate(names)))
+    return {files[index]: entry for index, entry in enumerate(entries)}

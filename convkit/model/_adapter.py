@@ -78,6 +78,16 @@ class Adapter(ABC):
     weights_folder: ClassVar[bool] = False
     metric_drop: ClassVar[Mapping[str, float]] = MappingProxyType({"fp16": 0.002, "bf16": 0.002, "int8": 0.01})
 
+    def defaults(self, weights: Path, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return defaults that follow from the checkpoint, by name: a `Dim` for a dimension, a value for an option.
+
+        ``options`` are those that were given, or the adapter's. What is not returned, by default everything, has the
+        default that the adapter declares. This is called before the conversion and has to be quick; an error of a
+        checkpoint here is left to `load`.
+        """
+        del weights, options
+        return {}
+
     @abstractmethod
     def load(self, request: Request) -> SourceModel:
         """Read the checkpoint and return the model.

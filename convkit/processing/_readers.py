@@ -6,7 +6,7 @@ import glob
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,11 +87,13 @@ def read_bytes(path: Path, noun: str, error: type[InputError] = InputError) -> b
 class Reader(ABC):
     """Reads raw inputs from files, and writes them without loss, for golden samples.
 
-    ``noun`` is what people call one of them (``image``), ``suffixes`` those of the files in a folder that are read.
+    ``noun`` is what people call one of them (``image``), ``suffixes`` those of the files in a folder that are read,
+    ``companions`` names of what may belong to each of them, such as the calibration of a camera; see `join`.
     """
 
     noun: ClassVar[str]
     suffixes: ClassVar[frozenset[str]]
+    companions: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def read(self, path: Path) -> Any:
@@ -108,6 +110,14 @@ class Reader(ABC):
     def accept(self, value: Any) -> Any:
         """Return what a caller gave as a raw input: the content of a file for a path, anything else unchanged."""
         return self.read(Path(value)) if isinstance(value, str | Path) else value
+
+    def join(self, raw: Any, companions: Mapping[str, Any]) -> Any:
+        """Return a raw input together with what belongs to it, by name: the path of a file, or a value from a list.
+
+        Raises:
+            InputError: something is not what it should be.
+        """
+        raise InputError(f"Nothing belongs to a {self.noun} here: {', '.join(companions)}.", hint="Leave it out.")
 
     def is_single(self, value: Any) -> bool:
         """Return whether a value is one raw input rather than a list of them."""

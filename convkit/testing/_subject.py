@@ -92,7 +92,8 @@ class Subject:
     def _options(self, form: str) -> Mapping[str, Any]:
         from convkit.conversion import resolve_settings
 
-        return resolve_settings(self.adapter, {"form": form, "set": dict(self.options or {})}, {}, "the kit").options
+        asked = {"form": form, "set": dict(self.options or {})}
+        return resolve_settings(self.adapter, asked, {}, "the kit", Path(self.weights)).options
 
     def preflight(self, form: str, raws: Sequence[Any]) -> None:
         """Check the adapter on its first raw inputs, as ``convkit convert`` does before any long work.

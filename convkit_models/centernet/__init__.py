@@ -42,9 +42,9 @@ def convkit_preprocess(spec: Mapping[str, Any]) -> Preprocess | None:
 
     if spec.get("kind") != PREPROCESS:
         return None
-    from convkit_models.centernet._preprocess import Affine
+    from convkit_models.centernet._preprocess import Affine, CalibratedAffine
 
-    return Affine(spec)
+    return CalibratedAffine(spec) if spec.get("side") == "width" else Affine(spec)
 
 
 @hookimpl

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from convkit import Adapter, Dim, ModelSpec, Option, Request, SourceModel
+from convkit.errors import SettingError
 from convkit_models.centernet._names import COCO_MEAN, COCO_STD, KITTI_CALIBRATION
 
 __all__ = ["CenterNet"]
@@ -17,7 +19,7 @@ class CenterNet(Adapter):
 
     Both follow from the checkpoint: the network from names and shapes, the task from the heads.
 
-    Mean and standard deviation are by default those of the COCO data set class, in BGR order: the
+    Mean and standard deviation are by default, but in ddd, those of the COCO data set class, in BGR order: the
     networks were trained with these, and the published APs measured. The original's demo rounds
     them to three digits; ``--set mean=0.408,0.447,0.470 --set std=0.289,0.274,0.278`` does the same.
     """
@@ -54,8 +56,18 @@ class CenterNet(Adapter):
         Option("confidence", 0.25, "lowest score with decode=tensorrt-pro"),
         Option("nms", 0.5, "largest overlap of boxes of a class with decode=tensorrt-pro"),
         Option("calibration", KITTI_CALIBRATION, "3 x 4 matrix of the camera, row by row, for boxes in space (ddd)"),
+        Option("aggregate", 0.0, "weight of the edge's strength in extreme points (exdet); ExtremeNet has 0.1"),
     )
     opset = 20
+
+    def defaults(self, weights: Path, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the size, mean and standard deviation that a network for boxes in space was trained with."""
+        from convkit_models.centernet._checkpoint import read_shapes
+        from convkit_models.centernet.networks import infer_layout
+        from convkit_models.centernet.tasks import choose_task
+
+        layout = infer_layout(read_shapes(weights, options["entry"]), str(weights))
+        return choose_task(layout.channels, str(weights)).defaults
 
     def load(self, request: Request) -> SourceModel:
         """Read the checkpoint, infer its network, and return that with the checkpoint's weights.
@@ -68,14 +80,21 @@ class CenterNet(Adapter):
         from convkit_models.centernet.networks import check_fit, expected_shapes, infer_layout, restore
         from convkit_models.centernet.tasks import choose_task
 
-        options = {option.name: option.default for option in self.options} | dict(request.options)
-        checkpoint = read_checkpoint(request.weights, options["entry"])
+        checkpoint = read_checkpoint(request.weights, request.options.get("entry", ""))
         shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.state.items()}
         source = str(request.weights)
         layout = infer_layout(shapes, source)
         task = choose_task(layout.channels, source)
         check_fit(layout, expected_shapes(layout), shapes, source)
         task.room.check_heads(layout, source)
+        declared = {option.name: option.default for option in self.options}
+        followed = {name: value for name, value in task.defaults.items() if name in declared}
+        options = declared | followed | dict(request.options)
+        if (options["aggregate"] and task.name != "exdet") or not 0 <= options["aggregate"] <= 1:
+            raise SettingError(
+                f"Option 'aggregate' is {options['aggregate']}, and the task is {task.name}.",
+                hint="It is for exdet, from 0 to 1; ExtremeNet has 0.1.",
+            )
         network = restore(layout, checkpoint.state)
         info: dict[str, Any] = {
             "architecture": layout.architecture,

@@ -60,6 +60,17 @@ def read_checkpoint(path: Path, entry: str = "") -> Checkpoint:
     return Checkpoint(state, identify(path), _whole(epoch), tuple(notes))
 
 
+def read_shapes(path: Path, entry: str = "") -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights that `read_checkpoint` would return, without a look at their values.
+
+    Raises:
+        CheckpointError: the file is not a checkpoint, or needs code to be run.
+    """
+    content = read_weights(path)
+    tensors = find_state_dict(content, str(path), marks=_marks(content), entry=entry).tensors
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.startswith(_IGNORED_PREFIX)}
+
+
 def _marks(content: Any) -> tuple[str, ...]:
     """Return the entries of the family of networks that the file has the most of, under whatever prefix."""
     names = {name for name in _names(content) if "." in name}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,10 +16,11 @@ from convkit.cuda import Variant
 from convkit.errors import ImageError
 from convkit.processing import Placement
 from convkit.processing.image_warp import ImageWarp, SourceImage
+from convkit_models.centernet._calibration import CalibratedImage, CalibratedReader
 from convkit_models.centernet._geometry import affine
 from convkit_models.centernet._names import INPUT
 
-__all__ = ["Affine", "AffineOnDevice"]
+__all__ = ["Affine", "AffineOnDevice", "CalibratedAffine"]
 
 
 class Affine(Preprocess):
@@ -100,6 +102,21 @@ class Affine(Preprocess):
         return tensor
 
 
+class CalibratedAffine(Affine):
+    """The same for images that may have a matrix of their camera, which comes into ``meta``."""
+
+    reader = CalibratedReader()
+
+    def __call__(self, image: np.ndarray) -> Prepared:
+        """Return the tensor of an image; ``meta`` has its ``calibration`` where it comes with one."""
+        prepared = super().__call__(image)
+        return Prepared(prepared.tensors, _calibrated(prepared.meta, image))
+
+    def on_device(self) -> AffineOnDevice:
+        """Return the same preprocess on the GPU."""
+        return _CalibratedOnDevice(self)
+
+
 class AffineOnDevice:
     """The preprocess on the GPU. Float32 tensors are equal to those of the host; other dtypes are rounded from them."""
 
@@ -140,6 +157,20 @@ class AffineOnDevice:
         """Return image and meta for a size; the matrix maps pixels of the tensor to the image."""
         matrix, meta = self._host.place(height, width)
         return self._warp.image(height, width, cv2.invertAffineTransform(matrix)), meta
+
+
+class _CalibratedOnDevice(AffineOnDevice):
+    """The preprocess on the GPU for images that may have a matrix."""
+
+    def place(self, raw: np.ndarray) -> Placement:
+        """Return the placement of an image, with its ``calibration`` in ``meta`` where it comes with one."""
+        placement = super().place(raw)
+        return replace(placement, meta=_calibrated(placement.meta, raw))
+
+
+def _calibrated(meta: Mapping[str, Any], image: np.ndarray) -> Mapping[str, Any]:
+    found = image.calibration if isinstance(image, CalibratedImage) else ()
+    return {**meta, "calibration": list(found)} if found else meta
 
 
 def _touched_rows(matrix: np.ndarray, rows: int, height: int) -> tuple[int, int]:

@@ -30,6 +30,11 @@ HEAD_TARGETS = {
     "hps": (0.0, 2.0),
     "hm_hp": (-2.0, 1.7),
     "hp_offset": (0.5, 0.27),
+    **{f"hm_{side}": (-3.0, 1.7) for side in "tlbrc"},
+    **{f"reg_{side}": (0.5, 0.27) for side in "tlbr"},
+    "dep": (-3.0, 0.5),
+    "rot": (0.0, 1.0),
+    "dim": (2.0, 0.5),
 }
 """Mean and standard deviation of each raw map, in logits and in cells."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from convkit import Dim
 from convkit.errors import CheckpointError, listing
+from convkit_models.centernet._names import KITTI_MEAN, KITTI_STD
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,13 +45,15 @@ class Room(Protocol):
 class Task:
     """A task: the kind of its decode specification, the heads that it needs, and those that it may have besides.
 
-    A checkpoint with one of ``marks`` is of this task, or broken.
+    A checkpoint with one of ``marks`` is of this task, or broken. ``defaults`` are dimensions and options that the
+    adapter's others differ from.
     """
 
     name: str
     needed: tuple[str, ...]
     optional: tuple[str, ...]
     marks: frozenset[str]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -65,7 +69,18 @@ class Task:
 
 TASKS = (
     Task("multi_pose", ("hm", "wh", "hps"), ("reg", "hm_hp", "hp_offset"), frozenset({"hps", "hm_hp", "hp_offset"})),
-    Task("ddd", ("hm", "dep", "rot", "dim", "wh"), ("reg",), frozenset({"dep", "rot", "dim"})),
+    Task(
+        "ddd",
+        ("hm", "dep", "rot", "dim"),
+        ("wh", "reg"),
+        frozenset({"dep", "rot", "dim"}),
+        {
+            "height": Dim.fixed("height", 384, multiple_of=32),
+            "width": Dim.fixed("width", 1280, multiple_of=32),
+            "mean": KITTI_MEAN,
+            "std": KITTI_STD,
+        },
+    ),
     Task(
         "exdet",
         ("hm_t", "hm_l", "hm_b", "hm_r", "hm_c"),

@@ -13,7 +13,8 @@ import pytest
 from support.blobs import draw_blobs
 
 from convkit.cli.run import _in_step
-from convkit.processing import Frame
+from convkit.errors import InputError
+from convkit.processing import Frame, ImageReader
 from convkit.runtime import load
 
 
@@ -234,3 +235,71 @@ def test_of_a_long_video_only_the_images_of_two_batches_are_in_memory(blobs, blo
     with load(blob_artifact.path) as predictor:
         assert sum(1 for _ in _in_step(predictor, frames(), 4, raw=False)) == 60
     assert most <= 8
+
+
+@pytest.fixture
+def tinted(monkeypatch) -> None:
+    """Let a file or value ``shade`` belong to each image, which makes it darker; the files contain one number."""
+
+    def join(self, raw, companions):
+        value = companions["shade"]
+        if isinstance(value, Path):
+            value = value.read_text()
+        try:
+            return (raw * float(value)).astype(np.uint8)
+        except ValueError as error:
+            raise InputError(f"{value!r} is no shade.", hint="Give a number.") from error
+
+    monkeypatch.setattr(ImageReader, "companions", ("shade",))
+    monkeypatch.setattr(ImageReader, "join", join)
+
+
+def counts(said) -> list[int]:
+    return [len(json.loads(line)["detections"]) for line in said.lines]
+
+
+def test_what_belongs_to_an_input_comes_from_a_folder_a_file_or_a_list(cli, blob_artifact, pictures, tinted):
+    write_video("clip.avi", 2)
+    for name, shade in (("0", "1"), ("1", "0"), ("2", "1"), ("clip", "0")):
+        Path("shades").mkdir(exist_ok=True)
+        Path(f"shades/{name}.txt").write_text(shade)
+    inputs = ("pictures/0.png", "pictures/deep", "clip.avi")
+    plain = counts(cli("run", blob_artifact.path, *inputs, "--json"))
+    assert all(plain)
+    said = cli("run", blob_artifact.path, *inputs, "--json", "--with", "shade=shades")
+    assert counts(said) == [plain[0], 0, plain[2], 0, 0]
+    assert counts(cli("run", blob_artifact.path, *inputs, "--json", "--with", "shade=shades/1.txt")) == [0] * 5
+    entries = [{"file_name": "0.png", "shade": 0}, {"file_name": "deep/1.png", "other": 0}]
+    Path("pictures/list.json").write_text(json.dumps({"images": entries}))
+    listed = ("run", blob_artifact.path, "--coco", "pictures/list.json", "--json")
+    assert counts(cli(*listed)) == [0, plain[1]]
+    assert counts(cli(*listed, "--with", "shade=shades")) == [plain[0], 0]
+
+
+def test_a_companion_that_is_missing_or_wrong_is_an_error_of_its_input(cli, blob_artifact, pictures, tinted):
+    Path("shades").mkdir()
+    Path("shades/1.txt").write_text("1")
+    Path("shades/2.txt").write_text("dark")
+    words = ("run", blob_artifact.path, "pictures/deep", "pictures/0.png", "--with", "shade=shades")
+    said = cli(*words)
+    assert (said.code, len(said.lines)) == (1, 1)
+    assert "'dark' is no shade" in said.err
+    skipping = cli(*words, "--skip-bad")
+    assert (skipping.code, skipping.lines) == (0, said.lines)
+    assert "skipped: pictures/deep/2.bmp: 'dark' is no shade" in skipping.err
+    assert "skipped: pictures/0.png: shades has no file for it" in skipping.err
+    Path("shades/1.yaml").write_text("1")
+    assert "shades has several files for it: 1.txt, 1.yaml" in cli(*words).err
+
+
+@pytest.mark.parametrize(("value", "code"), [("light=shades", 2), ("shade", 2), ("shade=nowhere", 1)])
+def test_a_companion_that_cannot_be(cli, blob_artifact, pictures, tinted, value, code):
+    said = cli("run", blob_artifact.path, "pictures", "--with", value)
+    assert (said.code, said.out) == (code, "")
+    assert "--with" in said.err
+
+
+def test_a_model_without_companions_refuses_them(cli, blob_artifact, pictures):
+    said = cli("run", blob_artifact.path, "pictures", "--with", "calib=pictures")
+    assert said.code == 2
+    assert "nothing that belongs to an input of this model" in said.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from convkit import Adapter, Dim, ModelSpec, Option, Request, SourceModel
 from convkit.conversion import ConvertSettings, read_config, resolve_settings
-from convkit.errors import SettingError
+from convkit.errors import AdapterError, CheckpointError, SettingError
 
 
 class Sample(Adapter):
@@ -32,6 +33,18 @@ class Sample(Adapter):
         raise NotImplementedError
 
 
+class FromCheckpoint(Sample):
+    """An adapter whose height and mean follow from the checkpoint."""
+
+    found: Mapping[str, Any] = {"height": Dim.fixed("height", 96, multiple_of=32), "mean": (0.5, 0.5, 0.5)}
+
+    def defaults(self, weights: Path, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        if weights.suffix != ".pth":
+            raise CheckpointError(f"{weights} is none.")
+        assert options["k"] in (100, 7)
+        return self.found
+
+
 def own(options: Any) -> dict[str, Any]:
     """Leave out the options of plugins."""
     names = {option.name for option in Sample.options}
@@ -44,6 +57,27 @@ def resolve(flags: dict[str, Any] | None = None, config: dict[str, Any] | None =
 
 def origin(settings: ConvertSettings, name: str) -> str:
     return settings.origins[name]
+
+
+def test_what_follows_from_the_checkpoint_goes_over_the_adapter_and_under_all_else():
+    adapter, weights = FromCheckpoint(), Path("w.pth")
+    settings = resolve_settings(adapter, {"set": {"k": "7"}}, {}, "", weights)
+    assert [str(dim) for dim in settings.dims] == ["batch=1:1:8", "height=96"]
+    assert (settings.options["mean"], origin(settings, "set.mean")) == ((0.5, 0.5, 0.5), "checkpoint")
+    table = {"shape": ["height=32"], "set": {"mean": [0.3, 0.3, 0.3]}}
+    settings = resolve_settings(adapter, {}, table, "convkit.toml", weights)
+    assert [str(dim) for dim in settings.dims] == ["batch=1:1:8", "height=32"]
+    assert (settings.options["mean"], origin(settings, "set.mean")) == ((0.3, 0.3, 0.3), "convkit.toml")
+    assert resolve_settings(adapter, {}, {}, "", Path("w.txt")) == resolve_settings(adapter, {}, {}, "")
+
+
+@pytest.mark.parametrize(
+    "found", [{"height": 96}, {"k": Dim("batch", 1, 1, 8)}, {"width": Dim("width", 1, 1, 8)}, {"deep": 1}]
+)
+def test_what_cannot_follow_from_a_checkpoint_is_the_adapters_fault(monkeypatch, found):
+    monkeypatch.setattr(FromCheckpoint, "found", found)
+    with pytest.raises(AdapterError, match=f"returned '{next(iter(found))}'"):
+        resolve_settings(FromCheckpoint(), {}, {}, "", Path("w.pth"))
 
 
 def test_without_any_word_everything_comes_from_adapter_or_built_in():

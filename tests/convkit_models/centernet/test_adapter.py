@@ -71,6 +71,7 @@ def test_the_declaration() -> None:
         "confidence": 0.25,
         "nms": 0.5,
         "calibration": KITTI_CALIBRATION,
+        "aggregate": 0.0,
     }
 
 
@@ -135,9 +136,12 @@ class TestSpecification:
         assert (spec.preprocess["mean"], spec.preprocess["side"]) == ([0.485, 0.456, 0.406], "width")
         assert load(path, options={"mean": (0.4, 0.4, 0.4)}).spec.preprocess["mean"] == [0.4, 0.4, 0.4]
         assert isinstance(convkit_decode(json.loads(json.dumps(spec.decode))), SpaceDecode)
+        bare = {name: count for name, count in heads.items() if name != "wh"}
+        assert len(load(make_checkpoint(path, "res_18", width=0.05, heads=bare)).spec.outputs) == 5
         for request, said in (
             ({"form": "detections"}, "ddd has no output form 'detections'"),
             ({"options": {"calibration": (1.0, 2.0)}}, "'calibration' has 2 numbers"),
+            ({"options": {"aggregate": 0.1}}, "'aggregate' is 0.1, and the task is ddd"),
             ({"options": {"resize": "keep_res"}}, "ddd has no resize=keep_res"),
         ):
             with pytest.raises(SettingError, match=said):
@@ -150,6 +154,7 @@ class TestSpecification:
         assert [(output.name, output.shape[1]) for output in spec.outputs] == list(heads.items())
         assert (spec.variant, len(spec.classes), spec.decode["fixed"]) == ("res_18-extreme", 4, False)
         assert isinstance(convkit_decode(json.loads(json.dumps(spec.decode))), ExtremeDecode)
+        assert load(path, options={"aggregate": 0.1}).spec.decode["aggregate"] == 0.1
         agnostic = {name: 1 if name[:3] == "hm_" and name != "hm_c" else count for name, count in heads.items()}
         assert len(load(make_checkpoint(path, "res_18", width=0.05, heads=agnostic)).spec.classes) == 4
 

@@ -59,3 +59,17 @@ class TestKeptResolution(AdapterConformance):
     def raws(cls) -> list[np.ndarray]:
         """Return images that fit into the range without being resized."""
         return synthetic_scenes(4, height=60, width=90)
+
+
+class TestSpace(AdapterConformance):
+    """A narrow res_18 for boxes in space, in a small size of its own."""
+
+    adapter = "centernet"
+    shapes = ("height=32", "width=96")
+    forms = ("heads",)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def weights(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        heads = {"hm": 3, "wh": 2, "reg": 2, "dep": 1, "rot": 8, "dim": 3}
+        return make_checkpoint(tmp_path_factory.mktemp("weights") / "ddd.pth", "res_18", heads=heads, width=0.1)

@@ -7,7 +7,8 @@ from typing import Any
 
 from convkit import ModelSpec, Request, TensorSpec
 from convkit.errors import SettingError
-from convkit_models.centernet._names import COCO_MEAN, COCO_STD, INPUT, KITTI, KITTI_MEAN, KITTI_STD, class_names
+from convkit_models.centernet._calibration import check_calibration
+from convkit_models.centernet._names import INPUT, KITTI, class_names
 from convkit_models.centernet.networks import STRIDE, Layout
 from convkit_models.centernet.tasks._shared import (
     check_channels,
@@ -37,8 +38,6 @@ def check_heads(layout: Layout, source: str) -> None:
 def describe(request: Request, layout: Layout, options: Mapping[str, Any], info: Mapping[str, Any]) -> ModelSpec:
     """Return the specification of a network in the sizes that were asked for.
 
-    Mean and standard deviation of COCO, the defaults of other tasks, stand for those of KITTI.
-
     Raises:
         SettingError: the request does not go with this network.
     """
@@ -48,16 +47,13 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], info:
             f"The task ddd has no resize={options['resize']}.",
             hint="Leave it out: the whole width of an image is taken.",
         )
-    kitti = {"mean": (COCO_MEAN, KITTI_MEAN), "std": (COCO_STD, KITTI_STD)}
-    own = {name: new if tuple(options[name]) == old else options[name] for name, (old, new) in kitti.items()}
-    options = {**options, **own}
     check_options(dims, options)
     refuse_form(request.form, ("heads",), "ddd")
     refuse_decoding(options, ("official", "fixed"), "ddd")
     calibration = [float(number) for number in options["calibration"]]
-    if len(calibration) != 12 or calibration[0] == 0 or calibration[5] == 0:
+    if problem := check_calibration(calibration):
         raise SettingError(
-            f"The option 'calibration' has {len(calibration)} numbers, or a focal length of 0.",
+            f"The option 'calibration' {problem}.",
             hint="Give the 3 x 4 matrix P2 of the camera row by row: 12 numbers with commas between them.",
         )
     names = class_names(

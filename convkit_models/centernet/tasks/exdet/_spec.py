@@ -69,6 +69,7 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], info:
             "stride": STRIDE,
             "topk": options["topk"],
             "fixed": options["decode"] == "fixed",
+            "aggregate": options["aggregate"],
             "classes": list(names),
         },
         classes=names,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +38,7 @@ def heads(*, seed: int = 0, mean: float = -1.0) -> Maps:
     return maps | {"wh": draw(2, 1, 9), "reg": draw(2, 0, 1)}
 
 
-def by_loops(maps: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def by_loops(maps: Mapping[str, np.ndarray], settings: Mapping[str, Any], P: list[float] = P) -> list[dict[str, Any]]:
     one = {name: value[0].astype(np.float64) for name, value in maps.items()}
     hm = one["hm"]
     classes, height, width = hm.shape
@@ -61,7 +62,7 @@ def by_loops(maps: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> lis
             continue
         dx, dy = one["reg"][:, y, x] if "reg" in one else (0.5, 0.5)
         u, v = mapped(x + dx, y + dy)
-        w, h = one["wh"][:, y, x]
+        w, h = one["wh"][:, y, x] if "wh" in one else (0, 0)
         w, h = (w * ratio, h * ratio) if settings["fixed"] else mapped(w, h)
         depth = 1 / (1 / (1 + math.exp(-one["dep"][0, y, x])) + 1e-6) - 1
         rot, dim = one["rot"][:, y, x], one["dim"][:, y, x]
@@ -71,11 +72,12 @@ def by_loops(maps: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> lis
         place = [(u * depth - P[3] - P[2] * z) / P[0], (v * depth - P[7] - P[6] * z) / P[5] + dim[0] / 2, z]
         heading = alpha + math.atan2(u - P[2], P[0])
         heading += -2 * math.pi if heading > math.pi else 2 * math.pi if heading < -math.pi else 0
+        box = [u - w / 2, v - h / 2, u + w / 2, v + h / 2]
         found.append(
             {
                 "class_ids": label,
                 "scores": score,
-                "boxes": [u - w / 2, v - h / 2, u + w / 2, v + h / 2],
+                "boxes": box if "wh" in one else around(dim, place, heading, P),
                 "sizes": dim,
                 "places": place,
                 "headings": heading,
@@ -83,6 +85,18 @@ def by_loops(maps: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> lis
             }
         )
     return found
+
+
+def around(dim: np.ndarray, place: list[float], heading: float, P: list[float]) -> list[float]:
+    """Return the box around the eight projected corners."""
+    points = []
+    for x, y, z in itertools.product((-dim[2] / 2, dim[2] / 2), (0, -dim[0]), (-dim[1] / 2, dim[1] / 2)):
+        cos, sin = math.cos(heading), math.sin(heading)
+        corner = [cos * x + sin * z + place[0], y + place[1], max(cos * z - sin * x + place[2], 0.1 - P[11]), 1.0]
+        u, v, w = (sum(a * b for a, b in zip(P[4 * row : 4 * row + 4], corner, strict=True)) for row in range(3))
+        points.append((u / w, v / w))
+    xs, ys = zip(*points, strict=True)
+    return [min(xs), min(ys), max(xs), max(ys)]
 
 
 def assert_is(found: Boxes3D, expected: list[dict[str, Any]]) -> None:
@@ -116,6 +130,31 @@ def test_ties_no_offset_and_nothing() -> None:
     assert_is(decode(maps, spec(9)), by_loops(maps, spec(9)))
     maps["hm"][:] = np.log(0.2 / 0.8) - 1e-3
     assert len(decode(maps, spec())) == 0
+
+
+def test_without_the_head_wh_the_box_is_around_the_one_in_space() -> None:
+    maps, settings = heads(seed=2), spec(60)
+    maps["dep"] -= 1.5  # farther away, as few corners as possible behind the camera
+    del maps["wh"]
+    expected, found = by_loops(maps, settings), decode(maps, settings)
+    assert len(expected) > 10
+    assert found.class_ids.tolist() == [each["class_ids"] for each in expected]
+    far = [each["places"][2] > 5 for each in expected]
+    assert sum(far) > 5
+    boxes = np.array([each["boxes"] for each in expected])
+    np.testing.assert_allclose(found.boxes[far], boxes[far], rtol=1e-4, atol=5e-2)
+    assert np.isfinite(found.boxes).all()
+
+
+def test_each_image_has_its_own_camera() -> None:
+    maps = heads(seed=1)
+    other = [*P[:2], 590.0, *P[3:5], 720.0, 170.5, *P[7:]]
+    metas = [META, {**META, "calibration": other}, META]
+    found = SpaceDecode(spec())({name: np.repeat(value, 3, axis=0) for name, value in maps.items()}, metas)
+    for one, matrix in zip(found, (P, other, P), strict=True):
+        assert isinstance(one, Boxes3D)
+        assert_is(one, by_loops(maps, spec(), matrix))
+        np.testing.assert_array_equal(one.calibration.reshape(-1), np.float32(matrix))
 
 
 def test_the_fault_is_the_shift_of_the_map() -> None:

@@ -20,8 +20,9 @@ RATIO = 160.0 / 16
 Maps = dict[str, np.ndarray]
 
 
-def spec(classes: int = 2, topk: int = 8, *, fixed: bool = False) -> dict[str, Any]:
-    return {"stride": 4, "topk": topk, "fixed": fixed, "classes": [f"class {index}" for index in range(classes)]}
+def spec(classes: int = 2, topk: int = 8, *, fixed: bool = False, aggregate: float = 0.0) -> dict[str, Any]:
+    names = [f"class {index}" for index in range(classes)]
+    return {"stride": 4, "topk": topk, "fixed": fixed, "aggregate": aggregate, "classes": names}
 
 
 def heads(classes: int = 2, sides: int | None = None, *, seed: int = 0, mean: float = 0.0) -> Maps:
@@ -39,6 +40,23 @@ def sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value))
 
 
+def with_edges(heat: np.ndarray, side: str, weight: float) -> np.ndarray:
+    """Return probabilities [C, H, W] to which, cell by cell, what rises towards them along the edge is added."""
+    edges = np.zeros_like(heat)
+    step = (0, 1) if side in "tb" else (1, 0)
+    for label, y, x in itertools.product(*map(range, heat.shape)):
+        for sign in (-1, 1):
+            here, (down, right) = (y, x), (sign * step[0], sign * step[1])
+            while True:
+                beyond = here[0] + down, here[1] + right
+                inside = 0 <= beyond[0] < heat.shape[1] and 0 <= beyond[1] < heat.shape[2]
+                if not inside or heat[(label, *here)] < heat[(label, *beyond)]:
+                    break
+                edges[label, y, x] += heat[(label, *beyond)]
+                here = beyond
+    return heat + weight * edges
+
+
 def by_loops(
     maps: Mapping[str, np.ndarray], settings: Mapping[str, Any], most: int = 1000
 ) -> list[tuple[int, float, list[float]]]:
@@ -48,11 +66,13 @@ def by_loops(
     agnostic = len(one["hm_t"]) == 1
     points = {}
     for side in "tlbr":
-        planes, found = one[f"hm_{side}"], []
+        planes, found = 1 / (1 + np.exp(-one[f"hm_{side}"])), []
+        if settings["aggregate"]:
+            planes = with_edges(planes, side, settings["aggregate"])
         for label, y, x in itertools.product(range(len(planes)), range(height), range(width)):
             if planes[label, y, x] >= planes[label, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].max():
-                found.append((-planes[label, y, x], label, y * width + x, y, x))
-        points[side] = [(sigmoid(-value), label, y, x) for value, label, _, y, x in sorted(found)[: settings["topk"]]]
+                found.append((-min(planes[label, y, x], 1), label, y * width + x, y, x))
+        points[side] = [(-value, label, y, x) for value, label, _, y, x in sorted(found)[: settings["topk"]]]
     rows = []
     for number, (t, l, b, r) in enumerate(itertools.product(*(points[side] for side in "tlbr"))):  # noqa: E741
         cy, cx = int((t[2] + b[2] + 0.5) / 2), int((l[3] + r[3] + 0.5) / 2)
@@ -135,6 +155,18 @@ def test_heads_against_all_groups(classes: int, sides: int | None, seed: int, fi
     expected = by_loops(maps, settings)
     assert expected
     assert_is(decode(maps, settings), expected)
+
+
+@pytest.mark.parametrize(("weight", "mean"), [(0.1, 0.0), (0.3, 1.5)])
+@pytest.mark.parametrize(("classes", "sides"), [(2, None), (3, 1)])
+def test_edges_make_extreme_points_stronger(classes: int, sides: int | None, weight: float, mean: float) -> None:
+    """With 0.3 many points reach the limit of 1, which are equal then."""
+    maps, settings = heads(classes, sides, seed=4, mean=mean), spec(classes, topk=7, fixed=True, aggregate=weight)
+    expected = by_loops(maps, settings)
+    assert expected
+    found = decode(maps, settings)
+    assert_is(found, expected)
+    assert found.compare(decode(maps, {**settings, "aggregate": 0.0})).unexplained
 
 
 def test_the_mirrored_half_differs_as_documented() -> None:
