@@ -17,13 +17,14 @@ def make_model(
     outputs: Mapping[str, Sequence[Any]],
     constants: Mapping[str, Any] | None = None,
     opset: int = 20,
+    dtype: int = TensorProto.FLOAT,
 ) -> onnx.ModelProto:
-    """Return a checked model of float32 inputs and outputs with the given shapes."""
+    """Return a checked model whose inputs and outputs have the given shapes, and are float32 by default."""
     graph = helper.make_graph(
         list(nodes),
         "graph",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name, shape in outputs.items()],
+        [helper.make_tensor_value_info(name, dtype, list(shape)) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, dtype, list(shape)) for name, shape in outputs.items()],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)

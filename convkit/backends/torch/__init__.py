@@ -84,12 +84,13 @@ def convkit_torch_operators() -> Mapping[tuple[str, str], Callable[..., Any]]:
     """Offer the operators of ONNX itself."""
     from convkit.backends.torch._elementwise import ELEMENTWISE
     from convkit.backends.torch._fused import FUSED
+    from convkit.backends.torch._gpu_operators import GPU
     from convkit.backends.torch._layout import LAYOUT
     from convkit.backends.torch._network import NETWORK
     from convkit.backends.torch._quantise import QUANTISE
     from convkit.backends.torch._resize import RESIZING
 
-    return {**ELEMENTWISE, **LAYOUT, **NETWORK, **QUANTISE, **RESIZING, **FUSED}
+    return {**ELEMENTWISE, **LAYOUT, **NETWORK, **QUANTISE, **RESIZING, **FUSED, **GPU}
 
 
 def _build() -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from convkit.backends import DeviceSession, Session
 from convkit.backends.torch._node import Builder, Key, host_tensor
 from convkit.backends.torch._program import Program
+from convkit.backends.torch._siblings import joined_siblings
 from convkit.errors import ConversionError, ConvkitError, EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class TorchSession(Session):
         self.on = torch.device(kind, int(index or 0)) if kind == "cuda" else torch.device(device)
         if channels_last is None:
             channels_last = self.on.type == "cuda" and (dtype is not None or _convolves_in_16_bits(proto))
+        if channels_last and self.on.type == "cuda":
+            proto = joined_siblings(proto)
         self.program = Program(proto, _operators(), self.on, dtype, channels_last)
         self._fixed = all(
             all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim[1:])

@@ -10,6 +10,7 @@ from support.dcn_variants import aot_variants, hopper_variants, pack_variants, p
 from support.decode_variants import decode_variants
 from support.every_case import EVERY_CASE, covering
 from support.sample_kernels import sample_variants
+from support.torch_kernels import torch_kernel_variants
 from support.warp_variants import warp_variants
 
 from convkit.cuda import NUMBERS, Variant, check_limit, check_signature, compile_variant, evaluate
@@ -19,7 +20,7 @@ pytest.importorskip("cupy")
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100)
 VARIANTS = [
-    *(*sample_variants(), *warp_variants(), *decode_variants()),
+    *(*sample_variants(), *warp_variants(), *decode_variants(), *torch_kernel_variants()),
     *(NOT_FINITE.variant(T=dtype, THREADS=256) for dtype in ("float32", "float16", "bfloat16")),
     *(*hopper_variants(), *plain_variants(), *tensor_variants(), *pack_variants(), *aot_variants()),
 ]
