@@ -225,7 +225,7 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
             )  # fmt: skip
         keep = read_kept(settings.keep_fp32, rewritten.model)
         with at_stage(PROVE):
-            proved = prove_graph(source.spec, measured, inputs, runner, folder, progress)
+            proved = prove_graph(source.spec, rewritten.model, measured, inputs, runner, folder, progress)
         typed = None
         if plan.typed and proved.verdict.passed:
             with at_stage(TYPE):

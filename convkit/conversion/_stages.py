@@ -17,12 +17,13 @@ from convkit.backends import Backend, Engine, Ladder, Session, open_engine
 from convkit.conversion._export import check_graph, export_onnx, save_onnx
 from convkit.conversion._export_errors import named_in_exports
 from convkit.conversion._inputs import RawInputs
+from convkit.conversion._layers import measure_layers
 from convkit.conversion._patching import Patch, PatchRecord, patched
 from convkit.cuda import write_kernels
-from convkit.errors import blamed_on
+from convkit.errors import ConvkitError, blamed_on
 from convkit.evaluation import check_pipeline
 from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases
-from convkit.model import ModelSpec, SourceModel, Target
+from convkit.model import PRECISIONS, ModelSpec, SourceModel, Target
 from convkit.plugins import manager
 from convkit.processing import (
     Decode,
@@ -37,12 +38,14 @@ from convkit.proof import (
     Case,
     Compute,
     GoldenSamples,
+    Layers,
     Ledger,
     Samples,
     Stage,
     TorchCompute,
     Verdict,
     artifact_ladder,
+    layer_feed,
     measure_baselines,
     own_sizes,
     patched_compute,
@@ -248,8 +251,12 @@ def prove_written(
     baselines: dict[str, dict[str, float]],
     ledger: list[Stage],
     progress: Progress,
+    layers: Layers | None = None,
 ) -> tuple[Verdict, Sequence[Sequence[tuple[str, np.ndarray]]]]:
-    """Return the verdict of the graph in ``folder`` under the baselines, pipeline included, and drawings of results."""
+    """Return the verdict of the graph in ``folder`` under the baselines, pipeline included, and drawings of results.
+
+    ``layers`` is what its layers have to give.
+    """
     session = runner.open(folder / MODEL)
     with predictor_of(Artifact(folder, {"model": spec_to_json(spec)}), session) as predictor:
         verdict = prove(
@@ -269,14 +276,34 @@ def prove_written(
             ),
             progress=progress,
         )
+        if layers:
+            _compare_layers(layers, folder / MODEL, golden, verdict)
         drawings = _drawings(measured, inputs, session.run, verdict.backend)
         if verdict.passed:
             verdict.checks += check_pipeline(predictor, golden, verdict.baselines, progress)
     return verdict, drawings
 
 
+def _compare_layers(layers: Layers, file: Path, golden: GoldenSamples, verdict: Verdict) -> None:
+    import onnx
+
+    try:
+        found = layers.check(onnx.load(str(file)), golden.samples, verdict.backend, verdict.device)
+    except ConvkitError as error:
+        verdict.notes.append(f"the layers were not compared: {error.message}")
+        return
+    if found:
+        verdict.checks.append(found)
+
+
 def prove_graph(
-    spec: ModelSpec, measured: Measured, inputs: RawInputs, runner: Runner, folder: Path, progress: Progress
+    spec: ModelSpec,
+    model: onnx.ModelProto,
+    measured: Measured,
+    inputs: RawInputs,
+    runner: Runner,
+    folder: Path,
+    progress: Progress,
 ) -> Proved:
     """Prove the written graph in every case and from raw inputs to results, draw what it finds, store samples."""
     golden = GoldenSamples.record(
@@ -288,9 +315,15 @@ def prove_graph(
     )
     golden.save(folder)
     baselines = {name: dict(table) for name, table in measured.baselines.items()}
+    progress("measuring every layer")
+    feed = layer_feed(spec, golden.samples, measured.opt.item_sizes)
+    layers, reason = measure_layers(model, feed, PRECISIONS["fp32"])
+    if layers:
+        layers.save(folder)
     verdict, drawings = prove_written(
-        spec, measured, inputs, golden, runner, folder, baselines, measured.ledger.stages, progress
+        spec, measured, inputs, golden, runner, folder, baselines, measured.ledger.stages, progress, layers
     )
+    verdict.notes += [reason] if reason else []
     machine = runner.backend.machine(runner.device)
     return Proved(verdict, artifact_ladder(verdict, machine), machine, golden, drawings)
 

@@ -28,6 +28,7 @@ from convkit.conversion._calibration import CalibrationSet
 from convkit.conversion._changes import Changes, Wish, measure_changes
 from convkit.conversion._export import check_graph, save_onnx
 from convkit.conversion._inputs import RawInputs
+from convkit.conversion._layers import measure_layers
 from convkit.conversion._metric import Metric
 from convkit.conversion._settings import AUTO
 from convkit.conversion._stages import Measured, Proved, Rewritten, Runner, prove_written
@@ -41,7 +42,7 @@ from convkit.model import ModelSpec, Precision, Target
 from convkit.plugins import manager
 from convkit.processing import collate
 from convkit.progress import Progress
-from convkit.proof import GRAPH_CHECKS, METRIC, Verdict, artifact_ladder, rung_of
+from convkit.proof import GRAPH_CHECKS, LAYERS, METRIC, Layers, Verdict, artifact_ladder, layer_feed, rung_of
 from convkit.reporting import excerpts_of
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Typed:
 
     ``ranges`` are those on the samples that kept a node in float32, by tensor; ``search`` is how the nodes to keep were
     found, where they were searched for; ``calibration`` is what int8 was calibrated with;
-    ``brought`` is the name of the file where the graph is the user's own; ``graphs`` show one place of each rewrite.
+    ``brought`` is the name of the file where the graph is the user's own; ``graphs`` show one place of each rewrite,
+    ``layers`` is what the layers have to give; None where nothing is known of them.
     """
 
     model: onnx.ModelProto
@@ -71,6 +73,7 @@ class Typed:
     calibration: CalibrationSet | None = None
     brought: str = ""
     graphs: Sequence[Mapping[str, Any]] = ()
+    layers: Layers | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what the manifest says of it."""
@@ -140,11 +143,14 @@ def type_graph(
     check_graph(model, "the rewrites of phase precision")
     types = graph_precision(model, graph_stats(model, {dim.name: dim.opt for dim in spec.dims}))
     audit(types, precision, [miss for _, record in records for miss in record.near_misses], auto=wish.auto)
-    baselines = _measured(spec, rewritten.model, measured, precision, changes, folder, progress)
+    baselines, layers = _measured(spec, rewritten.model, measured, precision, changes, folder, progress)
     _stamp(model, records)
     _write_graph(model, folder)
     decisive = _decisive(types, changes.ranges)
-    return Typed(model, records, precision, types, decisive, baselines, searched, changes.calibration, graphs=graphs)
+    return Typed(
+        model, records, precision, types, decisive, baselines, searched, changes.calibration, graphs=graphs,
+        layers=layers,
+    )  # fmt: skip
 
 
 def bring_graph(
@@ -169,7 +175,7 @@ def bring_graph(
     if brought.precision.name != "fp32":
         if wish.calibration:
             changes = measure_changes(rewritten.model, wish, (), lambda graph: _opened(runner, graph, folder), progress)
-        baselines = _measured(spec, rewritten.model, measured, wish.precision, changes, folder, progress)
+        baselines, _ = _measured(spec, rewritten.model, measured, wish.precision, changes, folder, progress)
     types = graph_precision(brought.model, graph_stats(brought.model, {dim.name: dim.opt for dim in spec.dims}))
     _write_graph(brought.model, folder)
     calibration = changes.calibration if changes else None
@@ -184,14 +190,17 @@ def _measured(
     changes: Changes | None,
     folder: Path,
     progress: Progress,
-) -> dict[str, dict[str, float]]:
-    """Return what a precision costs PyTorch on the float32 graph, which is in ``folder``, too."""
+) -> tuple[dict[str, dict[str, float]], Layers | None]:
+    """Return what a precision costs PyTorch on the float32 graph, which is in ``folder``, too, and in its layers."""
     try:
         yardstick = changes.write_yardstick(model, folder / MODEL, folder) if changes else folder / MODEL
-        return measure_yardstick(
+        baselines = measure_yardstick(
             spec, yardstick, measured.reference, measured.samples, measured.cases, measured.decode, precision,
             progress, bounded=True,
         )  # fmt: skip
+        progress("measuring every layer")
+        feed = layer_feed(spec, measured.stored, measured.opt.item_sizes)
+        return baselines, measure_layers(model, feed, precision, yardstick)[0]
     finally:
         Changes.forget_yardstick(folder)
 
@@ -218,9 +227,13 @@ def prove_typed_graph(
     ``before`` is the proof of the float32 graph, whose rung *exported* stays, unless the graph is the user's own.
     ``metric`` measures the task metric, where everything else passed.
     """
+    (folder / LAYERS).unlink(missing_ok=True)  # those of the float32 graph
+    if typed.layers:
+        typed.layers.save(folder)
     verdict, drawings = prove_written(
-        spec, measured, inputs, before.golden, runner, folder, typed.baselines, before.verdict.ledger, progress
-    )
+        spec, measured, inputs, before.golden, runner, folder, typed.baselines, before.verdict.ledger, progress,
+        typed.layers,
+    )  # fmt: skip
     found = metric() if metric and verdict.passed else None
     if found:
         verdict.checks.append(found.check())

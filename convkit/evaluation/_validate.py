@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convkit.artifact import Artifact, ProofRecord, StoredEngine, record_file, stored_engines, write_record
 from convkit.backends import (
@@ -20,6 +21,9 @@ from convkit.evaluation._pipeline import check_pipeline
 from convkit.progress import Progress, silent
 from convkit.proof import GoldenSamples, Verdict, artifact_ladder, pipeline_rung, prove_again, rung_of
 from convkit.runtime import Predictor, predictor_of
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["ArtifactProof", "prove_artifact", "prove_predictor", "validate"]
 
@@ -127,6 +131,8 @@ def prove_predictor(
     golden: GoldenSamples | None = None,
     save_results: Path | None = None,
     stop_early: bool = False,
+    layers: bool = True,
+    model: onnx.ModelProto | None = None,
     progress: Progress = silent,
 ) -> Verdict:
     """Run every check of `validate` on a predictor, which may be a faulty one: this is what decides.
@@ -134,7 +140,8 @@ def prove_predictor(
     Its session is compared with the stored float64 results in every shape, preprocess and decode are replayed on what
     is stored, and then the stored raw inputs go through the predictor itself (the checks of kind ``pipeline``), unless
     something failed before. ``golden`` saves reading the golden samples again; ``stop_early`` runs nothing more in
-    other shapes after a failure.
+    other shapes after a failure. ``layers`` compares those of the artifact's graph, or of the ``model`` that the
+    predictor runs in its place.
     """
     golden = golden or GoldenSamples.load(predictor.artifact.path, predictor.spec, predictor.artifact.manifest["files"])
     verdict = prove_again(
@@ -144,6 +151,8 @@ def prove_predictor(
         backend=backend,
         save_results=save_results,
         stop_early=stop_early,
+        layers=layers,
+        model=model,
         progress=progress,
     )
     if verdict.passed:

@@ -12,6 +12,7 @@ from convkit.proof._ladder import (
     pipeline_rung,
     rung_of,
 )
+from convkit.proof._layers import LAYERS, Layers, Runs, layer_feed
 from convkit.proof._ledger import Ledger
 from convkit.proof._metrics import TensorError, measure
 from convkit.proof._prove import check_repeated, measure_baselines, prove, score_slack
@@ -24,13 +25,16 @@ __all__ = [
     "DECODED",
     "GRAPH_CHECKS",
     "ILL_CONDITIONED",
+    "LAYERS",
     "METRIC",
     "Case",
     "Check",
     "Compute",
     "GoldenSamples",
     "ItemSizes",
+    "Layers",
     "Ledger",
+    "Runs",
     "Samples",
     "Stage",
     "TensorError",
@@ -45,6 +49,7 @@ __all__ = [
     "failures_json",
     "feed_key",
     "judge",
+    "layer_feed",
     "limits_of",
     "measure",
     "measure_baselines",

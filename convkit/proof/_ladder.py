@@ -22,7 +22,7 @@ __all__ = [
 
 PIPELINE = "pipeline"
 RESULTS = ("decoded", "decode")
-GRAPH_CHECKS = ("shape", "values", "batch")
+GRAPH_CHECKS = ("shape", "values", "batch", "layers")
 METRIC = "metric"
 NO_DECODE = "The model has no decode; its outputs are what is compared."
 

@@ -5,7 +5,8 @@
 The baselines say in ``ulp`` which precision they were measured in, float32 where they do not.
 
 The rule needs no constant tuned to a network: how badly conditioned it is shows in PyTorch's own error, the baseline,
-measured on the same inputs. The 4 ulp cover outputs that PyTorch happens to get right to the last bit.
+measured on the same inputs. The 4 ulp (2 in coarser precisions) cover outputs that PyTorch happens to get right to the
+last bit.
 
 Results have a ceiling besides: where PyTorch itself loses a tenth of the boxes or moves them by 40 pixels, three times
 that is no limit. The kind of result says what nobody would call the same; beyond it, a check is not comparable.
@@ -24,7 +25,8 @@ from convkit.results import Difference
 __all__ = ["DECODED", "ILL_CONDITIONED", "ILL_CONDITIONED_16", "baselines_of", "judge", "limits_of"]
 
 ULP = 2.0**-23
-FLOOR_ULPS = 4
+FLOOR_ULPS, FLOOR_ULPS_16 = 4, 2
+"""Units in the last place that are always allowed in float32, and in coarser precisions."""
 DECODED = "decoded results"
 ILL_CONDITIONED = 1e-2
 """Relative float32 error of PyTorch from which on agreement says little."""
@@ -58,7 +60,7 @@ def limits_of(
     baseline: Mapping[str, float], tolerance: Tolerance, floors: Mapping[str, float] | None = None
 ) -> dict[str, float]:
     """Return the limit of each figure of an output; ``floors`` are added for figures of results."""
-    limits, scale, floor = {}, baseline.get("scale", 0.0), FLOOR_ULPS * baseline.get("ulp", ULP)
+    limits, scale, floor = {}, baseline.get("scale", 0.0), _floor(baseline)
     for key, value in baseline.items():
         if key == "max_abs":
             limits[key] = tolerance.factor * value + tolerance.atol + floor * scale
@@ -67,6 +69,10 @@ def limits_of(
         elif key not in ("scale", "ulp"):
             limits[key] = tolerance.factor * value + (floors or {}).get(key, 0.0)
     return limits
+
+
+def _floor(baseline: Mapping[str, float]) -> float:
+    return FLOOR_ULPS_16 * baseline["ulp"] if "ulp" in baseline else FLOOR_ULPS * ULP
 
 
 def judge(

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convkit.artifact import Artifact, spec_from_manifest, stored_engines
 from convkit.backends import Session, backend_named, open_session
+from convkit.errors import ConvkitError
 from convkit.processing import find_decode
 from convkit.progress import Progress, silent
 from convkit.proof._cases import shape_cases
 from convkit.proof._golden import GoldenSamples
+from convkit.proof._layers import Layers
 from convkit.proof._prove import prove
 from convkit.proof._verdict import Verdict, read_baselines
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["prove_again"]
 
@@ -27,6 +33,8 @@ def prove_again(
     backend: str,
     save_results: Path | None = None,
     stop_early: bool = False,
+    layers: bool = True,
+    model: onnx.ModelProto | None = None,
     progress: Progress = silent,
 ) -> Verdict:
     """Compare a session of an artifact with the stored float64 results in every shape.
@@ -34,10 +42,8 @@ def prove_again(
     The limits are those that were measured when the artifact, or its 16-bit engine, was made; preprocess and decode are
     replayed on what is stored. Another ``backend`` than ONNX Runtime is also compared with ONNX Runtime, by polygraphy.
     ``save_results`` keeps the outputs of all engines as polygraphy's JSON; ``stop_early`` ends the proof after the
-    first shape in which something failed.
-    replayed on what is stored. Another ``backend`` than ONNX Runtime is also compared with ONNX Runtime, by polygraphy,
-    unless the artifact is 16-bit.
-    ``save_results`` keeps the outputs of all engines as polygraphy's JSON.
+    first shape in which something failed. ``layers`` compares the layers of the graph, too: that of the artifact, or
+    the ``model`` that the session runs in its place.
 
     Raises:
         ValidationError: the session lacks an output.
@@ -82,9 +88,28 @@ def prove_again(
         finally:
             if other is not None:
                 other.close()
+    if layers and not backend_named(backend).builds:
+        progress("comparing layers")
+        _compare_layers(artifact, golden, verdict, model)
     progress("replaying preprocess and decode")
     verdict.checks += golden.replay(decode)
     return verdict
+
+
+def _compare_layers(artifact: Artifact, golden: GoldenSamples, verdict: Verdict, model: onnx.ModelProto | None) -> None:
+    """Add the check of the layers to a verdict, or a note of why there is none."""
+    import onnx
+
+    known = Layers.load(artifact)
+    if known is None:
+        return
+    try:
+        found = known.check(model or onnx.load(str(artifact.model)), golden.samples, verdict.backend, verdict.device)
+    except ConvkitError as error:
+        verdict.notes.append(f"the layers were not compared: {error.message}")
+        return
+    if found:
+        verdict.checks.append(found)
 
 
 def _baselines(artifact: Artifact, backend: str, recorded: Verdict) -> dict[str, dict[str, float]]:

@@ -14,9 +14,10 @@ class Check:
     """One figure against its limit.
 
     ``kind`` is ``shape``, ``values`` (element by element), ``decoded`` (matched results), ``batch``, ``engines``
-    (against another engine), ``preprocess``, ``decode`` or ``metric`` (of a precision against float32); ``figures`` and
-    ``limits`` have the same keys. ``comparable`` False means that the check says nothing: PyTorch's own float32
-    deviates by more than a result may, so that the engine cannot be told from a wrong one. Such a check did not pass.
+    (against another engine), ``layers`` (inside of the graph), ``preprocess``, ``decode`` or ``metric`` (of a precision
+    against float32); ``figures`` and ``limits`` have the same keys. ``comparable`` False means that the check says
+    nothing: PyTorch's own float32 deviates by more than a result may, so that the engine cannot be told from a wrong
+    one. Such a check did not pass.
     """
 
     kind: str

@@ -38,7 +38,7 @@ def _graph(name: str, rewrite: Rewrite) -> Variant:
         changed = graph.changed(rewrite)
         if changed.graph.SerializeToString(deterministic=True) == _bare(judge.model):
             raise NotApplicableError("the graph has nothing of the kind")
-        return Subject(session=judge.open(changed))
+        return judge.subject(changed)
 
     return Variant(name, GROUP, make)
 
@@ -61,7 +61,7 @@ def _whole(name: str, rewrite: Callable[[onnx.ModelProto], onnx.ModelProto]) -> 
             raise
         except Exception as error:  # onnx raises what its C++ throws
             raise NotApplicableError(f"onnx: {(str(error).splitlines() or ['no message'])[0]}") from error
-        return Subject(session=judge.open(model))
+        return judge.subject(model)
 
     return Variant(name, GROUP, make)
 

@@ -13,7 +13,6 @@ from convkit.self_test._faults_nodes import NODE_FAULTS
 from convkit.self_test._faults_precision import PRECISION_FAULTS
 from convkit.self_test._faults_weights import WEIGHT_FAULTS
 from convkit.self_test._graph import Graph
-from convkit.self_test._subject import Subject
 
 if TYPE_CHECKING:
     from convkit.self_test._judge import Judge
@@ -31,7 +30,7 @@ def _fault(kind: str) -> Fault:
         for spot in find(graph, rng):
             yield Site(
                 spot.where,
-                lambda spot=spot: Subject(session=judge.open(graph.changed(spot.change))),  # type: ignore[misc]
+                lambda spot=spot: judge.subject(graph.changed(spot.change)),  # type: ignore[misc]
             )
 
     return Fault(kind, "graph", cause, sites)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from convkit.proof import (
     Case,
     Check,
     GoldenSamples,
+    Layers,
     Verdict,
     feed_key,
     limits_of,
@@ -72,7 +73,11 @@ class Judge:
         self.decode = find_decode(self.spec.decode)
         self.baselines = Verdict.from_json(artifact.verdict).baselines
         self.session = open_artifact(artifact, backend, device=device, unproved=True, verify=False)
+        self.layers = Layers.load(artifact)
         self._known: dict[bytes, dict[str, np.ndarray]] = {}
+        self._feeds: dict[bytes, Mapping[str, np.ndarray]] = {}
+        self._fed: tuple[bytes, ...] = ()
+        self._sound = Judgement(False)
 
     @cached_property
     def model(self) -> onnx.ModelProto:
@@ -102,6 +107,7 @@ class Judge:
         key = feed_key(feed)
         if key not in self._known:
             self._known[key] = self.session.run(feed)
+            self._feeds[key] = {name: value.copy() for name, value in feed.items()}
         return {name: value.copy() for name, value in self._known[key].items()}
 
     def open(self, model: onnx.ModelProto) -> Session:
@@ -116,6 +122,14 @@ class Judge:
             onnx.save(model, str(path), save_as_external_data=large, location="weights" if large else None)
             return open_session(self.backend, path, device=self.session.device)
 
+    def subject(self, model: onnx.ModelProto) -> Subject:
+        """Return the artifact with another graph.
+
+        Raises:
+            ConvkitError: the backend does not take it.
+        """
+        return Subject(session=self.open(model), model=model)
+
     def judge(self, subject: Subject, *, thorough: bool = False) -> Judgement:
         """Return what `validate` says of a subject; unless ``thorough``, nothing is run after the first failure.
 
@@ -126,13 +140,52 @@ class Judge:
         with subject.settings(), processing(subject), np.errstate(invalid="ignore", over="ignore"):
             try:
                 with predicting(self.artifact, subject, self.session, self.run) as predictor:
-                    verdict = prove_predictor(predictor, backend=self.backend, golden=golden, stop_early=not thorough)
+                    verdict = prove_predictor(
+                        predictor, backend=self.backend, golden=golden, stop_early=not thorough,
+                        layers=subject.model is not None, model=subject.model,
+                    )  # fmt: skip
             except ConvkitError as error:
                 return Judgement(False, f"error: {type(error).__name__}", error.message)
         if verdict.passed:
             return Judgement(True, used=max(map(_used, verdict.checks)))
         first = verdict.failures[0]
         return Judgement(False, " ".join((first.kind, first.output, first.case)), first.note or _figures(first))
+
+    def judge_sound(self) -> Judgement:
+        """Return what `validate` says of the artifact itself."""
+        self._sound = self.judge(Subject(model=self.model), thorough=True)
+        self._fed = tuple(self._feeds)
+        return self._sound
+
+    def judge_clean(self, subject: Subject) -> Judgement:
+        """Return what `validate` says of a subject that is to pass, after `judge_sound`.
+
+        Every feed of a proof is run once. A subject that gives the same to the bit as the sound artifact passes as that
+        did, once its layers are compared; for another one every check is run on what it gave.
+        """
+        compute = subject.session.run if subject.session else subject.run
+        if compute is None:
+            return self.judge(subject, thorough=True)
+        try:
+            with subject.settings(), np.errstate(invalid="ignore", over="ignore"):
+                given = {key: dict(compute(self._feeds[key])) for key in self._fed}
+                if all(_same_bits(self._known[key], found) for key, found in given.items()):
+                    return self._layers_alike(subject) or self._sound
+        except ConvkitError as error:
+            return Judgement(False, f"error: {type(error).__name__}", error.message)
+
+        def run(feed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+            known = given.get(feed_key(feed))
+            return compute(feed) if known is None else {name: value.copy() for name, value in known.items()}
+
+        return self.judge(replace(subject, session=None, run=run), thorough=True)
+
+    def _layers_alike(self, subject: Subject) -> Judgement | None:
+        """Return the failure of the layers of a subject's graph; None where they pass."""
+        if subject.model is None or self.layers is None:
+            return None
+        check = self.layers.check(subject.model, self.golden.samples, self.backend, self.session.device)
+        return None if check is None or check.passed else Judgement(False, check.kind, check.note)
 
     def changes_nothing(self, subject: Subject) -> bool:
         """Return whether what the subject computes on all samples differs by less than a hundredth of the limits."""
@@ -236,6 +289,15 @@ def _decoded(decode: Decode, golden: GoldenSamples, sizes: Any, items: Any) -> I
         }
         for result in decode_batch(decode, together, [item.meta for item in items]):
             yield result.to_json()
+
+
+def _same_bits(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(
+        value.dtype == other[name].dtype
+        and value.shape == other[name].shape
+        and value.tobytes() == other[name].tobytes()
+        for name, value in one.items()
+    )
 
 
 def _units(baseline: Mapping[str, float]) -> dict[str, float]:

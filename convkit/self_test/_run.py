@@ -24,7 +24,6 @@ from convkit.self_test._faults_preprocess import PREPROCESS_FAULTS
 from convkit.self_test._faults_results import RESULT_FAULTS
 from convkit.self_test._judge import Judge
 from convkit.self_test._report import Clean, Outcome, Planted, SelfTest
-from convkit.self_test._subject import Subject
 
 __all__ = ["FAULTS", "VARIANTS", "self_test"]
 
@@ -77,7 +76,7 @@ def self_test(
     judge = Judge(artifact, backend, device)
     try:
         progress("proving the artifact itself")
-        sound = judge.judge(Subject(), thorough=True)
+        sound = judge.judge_sound()
         if not sound.passed:
             raise ValidationError(
                 f"{path} fails its proof here, so its proof cannot be tested: {sound.by} {sound.note}".strip() + ".",
@@ -138,5 +137,9 @@ def _clean(judge: Judge, variant: Variant) -> Clean:
         return Clean(variant.name, variant.group, reason=str(error))
     except ConvkitError as error:
         return Clean(variant.name, variant.group, reason=error.message)
-    judgement = judge.judge(subject, thorough=True)
+    try:
+        judgement = judge.judge_clean(subject)
+    finally:
+        if subject.session:
+            subject.session.close()
     return Clean(variant.name, variant.group, judgement.passed, judgement.by, judgement.note, judgement.used)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 
 from convkit.artifact import Artifact
 from convkit.backends import Session
@@ -29,7 +30,8 @@ Delivery = Callable[[Iterator[Any]], Iterator[Any]]
 class Subject:
     """The parts of an artifact that are replaced; what is None stays as it is.
 
-    ``run`` or ``session`` takes the place of the engine, ``preprocess`` and ``decode`` make one of the artifact's,
+    ``run`` or ``session`` takes the place of the engine; ``model`` is the graph that the session runs, if it is another
+    one. ``preprocess`` and ``decode`` make one of the artifact's,
     ``specified`` are other values for the specification of the preprocess; ``deliver`` is what becomes of the stream of
     results, ``golden`` replaces the stored samples where these are put into another order, and ``settings`` is entered
     while the subject is judged.
@@ -37,6 +39,7 @@ class Subject:
 
     run: Compute | None = None
     session: Session | None = None
+    model: onnx.ModelProto | None = None
     preprocess: Callable[[Preprocess], Preprocess] | None = None
     specified: Mapping[str, Any] | None = None
     decode: Callable[[Decode], Decode] | None = None

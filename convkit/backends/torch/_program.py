@@ -115,6 +115,8 @@ class Program:
         self.running = ""
         self._slots: dict[str, int] = {}
         self._template: list[Tensor | None] = []
+        self._steady: set[int] = set()
+        self._wide: dict[int, tuple[Tensor, Tensor]] = {}
         self._place(constants)
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -131,7 +133,7 @@ class Program:
                     arguments[position] = self._upload(step, position, arguments[position])
                 if not step.checked:
                     check_types(step.node, step.declared, arguments)
-                result = _computed_wide(step, arguments) if self._widens else step.function(*arguments)
+                result = self._computed_wide(step, arguments) if self._widens else step.function(*arguments)
                 results = result if isinstance(result, tuple) else (result,)
                 if len(results) < step.wanted:
                     raise refuse(
@@ -149,6 +151,27 @@ class Program:
         """Return the type in which an input enters the program."""
         dtype = self._entries.get(name, self.inputs[name])
         return self.precision if self.precision is not None and dtype == torch.float32 else dtype
+
+    def _computed_wide(self, step: _Step, arguments: Sequence[Tensor | None]) -> Any:
+        """Return what a step computes in float32 from 16-bit tensors, rounded to their type."""
+        narrow = next((value.dtype for value in arguments if value is not None and value.dtype in _NARROW), None)
+        if narrow is None or step.node.op_type in _CASTS:
+            return step.function(*arguments)
+        result = step.function(*map(self._widened, step.sources, arguments))
+        if isinstance(result, tuple):
+            return tuple(_rounded(value, narrow) for value in result)
+        return _rounded(result, narrow)
+
+    def _widened(self, slot: int, value: Tensor | None) -> Tensor | None:
+        """Return a 16-bit argument in float32; of a constant there is one copy."""
+        if value is None or value.dtype not in _NARROW:
+            return value
+        if slot not in self._steady:
+            return value.float()
+        kept = self._wide.get(slot)
+        if kept is None or kept[0] is not value:
+            kept = self._wide[slot] = (value, value.float())
+        return kept[1]
 
     def _upload(self, step: _Step, position: int, value: Tensor | None) -> Tensor | None:
         """Return a small host tensor on the device; one that was there before is not copied again.
@@ -205,6 +228,7 @@ class Program:
             step.spent = [number for number in {*step.sources, *step.targets} - kept if number >= 0]
             kept.update(step.spent)
         self._slots = slot
+        self._steady = set(fixed) | {target for step in self._steps if not step.sources for target in step.targets}
         self._template = [fixed.get(number) for number in range(next(numbers))]
 
     def _constant(self, values: np.ndarray) -> Tensor:
@@ -244,19 +268,6 @@ def _narrow_results(
         and step.node.outputs[0] not in read
         and types.get(step.inputs[0]) in _NARROW
     }
-
-
-def _computed_wide(step: _Step, arguments: Sequence[Tensor | None]) -> Any:
-    """Return what a step computes in float32 from 16-bit tensors, rounded to their type."""
-    narrow = next((value.dtype for value in arguments if value is not None and value.dtype in _NARROW), None)
-    if narrow is None or step.node.op_type in _CASTS:
-        return step.function(*arguments)
-    result = step.function(
-        *(value.float() if value is not None and value.dtype in _NARROW else value for value in arguments)
-    )
-    if isinstance(result, tuple):
-        return tuple(_rounded(value, narrow) for value in result)
-    return _rounded(result, narrow)
 
 
 def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -14,7 +14,17 @@ from convkit.graph.precision._unfit import Range
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Feed", "Open", "Run", "float32_tensors", "observe", "open_onnxruntime", "range_of", "ranges"]
+__all__ = [
+    "Feed",
+    "Open",
+    "Run",
+    "float32_tensors",
+    "observe",
+    "open_onnxruntime",
+    "range_of",
+    "ranges",
+    "with_outputs",
+]
 
 Feed = Mapping[str, np.ndarray]
 """The input arrays of one run, by name."""
