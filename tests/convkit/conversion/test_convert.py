@@ -50,6 +50,7 @@ def test_an_artifact_holds_graph_manifest_proof_and_report(toy_artifact):
         "proof/verdict.json",
         "proof/rewrites.json",
         "proof/samples.npz",
+        "proof/layers.npz",
         "proof/samples.json",
         "proof/input_0.png",
         "proof/input_1.png",

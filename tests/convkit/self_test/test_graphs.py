@@ -155,7 +155,7 @@ def test_a_clean_variant_is_another_graph_that_computes_the_same(
 ) -> None:
     opened: list[onnx.ModelProto] = []
     judge: Any = SimpleNamespace(
-        model=model, open=opened.append, backend="onnxruntime", session=SimpleNamespace(device="cpu")
+        model=model, subject=opened.append, backend="onnxruntime", session=SimpleNamespace(device="cpu")
     )
     before = model.SerializeToString()
     if variant.name in ELSEWHERE:
@@ -179,7 +179,7 @@ def test_constant_nodes_become_initializers() -> None:
     nodes = [node("Constant", [], ["c"], "c", value=value), node("Add", ["x", "c"], ["y"], "add")]
     plain = make_model(nodes, {"x": [2, 3]}, {"y": [2, 3]})
     opened: list[onnx.ModelProto] = []
-    judge: Any = SimpleNamespace(model=plain, open=opened.append)
+    judge: Any = SimpleNamespace(model=plain, subject=opened.append)
     next(variant for variant in GRAPH_VARIANTS if variant.name in ELSEWHERE).make(judge)
     assert [each.op_type for each in opened[0].graph.node] == ["Add"]
     x = np.ones((2, 3), np.float32)

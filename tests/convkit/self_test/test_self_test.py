@@ -17,7 +17,7 @@ from convkit import Artifact, convert
 from convkit.errors import SettingError, ValidationError
 from convkit.files import sha256
 from convkit.plugins import manager
-from convkit.proof import Verdict
+from convkit.proof import Layers, Verdict
 from convkit.self_test import FAULTS, VARIANTS, Fault, SelfTest, Site, Subject, Variant, self_test
 
 SMALL = {"toy": "toy_artifact", "blobs": "blob_artifact", "pair": "pair_artifact", "embedding": "embedding_artifact"}
@@ -130,7 +130,7 @@ def test_a_variant_that_computes_something_else_is_a_false_alarm(plugins: None, 
 
 
 def test_a_loose_proof_misses_faults(plugins: None, toy_artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With limits that are 1e5 times as wide as measured, a layer that is 1 % off passes."""
+    """With limits that are 1e5 times as wide as measured, and layers unknown, a layer that is 1 % off passes."""
     original = Verdict.from_json
 
     def loose(document: Any) -> Verdict:
@@ -139,6 +139,7 @@ def test_a_loose_proof_misses_faults(plugins: None, toy_artifact: Artifact, monk
         return dataclasses.replace(verdict, baselines=wide)
 
     monkeypatch.setattr(Verdict, "from_json", loose)
+    monkeypatch.setattr(Layers, "load", lambda artifact: None)
     test = self_test(toy_artifact.path, faults=[KIND["a layer scaled by 1.01"], KIND["output negated"]], variants=())
     assert [outcome.caught for outcome in test.outcomes] == [False, True]
     assert all(bool(one.by) == one.caught for one in test.outcomes[0].planted)
