@@ -21,6 +21,7 @@ import pytest
 from hypothesis import settings
 from support.exporter import quick_exports
 from support.gpu import missing_gpu
+from support.heavy import heaviest_first
 from support.plugins import registered
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none; nothing is imported where nothing needs one."""
+    """Start the longest files first. Skip what needs a GPU where there is none; else nothing is imported for that."""
+    items.sort(key=lambda item: heaviest_first(item.path.as_posix()))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     lack = missing_gpu() if marked else ""
     for item in marked if lack else ():

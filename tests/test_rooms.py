@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.heavy import HEAVY
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("convkit", "convkit_models", "convkit_plugins")
@@ -84,6 +85,11 @@ def test_every_room_lists_its_names_in_order() -> None:
                 if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
                     names = ast.literal_eval(node.value)
                     assert len(set(names)) == len(names), f"{path}: a name is listed twice"
+
+
+def test_the_files_that_start_first_exist() -> None:
+    assert len(set(HEAVY)) == len(HEAVY)
+    assert [name for name in HEAVY if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_a_trespass_is_found(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.deform_definition import deform_conv2d_by_loops
-from support.every_case import covering
+from support.every_case import EVERY_CASE, covering
 
 from convkit.cuda import ArrayView
 from convkit.errors import KernelArgumentError
@@ -193,7 +193,7 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-@settings(max_examples=120)
+@settings(max_examples=120 if EVERY_CASE else 40)
 @given(case=cases(), guard=st.sampled_from(["end", "start"]), order=st.sampled_from(["forward", "reverse", 1]))
 @example(case=Case(Layer(4, (1, 1)), 1, 4, 1, 1, wild=0.0), guard="end", order="forward")
 def test_agrees_with_the_definition(case: Case, guard: Any, order: Any) -> None:
