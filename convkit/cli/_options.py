@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 __all__ = [
     "ArtifactArgument",
+    "AugmentOption",
     "BackendOption",
     "DeviceOption",
     "JsonOption",
@@ -16,6 +18,7 @@ __all__ = [
     "SignedByOption",
     "UnprovedOption",
     "VerboseOption",
+    "augmentation",
 ]
 
 ArtifactArgument = Annotated[Path, typer.Argument(help="An artifact directory.", metavar="ARTIFACT")]
@@ -34,3 +37,33 @@ SignedByOption = Annotated[
     typer.Option("--signed-by", help="Refuse what the owner of this public key (PEM) did not sign.", metavar="KEY"),
 ]
 UnprovedOption = Annotated[bool, typer.Option("--unproved", help="Run an engine or device that no proof covers.")]
+AugmentOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--augment",
+        help="Test-time augmentation of the adapter, such as flip or scales=0.5,1,1.5; may be repeated.",
+        metavar="NAME[=VALUE]",
+    ),
+]
+
+
+def augmentation(given: Sequence[str] | None) -> dict[str, str] | None:
+    """Return the settings of `AugmentOption` by name, ``yes`` for a name alone; None where the option is not given.
+
+    Raises:
+        SettingError: a name is empty or comes twice.
+    """
+    if not given:
+        return None
+    from convkit.errors import SettingError
+
+    found: dict[str, str] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if not name or name in found:
+            raise SettingError(
+                f"--augment {text} {'gives ' + name + ' twice' if name else 'has no name'}.",
+                hint="Give each once, as NAME or NAME=VALUE.",
+            )
+        found[name] = value if "=" in text else "yes"
+    return found

@@ -11,6 +11,7 @@ import typer
 
 from convkit.cli._console import set_verbosity
 from convkit.cli._options import (
+    AugmentOption,
     BackendOption,
     DeviceOption,
     JsonOption,
@@ -18,6 +19,7 @@ from convkit.cli._options import (
     SignedByOption,
     UnprovedOption,
     VerboseOption,
+    augmentation,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def evaluate(
         typer.Option("--max-drop", min=0, help="Exit 4 if the AP falls by more from the first artifact to another."),
     ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images to run at a time.")] = 1,
+    augment: AugmentOption = None,
     backend: BackendOption = None,
     device: DeviceOption = None,
     unproved: UnprovedOption = False,
@@ -100,6 +103,7 @@ def evaluate(
             device=device,
             unproved=unproved,
             signed_by=signed_by,
+            augment=augmentation(augment),
             resume=resume,
             batch=batch,
             score=DRAW_SCORE if score is None else score,

@@ -15,6 +15,7 @@ import typer
 from convkit.cli._console import set_verbosity
 from convkit.cli._options import (
     ArtifactArgument,
+    AugmentOption,
     BackendOption,
     DeviceOption,
     JsonOption,
@@ -22,6 +23,7 @@ from convkit.cli._options import (
     SignedByOption,
     UnprovedOption,
     VerboseOption,
+    augmentation,
 )
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ def run(
     batch: Annotated[
         str, typer.Option("--batch", help="Inputs to run at a time; auto: as many as memory has room for.", metavar="N")
     ] = "1",
+    augment: AugmentOption = None,
     backend: BackendOption = None,
     device: DeviceOption = None,
     unproved: UnprovedOption = False,
@@ -126,7 +129,14 @@ def run(
     with ExitStack() as stack:
         step = stack.enter_context(steps("run"))
         step("loading")
-        loaded = load(artifact, backend=backend, device=device, unproved=unproved, signed_by=signed_by)
+        loaded = load(
+            artifact,
+            backend=backend,
+            device=device,
+            unproved=unproved,
+            signed_by=signed_by,
+            augment=augmentation(augment),
+        )
         predictor = stack.enter_context(loaded)
         raw = npz is not None or not predictor.decodes
         if raw and (draw or save_video):

@@ -53,6 +53,7 @@ def artifact_key(predictor: Predictor) -> str:
     """Return a text that stands for an artifact, its backend and device, and their versions."""
     from convkit import __version__
     from convkit.backends import backend_named
+    from convkit.runtime import AugmentedPredictor
 
     device, artifact = predictor.session.device, predictor.artifact
     engine = artifact.engine(predictor.backend) if backend_named(predictor.backend).builds else None
@@ -63,6 +64,7 @@ def artifact_key(predictor: Predictor) -> str:
             "machine": dict(backend_named(predictor.backend).machine(device)),
             "plan": engine.description["files"][engine.plan.name]["sha256"] if engine else "",
             "convkit": __version__,
+            "augment": predictor.settings if isinstance(predictor, AugmentedPredictor) else {},
         }
     )
 

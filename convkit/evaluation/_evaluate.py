@@ -43,6 +43,7 @@ def evaluate_artifact(
     device: str | None = None,
     unproved: bool = False,
     signed_by: Path | None = None,
+    augment: Mapping[str, str] | None = None,
     resume: Path | None = None,
     batch: int = 1,
     progress: Progress = silent,
@@ -58,6 +59,7 @@ def evaluate_artifact(
         device=device,
         unproved=unproved,
         signed_by=signed_by,
+        augment=augment,
         resume=resume,
         batch=batch,
         progress=progress,
@@ -75,6 +77,7 @@ def evaluate_artifacts(
     device: str | None = None,
     unproved: bool = False,
     signed_by: Path | None = None,
+    augment: Mapping[str, str] | None = None,
     resume: Path | None = None,
     batch: int = 1,
     score: float = DRAW_SCORE,
@@ -89,8 +92,8 @@ def evaluate_artifacts(
     name of the file of every such image and both results drawn beside each other.
 
     ``resume`` is a file that keeps results by artifact, backend and image: those that it has are not made again.
-    ``backend``, ``device``, ``unproved`` and ``signed_by`` are those of `load`, ``batch`` is the number of images at a
-    time.
+    ``backend``, ``device``, ``unproved``, ``signed_by`` and ``augment`` are those of `load`, ``batch`` is the number of
+    images at a time.
 
     Raises:
         SettingError: the annotations are no COCO file or do not fit the classes or joints, an image has another size
@@ -105,11 +108,18 @@ def evaluate_artifacts(
 
     with ExitStack() as stack:
         predictors = [
-            stack.enter_context(load(artifact, backend=backend, device=device, unproved=unproved, signed_by=signed_by))
+            stack.enter_context(
+                load(artifact, backend=backend, device=device, unproved=unproved, signed_by=signed_by, augment=augment)
+            )
             for artifact in artifacts
         ]
         names = _names(predictors)
         engines = {name: artifact_engine(each) for name, each in zip(names, predictors, strict=True)}
+        if weights is not None and augment is not None:
+            raise SettingError(
+                "The checkpoint in PyTorch runs without test-time augmentation.",
+                hint="Leave --weights or --augment out.",
+            )
         if weights is not None:
             engines["pytorch"] = torch_engine(weights, predictors[0])
         task = _Task(engines, coco, images, limit)

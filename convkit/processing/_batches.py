@@ -34,6 +34,13 @@ def prepare(spec: ModelSpec, preprocess: Preprocess, raw: Any) -> Prepared:
             f"{gives} a {what}.",
             hint="Return Prepared({input name: array, ...}, meta), with arrays that have no batch axis.",
         )
+    for each in (prepared, *prepared.views):
+        _check(spec, each, error, gives)
+    return prepared
+
+
+def _check(spec: ModelSpec, prepared: Prepared, error: type[ConvkitError], gives: str) -> None:
+    """Check names, dtypes and ranks of the tensors of a prepared input."""
     names = [tensor.name for tensor in spec.inputs]
     if set(prepared.tensors) != set(names):
         raise error(
@@ -55,7 +62,6 @@ def prepare(spec: ModelSpec, preprocess: Preprocess, raw: Any) -> Prepared:
                 f" one item of it is {_shape_text(tensor)}.",
                 hint="It has to come without the batch axis, and with channels where the shape has them.",
             )
-    return prepared
 
 
 def item_sizes(spec: ModelSpec, preprocess: Preprocess, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from convkit.cuda import Variant
     from convkit.results import Result
 
-__all__ = ["ArraySpec", "Decode", "DeviceDecode", "DevicePreprocess", "Placement", "Prepared", "Preprocess"]
+__all__ = ["ArraySpec", "Decode", "DeviceDecode", "DevicePreprocess", "Join", "Placement", "Prepared", "Preprocess"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,20 @@ class Prepared:
 
     ``tensors`` maps the name of each input to its array: without the batch axis where the input has one (its first
     extent is ``batch``), whole otherwise. ``meta`` is a JSON object: what decoding needs to map results back.
+    ``views`` are the same raw input in other ways, such as mirrored, of a preprocess with test-time augmentation.
     """
 
     tensors: Mapping[str, np.ndarray]
     meta: Mapping[str, Any] = field(default_factory=dict)
+    views: Sequence[Prepared] = ()
+
+
+class Join(Protocol):
+    """Turns the outputs of all views of one raw input into its result."""
+
+    def __call__(self, outputs: Sequence[Mapping[str, np.ndarray]], metas: Sequence[Mapping[str, Any]]) -> Result:
+        """Return the result; ``outputs`` of each view are without the batch axis, in the order of ``metas``."""
+        ...
 
 
 class Preprocess(ABC):
@@ -48,6 +58,17 @@ class Preprocess(ABC):
         """Return the same preprocess on the GPU, or None where there is none (the default)."""
         return None
 
+    def augmented(self, settings: Mapping[str, str]) -> Preprocess | None:
+        """Return the same preprocess with test-time augmentation: what it returns has ``views``.
+
+        None, the default, where there is none. ``settings`` are the user's, by name; `Decode.joining` gets them too.
+
+        Raises:
+            SettingError: a setting is unknown, or has a value that cannot be obeyed.
+        """
+        del settings
+        return None
+
 
 class Decode(ABC):
     """Turns the outputs of a batch into one result for each raw input."""
@@ -58,6 +79,17 @@ class Decode(ABC):
 
     def on_device(self) -> DeviceDecode | None:
         """Return the same decode on the GPU, or None where there is none (the default)."""
+        return None
+
+    def joining(self, settings: Mapping[str, str]) -> Join | None:
+        """Return what makes one result of the outputs of all views of a raw input; see `Preprocess.augmented`.
+
+        None, the default, where there is nothing.
+
+        Raises:
+            SettingError: a setting is unknown, or does not go with what the graph returns.
+        """
+        del settings
         return None
 
 

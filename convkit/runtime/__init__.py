@@ -1,5 +1,6 @@
 """Running an artifact: the predictor, the device pipeline."""
 
+from convkit.runtime._augmented import AugmentedPredictor
 from convkit.runtime._cuda import Cuda
 from convkit.runtime._device_pipeline import Device, DevicePipeline, Item
 from convkit.runtime._finite import FiniteCheck
@@ -8,6 +9,7 @@ from convkit.runtime._predictor import DevicePredictor, Predictor, load, predict
 
 __all__ = [
     "NOT_FINITE",
+    "AugmentedPredictor",
     "Cuda",
     "Device",
     "DevicePipeline",

@@ -34,7 +34,7 @@ from convkit.runtime._cuda import Cuda
 from convkit.runtime._device_pipeline import DevicePipeline
 from convkit.runtime._finite import FiniteCheck, Origins
 
-__all__ = ["DevicePredictor", "Predictor", "load", "predictor_of"]
+__all__ = ["DevicePredictor", "Predictor", "batches", "load", "predictor_of"]
 
 
 def load(
@@ -45,6 +45,7 @@ def load(
     verify: bool = True,
     unproved: bool = False,
     signed_by: Path | str | None = None,
+    augment: Mapping[str, str] | None = None,
 ) -> Predictor:
     """Load an artifact as a predictor.
 
@@ -53,12 +54,14 @@ def load(
     the artifact. On ``cuda`` (or ``cuda:N``) inputs go through the device pipeline as far as the adapter and the
     backend have device sides; see `DevicePredictor`. ``verify`` False skips the comparison of the files with their
     hashes. ``unproved`` opens a backend, device or kind of GPU that no proof covers; `Predictor.unproved` then says
-    why none does. ``signed_by`` is a public key (PEM): what its owner did not sign is refused.
+    why none does. ``signed_by`` is a public key (PEM): what its owner did not sign is refused. ``augment`` are settings
+    of test-time augmentation, by name, as the adapter has them: each input then goes through the engine in several
+    views, and the results are made of all of them, on the host.
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved; it lacks such an engine.
         ValidationError: the artifact was rejected by its proof, or no proof covers the backend on this device.
-        SettingError: the key cannot be used.
+        SettingError: the key cannot be used, or the model has no such augmentation.
         EnvironmentProblem: the backend cannot run here, there is no such device, or no package for signatures.
     """
     artifact = Artifact.open(path)
@@ -73,8 +76,18 @@ def load(
         )
     backend, device = proved_engine(artifact, backend, device)
     session = open_artifact(artifact, backend, device=device, unproved=unproved, verify=verify)
-    predictor = predictor_of(artifact, session)
-    predictor.backend, predictor.coverage = backend, coverage(artifact, backend, device)
+    found = coverage(artifact, backend, device)
+    try:
+        if augment is None:
+            predictor = predictor_of(artifact, session)
+        else:
+            from convkit.runtime._augmented import AugmentedPredictor
+
+            predictor, found = AugmentedPredictor(artifact, session, augment), AugmentedPredictor.noted(found)
+    except BaseException:
+        session.close()
+        raise
+    predictor.backend, predictor.coverage = backend, found
     return predictor
 
 
@@ -152,7 +165,7 @@ class Predictor:
         """Yield one result for each raw input, holding no more than ``batch`` of them at a time."""
         origins = Origins()
         with origins.naming():
-            for items in _batches(map(self.prepare, origins.note(inputs)), self._size(batch), self._alike):
+            for items in batches(map(self.prepare, origins.note(inputs)), self._size(batch), self._alike):
                 for result in self.run(items):
                     origins.answered()
                     yield result
@@ -171,7 +184,7 @@ class Predictor:
 
     def stream_outputs(self, inputs: Iterable[Any], *, batch: int = 1) -> Iterator[dict[str, np.ndarray]]:
         """Yield the outputs of each raw input by name, without the batch axis."""
-        for items in _batches(map(self.prepare, inputs), self._size(batch), self._alike):
+        for items in batches(map(self.prepare, inputs), self._size(batch), self._alike):
             outputs = self._run(items)
             for index in range(len(items)):
                 yield take_items(self.spec.outputs, outputs, index)
@@ -218,7 +231,7 @@ class Predictor:
                 hint="Use predictor.outputs(...), or `convkit run --npz FOLDER`.",
             )
         results: list[Result] = []
-        for items in _batches(prepared, self.batch_max, self._alike):
+        for items in batches(prepared, self.batch_max, self._alike):
             outputs = self._run(items)
             try:
                 self._finite(outputs)
@@ -310,7 +323,7 @@ class DevicePredictor(Predictor):
         origins = Origins()
         items = map(self._item, origins.note(inputs))
         with self._lock, origins.naming():
-            for result in self.pipeline.flow(_batches(items, self._size(batch), lambda item: item.shapes)):
+            for result in self.pipeline.flow(batches(items, self._size(batch), lambda item: item.shapes)):
                 origins.answered()
                 yield result
 
@@ -340,7 +353,7 @@ def _naming(raw: Any) -> Iterator[None]:
         raise
 
 
-def _batches(items: Iterable[Any], size: int, kind: Callable[[Any], Any]) -> Iterator[list[Any]]:
+def batches(items: Iterable[Any], size: int, kind: Callable[[Any], Any]) -> Iterator[list[Any]]:
     """Yield up to ``size`` items of one kind at a time, in order."""
     pending: list[Any] = []
     for item in items:

@@ -16,6 +16,7 @@ from convkit.cuda import Variant
 from convkit.errors import ImageError
 from convkit.processing import Placement
 from convkit.processing.image_warp import ImageWarp, SourceImage
+from convkit_models.centernet._augment import Augmentation, AugmentedAffine
 from convkit_models.centernet._calibration import CalibratedImage, CalibratedReader
 from convkit_models.centernet._geometry import affine
 from convkit_models.centernet._names import INPUT
@@ -60,9 +61,13 @@ class Affine(Preprocess):
         Raises:
             ImageError: the array is not such an image.
         """
+        return self.prepared(image)
+
+    def prepared(self, image: np.ndarray, side: int | None = None) -> Prepared:
+        """Return the tensor and ``meta`` of an image; ``side`` takes the place of its longer side where that counts."""
         _check(image)
         rows, columns = image.shape[:2]
-        matrix, meta = self.place(rows, columns)
+        matrix, meta = self.place(rows, columns, side)
         height, width = meta["input"]
         try:
             warped = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
@@ -73,11 +78,19 @@ class Affine(Preprocess):
         tensor = self._normalise(warped, *_touched_rows(matrix, rows, height))
         return Prepared({INPUT: tensor}, meta)
 
-    def place(self, rows: int, columns: int) -> tuple[np.ndarray, dict[str, Any]]:
+    def augmented(self, settings: Mapping[str, str]) -> Preprocess | None:
+        """Return the same preprocess with mirrored and scaled views; None for boxes in space, which have none.
+
+        Raises:
+            SettingError: a setting is unknown, or has a value that cannot be obeyed.
+        """
+        return None if self.whole_width else AugmentedAffine(self, Augmentation.of(settings))
+
+    def place(self, rows: int, columns: int, side: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the float64 matrix from an image of that size to the input, and ``meta``."""
         height, width = self._size(rows, columns)
         centre = (columns // 2, rows // 2) if self.keep_res else (columns / 2, rows / 2)
-        scale = float(width if self.keep_res else columns if self.whole_width else max(rows, columns))
+        scale = float(width if self.keep_res else columns if self.whole_width else side or max(rows, columns))
         meta = {"center": [float(centre[0]), float(centre[1])], "scale": scale, "input": [height, width]}
         return affine(centre, scale, (width, height)), meta
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from convkit import Decode, Detections, Result
+from convkit.processing import Join
 from convkit_models.centernet._geometry import affine, transform
 
 if TYPE_CHECKING:
@@ -56,11 +57,44 @@ class CtdetDecode(Decode):
     def __call__(self, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> list[Result]:
         """Return the detections of each image of the batch; ``metas`` are those of the preprocess."""
         return [
-            self._decode({name: _floating(value[index]) for name, value in outputs.items()}, meta)
-            for index, meta in enumerate(metas)
+            self.single({name: value[index] for name, value in outputs.items()}, metas[index])
+            for index in range(len(metas))
         ]
 
+    def single(self, outputs: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
+        """Return the detections of one image from outputs without the batch axis."""
+        return self._decode({name: _floating(value) for name, value in outputs.items()}, meta)
+
+    def joining(self, settings: Mapping[str, str]) -> Join:
+        """Return what makes one result of the outputs of mirrored and scaled views.
+
+        Raises:
+            SettingError: a setting is unknown, or the graph returns boxes that it chose itself.
+        """
+        from convkit_models.centernet.tasks.ctdet._join import JoinedBoxes
+
+        return JoinedBoxes(self, settings)
+
+    def maps(self, outputs: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Return the maps ``hm``, ``wh`` and perhaps ``reg`` of one image; the form ``detections`` has none."""
+        outputs = {name: _floating(value) for name, value in outputs.items()}
+        if self.spec["form"] == "heads":
+            return outputs
+        rows = outputs["output"]
+        height, width = (side // self.stride for side in meta["input"])
+        planes = rows.T.reshape(rows.shape[1], height, width)
+        return {"reg": planes[:2], "wh": planes[2:4], "hm": planes[4 : 4 + len(self.classes)]}
+
+    def from_probabilities(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
+        """Return the detections of the maps ``hm``, of probabilities, ``wh`` and perhaps ``reg``."""
+        return self._of_maps(maps, meta, np.float32)
+
     def _heads(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
+        return self._of_maps(maps, meta, sigmoid)
+
+    def _of_maps(
+        self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any], score: Callable[[np.ndarray], Any]
+    ) -> Detections:
         hm, wh = np.ascontiguousarray(maps["hm"]), maps["wh"]
         _, height, width = hm.shape
         logits = hm.reshape(-1)
@@ -70,7 +104,7 @@ class CtdetDecode(Decode):
         first = 2 * labels if self.sizes_per_class else np.zeros_like(labels)
         sizes = np.stack([wh.reshape(len(wh), -1)[first + axis, cells] for axis in (0, 1)], axis=1)
         offsets = maps["reg"].reshape(2, -1)[:, cells].T if "reg" in maps else np.full_like(sizes, 0.5)
-        return self._boxes(labels, cells, width, logits[peaks], offsets, sizes, meta)
+        return self._boxes(labels, cells, width, score(logits[peaks]), offsets, sizes, meta)
 
     def _packed(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
         rows = maps["output"]
@@ -85,7 +119,7 @@ class CtdetDecode(Decode):
         values = logits[cells, labels]
         kept = best(values, labels * len(rows) + cells, self.topk)
         labels, cells = labels[kept], cells[kept]
-        return self._boxes(labels, cells, width, values[kept], rows[cells, :2], rows[cells, 2:4], meta)
+        return self._boxes(labels, cells, width, sigmoid(values[kept]), rows[cells, :2], rows[cells, 2:4], meta)
 
     def _rows(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
         rows = maps["detections"]
@@ -96,7 +130,7 @@ class CtdetDecode(Decode):
         labels: np.ndarray,
         cells: np.ndarray,
         width: int,
-        logits: np.ndarray,
+        scores: np.ndarray,
         offsets: np.ndarray,
         sizes: np.ndarray,
         meta: Mapping[str, Any],
@@ -105,7 +139,7 @@ class CtdetDecode(Decode):
         row, column = np.divmod(cells, width)
         centres = np.stack([column, row], axis=1).astype(offsets.dtype) + offsets
         corners = np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1)
-        return self._in_image(corners, sigmoid(logits), labels, meta)
+        return self._in_image(corners, scores, labels, meta)
 
     def _in_image(
         self, corners: np.ndarray, scores: np.ndarray, labels: np.ndarray, meta: Mapping[str, Any]

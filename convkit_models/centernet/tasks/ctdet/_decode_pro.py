@@ -25,7 +25,7 @@ import numpy as np
 
 from convkit import Detections
 from convkit.errors import SettingError
-from convkit_models.centernet.tasks.ctdet._decode import CtdetDecode, are_peaks, best
+from convkit_models.centernet.tasks.ctdet._decode import CtdetDecode, are_peaks, best, sigmoid
 
 if TYPE_CHECKING:
     from convkit_models.centernet.tasks.ctdet._device_decode import CudaDecode
@@ -46,6 +46,9 @@ class ProDecode(CtdetDecode):
     Raises:
         SettingError: the form is ``detections``, whose boxes were chosen already, or a threshold is out of range.
     """
+
+    def joining(self, settings: Mapping[str, str]) -> None:  # type: ignore[override]
+        """Return None: this decoding has no test-time augmentation."""
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         if spec["form"] == "detections":
@@ -76,7 +79,7 @@ class ProDecode(CtdetDecode):
         first = 2 * labels if self.sizes_per_class else np.zeros_like(labels)
         sizes = np.stack([wh.reshape(len(wh), -1)[first + axis, cells] for axis in (0, 1)], axis=1)
         offsets = maps["reg"].reshape(2, -1)[:, cells].T if "reg" in maps else np.full_like(sizes, 0.5)
-        return self._suppressed(self._boxes(labels, cells, width, logits, offsets, sizes, meta))
+        return self._suppressed(self._boxes(labels, cells, width, sigmoid(logits), offsets, sizes, meta))
 
     def _packed(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Detections:
         rows = maps["output"]
@@ -84,7 +87,9 @@ class ProDecode(CtdetDecode):
         logits = rows[:, 4 : 4 + classes]
         cells, labels = np.nonzero((logits >= self.least) & (logits == rows[:, 4 + classes :]))
         labels, cells, values = _objects(labels, cells, logits[cells, labels], logits[:, 0])
-        return self._suppressed(self._boxes(labels, cells, width, values, rows[cells, :2], rows[cells, 2:4], meta))
+        return self._suppressed(
+            self._boxes(labels, cells, width, sigmoid(values), rows[cells, :2], rows[cells, 2:4], meta)
+        )
 
     def _suppressed(self, found: Detections) -> Detections:
         """Return those that overlap no earlier one of their class, the first K."""

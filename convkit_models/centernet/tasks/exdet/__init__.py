@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from convkit_models.centernet.tasks._soft_nms import soft_nms
 from convkit_models.centernet.tasks.exdet._decode import ExtremeDecode
-from convkit_models.centernet.tasks.exdet._soft_nms import soft_nms
 from convkit_models.centernet.tasks.exdet._spec import DECODE, check_heads, describe
 
 if TYPE_CHECKING:

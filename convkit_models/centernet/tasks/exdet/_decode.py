@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from convkit import Decode, Detections, Result
+from convkit.processing import Join
 from convkit_models.centernet._geometry import affine, transform
+from convkit_models.centernet.tasks._joining import MOST, best_hundred, suppressed
 from convkit_models.centernet.tasks.ctdet import best, find_peaks, sigmoid
 from convkit_models.centernet.tasks.exdet._aggregate import aggregate
-from convkit_models.centernet.tasks.exdet._soft_nms import soft_nms
 
 __all__ = ["MOST_BOXES", "MOST_GROUPS", "ExtremeDecode"]
 
@@ -20,8 +21,7 @@ THRESHOLD = 0.1
 """The lowest score of an extreme point, and of a centre."""
 MOST_GROUPS = 1000
 """The number of groups of points that become boxes."""
-MOST_BOXES = 100
-"""The number of boxes of an image, but for equal scores."""
+MOST_BOXES = MOST
 _SIDES = "tlbr"
 
 
@@ -52,26 +52,44 @@ class ExtremeDecode(Decode):
             for index, meta in enumerate(metas)
         ]
 
+    def joining(self, settings: Mapping[str, str]) -> Join:
+        """Return what makes one result of the outputs of mirrored and scaled views.
+
+        Raises:
+            SettingError: a setting is unknown.
+        """
+        from convkit_models.centernet.tasks.exdet._join import JoinedExtremes
+
+        return JoinedExtremes(self, settings)
+
     def _decode(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Result:
-        corners, scores, labels = self._groups(maps)
+        return self.thinned(*self.boxes(maps, meta, self.mirrored_from))
+
+    @property
+    def mirrored_from(self) -> int:
+        """The number of the group from which on the original mirrors boxes, beyond the last one where it is mended."""
+        return MOST_GROUPS if self.fixed else MOST_GROUPS // 2
+
+    def boxes(
+        self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any], from_group: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows [N, 5] of box and score of the groups of an image, and their classes; maps lack the batch axis.
+
+        Those from a group on are mirrored.
+        """
+        corners, scores, labels = self._groups({name: value.astype(np.float32) for name, value in maps.items()})
         height, width = meta["input"]
         size = (width // self.stride, height // self.stride)
-        if not self.fixed:
-            late = corners[MOST_GROUPS // 2 :]
-            late[:, [0, 2]] = size[0] - late[:, [2, 0]]
+        late = corners[from_group:]
+        late[:, [0, 2]] = size[0] - late[:, [2, 0]]
         matrix = affine(meta["center"], meta["scale"], size, inverse=True)
         boxes = transform(corners.reshape(-1, 2, 2), matrix).reshape(-1, 4)
-        kept, classes = [np.zeros((0, 5), np.float32)], [np.zeros(0, np.int64)]
-        for label in np.unique(labels):
-            own = np.column_stack([boxes[labels == label], scores[labels == label]]).astype(np.float32)
-            remaining = soft_nms(own)
-            kept.append(own[:remaining] if self.fixed else own)
-            classes.append(np.full(len(kept[-1]), label))
-        rows, ids = np.concatenate(kept), np.concatenate(classes)
-        if len(rows) > MOST_BOXES:
-            enough = rows[:, 4] >= np.partition(rows[:, 4], -MOST_BOXES)[-MOST_BOXES]
-            rows, ids = rows[enough], ids[enough]
-        order = np.argsort(-rows[:, 4], kind="stable")
+        return np.column_stack([boxes, scores]).astype(np.float32), labels
+
+    def thinned(self, rows: np.ndarray, labels: np.ndarray, *, fixed: bool | None = None) -> Detections:
+        """Return the detections that suppression leaves of rows; without copies where ``fixed``."""
+        rows, ids = suppressed(rows, labels, fixed=self.fixed if fixed is None else fixed)
+        order = best_hundred(rows[:, 4])
         return Detections(rows[order, :4], rows[order, 4], ids[order], self.classes)
 
     def _groups(self, maps: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

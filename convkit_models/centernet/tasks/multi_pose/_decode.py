@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convkit import Decode, Poses, Result
+from convkit.processing import Join
 from convkit_models.centernet._geometry import affine, transform
 from convkit_models.centernet.tasks.ctdet import are_peaks, best, find_peaks, sigmoid
 
@@ -56,11 +57,32 @@ class PoseDecode(Decode):
     def __call__(self, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> list[Result]:
         """Return the poses of each image of the batch; ``metas`` are those of the preprocess."""
         return [
-            self._decode({name: _floating(value[index]) for name, value in outputs.items()}, meta)
+            self.single({name: value[index] for name, value in outputs.items()}, meta)
             for index, meta in enumerate(metas)
         ]
 
-    def _heads(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Poses:
+    def single(self, outputs: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Poses:
+        """Return the poses of one image from outputs without the batch axis."""
+        return self._decode({name: _floating(value) for name, value in outputs.items()}, meta)
+
+    def joining(self, settings: Mapping[str, str]) -> Join:
+        """Return what makes one result of the outputs of mirrored and scaled views.
+
+        Raises:
+            SettingError: a setting is unknown, the graph returns poses that it chose itself, or the joints have no
+                sides that a mirror exchanges.
+        """
+        from convkit_models.centernet.tasks.multi_pose._join import JoinedPoses
+
+        return JoinedPoses(self, settings)
+
+    def from_probabilities(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Poses:
+        """Return the poses of heads whose heat maps are probabilities."""
+        return self._heads({name: _floating(value) for name, value in maps.items()}, meta, score=np.float32)
+
+    def _heads(
+        self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any], score: Callable[[np.ndarray], Any] = sigmoid
+    ) -> Poses:
         hm = np.ascontiguousarray(maps["hm"])
         width = hm.shape[2]
         logits = hm.reshape(-1)
@@ -73,11 +95,13 @@ class PoseDecode(Decode):
         corners = np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1)
         points = _at(maps["hps"], cells).reshape(len(cells), len(self.joints), 2) + cell[:, None]
         if "hm_hp" in maps:
-            places, scores = self._candidates(maps)
+            places, scores = self._candidates(maps, score)
             points = _snapped(points, corners, places, scores)
-        return self._in_image(corners, sigmoid(logits[cells]), points, meta)
+        return self._in_image(corners, score(logits[cells]), points, meta)
 
-    def _candidates(self, maps: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def _candidates(
+        self, maps: Mapping[str, np.ndarray], score: Callable[[np.ndarray], Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return places [J, M, 2] in cells and scores [J, M] of each joint's candidates, best first.
 
         Joints with fewer than K end with one that does not count, as the original has: of score -1, far away.
@@ -85,8 +109,9 @@ class PoseDecode(Decode):
         heat = np.ascontiguousarray(maps["hm_hp"])
         joints, height, width = heat.shape
         values = heat.reshape(-1)
-        high = np.flatnonzero(values > _LEAST)  # a little lower than the threshold, which scores decide
-        high = high[sigmoid(values[high]) > np.float32(THRESHOLD)]
+        least = _LEAST if score is sigmoid else THRESHOLD - 1e-6
+        high = np.flatnonzero(values > least)  # a little lower than the threshold, which scores decide
+        high = high[score(values[high]) > np.float32(THRESHOLD)]
         peaks = high[are_peaks(heat, high)]
         joint, cells = np.divmod(peaks, height * width)
         order = np.lexsort((cells, -values[peaks], joint))
@@ -101,7 +126,7 @@ class PoseDecode(Decode):
         row, column = np.divmod(cells, width)
         exact = np.stack([column, row], axis=1).astype(heat.dtype)
         exact += _at(maps["hp_offset"], cells) if "hp_offset" in maps else heat.dtype.type(0.5)
-        places[joint, rank], scores[joint, rank] = exact, sigmoid(values[peaks])
+        places[joint, rank], scores[joint, rank] = exact, score(values[peaks])
         return places, scores
 
     def _rows(self, maps: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Poses:

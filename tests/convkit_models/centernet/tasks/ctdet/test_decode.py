@@ -13,9 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from support.suppression import suppress_by_loops
 from torch import nn
 
 from convkit import Detections
+from convkit.errors import SettingError
 from convkit_models.centernet.tasks.ctdet import CtdetDecode, find_peaks, max_pool, output_patch, reference
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -281,3 +283,98 @@ def test_peaks_found_above_the_floor_are_the_best(kind: str) -> None:
     best = np.sort(planes.reshape(-1)[every])[-20:]
     assert set(found) <= set(every)
     np.testing.assert_array_equal(np.sort(planes.reshape(-1)[found])[-20:], best)
+
+
+def averaged(plain: Mapping[str, np.ndarray], flipped: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return heads in float64, whose heat map is the logits of the mean probabilities of an image and its mirror."""
+    own, other = ({name: value.astype(np.float64) for name, value in maps.items()} for maps in (plain, flipped))
+    mean = (1 / (1 + np.exp(-own["hm"])) + 1 / (1 + np.exp(-other["hm"][..., ::-1]))) / 2
+    return {**own, "hm": np.log(mean / (1 - mean)), "wh": (own["wh"] + other["wh"][..., ::-1]) / 2}
+
+
+def joined_by_loops(
+    views: list[dict[str, np.ndarray]],
+    metas: list[dict[str, Any]],
+    settings: Mapping[str, Any],
+    *,
+    flip: bool,
+    nms: bool,
+    fixed: bool,
+) -> list[tuple[list[float], float, int]]:
+    """Return (box, score, class), best first: means, suppression in each class, then a hundred and those as good."""
+    rows: dict[int, list[list[float]]] = {}
+    for index in range(0, len(views), 1 + flip):
+        maps = averaged(*views[index : index + 2]) if flip else views[index]
+        for box, score, label in by_loops(maps, settings, metas[index]):
+            rows.setdefault(label, []).append([*(value / metas[index]["test_scale"] for value in box), score])
+    found = []
+    for label, boxes in sorted(rows.items()):
+        count = suppress_by_loops(boxes) if nms else len(boxes)
+        found += [(row[:4], row[4], label) for row in (boxes[:count] if fixed else boxes)]
+    found.sort(key=lambda each: -each[1])
+    return [each for each in found if len(found) <= 100 or each[1] >= found[99][1]]
+
+
+@pytest.mark.parametrize(("form", "sizes_per_class"), [("heads", False), ("heads", True), ("tensorrt-pro", False)])
+@pytest.mark.parametrize(
+    ("scales", "flip", "nms", "fixed"),
+    [
+        (1, True, False, False),
+        (1, False, True, False),
+        (3, False, True, False),
+        (3, True, True, False),
+        (3, True, True, True),
+    ],
+)
+def test_views_are_joined_as_by_loops(form, scales, flip, nms, fixed, sizes_per_class):
+    """K is so high that a hundred boxes are left over, and so many overlap that some fall away."""
+    options = spec(form, classes=3, topk=60, sizes_per_class=sizes_per_class)
+    views, metas, outputs = [], [], []
+    for index in range(scales):
+        for flipped in (False, True)[: 1 + flip]:
+            maps = heads(3, seed=30 + 2 * index + flipped)
+            if sizes_per_class:
+                maps["wh"] = np.random.default_rng(index).uniform(0, 9, (1, 6, 12, 16)).astype(np.float32)
+            views.append(maps)
+            metas.append({**META, "test_scale": (1.0, 0.5, 1.5)[index], "flipped": flipped})
+            outputs.append({name: value[0] for name, value in (maps if form == "heads" else packed(maps)).items()})
+    augment = {
+        "flip": "yes" if flip else "no",
+        "scales": "1,0.5,1.5" if scales > 1 else "1",
+        "nms": "yes" if nms and scales == 1 else "no",
+        "suppression": "fixed" if fixed else "official",
+    }
+    expected = joined_by_loops(views, metas, options, flip=flip, nms=nms, fixed=fixed)
+    found = CtdetDecode(options).joining(augment)(outputs, metas)
+    assert len(found) == len(expected) > 50
+    np.testing.assert_allclose(found.scores, [score for _, score, _ in expected], rtol=3e-5)
+    assert found.class_ids.tolist() == [label for _, _, label in expected]
+    np.testing.assert_allclose(found.boxes, [box for box, _, _ in expected], rtol=1e-5, atol=2e-3)
+
+
+def packed(maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    pooled = max_pool(maps["hm"][0])[None]
+    joined = np.concatenate([maps["reg"], maps["wh"], maps["hm"], pooled], axis=1)
+    return {"output": np.ascontiguousarray(joined.reshape(1, joined.shape[1], -1).transpose(0, 2, 1))}
+
+
+def test_the_mirror_of_both_views_gives_mirrored_boxes():
+    """Without offsets, which are those of the image alone, the views change places and nothing else changes."""
+    maps, other = ({name: heads(seed=seed)[name][0] for name in ("hm", "wh")} for seed in (1, 2))
+    meta = {"center": [32.0, 24.0], "scale": 64.0, "input": [48, 64], "test_scale": 1.0}
+    join = CtdetDecode(spec()).joining({"flip": "yes"})
+    found, swapped = join([maps, other], [meta] * 2), join([other, maps], [meta] * 2)
+    np.testing.assert_array_equal(found.scores, swapped.scores)
+    back = swapped.boxes[:, [2, 1, 0, 3]] * np.float32([-1, 1, -1, 1]) + np.float32([64, 0, 64, 0])
+    by_place = [np.lexsort(each.T) for each in (found.boxes, back)]
+    np.testing.assert_allclose(found.boxes[by_place[0]], back[by_place[1]], atol=1e-4)
+
+
+def test_what_chose_one_image_cannot_be_averaged_but_scaled():
+    with pytest.raises(SettingError, match="nothing to average") as caught:
+        CtdetDecode(spec("detections")).joining({"flip": "yes"})
+    assert "--form heads" in caught.value.hint
+    rows = {"detections": np.array([[4, 4, 20, 20, 0.9, 1], [0, 0, 0, 0, 0, 0]], np.float32)}
+    metas = [{**META, "test_scale": scale} for scale in (1.0, 2.0)]
+    found = CtdetDecode(spec("detections")).joining({"scales": "1,2"})([rows, rows], metas)
+    assert len(found) == 2

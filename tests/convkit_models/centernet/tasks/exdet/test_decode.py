@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.suppression import suppress_by_loops
 
 from convkit import Detections
 from convkit_models.centernet.tasks.exdet import ExtremeDecode, soft_nms
@@ -57,10 +58,10 @@ def with_edges(heat: np.ndarray, side: str, weight: float) -> np.ndarray:
     return heat + weight * edges
 
 
-def by_loops(
+def groups_by_loops(
     maps: Mapping[str, np.ndarray], settings: Mapping[str, Any], most: int = 1000
 ) -> list[tuple[int, float, list[float]]]:
-    """Return (class, score, box) of the first image, by the definition, all groups one by one."""
+    """Return (class, score, box in cells) of the best groups of the first image, by the definition, one by one."""
     one = {name: value[0].astype(np.float64) for name, value in maps.items()}
     _, height, width = one["hm_c"].shape
     agnostic = len(one["hm_t"]) == 1
@@ -92,16 +93,22 @@ def by_loops(
             exact[side] = (point[3] + dx, point[2] + dy)
         box = [exact["l"][0], exact["t"][1], exact["r"][0], exact["b"][1]]
         rows.append((-score, number, label, box))
-    rows = sorted(rows)[:most]
+    return [(label, -score, box) for score, _, label, box in sorted(rows)[:most] if -score > 0]
+
+
+def by_loops(
+    maps: Mapping[str, np.ndarray], settings: Mapping[str, Any], most: int = 1000
+) -> list[tuple[int, float, list[float]]]:
+    """Return (class, score, box) of the first image, by the definition."""
+    width = maps["hm_c"].shape[-1]
     results = []
     by_class: dict[int, list[list[float]]] = {}
-    for rank, (score, _, label, box) in enumerate(rows):
+    for rank, (label, score, box) in enumerate(groups_by_loops(maps, settings, most)):
         if rank >= most // 2 and not settings["fixed"]:
             box = [width - box[2], box[1], width - box[0], box[3]]
         centre = META["center"]
         mapped = [(v - (8, 6)[i % 2]) * RATIO + centre[i % 2] for i, v in enumerate(box)]  # type: ignore[index]
-        if -score > 0:
-            by_class.setdefault(label, []).append([*mapped, -score])
+        by_class.setdefault(label, []).append([*mapped, score])
     for label, boxes in sorted(by_class.items()):
         count = suppress_by_loops(boxes)
         results += [(label, row[4], row[:4]) for row in (boxes[:count] if settings["fixed"] else boxes)]
@@ -109,30 +116,6 @@ def by_loops(
         least = sorted((score for _, score, _ in results), reverse=True)[99]
         results = [each for each in results if each[1] >= least]
     return sorted(results, key=lambda each: -each[1])
-
-
-def suppress_by_loops(boxes: list[list[float]]) -> int:
-    """Suppress in place, step by step as it is specified, and return how many rows remain."""
-    remaining = len(boxes)
-    for i in range(len(boxes)):
-        if i >= remaining:
-            break
-        best = max(range(i, remaining), key=lambda index: (boxes[index][4], -index))
-        boxes[i], boxes[best] = boxes[best], boxes[i]
-        own, pos = boxes[i], i + 1
-        while pos < remaining:
-            row = boxes[pos]
-            w = min(own[2], row[2]) - max(own[0], row[0]) + 1
-            h = min(own[3], row[3]) - max(own[1], row[1]) + 1
-            if w > 0 and h > 0:
-                area = (own[2] - own[0] + 1) * (own[3] - own[1] + 1) + (row[2] - row[0] + 1) * (row[3] - row[1] + 1)
-                row[4] *= math.exp(-((w * h / (area - w * h)) ** 2) / 0.5)
-                if row[4] < 0.001:
-                    boxes[pos] = list(boxes[remaining - 1])
-                    remaining -= 1
-                    continue
-            pos += 1
-    return remaining
 
 
 def decode(maps: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Detections:
@@ -199,3 +182,27 @@ def test_suppression_against_loops(seed: int) -> None:
     count = soft_nms(found)
     assert count == suppress_by_loops(expected) < 60
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_boxes_of_a_mirrored_image_are_mirrored_back_and_join_the_others(fixed: bool) -> None:
+    """With as many groups as there are boxes at most, each view alone gives what the loops give for it."""
+    maps, other, settings = heads(2, seed=1, mean=1), heads(2, seed=4, mean=1), spec(2, topk=7, fixed=fixed)
+    join = ExtremeDecode(settings).joining({"flip": "yes"})
+    metas = [{**META, "test_scale": 1.0, "flipped": flipped} for flipped in (False, True)]
+    views = [{name: value[0] for name, value in each.items()} for each in (maps, other)]
+    found = join(views, metas)
+    rows: dict[int, list[list[float]]] = {}
+    for flipped, each in enumerate((maps, other)):
+        for label, score, box in groups_by_loops(each, settings):
+            x1, x2 = (16 - box[2], 16 - box[0]) if flipped else (box[0], box[2])
+            mapped = [
+                (v - (8, 6)[i % 2]) * RATIO + META["center"][i % 2] for i, v in enumerate([x1, box[1], x2, box[3]])
+            ]
+            rows.setdefault(label, []).append([*mapped, score])
+    expected = []
+    for label, boxes in sorted(rows.items()):
+        count = suppress_by_loops(boxes)
+        expected += [(label, row[4], row[:4]) for row in (boxes[:count] if fixed else boxes)]
+    assert 0 < len(expected) <= 100
+    assert_is(found, sorted(expected, key=lambda each: -each[1]))

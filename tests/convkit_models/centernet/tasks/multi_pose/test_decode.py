@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.suppression import suppress_by_loops
 from torch import nn
 
 from convkit import Poses
 from convkit.conversion import patched
+from convkit.errors import SettingError
+from convkit.results import COCO_JOINTS
 from convkit_models.centernet.tasks.multi_pose import PoseDecode, output_patch, reference
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -209,3 +212,74 @@ def test_half_precision_is_widened() -> None:
     maps = {name: value.astype(np.float16) for name, value in heads().items()}
     expected = by_loops(maps, spec())
     assert_is(decode(maps, spec()), expected, 3)
+
+
+PAIRS = ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16))
+
+
+def views(scales: int, flip: bool) -> tuple[list[Maps], list[dict[str, Any]]]:
+    """Return outputs without a batch axis and metas of all views: 17 joints, another scale each."""
+    outputs, metas = [], []
+    for index in range(scales):
+        for flipped in (False, True)[: 1 + flip]:
+            maps = heads(17, seed=20 + 2 * index + flipped)
+            outputs.append({name: value[0] for name, value in maps.items()})
+            metas.append({**META, "test_scale": (1.0, 0.5, 1.5)[index], "flipped": flipped})
+    return outputs, metas
+
+
+def averaged(plain: Maps, flipped: Maps) -> Maps:
+    """Return heads, in float64 and with the batch axis, whose heat maps are the logits of mean probabilities."""
+    joined = {name: value.astype(np.float64) for name, value in plain.items()}
+    for name in ("hm", "wh", "hps", "hm_hp"):
+        other = flipped[name].astype(np.float64)[..., ::-1].copy()
+        if name == "hps":
+            other = other.reshape(17, 2, *other.shape[1:])
+            other[:, 0] *= -1
+        if name.startswith("h") and name != "hm":
+            for left, right in PAIRS:
+                other[[left, right]] = other[[right, left]]
+        other = other.reshape(joined[name].shape)
+        if name.startswith("hm"):
+            mean = (1 / (1 + np.exp(-joined[name])) + 1 / (1 + np.exp(-other))) / 2
+            joined[name] = np.log(mean / (1 - mean))
+        else:
+            joined[name] = (joined[name] + other) / 2
+    return {name: value[None] for name, value in joined.items()}
+
+
+@pytest.mark.parametrize("suppression", ["official", "fixed"])
+@pytest.mark.parametrize(("scales", "flip"), [(1, True), (3, False), (3, True)])
+def test_views_are_joined_as_by_loops(scales: int, flip: bool, suppression: str) -> None:
+    settings = {**spec(joints=17, topk=30), "joints": list(COCO_JOINTS)}
+    outputs, metas = views(scales, flip)
+    augment = {
+        "flip": "yes" if flip else "no",
+        "scales": "1,0.5,1.5" if scales > 1 else "1",
+        "suppression": suppression,
+    }
+    found = PoseDecode(settings).joining(augment)(outputs, metas)
+    rows: list[list[float]] = []
+    for index in range(0, len(outputs), 1 + flip):
+        maps = {name: value[None] for name, value in outputs[index].items()}
+        for score, box, points in by_loops(averaged(*outputs[index : index + 2]) if flip else maps, settings):
+            scale = metas[index]["test_scale"]
+            flat = [value / scale for point in points for value in point]
+            rows.append([*(value / scale for value in box), score, *flat])
+    if scales > 1:
+        count = suppress_by_loops(rows)
+        rows = rows[:count] if suppression == "fixed" else rows
+    rows.sort(key=lambda row: -row[4])
+    expected = np.array(rows)
+    assert len(found) == len(expected) > 20
+    np.testing.assert_allclose(found.scores, expected[:, 4], rtol=3e-5)
+    np.testing.assert_allclose(found.boxes, expected[:, :4], rtol=1e-5, atol=2e-3)
+    np.testing.assert_allclose(found.points.reshape(len(found), -1), expected[:, 5:], rtol=1e-5, atol=2e-3)
+
+
+def test_flip_needs_joints_with_sides_and_the_heads() -> None:
+    with pytest.raises(SettingError, match="which joints a mirror exchanges"):
+        PoseDecode(spec()).joining({"flip": "yes"})
+    with pytest.raises(SettingError, match="nothing to average") as caught:
+        PoseDecode(spec("detections")).joining({"flip": "yes"})
+    assert "--form heads" in caught.value.hint

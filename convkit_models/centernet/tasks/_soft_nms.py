@@ -11,12 +11,13 @@ LOWEST = 0.001
 
 
 def soft_nms(rows: np.ndarray) -> int:
-    """Lower the scores of float32 rows [N, 5] of x1, y1, x2, y2, score in place; return how many of them remain.
+    """Lower the scores of float32 rows of x1, y1, x2, y2, score … in place; return how many of them remain.
 
     The best row comes first, and each other one that overlaps it gets its score times exp(-IoU^2 / 0.5), and so on.
     Sides and overlaps count a pixel more than they are. A row that falls below 0.001 is replaced by the last one. What
     then lies behind the number that is returned are copies of rows that moved, with scores of before: the original
-    returns these as well.
+    returns these as well. Columns behind the score are exchanged there, not copied: a copy has those of the row that
+    was replaced.
     """
     count = len(rows)
     for own in range(len(rows)):
@@ -39,7 +40,9 @@ def soft_nms(rows: np.ndarray) -> int:
                 rows[own + 1 + place, 4] = lowered[at]  # which stays where the row is the last one
                 end -= 1
                 source[place] = source[end]
-                rows[own + 1 + place] = rows[own + 1 + end]
+                gone, last = own + 1 + place, own + 1 + end
+                rows[gone, :5] = rows[last, :5]
+                rows[[gone, last], 5:] = rows[[last, gone], 5:]
             else:
                 if touched[at]:
                     rows[own + 1 + place, 4] = lowered[at]

@@ -1,0 +1,97 @@
+r"""Time an evaluation: the share of it that the engine takes, and what test-time augmentation costs.
+
+    convkit convert centernet --weights examples/digits/digits_resdcn18.pth --shape batch=1:1:2 --output digits-512
+    python benchmarks/evaluate.py digits-512 --coco examples/digits/heldout/annotations.json \
+        --images examples/digits/heldout/images
+
+Plain and mirrored runs of the same images take turns, so that a busy machine slows down both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from convkit import load
+from convkit.evaluation import evaluate_artifact
+from convkit.processing import read_image
+from convkit.runtime import Predictor
+
+SHARE_LIMIT, FLIP_LIMIT = 0.9, 2.1
+
+
+def flip(artifact: Path, images: list[Path], rounds: int) -> tuple[float, float]:
+    """Return the median seconds of an image, plain and with its mirror, from pixels to results."""
+    raws = [read_image(file) for file in images]
+    times: dict[str, list[float]] = {"plain": [], "flip": []}
+    with load(artifact) as plain, load(artifact, augment={"flip": "yes"}) as both:
+        for turn in range(rounds + 1):
+            for name, predictor in (("plain", plain), ("flip", both)):
+                for raw in raws:
+                    start = time.perf_counter()
+                    predictor(raw)
+                    if turn:
+                        times[name].append(time.perf_counter() - start)
+    return median(times["plain"]), median(times["flip"])
+
+
+def share(artifact: Path, coco: Path, images: Path, limit: int) -> tuple[float, float, float]:
+    """Return the seconds of an evaluation up to the figures, and those of it in the engine's session; the AP."""
+    spent, ended = 0.0, 0.0
+    opened = Predictor.run
+
+    def timed(self: Predictor, prepared: Any) -> Any:
+        if not getattr(self.session, "timed", False):
+            run = self.session.run
+
+            def engine(feed: Any) -> Any:
+                nonlocal spent
+                start = time.perf_counter()
+                outputs = run(feed)
+                spent += time.perf_counter() - start
+                return outputs
+
+            self.session.run, self.session.timed = engine, True  # type: ignore[method-assign,attr-defined]
+        return opened(self, prepared)
+
+    def progress(step: str, done: int = 0, total: int = 0) -> None:
+        nonlocal started, ended
+        if step == "running images" and not started:
+            started = time.perf_counter()
+        if step == "computing AP":
+            ended = time.perf_counter()
+
+    started = 0.0
+    Predictor.run = timed  # type: ignore[method-assign]
+    try:
+        report = evaluate_artifact(artifact, coco, images, limit=limit, progress=progress)
+    finally:
+        Predictor.run = opened  # type: ignore[method-assign]
+    return ended - started, spent, next(iter(report.figures.values()))["AP"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--coco", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--limit", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    whole, engine, ap = share(options.artifact, options.coco, options.images, options.limit)
+    print(
+        f"evaluate, {options.limit} images: {whole:.2f} s, of which the engine {engine:.2f} s = {engine / whole:.1%}"
+        f" (at least {SHARE_LIMIT:.0%}), AP {ap:.4f}"
+    )
+    plain, both = flip(options.artifact, sorted(options.images.iterdir())[:8], options.rounds)
+    print(
+        f"flip: {1e3 * both:.1f} ms an image, plain {1e3 * plain:.1f} ms: {both / plain:.2f} times"
+        f" (at most {FLIP_LIMIT})"
+    )
+
+
+if __name__ == "__main__":
+    main()
