@@ -29,10 +29,11 @@ def convkit_export_patches(adapter: str, model: SourceModel) -> Iterable[ModuleP
     """Make the network return the output form that was asked for."""
     if adapter != _ADAPTER:
         return []
-    from convkit_models.centernet.tasks import room_of
+    from convkit_models.centernet.tasks import graph_spec, room_of
 
-    room = room_of(model.spec.decode)
-    return [] if room is None else [room.output_patch(model.spec.decode)]
+    spec = graph_spec(model.spec)
+    room = room_of(spec)
+    return [] if room is None else [room.output_patch(spec)]
 
 
 @hookimpl

@@ -67,7 +67,7 @@ class CenterNet(Adapter):
         from convkit_models.centernet.tasks import choose_task
 
         layout = infer_layout(read_shapes(weights, options["entry"]), str(weights))
-        return choose_task(layout.channels, str(weights)).defaults
+        return choose_task(layout, str(weights)).defaults
 
     def load(self, request: Request) -> SourceModel:
         """Read the checkpoint, infer its network, and return that with the checkpoint's weights.
@@ -78,13 +78,13 @@ class CenterNet(Adapter):
         """
         from convkit_models.centernet._checkpoint import read_checkpoint
         from convkit_models.centernet.networks import check_fit, expected_shapes, infer_layout, restore
-        from convkit_models.centernet.tasks import choose_task
+        from convkit_models.centernet.tasks import choose_task, graph_spec
 
         checkpoint = read_checkpoint(request.weights, request.options.get("entry", ""))
         shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.state.items()}
         source = str(request.weights)
         layout = infer_layout(shapes, source)
-        task = choose_task(layout.channels, source)
+        task = choose_task(layout, source)
         check_fit(layout, expected_shapes(layout), shapes, source)
         task.room.check_heads(layout, source)
         declared = {option.name: option.default for option in self.options}
@@ -108,12 +108,18 @@ class CenterNet(Adapter):
             "notes": list(checkpoint.notes),
         }
         spec = task.room.describe(request, layout, options, info)
-        return SourceModel(
-            network, replace(spec, info={**info, "classes": len(spec.classes)}), task.room.reference(spec.decode)
-        )
+        spec = replace(spec, info={**spec.info, "classes": len(spec.classes)})
+        return SourceModel(network, spec, task.room.reference(graph_spec(spec)))
 
     def samples(self, spec: ModelSpec, count: int, seed: int) -> Sequence[Any]:
-        """Return synthetic scenes: shapes on a textured ground, with the spectrum of natural images."""
+        """Return synthetic scenes: shapes on a textured ground, with the spectrum of natural images.
+
+        A network that takes the image before gets its arrays.
+        """
+        if not spec.preprocess:
+            from convkit_models.centernet.tasks.tracking import tensors
+
+            return tensors(spec, count, seed)
         from convkit import synthetic_scenes
 
         return synthetic_scenes(count, seed=seed)

@@ -8,11 +8,14 @@ from convkit.errors import SettingError
 
 __all__ = [
     *("COCO", "COCO_MEAN", "COCO_STD", "INPUT", "KITTI", "KITTI_CALIBRATION", "KITTI_MEAN", "KITTI_STD", "PASCAL"),
+    *("PRE_HM", "PRE_IMAGES"),
     "class_names",
 ]
 
 INPUT = "images"
 """The input of every network."""
+PRE_IMAGES, PRE_HM = "pre_images", "pre_hm"
+"""What CenterTrack's networks take besides: the image before, and the map of the centres that were tracked in it."""
 
 COCO = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",

@@ -35,6 +35,8 @@ HEAD_TARGETS = {
     "dep": (-3.0, 0.5),
     "rot": (0.0, 1.0),
     "dim": (2.0, 0.5),
+    "tracking": (0.0, 2.0),
+    "ltrb": (3.0, 1.0),
 }
 """Mean and standard deviation of each raw map, in logits and in cells."""
 
@@ -135,7 +137,9 @@ def _condition(network: CenterNetwork, layout: Layout) -> None:
             last = stack[-1] if isinstance(stack, nn.Sequential) else stack
             handles.append(last.register_forward_pre_hook(_scale_head(mean, deviation)))
     network.train()
-    network(image_like(1, 512, 512))
+    kinds = {"pre_images": image_like, "pre_hm": lambda *size: torch.rand(size[0], 1, *size[1:])}
+    before = [kinds[name](1, 512, 512) for name in layout.inputs[1:]]
+    network(image_like(1, 512, 512), *before)
     for handle in handles:
         handle.remove()
     for module in network.modules():

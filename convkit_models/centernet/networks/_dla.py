@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from convkit_models.centernet.networks._dla_layout import FIRST, LEVELS, DlaLayout
+from convkit_models.centernet._names import PRE_HM
+from convkit_models.centernet.networks._dla_layout import BEFORE, FIRST, LEVELS, DlaLayout
 from convkit_models.centernet.networks._heads import CenterNetwork, fill_bilinear, make_head, start_at_prior
 from convkit_plugins.dcnv2 import DCN
 
@@ -24,7 +25,7 @@ class DlaNetwork(CenterNetwork):
     def __init__(self, layout: DlaLayout) -> None:
         super().__init__(layout)
         channels = layout.levels[FIRST:]
-        self.base = _Trunk(layout.levels)
+        self.base = _Trunk(layout.levels, layout.before)
         if layout.family == "dla":
             self.dla_up = _DlaUp(channels, _SumUp)
             self.ida_up: _SumUp | None = _SumUp(channels[0], channels[:-1], [1 << i for i in range(len(channels) - 1)])
@@ -34,9 +35,9 @@ class DlaNetwork(CenterNetwork):
         for head in layout.heads:
             self.add_module(head.name, make_head(channels[0], head))
 
-    def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
-        """Return ``[{name: map}]`` in the order of the layout's heads."""
-        maps = self.dla_up(self.base(images)[FIRST:])
+    def forward(self, images: Tensor, *before: Tensor) -> list[dict[str, Tensor]]:
+        """Return ``[{name: map}]`` in the order of the layout's heads; ``before`` are its other inputs."""
+        maps = self.dla_up(self.base(images, *before)[FIRST:])
         if self.ida_up is not None:
             maps = self.ida_up(maps[:-1])
             return [self.apply_heads(maps[-1])]
@@ -61,19 +62,27 @@ class DlaNetwork(CenterNetwork):
 
 
 class _Trunk(nn.Module):
-    """Images to the maps of all levels; level i has the stride 2**i."""
+    """Images to the maps of all levels; level i has the stride 2**i.
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    What is known of the image before is added behind the first layer, through a layer of its own.
+    """
+
+    def __init__(self, channels: Sequence[int], before: Sequence[str] = ()) -> None:
         super().__init__()
         self.base_layer = _conv_norm_relu(3, channels[0], 7)
+        self.before = tuple(BEFORE[name] for name in before)
+        for name, layer in zip(before, self.before, strict=True):
+            self.add_module(layer, _conv_norm_relu(1 if name == PRE_HM else 3, channels[0], 7))
         self.level0 = _conv_norm_relu(channels[0], channels[0], 3)
         self.level1 = _conv_norm_relu(channels[0], channels[1], 3, stride=2)
         for level in range(2, len(LEVELS)):
             tree = _Tree(LEVELS[level], channels[level - 1], channels[level], 2, keep_input=level > FIRST)
             self.add_module(f"level{level}", tree)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, *before: Tensor) -> list[Tensor]:
         x = self.base_layer(images)
+        for layer, tensor in zip(self.before, before, strict=True):
+            x = x + self.get_submodule(layer)(tensor)
         maps = []
         for level in range(len(LEVELS)):
             x = self.get_submodule(f"level{level}")(x)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from convkit_models.centernet._names import INPUT, PRE_HM, PRE_IMAGES
 from convkit_models.centernet.networks._layout import Head, Layout
 from convkit_models.centernet.networks._widths import Widths
 
-__all__ = ["FIRST", "LEVELS", "DlaLayout", "infer_dla"]
+__all__ = ["BEFORE", "FIRST", "LEVELS", "DlaLayout", "infer_dla"]
 
 LEVELS = (1, 1, 1, 2, 2, 1)
 """The height of the tree in each level (Yu et al. 2018, DLA-34); level i has the stride 2**i."""
 FIRST = 2
 """The level whose stride the output maps have."""
 
+BEFORE = {PRE_IMAGES: "pre_img_layer", PRE_HM: "pre_hm_layer"}
+"""The first layer of the trunk for each input of CenterTrack's besides the images."""
 _CHANNELS = (16, 32, 64, 128, 256, 512)
 
 
@@ -28,6 +31,8 @@ class DlaLayout(Layout):
     family: str
     levels: tuple[int, ...]
     heads: tuple[Head, ...]
+    before: tuple[str, ...] = ()
+    """What the trunk takes besides the images, in CenterTrack: ``pre_images``, ``pre_hm``."""
 
     @property
     def architecture(self) -> str:
@@ -52,6 +57,11 @@ class DlaLayout(Layout):
         """The channels of the six levels."""
         return self.levels
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The images, and what the trunk takes besides."""
+        return (INPUT, *self.before)
+
     @classmethod
     def official(cls, family: str, depth: int, heads: Sequence[Head], width: float = 1.0) -> DlaLayout:
         """Return the official layout, with the widths of the levels multiplied by ``width``."""
@@ -65,4 +75,5 @@ def infer_dla(known: Widths, heads: Sequence[str]) -> DlaLayout:
     prefixes: list[tuple[str, ...]] = [(f"base.level{level}.",) for level in range(len(LEVELS))]
     prefixes[0] = ("base.base_layer.", *prefixes[0])
     levels = (known.below(default, *names) for default, names in zip(_CHANNELS, prefixes, strict=True))
-    return DlaLayout(family, tuple(levels), tuple(known.head(name) for name in heads))
+    before = (name for name, layer in BEFORE.items() if any(key.startswith(f"base.{layer}.") for key in known.shapes))
+    return DlaLayout(family, tuple(levels), tuple(known.head(name) for name in heads), tuple(before))

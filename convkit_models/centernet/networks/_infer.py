@@ -17,19 +17,15 @@ _HEADS = (
     *("hm", "wh", "reg", "hps", "hm_hp", "hp_offset", "dep", "rot", "dim"),
     *(f"{kind}_{side}" for kind in ("hm", "reg") for side in "tlbr"),
     "hm_c",
+    *("id", "tracking", "ltrb", "ltrb_amodal", "amodel_offset", "velocity", "nuscenes_att"),
 )
-"""The heads of all tasks, in the order of outputs."""
+"""The heads of all tasks, in the order of outputs; the last ones are those of CenterTrack and FairMOT."""
 _OTHER_TASKS = {
-    "mot (multi-object tracking, as in FairMOT)": {"id"},
-    "tracking (CenterTrack)": {"tracking", "ltrb", "ltrb_amodal"},
     "object_pose (CenterPose)": {"hps_uncertainty", "scale_uncertainty", "hp_scale", "obj_scale"},
-    "ddd of CenterTrack": {"amodel_offset", "velocity", "nuscenes_att"},
     "rotated boxes": {"ang", "angle", "theta", "cls_theta"},
     "instance segmentation": {"seg", "mask", "seg_feat", "conv_weight", "shape", "saliency"},
 }
 _OTHER_FAMILIES = (
-    ("dla_34 of CenterTrack", ("pre_img_layer", "ida_up.")),
-    ("dla_34 of CenterTrack", ("base.pre_img_layer", "ida_up.")),
     ("a hourglass as CornerNet has it", ("kps.", "tl_cnvs.")),
     ("a ResNet with FPN and DCN, the resfpndcn of FairMOT", ("deconv_layer1.", "smooth_layer1.")),
     ("a ResNet with FPN and DCN, the resfpndcn of FairMOT", ("deconv_layer1.", "project_layer1.")),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from convkit_models.centernet._names import INPUT
+
 __all__ = ["STRIDE", "Head", "Layout"]
 
 STRIDE = 4
@@ -44,6 +46,11 @@ class Layout(ABC):
     @abstractmethod
     def widths(self) -> tuple[int, ...]:
         """The channels of the stages, for people."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs; all but those of relatives have one, the images."""
+        return (INPUT,)
 
     @property
     def channels(self) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from convkit import Decode, ModelSpec, ModulePatch, Request
     from convkit_models.centernet.networks import Layout
 
-__all__ = ["TASKS", "Room", "Task", "choose_task", "room_of"]
+__all__ = ["TASKS", "Room", "Task", "choose_task", "graph_spec", "room_of"]
 
 
 class Room(Protocol):
@@ -68,6 +68,15 @@ class Task:
 
 
 TASKS = (
+    Task(
+        "tracking",
+        (),
+        (
+            *("hm", "wh", "reg", "hps", "hm_hp", "hp_offset", "dep", "rot", "dim"),
+            *("id", "tracking", "ltrb", "ltrb_amodal", "amodel_offset", "velocity", "nuscenes_att"),
+        ),
+        frozenset({"id", "tracking", "ltrb", "ltrb_amodal", "amodel_offset", "velocity", "nuscenes_att"}),
+    ),
     Task("multi_pose", ("hm", "wh", "hps"), ("reg", "hm_hp", "hp_offset"), frozenset({"hps", "hm_hp", "hp_offset"})),
     Task(
         "ddd",
@@ -92,13 +101,16 @@ TASKS = (
 """The last one is what a checkpoint without marks was trained for."""
 
 
-def choose_task(heads: Collection[str], source: str) -> Task:
-    """Return the task that heads belong to.
+def choose_task(layout: Layout, source: str) -> Task:
+    """Return the task that the heads of a network belong to, or its inputs.
 
     Raises:
         CheckpointError: a head is missing, or there is one of another task.
     """
+    heads = layout.channels
     task = next(task for task in TASKS if not task.marks or task.marks & set(heads))
+    if len(layout.inputs) > 1:
+        task = TASKS[0]
     for name in task.needed:
         if name not in heads:
             raise CheckpointError(
@@ -116,3 +128,9 @@ def choose_task(heads: Collection[str], source: str) -> Task:
 def room_of(spec: Mapping[str, Any]) -> Room | None:
     """Return the package whose decode specification this is, if any."""
     return next((task.room for task in TASKS if spec.get("kind") == task.kind), None)
+
+
+def graph_spec(spec: ModelSpec) -> Mapping[str, Any]:
+    """Return the decode specification of a model, or where nothing decodes what says which outputs its graph has."""
+    inputs, heads = [tensor.name for tensor in spec.inputs], [tensor.name for tensor in spec.outputs]
+    return spec.decode or {"kind": TASKS[0].kind, "form": "heads", "inputs": inputs, "heads": heads}

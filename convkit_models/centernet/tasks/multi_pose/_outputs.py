@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convkit import ModulePatch, exactly
-from convkit_models.centernet._names import INPUT
-from convkit_models.centernet.tasks._shared import OUTPUT_PATCH
+from convkit import ModulePatch
+from convkit_models.centernet.tasks._forms import composed_patch, composed_reference
 from convkit_models.centernet.tasks.multi_pose._decode import FAR, FARTHEST, THRESHOLD
 
 __all__ = ["output_patch", "reference"]
@@ -34,27 +33,13 @@ _LEAST = math.log(THRESHOLD / (1 - THRESHOLD))
 def reference(spec: Mapping[str, Any]) -> Callable[[nn.Module, Mapping[str, Tensor]], dict[str, Tensor]]:
     """Return what runs the untouched network and composes the form of a decode specification, officially."""
     compose = {"heads": _heads, "detections": _official_poses}[spec["form"]]
-
-    def run(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return compose(module(inputs[INPUT])[-1], spec)
-
-    return run
+    return composed_reference(compose, spec)
 
 
 def output_patch(spec: Mapping[str, Any]) -> ModulePatch:
     """Return the patch that makes the network return the form of a decode specification as a tuple."""
     compose = {"heads": _heads, "detections": _graph_poses}[spec["form"]]
-
-    def forward(module: nn.Module, original: Callable[[Tensor], list[dict[str, Tensor]]], images: Tensor) -> Any:
-        return tuple(compose(original(images)[-1], spec).values())
-
-    return ModulePatch(
-        name=OUTPUT_PATCH,
-        reason=f"the network returns a list of dicts; the graph needs the form {spec['form']!r}",
-        match=lambda path, module: path == "",
-        forward=forward,
-        expect=exactly(1),
-    )
+    return composed_patch(compose, spec)
 
 
 def _heads(heads: Heads, spec: Mapping[str, Any]) -> dict[str, Tensor]:
