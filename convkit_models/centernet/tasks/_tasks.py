@@ -109,7 +109,8 @@ def choose_task(layout: Layout, source: str) -> Task:
     """
     heads = layout.channels
     task = next(task for task in TASKS if not task.marks or task.marks & set(heads))
-    if len(layout.inputs) > 1:
+    sides_of_fairmot = task.name == "ctdet" and heads.get("hm") == 1 and heads.get("wh") == 4
+    if len(layout.inputs) > 1 or sides_of_fairmot:
         task = TASKS[0]
     for name in task.needed:
         if name not in heads:

@@ -100,8 +100,10 @@ def test_samples_are_what_training_gives(centertrack: Path) -> None:
     assert (first["pre_hm"].min() >= 0, first["pre_hm"].max()) == (True, 1)
 
 
-def test_fairmot_has_images_and_its_embedding(tmp_path: Path) -> None:
-    heads = {"hm": 1, "wh": 4, "reg": 2, "id": 16}
+@pytest.mark.parametrize("more", [{"id": 16}, {}])
+def test_fairmot_has_images_and_its_embedding(tmp_path: Path, more: dict[str, int]) -> None:
+    """Without the embedding, four sides of a box are its mark: a width and height of each class would be two."""
+    heads = {"hm": 1, "wh": 4, "reg": 2, **more}
     spec = read(make_checkpoint(tmp_path / "mot.pth", "resdcn_18", width=0.05, heads=heads)).spec
     assert [(tensor.name, tensor.shape[1]) for tensor in spec.outputs] == list(heads.items())
     assert [tensor.name for tensor in spec.inputs] == ["images"]
