@@ -2,10 +2,13 @@
 
     python benchmarks/faults.py [--count N] [--seed S] [--only KIND ...] [--json]
 
-Kinds: kills, errnos, together (eight processes, one output), documents, settings, weights, graphs, images, stream. Each
-case runs in a process of its own and offends if it ends in a traceback or a signal, takes more than 60 s or more than
-1 GB beyond its file, prints control characters, executes something, or loses or half-writes an artifact. Ends with exit
-code 1 where one does. The default takes some minutes.
+Kinds: kills, errnos, conversions (whole ones, killed), together (eight processes on one output, artifact, cache and
+conversion), documents, settings, weights, graphs, images, stream. Of conversions there are a tenth, of each kind of
+eight processes a fortieth, and a stream has fifty inputs a case. ``TMPDIR=/dev/shm`` spares the disk.
+
+Each case runs in a process of its own and offends if it ends in a traceback or a signal, takes more than 60 s or more
+than 1 GB beyond its file, prints control characters, executes something, or loses or half-writes an artifact. Ends with
+exit code 1 where one does. The default takes some minutes.
 """
 
 from __future__ import annotations
@@ -28,31 +31,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from support.faults import build_library, preloaded  # noqa: E402
 
-KINDS = ("kills", "errnos", "together", "documents", "settings", "weights", "graphs", "images", "stream")
+KINDS = ("kills", "errnos", "conversions", "together", "documents", "settings", "weights", "graphs", "images", "stream")
 
-
-def small_artifact(folder: Path) -> Path:
-    """Return an artifact of the smallest model there is."""
-    import torch
-    from support.embedding import EmbeddingPlugin, embedding_weights
-
-    from convkit import convert
-    from convkit.plugins import manager
-
-    manager().register(EmbeddingPlugin(), "embedding", "tests")
-    torch.save(embedding_weights(), folder / "w.pth")
-    return convert("embedding", weights=folder / "w.pth", output=folder / "artifact", samples=1).artifact.path
+LIMITS = {"conversions": 300, "together": 600}
+"""Seconds that a case may take where that is not a minute: a case has several conversions."""
 
 
 def cases(kind: str, folder: Path, random: Random, count: int) -> Iterator[Any]:
     """Return the cases of one kind."""
     from support import trials
 
+    small = trials.small_artifact(folder.parent) if kind in ("conversions", "together", "documents") else folder
     makers: dict[str, Callable[[], Iterator[Any]]] = {
         "kills": lambda: trials.disk_cases(folder, random, count, errnos=False),
         "errnos": lambda: trials.disk_cases(folder, random, count, errnos=True),
-        "together": lambda: trials.together_cases(folder, -(-count // 20)),
-        "documents": lambda: trials.document_cases(small_artifact(folder), folder, random, count),
+        "conversions": lambda: trials.conversion_cases(small, folder, random, -(-count // 10)),
+        "together": lambda: trials.together_cases(small, folder, -(-count // 40)),
+        "documents": lambda: trials.document_cases(small, folder, random, count),
         "settings": lambda: trials.settings_cases(folder, random, count),
         "weights": lambda: trials.weights_cases(folder, random, count),
         "graphs": lambda: trials.graph_cases(folder, random, count),
@@ -64,10 +59,11 @@ def cases(kind: str, folder: Path, random: Random, count: int) -> Iterator[Any]:
 def stream(folder: Path, count: int) -> dict[str, Any]:
     """Run many inputs through one predictor; return its memory after a tenth of them and at the end."""
     import numpy as np
+    from support.trials import small_artifact
 
     from convkit import load
 
-    with load(small_artifact(folder)) as predictor:
+    with load(small_artifact(folder.parent)) as predictor:
         tensor = predictor.spec.inputs[0]
         shape = [extent if isinstance(extent, int) else 1 for extent in tensor.item_shape]
         raw = {tensor.name: np.zeros(shape, tensor.dtype)}
@@ -102,9 +98,10 @@ def main() -> int:
                 found = stream(place, options.count * 50)
                 offends |= found["growth"] > 0.05
             else:
-                from support.trials import Trial
+                from support.trials import SECONDS, Trial
 
-                trial = Trial(kind).run(cases(kind, place, Random(options.seed), options.count))
+                each = cases(kind, place, Random(options.seed), options.count)
+                trial = Trial(kind).run(each, LIMITS.get(kind, SECONDS))
                 offends |= bool(trial.offenders)
                 found = {
                     "cases": sum(trial.ends.values()),

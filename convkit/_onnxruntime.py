@@ -12,5 +12,11 @@ import os
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as _library
 
-__all__ = ["onnxruntime"]
+__all__ = ["ONNXRUNTIME_ERRORS", "onnxruntime"]
+
+_OWN = [kind for kind in vars(_library).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+ONNXRUNTIME_ERRORS: tuple[type[Exception], ...] = (*_OWN, RuntimeError, ValueError, TypeError, LookupError, MemoryError)
+"""What ONNX Runtime raises for a graph or inputs that it does not take: its own classes, which have no common base, and
+what pybind makes of C++'s."""

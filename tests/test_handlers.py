@@ -15,15 +15,12 @@ ROOT = Path(convkit.__file__).parents[1]
 BROAD = {"Exception", "BaseException"}
 
 CALLS = {
-    "convkit/backends/onnxruntime.py": "ONNX Runtime, whose classes of errors are not exported",
     "convkit/backends/tensorrt/_argument_order_plugin.py": "TensorRT, which swallows what a plugin raises",
     "convkit/backends/tensorrt/_bindings.py": "TensorRT and plugins",
     "convkit/backends/tensorrt/_gpu.py": "CUDA: a context is given back whatever happens",
     "convkit/backends/tensorrt/_library.py": "TensorRT",
     "convkit/backends/tensorrt/_reference.py": "runners of a reference",
     "convkit/backends/tensorrt/_registrations.py": "code of plugins",
-    "convkit/backends/tensorrt/_worker.py": "a child process, and ONNX's checker",
-    "convkit/backends/torch/_element_types.py": "ONNX's shape inference",
     "convkit/backends/torch/_program.py": "code of plugins",
     "convkit/backends/torch/_session.py": "PyTorch",
     "convkit/benchmarking/_worker.py": "the last line of a child process",
@@ -31,12 +28,7 @@ CALLS = {
     "convkit/conversion/_export.py": "PyTorch's exporter, and code of plugins in it",
     "convkit/doctor/_plugins.py": "libraries that do not load",
     "convkit/errors.py": "code of plugins, in blamed_on",
-    "convkit/files/_content.py": "cleaning up, whatever happens",
-    "convkit/files/_scratch.py": "cleaning up, whatever happens",
-    "convkit/graph/precision/_observe.py": "ONNX Runtime",
     "convkit/plugins.py": "code of plugins",
-    "convkit/self_test/_clean_engines.py": "ONNX Runtime",
-    "convkit/self_test/_clean_graph.py": "ONNX, which raises what its C++ throws",
     "convkit_plugins/dcnv2/tensorrt/_aot.py": "TensorRT, which swallows what a plugin raises",
     "convkit_plugins/dcnv2/tensorrt/_creator.py": "TensorRT, which swallows what a plugin raises",
     "convkit_plugins/dcnv2/tensorrt/_guard.py": "TensorRT, which swallows what a plugin raises",

@@ -51,6 +51,10 @@ class Weights(Struct):
     sha256: Hash | UnsetType = UNSET
     files: dict[Text, Hash] | UnsetType = UNSET
 
+    def __post_init__(self) -> None:
+        if (self.sha256 is UNSET) == (self.files is UNSET):
+            raise ValueError("needs sha256, or the files of a folder")
+
 
 class Dim(Struct, forbid_unknown_fields=True):
     """A named dimension."""

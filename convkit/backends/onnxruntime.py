@@ -72,10 +72,12 @@ class _OnnxRuntimeSession(Session):
         return _OnnxRuntimeOnDevice(self._session, self.device, stream) if self.device.startswith("cuda") else None
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        from convkit._onnxruntime import ONNXRUNTIME_ERRORS
+
         names = [output.name for output in self._session.get_outputs()]
         try:
             values = self._session.run(names, dict(inputs))
-        except Exception as error:
+        except ONNXRUNTIME_ERRORS as error:
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
             raise ConversionError(
                 f"ONNX Runtime cannot run the model on {shapes}: {str(error).splitlines()[0]}",
@@ -159,7 +161,7 @@ def _open(model: Path, device: str) -> Any:
     Raises:
         EnvironmentProblem: this ONNX Runtime cannot run on the device, or cannot load the model.
     """
-    from convkit._onnxruntime import onnxruntime
+    from convkit._onnxruntime import ONNXRUNTIME_ERRORS, onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -172,7 +174,7 @@ def _open(model: Path, device: str) -> Any:
     provider = _provider(device, onnxruntime.get_available_providers())
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=[provider])
-    except Exception as error:
+    except ONNXRUNTIME_ERRORS as error:
         if foreign := _foreign_operators(model):
             raise ConversionError(
                 f"ONNX Runtime has no operator {listing(foreign)}, which the graph holds.",

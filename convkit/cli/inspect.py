@@ -93,6 +93,7 @@ def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:
     manifest = artifact.manifest
     model, graph, verdict = manifest["model"], manifest["graph"], manifest["verdict"]
     adapter, weights, packages = manifest["adapter"], manifest["weights"], manifest["environment"]["packages"]
+    digest = f"{len(weights['files'])} files" if "files" in weights else f"sha256 {weights['sha256'][:12]}"
     onnx_file = manifest["files"][artifact.model.name]
     info = model["info"]
     dims = [Dim(**dim) for dim in model["dims"]]
@@ -110,7 +111,7 @@ def _artifact_part(artifact: Artifact) -> Iterator[RenderableType]:
             ("shapes", ", ".join(map(str, dims))),
             ("classes", _class_names(model["classes"])),
             ("info", "; ".join(f"{name} {text}" for name, value in info.items() if (text := _plain(value)))),
-            ("weights", f"{weights['file']}, {bytes_text(weights['bytes'])}, sha256 {weights['sha256'][:12]}"),
+            ("weights", f"{weights['file']}, {bytes_text(weights['bytes'])}, {digest}"),
             ("graph", f"{artifact.model.name}, {bytes_text(onnx_file['bytes'])}, sha256 {onnx_file['sha256'][:12]}"),
             ("patches", _fired(record for group in manifest["patches"].values() for record in group)),
             ("rewrites", _fired(manifest["rewrites"])),

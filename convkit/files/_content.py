@@ -52,7 +52,8 @@ def write_atomic(path: Path, content: bytes | str, *, durable: bool = False) -> 
         _clear(path.parent, prefix)
     locked = durable and sys.platform != "win32"  # where no open file can be renamed
     handle, temporary = _temporary(path.parent, prefix, locked=locked)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(temporary.unlink, missing_ok=True)
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
@@ -62,9 +63,7 @@ def write_atomic(path: Path, content: bytes | str, *, durable: bool = False) -> 
                 temporary.replace(path)
         if not locked:
             temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        undo.pop_all()
     if durable:
         with contextlib.suppress(OSError):  # the file is there, and on the disk a little later
             sync(path.parent)

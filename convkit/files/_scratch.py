@@ -124,19 +124,25 @@ def _locked_folder(path: Path) -> tuple[Path, int]:
     """Return a new folder and the descriptor of its locked file."""
     while True:
         folder = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial"
-        handle = _ABSENT
-        try:
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir(0o700)
-                with contextlib.suppress(FileNotFoundError):  # another process took it for a leftover
-                    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-                    if keep_locked(handle, folder / LOCK):
-                        return folder, handle
-        except BaseException:
-            _remove(folder)
-            _close(handle)
-            raise
-        _close(handle)
+        with contextlib.ExitStack() as undo:
+            undo.callback(_remove, folder)
+            handle = _lock_in_new(folder)
+            undo.pop_all()
+        if handle != _ABSENT:
+            return folder, handle
+
+
+def _lock_in_new(folder: Path) -> int:
+    """Make a folder and return the descriptor of a locked file in it; `_ABSENT` where another process was there."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(0o700)
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as undo:  # it was taken for a leftover
+            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            undo.callback(_close, handle)
+            if keep_locked(handle, folder / LOCK):
+                undo.pop_all()
+                return handle
+    return _ABSENT
 
 
 def _remove(folder: Path) -> None:

@@ -55,9 +55,11 @@ class _OnnxRuntime(Session):
 
 def _onnxruntime(name: str, configure: Configure = lambda module, options: None, *, bound: bool = False) -> Variant:
     def make(judge: Judge) -> Subject:
+        from convkit._onnxruntime import ONNXRUNTIME_ERRORS
+
         try:
             return Subject(session=_OnnxRuntime(judge.artifact.model, configure, bound=bound))
-        except Exception as error:  # ONNX Runtime raises classes that it does not export
+        except ONNXRUNTIME_ERRORS as error:
             raise NotApplicableError(f"ONNX Runtime: {str(error).splitlines()[0]}") from error
 
     return Variant(f"ONNX Runtime, {name}", GROUP, make)
@@ -98,7 +100,7 @@ def _rewritten(level: str) -> Variant:
     """Return the variant of a graph that ONNX Runtime's optimiser wrote, run without it."""
 
     def make(judge: Judge) -> Subject:
-        from convkit._onnxruntime import onnxruntime
+        from convkit._onnxruntime import ONNXRUNTIME_ERRORS, onnxruntime
 
         with TemporaryDirectory() as folder:
             path = Path(folder) / "optimised.onnx"
@@ -110,7 +112,7 @@ def _rewritten(level: str) -> Variant:
             try:
                 _OnnxRuntime(judge.artifact.model, write)
                 return Subject(session=_OnnxRuntime(path, _level("ORT_DISABLE_ALL")))
-            except Exception as error:
+            except ONNXRUNTIME_ERRORS as error:
                 raise NotApplicableError(f"ONNX Runtime {onnxruntime.__version__}: {error}".splitlines()[0]) from error
 
     return Variant(

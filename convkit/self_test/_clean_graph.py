@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from convkit._onnx_errors import onnx_errors
 from convkit.backends import open_session
 from convkit.self_test._clean import NotApplicableError, Variant
 from convkit.self_test._graph import STANDARD, Graph
@@ -57,9 +58,7 @@ def _whole(name: str, rewrite: Callable[[onnx.ModelProto], onnx.ModelProto]) -> 
     def make(judge: Judge) -> Subject:
         try:
             model = rewrite(judge.model)
-        except NotApplicableError:
-            raise
-        except Exception as error:  # onnx raises what its C++ throws
+        except onnx_errors() as error:
             raise NotApplicableError(f"onnx: {(str(error).splitlines() or ['no message'])[0]}") from error
         return judge.subject(model)
 

@@ -28,12 +28,13 @@ def main(folder: Path) -> None:
     """Do the tasks of ``folder/job.json``."""
     ended = threading.Event()
     threading.Thread(target=_end_with_the_parent, args=(folder, ended), daemon=True).start()
+    done = False
     try:
         _work(folder)
-    except BaseException:
-        if ended.is_set():  # the other thread is removing what this one wanted to use
+        done = True
+    finally:
+        if not done and ended.is_set():  # the other thread is removing what this one wanted to use
             _vanish(folder)
-        raise
 
 
 def _work(folder: Path) -> None:
@@ -121,9 +122,11 @@ def _refusal_of_the_standard(model: Path) -> str:
     """Return why this is no valid ONNX model, or an empty string."""
     import onnx
 
+    from convkit._onnx_errors import onnx_errors
+
     try:
         onnx.checker.check_model(str(model))
-    except Exception as error:
+    except onnx_errors() as error:
         return " ".join(str(error).split())[:400] or type(error).__name__
     return ""
 

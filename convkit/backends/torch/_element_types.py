@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from convkit._onnx_errors import onnx_errors
 from convkit.backends.torch._node import torch_dtype
 from convkit.errors import EnvironmentProblem
 
@@ -26,7 +27,7 @@ def element_types(model: onnx.ModelProto) -> dict[str, torch.dtype | str]:
     lean = _without_weights(model)
     try:
         lean = onnx.shape_inference.infer_shapes(lean)
-    except Exception:  # a graph that ONNX cannot follow keeps the types that it states
+    except onnx_errors():  # a graph that ONNX cannot follow keeps the types that it states
         lean = _without_weights(model)
     values = (*lean.graph.value_info, *lean.graph.input, *lean.graph.output)
     numbers = {value.name: value.type.tensor_type.elem_type for value in values if value.type.HasField("tensor_type")}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convkit._onnx_errors import onnx_errors
 from convkit.backends import DeviceSession, Session
 from convkit.backends.torch._node import Builder, Key, host_tensor
 from convkit.backends.torch._program import Program
@@ -47,7 +48,7 @@ class TorchSession(Session):
                 proto = inliner.inline_local_functions(proto)
             if not proto.graph.output:
                 raise ValueError("it holds no graph with outputs")
-        except Exception as error:
+        except onnx_errors() as error:
             raise EnvironmentProblem(
                 f"The torch backend cannot load {model.name}: {str(error).splitlines()[0]}",
                 hint="The file is no ONNX model, or damaged; convert again.",

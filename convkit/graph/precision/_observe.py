@@ -147,7 +147,7 @@ def open_onnxruntime(model: onnx.ModelProto) -> Run:
     Raises:
         EnvironmentProblem: ONNX Runtime cannot load the model.
     """
-    from convkit._onnxruntime import onnxruntime
+    from convkit._onnxruntime import ONNXRUNTIME_ERRORS, onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -156,7 +156,7 @@ def open_onnxruntime(model: onnx.ModelProto) -> Run:
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
+    except ONNXRUNTIME_ERRORS as error:
         raise EnvironmentProblem(
             f"ONNX Runtime cannot run the graph: {str(error).strip().splitlines()[0]}",
             hint="Deformable convolutions need ONNX Runtime 1.25 or newer; `convkit doctor` shows the version.",
@@ -167,7 +167,7 @@ def open_onnxruntime(model: onnx.ModelProto) -> Run:
     def run(feed: Feed) -> dict[str, np.ndarray]:
         try:
             return dict(zip(names, session.run(names, {name: feed[name] for name in wanted}), strict=True))
-        except Exception as error:
+        except ONNXRUNTIME_ERRORS as error:
             shapes = ", ".join(f"{name} {list(np.shape(value))}" for name, value in feed.items())
             raise ConversionError(
                 f"ONNX Runtime cannot run the graph on {shapes}: {str(error).strip().splitlines()[0]}",

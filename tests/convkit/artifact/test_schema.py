@@ -97,6 +97,7 @@ def test_texts_that_are_no_document_are_refused(artifact, text):
         (lambda d: d["files"].update({"proof\\x": d["files"]["model.onnx"]}), "proof"),
         (lambda d: d["files"].pop("model.onnx"), "model.onnx"),
         (lambda d: d["model"]["dims"][0].update(min=3, max=2), "range"),
+        (lambda d: d["weights"].pop("sha256"), "weights"),
         (lambda d: d["model"]["inputs"][0].update(dtype="object"), "dtype"),
     ],
 )

@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import helper
 from support.graphs import make_model
+from support.mutants import resealed
 
 from convkit import Artifact
 from convkit.cli import execute
@@ -68,6 +69,17 @@ class TestArtifact:
         assert document["graph"]["sizes"] == {"batch": 1}
         assert len(document["graph"]["costs"]) == 3
         assert document["tensorrt_plugins"] == []
+
+    def test_one_of_a_folder_of_weights(
+        self, toy_artifact: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        copy = tmp_path / "copy"
+        shutil.copytree(toy_artifact.path, copy)
+        files = dict.fromkeys(("config.json", "part-1.safetensors"), "0" * 64)
+        resealed(copy, lambda document: document.update(weights={"file": "folder", "bytes": 2048, "files": files}))
+        code, out, err = run(capsys, copy)
+        assert (code, err) == (0, "")
+        assert re.search(r"weights +folder, .*B, 2 files", out), out
 
     def test_one_that_was_tampered_with_is_not_shown(
         self, toy_artifact: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]

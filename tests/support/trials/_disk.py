@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -35,40 +34,6 @@ def disk_cases(
         at = random.randrange(1, CHANGES)
         work = functools.partial(_case, folder / str(number), mode, at, kind, value)
         yield f"{mode}, change {at}, kind {kind}, value {value}", work, 0
-
-
-def together_cases(folder: Path, count: int) -> Iterator[tuple[str, Callable[[], object], int]]:
-    """Yield cases in which eight processes write one output at once, while it is read: it is whole at every moment."""
-    for number in range(count):
-        yield f"eight processes, {number}", functools.partial(_together, folder / str(number)), 0
-
-
-def _together(folder: Path) -> None:
-    folder.mkdir()
-    path = folder / "out"
-    make_artifact(path, "first")
-    children = set()
-    for number in range(8):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                for turn in range(5):
-                    make_artifact(path, f"{number}.{turn}", overwrite=True)
-                code = 0
-            finally:
-                os._exit(code)
-        children.add(child)
-    while children:
-        Artifact.open(path)
-        assert path.joinpath("model.onnx").read_text(), "absent or half"
-        child, status = os.waitpid(-1, os.WNOHANG)
-        if child:
-            children.remove(child)
-            assert status == 0, "one failed"
-    Artifact.open(path).verify()
-    assert [entry.name for entry in folder.iterdir()] == ["out"]
-    shutil.rmtree(folder)
 
 
 def _case(folder: Path, mode: str, at: int, kind: int, value: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 from support.mutants import TEXTS, mutants, resealed, sealed
+from support.trials._small import warmed
 
 from convkit.cli import execute
 from convkit.conversion import plan_conversion
@@ -39,6 +40,7 @@ TOML_VALUES = (
 def document_cases(artifact: Path, folder: Path, random: Random, count: int) -> Cases:
     """Yield cases that inspect or validate an artifact of which one document was changed, seal fitting."""
     copy = folder / "changed"
+    warmed(["inspect", str(artifact)], ["validate", str(artifact), "-q"])
     for number in range(count):
         name = random.choice(NAMES)
         shutil.rmtree(copy, ignore_errors=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
+from support.trials._small import warmed
 
 from convkit.cli import execute
 
@@ -53,6 +54,7 @@ def graph_cases(folder: Path, random: Random, count: int) -> Iterator[tuple[str,
     """Yield cases that inspect a changed graph, or compare it with the one it was made of."""
     good, file = folder / "good.onnx", folder / "changed.onnx"
     good.write_bytes(base().SerializeToString())
+    warmed(["inspect", str(good)], ["diff", str(good), str(good), "--json"])
     for number in range(count):
         if number % 4 == 0:
             data = bytearray(good.read_bytes())
