@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +77,15 @@ def load(
     backend, device = proved_engine(artifact, backend, device)
     session = open_artifact(artifact, backend, device=device, unproved=unproved, verify=verify)
     found = coverage(artifact, backend, device)
-    try:
+    with ExitStack() as unused:
+        unused.callback(session.close)
         if augment is None:
             predictor = predictor_of(artifact, session)
         else:
             from convkit.runtime._augmented import AugmentedPredictor
 
             predictor, found = AugmentedPredictor(artifact, session, augment), AugmentedPredictor.noted(found)
-    except BaseException:
-        session.close()
-        raise
+        unused.pop_all()
     predictor.backend, predictor.coverage = backend, found
     return predictor
 
