@@ -1,4 +1,4 @@
-"""``convkit evaluate``: the average precision of artifacts on a COCO-format data set."""
+"""``convkit evaluate``: the average precision of artifacts on a data set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from convkit.cli._options import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from convkit.evaluation import EvaluationReport
+    from convkit.evaluation import DataSet, EvaluationReport
 
 __all__ = ["evaluate"]
 
@@ -34,8 +34,16 @@ def evaluate(
     artifacts: Annotated[
         list[Path], typer.Argument(help="Artifact directories; several are compared.", metavar="ARTIFACT…")
     ],
-    coco: Annotated[Path, typer.Option("--coco", help="Annotations in COCO format.", metavar="ANN.json")],
-    images: Annotated[Path, typer.Option("--images", help="Folder of the images.", metavar="DIR")],
+    coco: Annotated[Path | None, typer.Option("--coco", help="Annotations in COCO format.", metavar="ANN.json")] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of the images of --coco.", metavar="DIR")
+    ] = None,
+    voc: Annotated[
+        Path | None, typer.Option("--voc", help="A folder of Pascal VOC, such as VOCdevkit/VOC2007.", metavar="DIR")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="A split of --voc, such as test; by default all.", metavar="NAME")
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option("--weights", "-w", help="Evaluate this checkpoint in PyTorch too and compare.", metavar="FILE"),
@@ -71,7 +79,7 @@ def evaluate(
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> int:
-    """Print AP@[.5:.95], AP50 and the other COCO figures of artifacts; images are streamed.
+    """Print AP@[.5:.95], AP50 and the other COCO figures of artifacts, or Pascal VOC's; images are streamed.
 
     Poses are judged by key points and by boxes. Of two artifacts the difference and what only one of them finds is
     printed too.
@@ -89,14 +97,14 @@ def evaluate(
     for option, given in (("--draw", draw), ("--max-drop", max_drop), ("--score", score)):
         if given is not None and len(artifacts) < 2:
             raise SettingError(f"{option} compares artifacts, and there is one.", hint="Give a second artifact.")
+    data = _data(coco, images, voc, split)
     if plot:
         check_plot(plot)
     with steps("evaluate") as step, ExitStack() as stack:
         drawings = stack.enter_context(DrawingFiles(draw, [], ImageReader())) if draw else None
         report = evaluate_artifacts(
             artifacts,
-            coco,
-            images,
+            data,
             weights=weights,
             limit=limit,
             backend=backend,
@@ -127,6 +135,20 @@ def evaluate(
     return 4 if max_drop is not None and report.drop > max_drop else 0
 
 
+def _data(coco: Path | None, images: Path | None, voc: Path | None, split: str | None) -> DataSet:
+    from convkit.errors import SettingError
+    from convkit.evaluation import CocoFiles, VocFolder
+
+    if coco and images and not voc and split is None:
+        return CocoFiles(coco, images)
+    if voc and not coco and not images:
+        return VocFolder(voc, split)
+    raise SettingError(
+        "The data set is not given, or not one alone.",
+        hint="Give --coco ANN.json --images DIR, or --voc DIR and perhaps --split NAME.",
+    )
+
+
 def _figures(report: EvaluationReport) -> Table:
     """Return a row for each figure; of two artifacts with their difference."""
     from convkit.cli._layout import add_row, table
@@ -147,7 +169,7 @@ def _classes(report: EvaluationReport) -> Table:
     names = list(report.classes)
     first = report.classes[names[0]]
     if len(names) == 1:
-        rows = table("class", "AP", "AP50", "AP75", "AR")
+        rows = table("class", *next(iter(first.values()), {}))
         for label, values in first.items():
             add_row(rows, label, *map(_figure, values.values()))
         return rows

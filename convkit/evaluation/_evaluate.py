@@ -1,4 +1,4 @@
-"""Figures of artifacts on a COCO-format data set, image by image."""
+"""Figures of artifacts on a data set, image by image."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convkit.errors import ConversionError, SettingError
-from convkit.evaluation._annotations import Annotations, read_annotations
+from convkit.evaluation._annotations import read_annotations
 from convkit.evaluation._categories import category_ids
 from convkit.evaluation._changes import Changes, changes_between
-from convkit.evaluation._coco import coco_figures
+from convkit.evaluation._data_sets import CocoFiles, DataSet
 from convkit.evaluation._engines import Engine, artifact_engine, plain_engine, torch_engine
 from convkit.evaluation._flow import Image, Read, run_images
 from convkit.evaluation._image_files import find_images
-from convkit.evaluation._key_points import complete_points
 from convkit.evaluation._report import EvaluationReport
 from convkit.evaluation._scheme import Scheme
 from convkit.evaluation._store import Store
@@ -48,11 +47,10 @@ def evaluate_artifact(
     batch: int = 1,
     progress: Progress = silent,
 ) -> EvaluationReport:
-    """Return the figures of one artifact; see `evaluate_artifacts`."""
+    """Return COCO's figures of one artifact; see `evaluate_artifacts`."""
     return evaluate_artifacts(
         [artifact],
-        coco,
-        images,
+        CocoFiles(coco, images),
         weights=weights,
         limit=limit,
         backend=backend,
@@ -68,8 +66,7 @@ def evaluate_artifact(
 
 def evaluate_artifacts(
     artifacts: Sequence[Path | str],
-    coco: Path,
-    images: Path,
+    data: DataSet,
     *,
     weights: Path | None = None,
     limit: int | None = None,
@@ -84,7 +81,7 @@ def evaluate_artifacts(
     draw: Callable[[str, np.ndarray], None] | None = None,
     progress: Progress = silent,
 ) -> EvaluationReport:
-    """Return the COCO figures of artifacts, and of the first one's checkpoint in PyTorch where ``weights`` is given.
+    """Return the figures of artifacts on a data set, and with ``weights`` of the first one's checkpoint in PyTorch.
 
     Each image is read once, for all of them, ahead of the engines, and dropped; of a box 48 bytes are kept. Poses are
     judged by their key points and by their boxes. The report names a single artifact by its backend, several by their
@@ -96,8 +93,8 @@ def evaluate_artifacts(
     images at a time.
 
     Raises:
-        SettingError: the annotations are no COCO file or do not fit the classes or joints, an image has another size
-            than declared, or ``resume`` is some other file.
+        SettingError: the annotations are none of the data set, or do not fit the classes or joints, an image has
+            another size than declared, or ``resume`` is some other file.
         ImageError: an image is missing or cannot be read; results until then are in ``resume``.
         ConversionError: an artifact has no boxes and no poses as results.
         EnvironmentProblem: pycocotools is missing.
@@ -122,7 +119,7 @@ def evaluate_artifacts(
             )
         if weights is not None:
             engines["pytorch"] = torch_engine(weights, predictors[0])
-        task = _Task(engines, coco, images, limit)
+        task = _Task(engines, data, limit)
         store = stack.enter_context(Store(resume))
         report = task.run(store, predictors[0].reader.accept, batch, progress)
         if len(predictors) > 1:
@@ -152,7 +149,7 @@ def evaluate_engines(
     """
     plain = {name: plain_engine(name, function, classes) for name, function in engines.items()}
     with Store() as store:
-        return _Task(plain, coco, images, limit).run(store, lambda file: file, 1, progress)
+        return _Task(plain, CocoFiles(coco, images), limit).run(store, lambda file: file, 1, progress)
 
 
 def check_data(coco: Path, images: Path, classes: Sequence[str]) -> int:
@@ -171,12 +168,12 @@ def check_data(coco: Path, images: Path, classes: Sequence[str]) -> int:
 class _Task:
     """Engines and a data set that fit each other."""
 
-    def __init__(self, engines: Mapping[str, Engine], coco: Path, images: Path, limit: int | None) -> None:
+    def __init__(self, engines: Mapping[str, Engine], source: DataSet, limit: int | None) -> None:
         self.started = time.perf_counter()
-        self.engines, self.coco = engines, coco
-        self.data: Annotations = read_annotations(coco)
+        self.engines, self.source = engines, source
+        self.data = source.read(sorted({name for engine in engines.values() for name in engine.classes}))
         ids = sorted(self.data.names)[:limit]
-        files = find_images(images, {image_id: self.data.names[image_id] for image_id in ids})
+        files = find_images(source.image_folder, {image_id: self.data.names[image_id] for image_id in ids})
         self.images = [Image(image_id, files[image_id], self.data.sizes.get(image_id)) for image_id in ids]
         self.notes = list(self.data.notes)
         self.categories: dict[str, np.ndarray] = {}
@@ -197,9 +194,7 @@ class _Task:
         figures, classes = {}, {}
         for name in self.engines:
             ids = [image.id for image in self.images]
-            figures[name], classes[name] = coco_figures(
-                self.data.truth, self._table(store, name), ids, self.names, self.sigmas
-            )
+            figures[name], classes[name] = self.source.figures(self.data, self._table(store, name), ids, self.sigmas)
         return EvaluationReport(
             figures,
             len(self.images),
@@ -232,7 +227,7 @@ class _Task:
                 "The engines have results of different kinds.", hint="Evaluate boxes and poses one after the other."
             )
         if scheme.joints and not self.schemes:
-            self.sigmas, notes = complete_points(self.data, self.coco, scheme.joints)
+            self.sigmas, notes = self.source.complete_points(self.data, scheme.joints)
             self.notes += notes
         self.schemes[name] = scheme
 

@@ -17,7 +17,7 @@ AGREEMENT = 1e-3
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """COCO's figures by engine; ``agrees`` is False when the AP of two engines differs by more than 0.001."""
+    """The figures of the data set by engine; ``agrees`` is False when two engines' AP differ by more than 0.001."""
 
     figures: Mapping[str, Mapping[str, float]]
     images: int
@@ -28,7 +28,7 @@ class EvaluationReport:
     unproved: str = ""
     """Why no proof covers an engine; empty where one does."""
     classes: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
-    """By engine and class AP, AP50, AP75 and AR; -1 where the class has no annotations."""
+    """Some figures by engine and class, AP first; -1 where the class has no annotations."""
     changes: Changes | None = None
     """What differs between the results of the first two artifacts."""
     kept: int = 0

@@ -124,3 +124,13 @@ def test_what_compares_artifacts_needs_two(cli, blob_artifact, arguments, option
     said = cli("evaluate", blob_artifact.path, *arguments, *option)
     assert (said.code, said.out) == (2, "")
     assert "second artifact" in said.err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--coco", "a.json"), ("--voc", "a", "--images", "b"), ("--coco", "a", "--images", "b", "--split", "test")],
+)
+def test_a_data_set_is_given_by_one_set_of_options(cli, blob_artifact, options):
+    said = cli("evaluate", blob_artifact.path, *options)
+    assert (said.code, said.out) == (2, "")
+    assert "--voc DIR" in said.err

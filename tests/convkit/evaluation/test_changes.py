@@ -9,7 +9,7 @@ import pytest
 from support.blobs import write_coco
 
 from convkit import load
-from convkit.evaluation import evaluate_artifact, evaluate_artifacts
+from convkit.evaluation import CocoFiles, evaluate_artifact, evaluate_artifacts
 from convkit.processing import read_image
 
 IDS = {"green": 3, "red": 7}
@@ -40,8 +40,7 @@ def test_changes_are_those_found_by_hand(blobs, blob_artifact, other_blobs, data
     drawn = {}
     report = evaluate_artifacts(
         [blob_artifact.path, other_blobs.path],
-        data,
-        data.parent / "images",
+        CocoFiles(data, data.parent / "images"),
         draw=lambda name, image: drawn.setdefault(name, image),
         batch=3,
     )
@@ -66,7 +65,7 @@ def test_changes_are_those_found_by_hand(blobs, blob_artifact, other_blobs, data
 
 def test_figures_in_one_pass_are_those_of_each_alone(blobs, blob_artifact, other_blobs, data):
     images = data.parent / "images"
-    report = evaluate_artifacts([blob_artifact.path, other_blobs.path], data, images)
+    report = evaluate_artifacts([blob_artifact.path, other_blobs.path], CocoFiles(data, images))
     assert report.figures["blobs"] == evaluate_artifact(blob_artifact.path, data, images).figures["onnxruntime"]
     assert report.figures["other"] == evaluate_artifact(other_blobs.path, data, images).figures["onnxruntime"]
     assert report.drop == report.figures["blobs"]["AP"] - report.figures["other"]["AP"] > 0
@@ -74,7 +73,7 @@ def test_figures_in_one_pass_are_those_of_each_alone(blobs, blob_artifact, other
 
 
 def test_an_artifact_beside_itself_differs_in_nothing(blobs, blob_artifact, data):
-    report = evaluate_artifacts([blob_artifact.path] * 2, data, data.parent / "images", limit=3)
+    report = evaluate_artifacts([blob_artifact.path] * 2, CocoFiles(data, data.parent / "images"), limit=3)
     assert list(report.figures) == ["blobs", "blobs (2)"]
     assert report.changes is not None
     assert (report.changes.images, report.drop) == (0, 0)
