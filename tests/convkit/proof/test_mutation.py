@@ -58,8 +58,11 @@ def toy_subject(toy_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module", params=["heads", "detections"])
 def centernet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    """Convert a narrow resdcn_18 at 64 x 96 with a batch of 1 to 3."""
+    """A narrow resdcn_18: one whose batch, height and width vary, and one at 64 x 96 with a batch of 1 to 3."""
     folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "heads":
+        narrow: Artifact = request.getfixturevalue("narrow_artifact")
+        return Subject(Artifact.open(shutil.copytree(narrow.path, folder / "artifact")), folder)
     weights = make_checkpoint(folder / "narrow.pth", width=0.25)
     shape = ["batch=1:1:3", "height=64", "width=96"]
     artifact = convert(

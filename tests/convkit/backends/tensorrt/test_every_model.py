@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from support.checkpoints import make_checkpoint
+from support.every_case import EVERY_CASE
 from support.plans import same_plan
 
 from convkit import Artifact, convert
@@ -36,7 +37,8 @@ def plain_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return convert("centernet", weights=weights, output=folder / "res_18", shape=shape, samples=2).artifact
 
 
-@pytest.fixture(params=["toy", "blobs", "pair", "embedding", "res_18", "resdcn_18"])
+# A resdcn_18 has all layers of a res_18, and deformable convolutions.
+@pytest.fixture(params=["toy", "blobs", "pair", "embedding", "resdcn_18", *(["res_18"] if EVERY_CASE else [])])
 def artifact(request: pytest.FixtureRequest, tmp_path: Path) -> Artifact:
     """A copy of the artifact of each adapter, with its plugin installed."""
     name = request.param

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,13 @@ VARIANTS = [
     variant_of(Tactic(64, 1, 2, 1, 1, 2, 3, 2, 2)),  # two blocks
     variant_of(Tactic(128, 2, 3, 2, 2, 4, 5, 2, 1), 128, blend_fp32=True),  # a cluster
 ]
+
+
+@lru_cache
+def shipped(variant: Variant) -> tuple[CompiledKernel, list[Instruction]]:
+    """What two tests need of a variant: it is compiled and disassembled once."""
+    with tempfile.TemporaryDirectory() as folder:
+        return disassembled(variant, Path(folder))
 
 
 def disassembled(variant: Variant, folder: Path) -> tuple[CompiledKernel, list[Instruction]]:
@@ -59,8 +68,8 @@ def disagreements(variant: Variant, image: CompiledKernel, code: list[Instructio
 
 @needs_compiler
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.label)
-def test_nothing_comes_too_early_for_running_products(variant: Variant, tmp_path: Path) -> None:
-    image, code = disassembled(variant, tmp_path)
+def test_nothing_comes_too_early_for_running_products(variant: Variant) -> None:
+    image, code = shipped(variant)
     products = [instruction for instruction in code if HGMMA.match(instruction.text)]
     assert products
     assert len(products) % 4 == 0, "64 channels are four steps of the sum"
@@ -72,9 +81,9 @@ def test_nothing_comes_too_early_for_running_products(variant: Variant, tmp_path
 
 @needs_compiler
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.label)
-def test_roles_divide_the_registers(variant: Variant, tmp_path: Path) -> None:
+def test_roles_divide_the_registers(variant: Variant) -> None:
     """A role that asks for registers which no other gives back would wait for ever."""
-    image, code = disassembled(variant, tmp_path)
+    image, code = shipped(variant)
     assert disagreements(variant, image, code) == []
     assert "ignored" not in image.log, "the compiler's word for a change of registers that it leaves out"
     assert image.resources is not None

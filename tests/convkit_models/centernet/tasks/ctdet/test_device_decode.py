@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.decoding import DTYPES, SMALL, OnHost, assert_equal, described, heads, metas_for, packed
+from support.every_case import covering
 from torch.nn import functional as F
 
 from convkit import Detections, DeviceDecode
@@ -45,10 +47,13 @@ def check(
     return found
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", ["planes", "cells"])
-@pytest.mark.parametrize("form", ["heads", "tensorrt-pro"])
-@pytest.mark.parametrize("classes", [1, 3, 8])
+@pytest.mark.parametrize(
+    ("form", "layout", "dtype", "classes"),
+    covering(
+        list(product(["heads", "tensorrt-pro"], ["planes", "cells"], DTYPES, [1, 3, 8])),
+        lambda case: dict(zip(("form", "layout", "dtype", "classes"), case, strict=True)),
+    ),
+)
 def test_forms_layouts_and_dtypes(form: str, layout: str, dtype: str, classes: int) -> None:
     maps = {name: value.to(DTYPES[dtype]) for name, value in heads(2, classes).items()}
     if layout == "cells":
@@ -102,8 +107,14 @@ def test_awkward_maps(form: str, kind: str, topk: int) -> None:
         assert_equal(OnHost(settings, outputs, tuning)(metas), expected)
 
 
-@pytest.mark.parametrize("kind", ["noise", "smooth", "crowded", "flat", "nan"])
-@pytest.mark.parametrize("layout", ["planes", "cells", "tensorrt-pro"])
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    covering(
+        list(product(["planes", "cells", "tensorrt-pro"], ["noise", "smooth", "crowded", "flat", "nan"])),
+        lambda case: {"layout": case[0], "kind": case[1]},
+        together=1,
+    ),
+)
 def test_full_size_with_the_tunings_that_a_gpu_gets(layout: str, kind: str) -> None:
     maps = heads(1, 80, 128, 128, seed=4)
     hm = maps["hm"]
