@@ -29,8 +29,8 @@ Order = Literal["forward", "reverse"] | int
 
 _INCLUDE = Path(__file__).parent / "include"
 _HEADERS = ("host.h", "host_races.h", "host_functions.h", "host_guard.h")
-# With DWARF 5, addr2line takes the first file of a source for the standard input. To follow variables, which nobody asks
-# for, takes a fifth of the time of compiling.
+# With DWARF 5, addr2line takes the first file of a source for the standard input. Following variables, for which nobody
+# asks, takes a fifth of the time of compiling.
 _FLAGS = (
     *("-std=c++17", "-g1", "-gdwarf-4", "-fno-var-tracking"),
     *("-fPIC", "-w", "-fvisibility=hidden", "-U_FORTIFY_SOURCE"),
