@@ -1,20 +1,24 @@
 """The rates of the proof: planted faults caught and false alarms, on several artifacts.
 
-    python benchmarks/self_test.py [digits|digits-fp16|digits-int8|minimal|heads|detections|res|ARTIFACT ...]
+    python benchmarks/self_test.py [--places N] [--jobs N]
+        [digits|digits-fp16|digits-bf16|digits-int8|minimal|heads|detections|res|ARTIFACT ...]
 
 Converts the digits demo, the example of an adapter, and narrow CenterNets with random weights (both forms of a
 deformable network, and one without deformable convolutions), tests the proof of each, and prints what was missed, what
-was rejected and how near the clean variants came to a limit. Ends with exit code 1 unless everything was caught and
-nothing clean rejected.
+was rejected and how near the clean variants came to a limit. With --jobs several artifacts are tested at once, each in
+a process of its own with one thread. Ends with exit code 1 unless everything was caught and nothing clean rejected.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +47,11 @@ def digits(folder: Path, **settings: object) -> Path:
 def half(folder: Path) -> Path:
     """The demo in float16."""
     return digits(folder, precision="fp16")
+
+
+def brain(folder: Path) -> Path:
+    """The demo in bfloat16."""
+    return digits(folder, precision="bf16")
 
 
 def whole(folder: Path) -> Path:
@@ -79,6 +88,7 @@ def narrow(architecture: str, form: str) -> Callable[[Path], Path]:
 ARTIFACTS: dict[str, Callable[[Path], Path]] = {
     "digits": digits,
     "digits-fp16": half,
+    "digits-bf16": brain,
     "digits-int8": whole,
     "minimal": minimal,
     "heads": narrow("resdcn_18", "heads"),
@@ -104,19 +114,45 @@ def told(name: str, test: SelfTest) -> None:
     print(f"  not in this artifact: {', '.join(absent)}")
 
 
-def main(names: list[str]) -> int:
-    """Test the proofs of artifacts and print their rates."""
-    good = True
+def tested(name: str, places: int) -> bool:
+    """Test the proof of one artifact, print its rates, and return whether they are 100 % and 0."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in names or ARTIFACTS:
-            started = time.perf_counter()
-            path = ARTIFACTS[name](Path(folder) / name) if name in ARTIFACTS else Path(name)
-            print(f"{name}: converted in {time.perf_counter() - started:.0f} s")
-            test = self_test(path)
-            told(name, test)
-            good &= test.passed
-    return 0 if good else 1
+        started = time.perf_counter()
+        path = ARTIFACTS[name](Path(folder) / name) if name in ARTIFACTS else Path(name)
+        print(f"{name}: converted in {time.perf_counter() - started:.0f} s")
+        spent = time.process_time()
+        test = self_test(path, places=places)
+        told(name, test)
+        print(f"  {time.process_time() - spent:.0f} s of the processor", flush=True)
+    return test.passed
+
+
+def beside(names: list[str], places: int, jobs: int) -> bool:
+    """Test each artifact in a process of its own, ``jobs`` at once, and return whether all passed."""
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def run(name: str) -> bool:
+        command = [sys.executable, __file__, name, "--places", str(places)]
+        done = subprocess.run(command, env=one_thread, capture_output=True, text=True)
+        print(done.stdout + done.stderr, end="", flush=True)
+        return done.returncode == 0
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return all(list(pool.map(run, names)))
+
+
+def main() -> int:
+    """Test the proofs of artifacts and print their rates."""
+    parser = argparse.ArgumentParser(description="planted faults caught and false alarms")
+    parser.add_argument("names", nargs="*", default=list(ARTIFACTS))
+    parser.add_argument("--places", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1)
+    asked = parser.parse_args()
+    if asked.jobs > 1:
+        return 0 if beside(asked.names, asked.places, asked.jobs) else 1
+    good = [tested(name, asked.places) for name in asked.names]
+    return 0 if all(good) else 1
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(main())

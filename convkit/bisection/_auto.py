@@ -71,6 +71,7 @@ def find_kept(
     by_module: bool = False,
     trials: int = DEFAULT_TRIALS,
     bisection: Bisection | None = None,
+    task: Callable[[onnx.ModelProto], tuple[bool, str]] | None = None,
     progress: Progress = silent,
 ) -> Kept:
     """Return the smallest set of nodes of a float32 model that must stay so for ``judge`` to accept its typed graph.
@@ -78,26 +79,35 @@ def find_kept(
     ``typed`` makes the graph in which the nodes of these names stay in float32 (``name`` is what tables call it); the
     backend ``torch`` runs it on ``feeds``. The search is guided by what the local errors on the first feed do to the
     outputs, and goes by whole modules first with ``by_module``. ``bisection`` has these errors; without it they are
-    measured where the typed graph as it is was not accepted.
+    measured where the typed graph as it is was not accepted. ``task`` is asked of each typed graph that ``judge``
+    accepts, and has to accept it, too.
 
     Raises:
         ConversionError: not even the nodes all in float32 are accepted.
     """
     low = typed(())
     with Parts("torch") as runs:
+
+        def judged(graph: onnx.ModelProto) -> tuple[bool, str]:
+            found = judge(runs.run(graph, *feeds))
+            accepted, figures = found if isinstance(found, tuple) else (found, "")
+            if not accepted or task is None:
+                return accepted, figures
+            accepted, more = task(graph)
+            return accepted, "; ".join(filter(None, (figures, more)))
+
         progress("searching for nodes to keep in float32", 0, trials)
-        first = judge(runs.run(low, *feeds))
-        accepted, figures = first if isinstance(first, tuple) else (first, "")
-        if accepted:
-            return Kept(Search((), (Trial(frozenset(), True, figures),), True), bisection, {})
+        first = judged(low)
+        if first[0]:
+            return Kept(Search((), (Trial(frozenset(), *first),), True), bisection, {})
         if bisection is None:
             bisection = compare_runners(model, [Runner(name, low)], feeds[:1], shares=None, progress=progress)
         rows = [row for row in bisection.nodes if row.dtype != "float32" and row.node]
         names = list(dict.fromkeys(row.node for row in rows))
         modules = {row.node: row.module for row in rows if row.module} if by_module else None
 
-        def accept(kept: frozenset[str]) -> bool | tuple[bool, str]:
-            return judge(runs.run(typed(kept), *feeds)) if kept else first
+        def accept(kept: frozenset[str]) -> tuple[bool, str]:
+            return judged(typed(kept)) if kept else first
 
         found = search(names, accept, errors=bisection.weights(), groups=modules, limit=trials, progress=progress)
     reasons = {row.node: row.reason for row in bisection.nodes if row.node in found.kept}

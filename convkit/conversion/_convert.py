@@ -172,7 +172,7 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
     """Run the stages of the artifact itself."""
     from convkit.conversion._brought import check_edges, read_graph
     from convkit.conversion._changes import Wish
-    from convkit.conversion._metric import measure_metric
+    from convkit.conversion._metric import measure_metric, metric_task
     from convkit.conversion._preflight import preflight
     from convkit.conversion._record import conversion_record
     from convkit.conversion._stages import (
@@ -232,12 +232,15 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
                 wish = Wish(
                     find_precision(plan.precision), keep, settings.precision == AUTO, calibration, settings.calibration
                 )
+                task = None
+                if data:
+                    task = metric_task(source.spec, data, plan.precision, runner, judge, folder, progress)
                 if plan.brought:
                     typed = bring_graph(source.spec, plan.brought, rewritten, measured, runner, wish, folder, progress)
                 else:
                     typed = type_graph(
                         name, source.spec, replace(target, precision=plan.precision), rewritten, measured, runner, wish,
-                        folder, progress,
+                        folder, progress, task,
                     )  # fmt: skip
                 metric = None
                 if data:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from convkit.conversion._stages import Runner
 
-__all__ = ["Metric", "MetricData", "measure_metric", "metric_data"]
+__all__ = ["Metric", "MetricData", "measure_metric", "metric_data", "metric_task"]
 
 FIGURE = "AP"
-_WIDE = ".float32.onnx"
+_WIDE, _TYPED = ".float32.onnx", ".typed.onnx"
 
 
 @dataclass(frozen=True)
@@ -118,20 +118,52 @@ def measure_metric(
     Raises:
         ConversionError: the model detects no boxes.
     """
-    file = folder / _WIDE
+    with _written(wide, folder, _WIDE) as file:
+        engines = {"fp32": (runner, file), precision: (judge, folder / MODEL)}
+        images, figures = _measured(spec, data, engines, progress)
+    return Metric(data, precision, images, figures["fp32"], figures[precision])
+
+
+def metric_task(
+    spec: ModelSpec, data: MetricData, precision: str, runner: Runner, judge: Runner, folder: Path, progress: Progress
+) -> Callable[[onnx.ModelProto, onnx.ModelProto], tuple[bool, str]]:
+    """Return what says of a float32 graph and a typed one whether the metric falls by no more than is allowed.
+
+    The figure of the float32 graph is measured once; files are written below ``folder`` for a moment.
+    """
+    known: list[float] = []
+
+    def task(wide: onnx.ModelProto, typed: onnx.ModelProto) -> tuple[bool, str]:
+        if not known:
+            with _written(wide, folder, _WIDE) as file:
+                known.append(_measured(spec, data, {"fp32": (runner, file)}, progress)[1]["fp32"])
+        with _written(typed, folder, _TYPED) as file:
+            images, figures = _measured(spec, data, {precision: (judge, file)}, progress)
+        check = Metric(data, precision, images, known[0], figures[precision]).check()
+        return check.passed, f"{check.note}, {data.limit:g} less is allowed"
+
+    return task
+
+
+def _measured(
+    spec: ModelSpec, data: MetricData, graphs: Mapping[str, tuple[Runner, Path]], progress: Progress
+) -> tuple[int, dict[str, float]]:
+    """Return the number of images of a set and the figure of each graph on them."""
+    with ExitStack() as stack:
+        engines = {name: stack.enter_context(_predictor(spec, runner, file)) for name, (runner, file) in graphs.items()}
+        report = evaluate_engines(engines, spec.classes, data.coco, data.images, progress=progress)
+    return report.images, {name: report.figures[name][FIGURE] for name in graphs}
+
+
+@contextmanager
+def _written(model: onnx.ModelProto, folder: Path, name: str) -> Iterator[Path]:
+    """Write a graph for a moment."""
     try:
-        save_onnx(wide, file)
-        with ExitStack() as stack:
-            engines = {
-                "fp32": stack.enter_context(_predictor(spec, runner, file)),
-                precision: stack.enter_context(_predictor(spec, judge, folder / MODEL)),
-            }
-            report = evaluate_engines(engines, spec.classes, data.coco, data.images, progress=progress)
+        save_onnx(model, folder / name)
+        yield folder / name
     finally:
-        for part in folder.glob(f"{_WIDE}*"):
+        for part in folder.glob(f"{name}*"):
             part.unlink()
-    figures = report.figures
-    return Metric(data, precision, report.images, figures["fp32"][FIGURE], figures[precision][FIGURE])
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
 __all__ = ["Typed", "bring_graph", "judge_of", "prove_typed_graph", "read_kept", "type_graph"]
 
 KEPT = "proof/kept.txt"
+
+Task = Callable[["onnx.ModelProto", "onnx.ModelProto"], tuple[bool, str]]
+"""Whether a typed graph does its task as the float32 graph before it does, and the figures in words."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +117,14 @@ def type_graph(
     wish: Wish,
     folder: Path,
     progress: Progress,
+    task: Task | None = None,
 ) -> Typed:
     """Type the float32 graph for the precision of ``target``, audit it, and write it in place of the other.
 
     The ranges of values come from the samples, or the inputs for calibration, run by ``runner`` in float32. With
-    ``wish.auto``, those nodes stay float32 that have to for decoded results to keep to `Limits`: the smallest set that
-    a search finds, which is written to ``proof/kept.txt``.
+    ``wish.auto``, those nodes stay float32 that have to for decoded results to keep to `Limits`, and for ``task`` to
+    accept the graph beside the float32 one: the smallest set that a search finds, which is written to
+    ``proof/kept.txt``.
 
     Raises:
         ConversionError: the graph is 16-bit already, or the greater part of its arithmetic stays float32.
@@ -128,7 +134,7 @@ def type_graph(
     _check_float32(model)
     feeds = list(_single_feeds(spec, measured))
     changes = measure_changes(model, wish, feeds, lambda graph: _opened(runner, graph, folder), progress)
-    searched = _searched(spec, model, measured, changes, folder, progress) if wish.auto else None
+    searched = _searched(spec, model, measured, changes, folder, progress, task) if wish.auto else None
     found = manager().gather("convkit_graph_rewrites", of=Rewrite, adapter=adapter, target=target)
     records: list[tuple[str, RewriteRecord]] = []
     graphs: list[Mapping[str, Any]] = []
@@ -309,6 +315,7 @@ def _searched(
     changes: Changes,
     folder: Path,
     progress: Progress,
+    task: Task | None,
 ) -> Search:
     """Return the search for the nodes that have to stay float32, and write them to a file that people can review."""
     items, name = measured.samples.prepared[measured.opt.item_sizes], changes.wish.precision.name
@@ -320,10 +327,14 @@ def _searched(
         return apply_rewrite(model, changes.of(To16Bit(name), kept))[0]
 
     judge = results_judge(spec, [measured.reference(feed) for feed in feeds], metas, limits)
-    found = find_kept(model, typed, feeds, judge, name=name, progress=progress)
+    found = find_kept(
+        model, typed, feeds, judge, name=name, progress=progress, task=partial(task, model) if task else None
+    )
+    besides = ", and the task metric to what it may lose" if task else ""
     heading = [
         f"Nodes that stay float32 in {name}: the smallest set that a search found for which decoded results",
-        f"keep to {limits.score:g} in scores on {len(feeds)} samples. `convkit convert … --keep-fp32 FILE` takes it.",
+        f"keep to {limits.score:g} in scores on {len(feeds)} samples{besides}.",
+        "`convkit convert … --keep-fp32 FILE` takes it.",
     ]
     (folder / KEPT).parent.mkdir(exist_ok=True)
     write_keep_file(folder / KEPT, found.reasons, heading)

@@ -48,6 +48,25 @@ def test_the_layer_that_overflows_is_found_and_named(loud, by_module):
     assert all("leaves the range of float16" in reason for reason in kept.reasons.values())
 
 
+def test_a_task_has_to_accept_what_the_judge_does():
+    """The task wants a layer in float32 that the judge does not need; what the judge refuses it never sees."""
+    model, asked = network(2), []
+    feeds = [{"x": RNG.standard_normal((1, 6, 12, 12)).astype(np.float32)}]
+
+    def judge(found):
+        return all(np.isfinite(outputs["y"]).all() for outputs in found), "finite or not"
+
+    def task(graph):
+        weight = next(node.input[1] for node in graph.graph.node if node.name == "layer6/Conv")
+        asked.append(weight)
+        return weight == "w6", "the task"
+
+    kept = find_kept(model, lambda names: apply_rewrite(model, To16Bit("fp16", names))[0], feeds, judge, task=task)
+    assert {"layer2/Conv", "layer3/Conv", "layer6/Conv"} <= set(kept.search.kept)
+    figures = [trial.figures for trial in kept.search.trials]
+    assert len(asked) == figures.count("finite or not; the task") < len(figures)
+
+
 def test_where_errors_add_up_the_worst_nodes_are_kept(toy, toy_artifact):
     everything = search_artifact(toy_artifact.path, "bf16", limits=Limits(score=0.5))
     assert everything.search.kept == ()

@@ -11,7 +11,7 @@ from support.blobs import BlobAdapter, BlobPlugin, write_coco
 
 from convkit import convert
 from convkit.conversion import plan_conversion
-from convkit.errors import ConvkitError, ImageError, ProofFailedError, SettingError
+from convkit.errors import ConversionError, ConvkitError, ImageError, ProofFailedError, SettingError
 from convkit.evaluation import evaluate_artifact
 
 SHAPE = ["batch=1", "height=64", "width=96"]
@@ -53,6 +53,23 @@ def test_a_drop_above_what_the_adapter_allows_fails_the_rung(
     document = json.loads((tmp_path / "blobs.rejected" / "proof" / "verdict.json").read_text())
     assert [check["kind"] for check in document["checks"] if not check["passed"]] == ["metric"]
     assert document["ladder"]["typed"]["status"] == "failed"
+
+
+def test_auto_has_to_meet_the_metric(blobs: BlobPlugin, blob_weights_file: Path, tmp_path: Path, data: Path) -> None:
+    settings = {"precision": "auto", "samples": 2, "shape": SHAPE}
+    done = convert("blobs", weights=blob_weights_file, output=tmp_path / "blobs", metric_data=data, **settings)
+    found = done.artifact.manifest["precision"]
+    (trial,) = found["search"]["trials"]
+    assert (trial["accepted"], found["kept"]) == (True, [])
+    assert f"AP {found['metric']['fp32']:.4f} in fp32, {found['metric']['fp16']:.4f} in fp16" in trial["figures"]
+    assert trial["figures"].endswith("0.002 less is allowed")
+    assert "and the task metric" in (done.artifact.path / "proof" / "kept.txt").read_text()
+    assert not [path.name for path in done.artifact.path.rglob(".*")]
+    # Where the metric falls too far, results within their tolerance on the samples are no excuse: both layers that this
+    # network has would have to stay float32.
+    hard = write_coco(tmp_path / "hard", 4, categories={"red": 3, "green": 7}, jitter=3).parent
+    with pytest.raises(ConversionError, match="100% of the arithmetic stayed float32"):
+        convert("blobs", weights=blob_weights_file, output=tmp_path / "none", metric_data=hard, **settings)
 
 
 def lost_image(data: Path) -> Path:
