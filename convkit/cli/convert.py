@@ -43,6 +43,9 @@ def convert(
     precision: Annotated[
         str | None, typer.Option("--precision", help="Of graph and engine: fp32, fp16, bf16, int8 or auto.")
     ] = None,
+    io_precision: Annotated[
+        str | None, typer.Option("--io-precision", help="Of inputs and outputs of a typed graph: fp32 or fp16.")
+    ] = None,
     keep_fp32: Annotated[
         Path | None,
         typer.Option("--keep-fp32", help="Nodes that stay in float32, one name on each line.", metavar="FILE"),
@@ -109,6 +112,7 @@ def convert(
             "shape": shape,
             "opset": opset,
             "precision": precision,
+            "io_precision": io_precision,
             "keep_fp32": keep_fp32,
             "graph": graph,
             "calibrate": calibrate,

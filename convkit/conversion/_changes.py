@@ -30,6 +30,7 @@ class Wish:
     """What was asked of a typed graph: its precision, and the nodes that stay float32 whatever samples say.
 
     With ``auto`` a search finds the nodes that have to. int8 is calibrated on ``calibration`` by ``method``.
+    ``edges`` is the precision of inputs and outputs.
     """
 
     precision: Precision
@@ -37,6 +38,7 @@ class Wish:
     auto: bool = False
     calibration: CalibrationInputs | None = None
     method: str = DEFAULT_METHOD
+    edges: str = "fp32"
 
     def __post_init__(self) -> None:
         find_method(self.method)

@@ -114,9 +114,9 @@ def convert(
     """Convert a checkpoint to a proved artifact.
 
     ``settings`` are those of `ConvertSettings`: ``form``, ``shape`` (list of ``NAME=N`` or ``NAME=MIN:OPT:MAX``),
-    ``opset``, ``precision``, ``keep_fp32`` (file), ``calibrate`` (folder) and ``calibration`` (method) of int8, ``to``
-    and ``target`` (of an engine besides), ``inputs`` (file or folder), ``names`` (file), ``samples``, ``seed``,
-    ``backend``, ``device``, and ``set`` (mapping of adapter options).
+    ``opset``, ``precision``, ``io_precision``, ``keep_fp32`` (file), ``calibrate`` (folder) and ``calibration``
+    (method) of int8, ``to`` and ``target`` (of an engine besides), ``inputs`` (file or folder), ``names`` (file),
+    ``samples``, ``seed``, ``backend``, ``device``, and ``set`` (mapping of adapter options).
 
     Raises:
         AdapterNotFoundError, SettingError, CheckpointError, OutputError: what was asked cannot be done.
@@ -230,8 +230,9 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
         if plan.typed and proved.verdict.passed:
             with at_stage(TYPE):
                 wish = Wish(
-                    find_precision(plan.precision), keep, settings.precision == AUTO, calibration, settings.calibration
-                )
+                    find_precision(plan.precision), keep, settings.precision == AUTO, calibration, settings.calibration,
+                    settings.io_precision,
+                )  # fmt: skip
                 task = None
                 if data:
                     task = metric_task(source.spec, data, plan.precision, runner, judge, folder, progress)
@@ -245,8 +246,8 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
                 metric = None
                 if data:
                     metric = partial(
-                        measure_metric, source.spec, data, plan.precision, rewritten.model, runner, judge, folder,
-                        progress,
+                        measure_metric, source.spec, typed.spec, data, plan.precision, rewritten.model, runner, judge,
+                        folder, progress,
                     )  # fmt: skip
                 proved = prove_typed_graph(
                     source.spec, measured, inputs, proved, typed, judge, folder, progress, metric

@@ -35,7 +35,7 @@ from convkit.conversion._typed import prove_typed
 from convkit.errors import ConversionError, ProofFailedError, SettingError
 from convkit.files import sha256
 from convkit.graph import Rewrite, RewriteRecord, apply_rewrite, in_phases
-from convkit.graph.precision import widened_model
+from convkit.graph.precision import NarrowEdges, widened_model
 from convkit.inspection import GraphPrecision, graph_precision, graph_stats
 from convkit.model import ModelSpec, Precision, Target, find_precision, resolve
 from convkit.plugins import manager
@@ -230,6 +230,8 @@ def _fit(
     model = onnx.load(str(artifact.model))
     if _is_typed(artifact) and target.precision == _FLOAT32:
         model = widened_model(model)
+        edges = [tensor.name for tensor in (*spec.inputs, *spec.outputs) if tensor.dtype == "float16"]
+        model = apply_rewrite(model, NarrowEdges(edges))[0] if edges else model
     phases = ("target",) if target.precision == _FLOAT32 or _is_typed(artifact) else ("precision", "target")
     records = []
     for plugin, change in in_phases(found):

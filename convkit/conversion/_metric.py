@@ -105,6 +105,7 @@ def metric_data(path: Path, spec: ModelSpec, drops: Mapping[str, float], precisi
 
 def measure_metric(
     spec: ModelSpec,
+    typed: ModelSpec,
     data: MetricData,
     precision: str,
     wide: onnx.ModelProto,
@@ -115,12 +116,14 @@ def measure_metric(
 ) -> Metric:
     """Run all images of a set through the float32 graph (by ``runner``) and the one in ``folder`` (by ``judge``).
 
+    ``typed`` is the specification of the latter.
+
     Raises:
         ConversionError: the model detects no boxes.
     """
     with _written(wide, folder, _WIDE) as file:
-        engines = {"fp32": (runner, file), precision: (judge, folder / MODEL)}
-        images, figures = _measured(spec, data, engines, progress)
+        engines = {"fp32": (spec, runner, file), precision: (typed, judge, folder / MODEL)}
+        images, figures = _measured(data, engines, progress)
     return Metric(data, precision, images, figures["fp32"], figures[precision])
 
 
@@ -136,9 +139,9 @@ def metric_task(
     def task(wide: onnx.ModelProto, typed: onnx.ModelProto) -> tuple[bool, str]:
         if not known:
             with _written(wide, folder, _WIDE) as file:
-                known.append(_measured(spec, data, {"fp32": (runner, file)}, progress)[1]["fp32"])
+                known.append(_measured(data, {"fp32": (spec, runner, file)}, progress)[1]["fp32"])
         with _written(typed, folder, _TYPED) as file:
-            images, figures = _measured(spec, data, {precision: (judge, file)}, progress)
+            images, figures = _measured(data, {precision: (spec, judge, file)}, progress)
         check = Metric(data, precision, images, known[0], figures[precision]).check()
         return check.passed, f"{check.note}, {data.limit:g} less is allowed"
 
@@ -146,12 +149,13 @@ def metric_task(
 
 
 def _measured(
-    spec: ModelSpec, data: MetricData, graphs: Mapping[str, tuple[Runner, Path]], progress: Progress
+    data: MetricData, graphs: Mapping[str, tuple[ModelSpec, Runner, Path]], progress: Progress
 ) -> tuple[int, dict[str, float]]:
     """Return the number of images of a set and the figure of each graph on them."""
+    classes = next(iter(graphs.values()))[0].classes
     with ExitStack() as stack:
-        engines = {name: stack.enter_context(_predictor(spec, runner, file)) for name, (runner, file) in graphs.items()}
-        report = evaluate_engines(engines, spec.classes, data.coco, data.images, progress=progress)
+        engines = {name: stack.enter_context(_predictor(*graph)) for name, graph in graphs.items()}
+        report = evaluate_engines(engines, classes, data.coco, data.images, progress=progress)
     return report.images, {name: report.figures[name][FIGURE] for name in graphs}
 
 

@@ -44,7 +44,7 @@ def conversion_record(
         "convkit": __version__,
         "adapter": {"name": plan.adapter.name, **origin},
         "weights": _weights_record(plan.weights),
-        "model": spec_to_json(source.spec),
+        "model": spec_to_json(typed.spec if typed else source.spec),
         "graph": graph,
         **({"precision": {**typed.to_json(), **metric}} if typed and typed.precision.name != "fp32" else {}),
         "settings": plan.settings.to_json(),

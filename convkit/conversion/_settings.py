@@ -36,6 +36,8 @@ CONFIG_FILE = "convkit.toml"
 OPSETS = range(19, 24)
 """DeformConv enters ONNX at 19; 23 is the newest that PyTorch 2.9 to 2.13 writes."""
 MAX_SAMPLES = 64
+EDGES = ("fp32", "fp16")
+"""The precisions of inputs and outputs."""
 AUTO = "auto"
 """The precision in which a search says which nodes stay float32; the others are float16."""
 
@@ -94,6 +96,14 @@ def _precision(value: Any) -> str:
         raise ValueError(error.hint) from None
 
 
+def _edges(value: Any) -> str:
+    if value == "bf16":
+        raise ValueError("NumPy has no bfloat16, so that inputs and outputs of bf16 graphs are fp32.")
+    if value not in EDGES:
+        raise ValueError(f"Give {' or '.join(EDGES)}: the other types of inputs and outputs are the model's own.")
+    return str(value)
+
+
 def _method(value: Any) -> str:
     from convkit.graph.precision import find_method
 
@@ -122,6 +132,7 @@ class ConvertSettings:
     to: str = _setting(_text, "onnx")
     target: tuple[str, ...] = _setting(_words, ())
     precision: str = _setting(_precision, "fp32")
+    io_precision: str = _setting(_edges, "fp32")
     keep_fp32: Path | None = _setting(_path, None)
     graph: Path | None = _setting(_path, None)
     calibrate: Path | None = _setting(_path, None)
@@ -266,6 +277,13 @@ def _check_precision(values: Mapping[str, Any]) -> None:
         raise SettingError(
             "keep_fp32 lists nodes to keep in float32, and all of a float32 graph are.",
             hint="Add --precision fp16 or bf16.",
+        )
+    if values.get("io_precision", "fp32") != "fp32" and (
+        values.get("graph") or values.get("precision", "fp32") not in ("fp16", "int8", AUTO)
+    ):
+        raise SettingError(
+            "io_precision fp16 is for graphs that convkit gives the precision fp16, int8 or auto.",
+            hint="Add --precision fp16, or leave --io-precision out.",
         )
     calibrated = values.get("calibrate") or values.get("calibration")
     if calibrated and not values.get("graph") and values.get("precision") != "int8":

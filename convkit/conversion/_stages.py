@@ -32,6 +32,7 @@ from convkit.processing import (
     device_preprocess,
     find_decode,
     find_preprocess,
+    fitted_inputs,
 )
 from convkit.progress import Progress
 from convkit.proof import (
@@ -258,11 +259,15 @@ def prove_written(
     ``layers`` is what its layers have to give.
     """
     session = runner.open(folder / MODEL)
+
+    def engine(feed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        return session.run(fitted_inputs(spec.inputs, feed))
+
     with predictor_of(Artifact(folder, {"model": spec_to_json(spec)}), session) as predictor:
         verdict = prove(
             spec,
             reference=measured.reference,
-            engine=session.run,
+            engine=engine,
             samples=measured.samples,
             cases=measured.cases,
             baselines=baselines,
@@ -278,7 +283,7 @@ def prove_written(
         )
         if layers:
             _compare_layers(layers, folder / MODEL, golden, verdict)
-        drawings = _drawings(measured, inputs, session.run, verdict.backend)
+        drawings = _drawings(measured, inputs, engine, verdict.backend)
         if verdict.passed:
             verdict.checks += check_pipeline(predictor, golden, verdict.baselines, progress)
     return verdict, drawings

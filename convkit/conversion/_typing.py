@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,9 +37,9 @@ from convkit.conversion._typed import remedy, worst, yardstick_text
 from convkit.conversion._yardstick import measure_yardstick
 from convkit.errors import ConversionError
 from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases
-from convkit.graph.precision import NARROW, Range, Search, To16Bit, read_keep_file, write_keep_file
+from convkit.graph.precision import NARROW, NarrowEdges, Range, Search, To16Bit, read_keep_file, write_keep_file
 from convkit.inspection import GraphPrecision, graph_precision, graph_stats
-from convkit.model import ModelSpec, Precision, Target
+from convkit.model import ModelSpec, Precision, Target, TensorSpec, find_precision
 from convkit.plugins import manager
 from convkit.processing import collate
 from convkit.progress import Progress
@@ -64,7 +64,8 @@ class Typed:
     ``ranges`` are those on the samples that kept a node in float32, by tensor; ``search`` is how the nodes to keep were
     found, where they were searched for; ``calibration`` is what int8 was calibrated with;
     ``brought`` is the name of the file where the graph is the user's own; ``graphs`` show one place of each rewrite,
-    ``layers`` is what the layers have to give; None where nothing is known of them.
+    ``layers`` is what the layers have to give; None where nothing is known of them. ``spec`` is the model's, with the
+    types of the graph's inputs and outputs.
     """
 
     model: onnx.ModelProto
@@ -78,6 +79,7 @@ class Typed:
     brought: str = ""
     graphs: Sequence[Mapping[str, Any]] = ()
     layers: Layers | None = None
+    spec: ModelSpec = field(kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
         """Return what the manifest says of it."""
@@ -85,7 +87,8 @@ class Typed:
         found = {"search": self.search.to_json()} if self.search else {}
         if self.calibration:
             found["calibration"] = self.calibration.to_json()
-        return {**self.types.to_json(AUTO if self.search else self.precision.name), "ranges": table, **found}
+        asked = AUTO if self.search else self.precision.name
+        return {**self.types.to_json(asked), "ranges": table, **found}
 
 
 def judge_of(backend: str, device: str, precision: str) -> Backend:
@@ -146,6 +149,12 @@ def type_graph(
             model, record = apply_rewrite(model, rewrite, spec.expect.get(change.name))
             graphs += excerpts_of(before, model, record)
             records.append((plugin, record))
+    edges = spec
+    if wish.edges != "fp32":
+        edges = _narrow_edges(spec, wish.edges)
+        changed = [old.name for old, new in zip(_edges(spec), _edges(edges), strict=True) if old.dtype != new.dtype]
+        model, record = apply_rewrite(model, NarrowEdges(changed))
+        records.append((records[-1][0], record))
     check_graph(model, "the rewrites of phase precision")
     types = graph_precision(model, graph_stats(model, {dim.name: dim.opt for dim in spec.dims}))
     audit(types, precision, [miss for _, record in records for miss in record.near_misses], auto=wish.auto)
@@ -155,7 +164,7 @@ def type_graph(
     decisive = _decisive(types, changes.ranges)
     return Typed(
         model, records, precision, types, decisive, baselines, searched, changes.calibration, graphs=graphs,
-        layers=layers,
+        layers=layers, spec=edges,
     )  # fmt: skip
 
 
@@ -185,7 +194,27 @@ def bring_graph(
     types = graph_precision(brought.model, graph_stats(brought.model, {dim.name: dim.opt for dim in spec.dims}))
     _write_graph(brought.model, folder)
     calibration = changes.calibration if changes else None
-    return Typed(brought.model, [], brought.precision, types, {}, baselines, None, calibration, brought.name)
+    return Typed(brought.model, [], brought.precision, types, {}, baselines, None, calibration, brought.name, spec=spec)
+
+
+def _edges(spec: ModelSpec) -> tuple[TensorSpec, ...]:
+    return (*spec.inputs, *spec.outputs)
+
+
+def _narrow_edges(spec: ModelSpec, precision: str) -> ModelSpec:
+    """Return the specification with inputs and outputs of a precision.
+
+    Raises:
+        ConversionError: none of them is float32.
+    """
+    found = spec.with_edges(find_precision(precision).dtype)
+    if found == spec:
+        types = ", ".join(f"{tensor.name} {tensor.dtype}" for tensor in _edges(spec))
+        raise ConversionError(
+            f"No input or output can become {precision}: {types}.",
+            hint="Leave --io-precision out. Integers stay what they are, and so do rows of results.",
+        )
+    return found
 
 
 def _measured(
@@ -234,12 +263,16 @@ def prove_typed_graph(
     ``metric`` measures the task metric, where everything else passed.
     """
     (folder / LAYERS).unlink(missing_ok=True)  # those of the float32 graph
-    if typed.layers:
-        typed.layers.save(folder)
+    golden, layers = before.golden, typed.layers
+    if typed.spec != spec:
+        golden = golden.fitted(typed.spec)
+        golden.save(folder)
+        layers = layers.of_feed(layer_feed(typed.spec, golden.samples, measured.opt.item_sizes)) if layers else None
+    if layers:
+        layers.save(folder)
     verdict, drawings = prove_written(
-        spec, measured, inputs, before.golden, runner, folder, typed.baselines, before.verdict.ledger, progress,
-        typed.layers,
-    )  # fmt: skip
+        typed.spec, measured, inputs, golden, runner, folder, typed.baselines, before.verdict.ledger, progress, layers
+    )
     found = metric() if metric and verdict.passed else None
     if found:
         verdict.checks.append(found.check())
@@ -250,7 +283,7 @@ def prove_typed_graph(
     if typed.precision.name != "fp32":
         rung = _rung(typed, verdict)
     ladder = artifact_ladder(verdict, machine, exported, rung)
-    return Proved(verdict, ladder, machine, before.golden, drawings, found.to_json() if found else {})
+    return Proved(verdict, ladder, machine, golden, drawings, found.to_json() if found else {})
 
 
 def _brought_rung(typed: Typed, verdict: Verdict) -> Rung:

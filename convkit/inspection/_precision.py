@@ -28,7 +28,7 @@ class GraphPrecision:
     by what it reads, a product of quantised tensors as ``int8``. Casts between floating types and quantisers compute
     nothing: ``converters`` is their number. ``kept`` has the nodes that stayed float32 when the graph was typed, with
     the reason, ``kinds`` the type of each node that is counted, by its name. ``arithmetic`` and ``weights`` are shares
-    by type, empty where a shape is not known or there are none.
+    by type, empty where a shape is not known or there are none. ``edges`` are the types of inputs and outputs.
     """
 
     nodes: Mapping[str, int]
@@ -37,6 +37,7 @@ class GraphPrecision:
     arithmetic: Mapping[str, float]
     weights: Mapping[str, float]
     kinds: Mapping[str, str] = field(default_factory=dict, repr=False)
+    edges: Mapping[str, str] = field(default_factory=dict)
 
     def share(self, dtypes: Collection[str]) -> float:
         """Return how much of the arithmetic has one of these types; of the nodes, where no arithmetic is counted."""
@@ -55,6 +56,7 @@ class GraphPrecision:
             "reasons": dict(self.kept),
             "arithmetic": {name: round(share, 4) for name, share in self.arithmetic.items()},
             "weights": {name: round(share, 4) for name, share in self.weights.items()},
+            "io": dict(self.edges),
         }
 
 
@@ -85,6 +87,7 @@ def graph_precision(model: onnx.ModelProto, stats: GraphStats) -> GraphPrecision
         arithmetic=_shares(arithmetic),
         weights=_shares(stats.parameter_dtypes),
         kinds=kinds,
+        edges={value.name: dtypes.get(value.name, "") for value in (*model.graph.input, *model.graph.output)},
     )
 
 

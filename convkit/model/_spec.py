@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from convkit.errors import AdapterError, suggest
@@ -128,6 +128,18 @@ class ModelSpec:
                 "An output is to be compared by results, but the model has no decode.",
                 hint='Give ModelSpec.decode, or compare it by "values".',
             )
+
+    def with_edges(self, dtype: str) -> ModelSpec:
+        """Return the specification with inputs and outputs of ``dtype`` in place of float32.
+
+        Outputs that are compared by results stay float32: numbers of rows, such as coordinates, need its digits.
+        """
+
+        def typed(tensor: TensorSpec) -> TensorSpec:
+            change = tensor.dtype == "float32" and tensor.compare == "values"
+            return replace(tensor, dtype=dtype) if change else tensor
+
+        return replace(self, inputs=tuple(map(typed, self.inputs)), outputs=tuple(map(typed, self.outputs)))
 
     @property
     def batch(self) -> Dim:

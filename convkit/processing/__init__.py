@@ -1,7 +1,15 @@
 """Preprocess and decode: the protocols, the look-up among plugins, batches, readers of raw inputs, images."""
 
 from convkit.processing._array_files import COMPRESSED_FROM, read_arrays
-from convkit.processing._batches import checked_results, collate, decode_batch, item_sizes, prepare, take_items
+from convkit.processing._batches import (
+    checked_results,
+    collate,
+    decode_batch,
+    fitted_inputs,
+    item_sizes,
+    prepare,
+    take_items,
+)
 from convkit.processing._image_reader import ImageReader
 from convkit.processing._images import as_bgr, read_image, to_image
 from convkit.processing._normalisation import check_normalisation
@@ -44,6 +52,7 @@ __all__ = [
     "device_preprocess",
     "find_decode",
     "find_preprocess",
+    "fitted_inputs",
     "item_sizes",
     "prepare",
     "read_arrays",

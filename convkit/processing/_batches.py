@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,11 @@ from convkit.processing._protocols import Decode, Prepared, Preprocess
 from convkit.processing._registry import NamedArrays
 from convkit.results import Result
 
-__all__ = ["checked_results", "collate", "decode_batch", "item_sizes", "prepare", "take_items"]
+__all__ = ["checked_results", "collate", "decode_batch", "fitted_inputs", "item_sizes", "prepare", "take_items"]
 
 
 def prepare(spec: ModelSpec, preprocess: Preprocess, raw: Any) -> Prepared:
-    """Return one raw input as the preprocess makes it ready.
+    """Return one raw input as the preprocess makes it ready; float32 is rounded where the model takes float16.
 
     Raises:
         InputError: it is no input that the model takes.
@@ -34,13 +35,12 @@ def prepare(spec: ModelSpec, preprocess: Preprocess, raw: Any) -> Prepared:
             f"{gives} a {what}.",
             hint="Return Prepared({input name: array, ...}, meta), with arrays that have no batch axis.",
         )
-    for each in (prepared, *prepared.views):
-        _check(spec, each, error, gives)
-    return prepared
+    fitted: Prepared = replace(prepared, views=tuple(_checked(spec, view, error, gives) for view in prepared.views))
+    return _checked(spec, fitted, error, gives)
 
 
-def _check(spec: ModelSpec, prepared: Prepared, error: type[ConvkitError], gives: str) -> None:
-    """Check names, dtypes and ranks of the tensors of a prepared input."""
+def _checked(spec: ModelSpec, prepared: Prepared, error: type[ConvkitError], gives: str) -> Prepared:
+    """Return a prepared input in the model's types, once names, dtypes and ranks of its tensors are checked."""
     names = [tensor.name for tensor in spec.inputs]
     if set(prepared.tensors) != set(names):
         raise error(
@@ -48,8 +48,9 @@ def _check(spec: ModelSpec, prepared: Prepared, error: type[ConvkitError], gives
             f" the model's inputs are {', '.join(names)}.",
             hint="Each of the model's inputs needs one array under its name, and no other may be there.",
         )
+    fitted = replace(prepared, tensors=fitted_inputs(spec.inputs, prepared.tensors))
     for tensor in spec.inputs:
-        value = prepared.tensors[tensor.name]
+        value = fitted.tensors[tensor.name]
         if not isinstance(value, np.ndarray) or str(value.dtype) != tensor.dtype:
             kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
             raise error(
@@ -62,6 +63,28 @@ def _check(spec: ModelSpec, prepared: Prepared, error: type[ConvkitError], gives
                 f" one item of it is {_shape_text(tensor)}.",
                 hint="It has to come without the batch axis, and with channels where the shape has them.",
             )
+    return fitted
+
+
+def fitted_inputs(inputs: Sequence[TensorSpec], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return input arrays with float32 rounded where the model takes float16; others stay what they are.
+
+    Raises:
+        InputError: a number is beyond the range of float16.
+    """
+    found = dict(arrays)
+    for tensor in inputs:
+        value = found.get(tensor.name)
+        if tensor.dtype == "float16" and isinstance(value, np.ndarray) and value.dtype == np.float32:
+            with np.errstate(over="ignore"):
+                found[tensor.name] = value.astype(np.float16)
+            if not np.isfinite(found[tensor.name]).all() and np.isfinite(value).all():
+                raise InputError(
+                    f"{tensor.name!r} has numbers up to {float(np.abs(value).max()):.6g}, and this model takes float16,"
+                    " which ends at 65504.",
+                    hint="Convert without --io-precision, or scale the input.",
+                )
+    return found
 
 
 def item_sizes(spec: ModelSpec, preprocess: Preprocess, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
@@ -146,15 +169,20 @@ def take_items(tensors: Sequence[TensorSpec], arrays: Mapping[str, np.ndarray], 
 def decode_batch(
     decode: Decode, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]
 ) -> Sequence[Result]:
-    """Return one result for each of ``metas``.
+    """Return one result for each of ``metas``; the decode gets outputs of 16 bits as float32.
 
     Raises:
         AdapterError: the decode failed, returned another number of results, or something that is no `Result`.
     """
     what, plugin = f"the decode {type(decode).__name__}", manager().origin(decode)
     with blamed_on(what, plugin):
-        results = decode(outputs, metas)
+        results = decode({name: _wide(value) for name, value in outputs.items()}, metas)
     return checked_results(results, len(metas), named(what, plugin))
+
+
+def _wide(value: np.ndarray) -> np.ndarray:
+    narrow = isinstance(value, np.ndarray) and value.dtype.name in ("float16", "bfloat16")
+    return value.astype(np.float32) if narrow else value
 
 
 def checked_results(results: Any, count: int, who: str) -> Sequence[Result]:

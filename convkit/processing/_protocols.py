@@ -75,7 +75,7 @@ class Decode(ABC):
 
     @abstractmethod
     def __call__(self, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> Sequence[Result]:
-        """Return ``len(metas)`` results; ``outputs`` have the batch on axis 0."""
+        """Return ``len(metas)`` results; ``outputs`` have the batch on axis 0, float32 where the graph's are 16-bit."""
 
     def on_device(self) -> DeviceDecode | None:
         """Return the same decode on the GPU, or None where there is none (the default)."""

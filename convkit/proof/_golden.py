@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from convkit.processing import (
     collate,
     decode_batch,
     find_preprocess,
+    fitted_inputs,
     prepare,
     read_arrays,
 )
@@ -80,6 +81,14 @@ class GoldenSamples:
         golden = cls(samples, raws, sources, outputs, {})
         golden.results = {sizes: golden._decoded(sizes, decode) for sizes in outputs} if decode else {}
         return golden
+
+    def fitted(self, spec: ModelSpec) -> GoldenSamples:
+        """Return the samples with inputs rounded to the types of another specification of the same model."""
+        prepared = {
+            sizes: [replace(item, tensors=fitted_inputs(spec.inputs, item.tensors)) for item in items]
+            for sizes, items in self.samples.prepared.items()
+        }
+        return replace(self, samples=Samples(spec, prepared))
 
     def save(self, folder: Path) -> None:
         """Write the samples below ``folder``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -83,6 +83,10 @@ class Layers:
         errors = np.array([_beyond(np.stack([right[name]] * 2), found[name]) for name in names], np.float64)
         errors = np.maximum.accumulate(errors) if names else errors
         return cls(names, tuple(axes[name] for name in names), figures, errors, precision, feed_key(feed))
+
+    def of_feed(self, feed: Mapping[str, np.ndarray]) -> Layers:
+        """Return the same for a sample whose inputs were rounded."""
+        return replace(self, key=feed_key(feed))
 
     def save(self, folder: Path) -> None:
         """Write the figures below ``folder``."""

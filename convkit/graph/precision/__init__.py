@@ -3,6 +3,7 @@
 from convkit.graph.precision._fake_quantize import FAKE_QUANTIZE, fake_quantised
 from convkit.graph.precision._keep_file import keep_file_text, read_keep_file, write_keep_file
 from convkit.graph.precision._local_errors import SQNR_LIMIT, LocalError, local_errors, require_local
+from convkit.graph.precision._narrow_edges import NarrowEdges
 from convkit.graph.precision._observe import Open, ranges, with_outputs
 from convkit.graph.precision._quantize import Calibration, calibrate, quantize
 from convkit.graph.precision._search import Accept, Search, Trial, search
@@ -21,6 +22,7 @@ __all__ = [
     "Accept",
     "Calibration",
     "LocalError",
+    "NarrowEdges",
     "Open",
     "Range",
     "Search",

@@ -1,0 +1,120 @@
+"""Inputs and outputs in float16: the graph's edges, the proof, the pipeline, engines, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from support.toy import ToyPlugin
+
+from convkit import Artifact, convert, load
+from convkit.artifact import spec_from_manifest
+from convkit.conversion import build_engine, plan_conversion
+from convkit.errors import InputError, SettingError
+from convkit.evaluation import validate
+from convkit.model import Dim, ModelSpec, TensorSpec
+from convkit.processing import fitted_inputs, synthetic_scenes
+from convkit.proof import GoldenSamples
+
+
+@pytest.fixture(scope="module")
+def half(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    from support.plugins import registered
+
+    with registered(ToyPlugin()):
+        return convert(
+            "toy", weights=toy_weights_file, output=tmp_path_factory.mktemp("io") / "toy", precision="fp16",
+            io_precision="fp16", samples=2,
+        ).artifact  # fmt: skip
+
+
+def edges(model: onnx.ModelProto) -> dict[str, int]:
+    return {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
+
+
+def test_the_graph_takes_and_gives_float16_without_a_cast(half: Artifact) -> None:
+    model = onnx.load(half.model)
+    onnx.checker.check_model(model, full_check=True)
+    assert edges(model) == {"images": 10, "logits": 10}
+    assert [node.op_type for node in model.graph.node].count("Cast") == 0
+    spec = spec_from_manifest(half.manifest)
+    assert [tensor.dtype for tensor in (*spec.inputs, *spec.outputs)] == ["float16", "float16"]
+    assert half.manifest["precision"]["io"] == {"images": "float16", "logits": "float16"}
+    assert {setting["name"]: setting["value"] for setting in half.manifest["settings"]}["io_precision"] == "fp16"
+
+
+def test_the_proof_holds_and_holds_again(half: Artifact, toy: ToyPlugin) -> None:
+    again = validate(half.path)
+    assert again.passed
+    assert {"shape", "values", "layers", "preprocess", "decode", "pipeline"} <= {check.kind for check in again.checks}
+    golden = GoldenSamples.load(half.path, spec_from_manifest(half.manifest))
+    (sizes,) = golden.samples.prepared
+    assert golden.samples.prepared[sizes][0].tensors["images"].dtype == np.float16
+    assert golden.outputs[sizes][0]["logits"].dtype == np.float32, "the reference is not rounded"
+
+
+def test_results_are_those_of_the_float32_edges(
+    half: Artifact, toy: ToyPlugin, toy_weights_file: Path, tmp_path: Path
+) -> None:
+    plain = convert("toy", weights=toy_weights_file, output=tmp_path / "toy", precision="fp16", samples=2).artifact
+    images = synthetic_scenes(3, seed=4)
+    with load(half.path) as one, load(plain.path) as other:
+        assert one.outputs(images[0])["logits"].dtype == np.float16
+        for mine, theirs in zip(one.predict(images), other.predict(images), strict=True):
+            assert np.abs(mine.probabilities - theirs.probabilities).max() < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"io_precision": "bf16", "precision": "bf16"}, "io_precision cannot be 'bf16'"),
+        ({"io_precision": "int8", "precision": "int8"}, "io_precision cannot be 'int8'"),
+        ({"io_precision": "fp16"}, "io_precision fp16 is for graphs"),
+        ({"io_precision": "fp16", "precision": "bf16"}, "io_precision fp16 is for graphs"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_the_work(
+    toy: ToyPlugin, toy_weights_file: Path, settings: dict[str, str], message: str
+) -> None:
+    with pytest.raises(SettingError, match=message) as caught:
+        plan_conversion("toy", weights=toy_weights_file, settings=settings)
+    assert caught.value.hint
+
+
+def test_numbers_beyond_float16_are_refused_and_others_rounded() -> None:
+    inputs = [TensorSpec("x", ("batch", 2), "float16"), TensorSpec("n", ("batch",), "int64")]
+    found = fitted_inputs(inputs, {"x": np.array([[1.0, 1 + 2**-12]], np.float32), "n": np.array([3])})
+    assert (found["x"].dtype, found["n"].dtype) == (np.float16, np.int64)
+    assert found["x"].tolist() == [[1.0, 1.0]]
+    with pytest.raises(InputError, match=r"'x' has numbers up to 70000, and this model takes float16"):
+        fitted_inputs(inputs, {"x": np.array([[1.0, 7e4]], np.float32)})
+
+
+def test_a_model_without_decode_gives_float16(embedding: object, embedding_weights_file: Path, tmp_path: Path) -> None:
+    done = convert(
+        "embedding", weights=embedding_weights_file, output=tmp_path / "e", precision="fp16", io_precision="fp16",
+        backend="torch",
+    )  # fmt: skip
+    assert set(edges(onnx.load(done.artifact.model)).values()) == {10}
+    assert done.verdict.passed
+
+
+def test_integers_and_rows_of_results_stay_what_they_are() -> None:
+    spec = ModelSpec(
+        "v", (Dim.fixed("batch", 1),), (TensorSpec("ids", ("batch", 4), "int64"), TensorSpec("x", ("batch", 2))),
+        (TensorSpec("rows", ("batch", 5, 6), compare="results"), TensorSpec("y", ("batch", 3))), decode={"kind": "k"},
+    )  # fmt: skip
+    found = spec.with_edges("float16")
+    assert [tensor.dtype for tensor in found.inputs] == ["int64", "float16"]
+    assert [tensor.dtype for tensor in found.outputs] == ["float32", "float16"]
+
+
+def test_an_engine_takes_and_gives_float16(half: Artifact, toy: ToyPlugin) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    built = build_engine(half.path, "tensorrt-rtx")
+    assert built.ladder.exit_code == 0
+    assert {name: built.ladder[name].status for name in ("exported", "typed", "accepted", "understood", "built")} == {
+        "exported": "passed", "typed": "passed", "accepted": "passed", "understood": "passed", "built": "passed",
+    }  # fmt: skip
