@@ -9,6 +9,7 @@ from convkit.processing._batches import (
     item_sizes,
     prepare,
     take_items,
+    widened,
 )
 from convkit.processing._image_reader import ImageReader
 from convkit.processing._images import as_bgr, read_image, to_image
@@ -60,4 +61,5 @@ __all__ = [
     "synthetic_scenes",
     "take_items",
     "to_image",
+    "widened",
 ]

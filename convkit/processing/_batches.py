@@ -15,7 +15,16 @@ from convkit.processing._protocols import Decode, Prepared, Preprocess
 from convkit.processing._registry import NamedArrays
 from convkit.results import Result
 
-__all__ = ["checked_results", "collate", "decode_batch", "fitted_inputs", "item_sizes", "prepare", "take_items"]
+__all__ = [
+    "checked_results",
+    "collate",
+    "decode_batch",
+    "fitted_inputs",
+    "item_sizes",
+    "prepare",
+    "take_items",
+    "widened",
+]
 
 
 def prepare(spec: ModelSpec, preprocess: Preprocess, raw: Any) -> Prepared:
@@ -176,13 +185,18 @@ def decode_batch(
     """
     what, plugin = f"the decode {type(decode).__name__}", manager().origin(decode)
     with blamed_on(what, plugin):
-        results = decode({name: _wide(value) for name, value in outputs.items()}, metas)
+        results = decode(widened(outputs), metas)
     return checked_results(results, len(metas), named(what, plugin))
 
 
-def _wide(value: np.ndarray) -> np.ndarray:
-    narrow = isinstance(value, np.ndarray) and value.dtype.name in ("float16", "bfloat16")
-    return value.astype(np.float32) if narrow else value
+def widened(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return outputs with float32 in place of 16 bits, as a decode gets them."""
+    return {
+        name: value.astype(np.float32)
+        if isinstance(value, np.ndarray) and value.dtype.name in ("float16", "bfloat16")
+        else value
+        for name, value in outputs.items()
+    }
 
 
 def checked_results(results: Any, count: int, who: str) -> Sequence[Result]:

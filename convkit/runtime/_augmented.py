@@ -12,7 +12,7 @@ from convkit.artifact import Artifact
 from convkit.backends import Coverage, Session
 from convkit.errors import NotFiniteError, SettingError, blamed_on, named
 from convkit.plugins import manager
-from convkit.processing import Prepared, checked_results, take_items
+from convkit.processing import Prepared, checked_results, take_items, widened
 from convkit.results import Result
 from convkit.runtime._predictor import Predictor, batches
 
@@ -84,4 +84,4 @@ class AugmentedPredictor(Predictor):
                 raise
             for index in range(len(items)):
                 one = take_items(self.spec.outputs, found, index)
-                yield {name: value.copy() for name, value in one.items()}
+                yield {name: value.copy() for name, value in widened(one).items()}
