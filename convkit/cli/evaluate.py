@@ -69,6 +69,10 @@ def evaluate(
         float | None,
         typer.Option("--max-drop", min=0, help="Exit 4 if the AP falls by more from the first artifact to another."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", help="Run images on a Ray cluster; local starts Ray here.", metavar="ADDRESS"),
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images to run at a time.")] = 1,
     augment: AugmentOption = None,
     backend: BackendOption = None,
@@ -113,6 +117,7 @@ def evaluate(
             signed_by=signed_by,
             augment=augmentation(augment),
             resume=resume,
+            ray=ray,
             batch=batch,
             score=DRAW_SCORE if score is None else score,
             draw=drawings.write if drawings else None,

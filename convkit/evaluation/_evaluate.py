@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from convkit.evaluation._categories import category_ids
 from convkit.evaluation._changes import Changes, changes_between
 from convkit.evaluation._data_sets import CocoFiles, DataSet
 from convkit.evaluation._engines import Engine, artifact_engine, plain_engine, torch_engine
-from convkit.evaluation._flow import Image, Read, run_images
+from convkit.evaluation._flow import Image, run_images
 from convkit.evaluation._image_files import find_images
 from convkit.evaluation._report import EvaluationReport
 from convkit.evaluation._scheme import Scheme
@@ -76,6 +77,7 @@ def evaluate_artifacts(
     signed_by: Path | None = None,
     augment: Mapping[str, str] | None = None,
     resume: Path | None = None,
+    ray: str | None = None,
     batch: int = 1,
     score: float = DRAW_SCORE,
     draw: Callable[[str, np.ndarray], None] | None = None,
@@ -92,24 +94,29 @@ def evaluate_artifacts(
     ``backend``, ``device``, ``unproved``, ``signed_by`` and ``augment`` are those of `load`, ``batch`` is the number of
     images at a time.
 
+    ``ray`` is the address of a Ray cluster whose machines run the images, ``local`` for this machine alone; artifacts
+    and images have to be at the same paths on all of them.
+
     Raises:
         SettingError: the annotations are none of the data set, or do not fit the classes or joints, an image has
             another size than declared, or ``resume`` is some other file.
         ImageError: an image is missing or cannot be read; results until then are in ``resume``.
         ConversionError: an artifact has no boxes and no poses as results.
-        EnvironmentProblem: pycocotools is missing.
+        EnvironmentProblem: pycocotools or Ray is missing, or there is no such cluster.
         ValidationError: no proof covers the backend on this device.
         IntegrityError: an artifact is not what was proved, or what was signed.
     """
     from convkit.runtime import load
 
+    options: dict[str, Any] = {
+        "backend": backend,
+        "device": device,
+        "unproved": unproved,
+        "signed_by": signed_by,
+        "augment": augment,
+    }
     with ExitStack() as stack:
-        predictors = [
-            stack.enter_context(
-                load(artifact, backend=backend, device=device, unproved=unproved, signed_by=signed_by, augment=augment)
-            )
-            for artifact in artifacts
-        ]
+        predictors = [stack.enter_context(load(artifact, **options)) for artifact in artifacts]
         names = _names(predictors)
         engines = {name: artifact_engine(each) for name, each in zip(names, predictors, strict=True)}
         if weights is not None and augment is not None:
@@ -117,11 +124,20 @@ def evaluate_artifacts(
                 "The checkpoint in PyTorch runs without test-time augmentation.",
                 hint="Leave --weights or --augment out.",
             )
+        if weights is not None and ray is not None:
+            raise SettingError("The checkpoint in PyTorch runs here only.", hint="Leave --weights or --ray out.")
         if weights is not None:
             engines["pytorch"] = torch_engine(weights, predictors[0])
         task = _Task(engines, data, limit)
         store = stack.enter_context(Store(resume))
-        report = task.run(store, predictors[0].reader.accept, batch, progress)
+        if ray is None:
+            runner = partial(run_images, read=predictors[0].reader.accept)
+        else:
+            from convkit.evaluation._ray import Loads, run_on_ray
+
+            folders = {name: str(each.artifact.path.resolve()) for name, each in zip(names, predictors, strict=True)}
+            runner = partial(run_on_ray, ray, Loads(folders, options))
+        report = task.run(store, runner, batch, progress)
         if len(predictors) > 1:
             progress("comparing results")
             report = replace(report, changes=task.changes(store, names[:2], score, draw))
@@ -149,7 +165,9 @@ def evaluate_engines(
     """
     plain = {name: plain_engine(name, function, classes) for name, function in engines.items()}
     with Store() as store:
-        return _Task(plain, CocoFiles(coco, images), limit).run(store, lambda file: file, 1, progress)
+        return _Task(plain, CocoFiles(coco, images), limit).run(
+            store, partial(run_images, read=lambda file: file), 1, progress
+        )
 
 
 def check_data(coco: Path, images: Path, classes: Sequence[str]) -> int:
@@ -185,11 +203,11 @@ class _Task:
         self.schemes: dict[str, Scheme] = {}
         self.sigmas: tuple[float, ...] = ()
 
-    def run(self, store: Store, read: Read, batch: int, progress: Progress) -> EvaluationReport:
-        """Return the report of all engines."""
-        spent, kept = run_images(
-            self.engines, self.images, store, read, batch=batch, progress=progress, check=self._check
-        )
+    def run(
+        self, store: Store, runner: Callable[..., tuple[float, int]], batch: int, progress: Progress
+    ) -> EvaluationReport:
+        """Return the report of all engines; ``runner`` is `run_images`, or what does the same elsewhere."""
+        spent, kept = runner(self.engines, self.images, store, batch=batch, progress=progress, check=self._check)
         progress("computing AP")
         figures, classes = {}, {}
         for name in self.engines:

@@ -18,8 +18,20 @@ from convkit.evaluation._image_files import check_size
 from convkit.evaluation._scheme import Scheme
 from convkit.evaluation._store import Store
 from convkit.progress import Progress
+from convkit.results import Result
 
-__all__ = ["Image", "Read", "in_order", "run_images", "stamp_of"]
+__all__ = [
+    "Image",
+    "Loaded",
+    "Read",
+    "check_known",
+    "in_order",
+    "prepared",
+    "results_of",
+    "run_images",
+    "stamp_of",
+    "wanted",
+]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -37,7 +49,7 @@ class Image:
 
 
 @dataclass
-class _Loaded:
+class Loaded:
     """An image that is ready: what each engine that has no result of it makes one of, by the engine's name."""
 
     image: Image
@@ -66,53 +78,73 @@ def run_images(
         NotFiniteError: an engine returned NaN or infinity for an image, which is named.
     """
 
-    def wanted() -> Iterator[_Loaded]:
-        for image in images:  # in the thread to which the store belongs
-            stamp = stamp_of(image.file)
-            missing = [name for name, engine in engines.items() if not store.has(engine.key, image.id, stamp)]
-            yield _Loaded(image, stamp, dict.fromkeys(missing))
-
-    def load(wanted: _Loaded) -> _Loaded:
-        if wanted.items:
-            check_size(wanted.image.file, wanted.image.size)
-            raw = read(wanted.image.file)
-            wanted.items.update({name: engines[name].prepare(raw) for name in wanted.items})
-        return wanted
+    def load(loaded: Loaded) -> Loaded:
+        return prepared(loaded, engines, read)
 
     spent, kept, number = 0.0, 0, 0
-    checked: set[str] = set()
-    for name, engine in engines.items():
-        if scheme := store.scheme(engine.key):
-            check(name, scheme)
-            checked.add(name)
-    try:
-        for group in _groups(in_order(load, wanted(), batch), batch):
+    checked = check_known(engines, store, check)
+    missing = (wanted(image, engines, store) for image in images)  # in the thread to which the store belongs
+    with store.writing():
+        for group in _groups(in_order(load, missing, batch), batch):
             progress("running images", number, len(images))
             number += len(group)
             for name, engine in engines.items():
-                todo = [loaded for loaded in group if name in loaded.items]
-                kept += len(group) - len(todo)
-                if not todo:
-                    continue
                 started = time.perf_counter()
-                results = _run(engine, [loaded.items[name] for loaded in todo], [loaded.image for loaded in todo])
-                spent += time.perf_counter() - started
-                scheme = store.scheme(engine.key) or Scheme.of(results[0])
-                if name not in checked:
-                    check(name, scheme)
-                    checked.add(name)
-                for loaded, result in zip(todo, results, strict=True):
+                found = results_of(name, engine, group)
+                spent += time.perf_counter() - started if found else 0.0
+                kept += len(group) - len(found)
+                for loaded, result in found:
+                    scheme = store.scheme(engine.key) or Scheme.of(result)
+                    if name not in checked:
+                        check(name, scheme)
+                        checked.add(name)
                     store.put(engine.key, loaded.image.id, loaded.stamp, scheme, scheme.rows(result))
-    finally:
-        store.write()
     return spent, kept
 
 
-def _run(engine: Engine, items: Sequence[Any], images: Sequence[Image]) -> Sequence[Any]:
+def check_known(engines: Mapping[str, Engine], store: Store, check: Callable[[str, Scheme], None]) -> set[str]:
+    """Call ``check`` for the engines of which there are results, and return their names."""
+    known = {name: scheme for name, engine in engines.items() if (scheme := store.scheme(engine.key))}
+    for name, scheme in known.items():
+        check(name, scheme)
+    return set(known)
+
+
+def wanted(image: Image, engines: Mapping[str, Engine], store: Store) -> Loaded:
+    """Return an image with the names of the engines that have no result of it, for `prepared`."""
+    stamp = stamp_of(image.file)
+    missing = [name for name, engine in engines.items() if not store.has(engine.key, image.id, stamp)]
+    return Loaded(image, stamp, dict.fromkeys(missing))
+
+
+def prepared(loaded: Loaded, engines: Mapping[str, Engine], read: Read) -> Loaded:
+    """Return the image with what each engine in ``items`` makes a result of; any thread may do so.
+
+    Raises:
+        ImageError: it cannot be read.
+        SettingError: it has another size than declared.
+    """
+    if loaded.items:
+        check_size(loaded.image.file, loaded.image.size)
+        raw = read(loaded.image.file)
+        loaded.items.update({name: engines[name].prepare(raw) for name in loaded.items})
+    return loaded
+
+
+def results_of(name: str, engine: Engine, group: Sequence[Loaded]) -> list[tuple[Loaded, Result]]:
+    """Return the images of a group that were prepared for an engine, each with its result.
+
+    Raises:
+        NotFiniteError: the engine returned NaN or infinity for an image, which is named.
+    """
+    todo = [loaded for loaded in group if name in loaded.items]
+    if not todo:
+        return []
     try:
-        return engine.run(items)
+        results = engine.run([loaded.items[name] for loaded in todo])
     except NotFiniteError as error:
-        raise error.of(str(images[error.row].file)) from None
+        raise error.of(str(todo[error.row].image.file)) from None
+    return list(zip(todo, results, strict=True))
 
 
 def stamp_of(file: Path) -> str:

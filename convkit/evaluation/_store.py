@@ -105,6 +105,14 @@ class Store:
             scheme = self.scheme(engine) or Scheme()
             return np.frombuffer(data, "<f8").reshape(-1, scheme.columns)
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write what was added when the block ends, however it does."""
+        try:
+            yield
+        finally:
+            self.write()
+
     def write(self) -> None:
         """Write what was added since."""
         with self._guarded():

@@ -1,0 +1,196 @@
+"""Images through artifacts on the machines of a Ray cluster, by Ray Data; nothing else imports Ray."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import convkit.errors
+from convkit.errors import ConversionError, ConvkitError, EnvironmentProblem
+from convkit.evaluation._engines import Engine, artifact_engine
+from convkit.evaluation._flow import Image, Loaded, check_known, prepared, results_of, stamp_of, wanted
+from convkit.evaluation._scheme import Scheme
+from convkit.evaluation._store import Store
+from convkit.progress import Progress
+
+__all__ = ["LOCAL", "Loads", "run_on_ray"]
+
+LOCAL = "local"
+"""The address that starts Ray on this machine, and ends it afterwards."""
+
+
+@dataclass(frozen=True)
+class Loads:
+    """How every worker loads the artifacts: their names in the report, their folders, and further options of `load`."""
+
+    artifacts: Mapping[str, str]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Worker:
+    """Loads the artifacts once, and runs batches of images."""
+
+    def __init__(self, loads: Loads) -> None:
+        from convkit.runtime import load
+
+        self._engines: dict[str, Engine] = {}
+        for name, folder in loads.artifacts.items():
+            predictor = load(folder, **loads.options)
+            self._engines[name] = artifact_engine(predictor)
+            self._read = predictor.reader.accept
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
+        """Return a row for each image and engine, or a single one with the error that ended the batch."""
+        found: dict[str, list[Any]] = {"id": [], "engine": [], "stamp": [], "document": [], "rows": []}
+
+        def add(image: int, engine: str, stamp: str, document: Mapping[str, Any], rows: bytes) -> None:
+            for values, value in zip(found.values(), (image, engine, stamp, json.dumps(document), rows), strict=True):
+                values.append(value)
+
+        columns = [batch[name].tolist() for name in ("id", "file", "height", "width", "engines")]
+        try:
+            ready = []
+            for number, file, height, width, names in zip(*columns, strict=True):
+                image = Image(number, Path(file), (height, width) if height else None)
+                loaded = Loaded(image, stamp_of(image.file), dict.fromkeys(names.split("\n")))
+                ready.append(prepared(loaded, self._engines, self._read))
+            for name, engine in self._engines.items():
+                for loaded, result in results_of(name, engine, ready):
+                    scheme = Scheme.of(result)
+                    data = np.ascontiguousarray(scheme.rows(result), "<f8").tobytes()
+                    add(loaded.image.id, name, loaded.stamp, scheme.to_json(), data)
+        except ConvkitError as error:
+            add(-1, "", "", {"error": type(error).__name__, "message": error.message, "hint": error.hint}, b"")
+        return found
+
+
+def run_on_ray(
+    address: str,
+    loads: Loads,
+    engines: Mapping[str, Engine],
+    images: Sequence[Image],
+    store: Store,
+    *,
+    batch: int,
+    progress: Progress,
+    check: Callable[[str, Scheme], None],
+) -> tuple[float, int]:
+    """Do what `run_images` does with workers of a Ray cluster: one for each core, on GPUs one for each GPU.
+
+    ``address`` is that of a cluster, `LOCAL` for this machine. Artifacts and images have to be at the same paths on all
+    machines. Results come in any order, and one that comes twice, because a worker was lost, is kept once. The seconds
+    in engines are not known, 0.
+
+    Raises:
+        EnvironmentProblem: Ray is missing, there is no such cluster, or it gave up.
+        ConversionError: an image has no result.
+    """
+    checked = check_known(engines, store, check)
+    items: list[dict[str, Any]] = []
+    kept = 0
+    for image in images:
+        loaded = wanted(image, engines, store)
+        kept += len(engines) - len(loaded.items)
+        if loaded.items:
+            height, width = image.size or (0, 0)
+            facts = {"id": image.id, "file": str(image.file.resolve()), "height": height, "width": width}
+            items.append({**facts, "engines": "\n".join(loaded.items)})
+    missing = {(item["id"], name) for item in items for name in item["engines"].split("\n")}
+    if not items:
+        return 0.0, kept
+    progress("starting Ray")
+    with _cluster(address) as ray, store.writing():
+        for row in _rows(ray, loads, items, batch):
+            document = json.loads(row["document"])
+            if "error" in document:
+                raise _again(document)
+            number, name, scheme = int(row["id"]), str(row["engine"]), Scheme.from_json(document)
+            if name not in checked:
+                check(name, scheme)
+                checked.add(name)
+            if (store.scheme(engines[name].key) or scheme) != scheme:
+                raise ConversionError(
+                    "The results of this artifact are not all of one kind.", hint="This is a fault of its decode."
+                )
+            values = np.frombuffer(row["rows"], "<f8").reshape(-1, scheme.columns)
+            store.put(engines[name].key, number, str(row["stamp"]), scheme, values)
+            missing.discard((number, name))
+            progress("running images", len(images) - len({each for each, _ in missing}), len(images))
+    if missing:
+        raise ConversionError(
+            f"Ray returned no result for {len(missing)} of {len(items)} images.",
+            hint="Run it again with --resume FILE.",
+        )
+    return 0.0, kept
+
+
+def _rows(ray: Any, loads: Loads, items: list[dict[str, Any]], batch: int) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of all batches as they come; an errored block ends it."""
+    from ray.data import ActorPoolStrategy, DataContext
+
+    context = DataContext.get_current()
+    context.max_errored_blocks, context.enable_progress_bars = 0, False
+    gpu = str(loads.options.get("device") or "").startswith("cuda")
+    blocks = -(-len(items) // batch)
+    workers = min(max(1, int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1))), blocks)
+    data = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+        _Worker,
+        fn_constructor_kwargs={"loads": loads},
+        batch_size=batch,
+        compute=ActorPoolStrategy(size=workers),
+        **({"num_gpus": 1} if gpu else {"num_cpus": 1}),
+    )
+    try:
+        yield from data.iter_rows()
+    except ray.exceptions.RayError as error:
+        raise EnvironmentProblem(
+            f"Ray gave up: {str(error).strip().splitlines()[-1]}", hint="Results until then are in the --resume file."
+        ) from error
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Any]:
+    """Connect to a cluster while the block runs, unless this process is connected already."""
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise EnvironmentProblem("--ray needs Ray Data.", hint='pip install "convkit[ray]"') from error
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        ray.init(
+            None if address == LOCAL else address,
+            include_dashboard=False if address == LOCAL else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise EnvironmentProblem(
+            f"There is no Ray cluster at {address!r}: {str(error).splitlines()[0]}",
+            hint=f"Give the address of one, or --ray {LOCAL}.",
+        ) from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _again(document: Mapping[str, str]) -> ConvkitError:
+    """Return the error that a worker met."""
+    kind = getattr(convkit.errors, document["error"], ConversionError)
+    try:
+        error: ConvkitError = kind(document["message"], hint=document["hint"])
+    except TypeError:  # a class that takes more than that
+        error = ConversionError(document["message"], hint=document["hint"])
+    return error
