@@ -21,8 +21,9 @@ MOST_BOX, MOST_SCORE = 1.0, 0.05
 """Pixels and score beyond which two boxes are not the same result, whatever the network's precision is."""
 TIE_SHARE = 0.1
 """Ties are rare; where more of an image's boxes look like ties than this, it is a fault that looks so."""
-COARSE, CUT_SHARE = 0.01, 0.5
-"""Where scores are known to a hundredth or less, as in int8, up to half of an image's boxes may be ties at the cut."""
+COARSE, CUT_SHARE, NO_SCORE = 0.01, 0.5, 0.1
+"""Where scores are known to a hundredth or less, as in int8, up to half of an image's boxes may be ties at the cut, if
+that lies below this score, and only those so much above it: whatever has more is an object, or may be one."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ class Detections(Result):
         without a partner is a tie when its score is within ``slack`` of the lowest score kept, or when a neighbour of
         its class has the same score within ``slack``: rounding then decides which of two cells is the peak. This
         excuses a tenth of the boxes and no more: boxes that are all too large have neighbours of the same score too.
-        A ``slack`` of a hundredth or more says that the many boxes of no score cannot be told apart: up to half may
-        then be ties at the cut, and the tenth counts among the boxes above it.
+        A ``slack`` of a hundredth or more says that the many boxes of no score cannot be told apart: where the cut is
+        below a score of 0.1, up to half may then be ties at it, by that score at most, and the tenth counts among the
+        boxes above them.
         ``max_box`` is the largest difference of a coordinate in pixels, ``max_score`` that of a score.
         """
         if not isinstance(other, Detections):
@@ -201,12 +203,14 @@ def _area(boxes: np.ndarray) -> np.ndarray:
 def _excused(own: Detections, other: Detections, free: Iterable[int], slack: float) -> int:
     """Return how many of the boxes without a partner are ties; none where there are too many for that."""
     left = [index for index in free if np.isfinite(own.boxes[index]).all()]
-    cut = [index for index in left if _at_the_cut(own, other, index, slack)]
+    coarse = slack >= COARSE and min(own.scores.min(initial=1.0), other.scores.min(initial=1.0)) <= NO_SCORE
+    within = min(slack, NO_SCORE) if coarse else slack
+    cut = [index for index in left if _at_the_cut(own, other, index, within)]
     near = sum(_has_neighbour(own, other, index, slack) for index in left if index not in cut)
-    if slack < COARSE:
+    if not coarse:
         tied = len(cut) + near
         return tied if tied <= TIE_SHARE * len(own) else 0
-    above = sum(not _at_the_cut(own, other, index, slack) for index in range(len(own)))
+    above = sum(not _at_the_cut(own, other, index, within) for index in range(len(own)))
     return (len(cut) if len(cut) <= CUT_SHARE * len(own) else 0) + (near if near <= max(1, TIE_SHARE * above) else 0)
 
 

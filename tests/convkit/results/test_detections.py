@@ -223,6 +223,21 @@ def test_where_scores_are_coarse_boxes_of_no_score_may_be_others_and_objects_may
     assert scene.compare(anywhere, slack=0.1).unexplained > 100, "more than half of the boxes are no ties"
 
 
+def test_coarse_scores_are_no_excuse_for_objects_above_a_threshold():
+    """Faults where scores are known to 0.3: other objects close to a threshold, and objects of a low score moved."""
+    places = np.arange(4)[:, None] * 100.0
+    corners = np.concatenate([places, places], 1)
+    scene = make(np.concatenate([corners, corners + 20], 1), [0.9, 0.8, 0.4, 0.35], np.zeros(4))
+    swapped = make(scene.boxes + np.array([[0], [0], [40], [40]]), scene.scores, np.zeros(4))
+    assert scene.compare(swapped, slack=0.3).unexplained == 4
+    objects = np.stack([np.arange(6) * 70.0, np.full(6, 500.0)], 1)
+    noisy = with_noise(np.random.default_rng(4), objects, 0)
+    weak = Detections(noisy.boxes, np.where(noisy.scores > 0.5, 0.25, noisy.scores).astype(np.float32), noisy.class_ids)
+    moved = weak.boxes.copy()
+    moved[:6] += 8
+    assert weak.compare(Detections(moved, weak.scores, weak.class_ids), slack=0.3).unexplained >= 10
+
+
 def test_overlapping_boxes_of_one_class_each_find_their_own_partner():
     boxes = [[0, 0, 100, 100], [2, 0, 102, 100], [4, 0, 104, 100]]
     scene = make(boxes, [0.9, 0.8, 0.7], [0, 0, 0])
