@@ -7,7 +7,7 @@ rounding of forty others stands out in its own mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,8 +39,8 @@ FLOOR_ULPS, FLOOR_ULPS_16 = 8.0, 0.125
 """Units in the last place of a layer's magnitude that are always allowed besides, in float32 and below."""
 SPATIAL = ("Conv", "ConvTranspose", "DeformConv")
 PLAIN = ("Gemm", "MatMul")
-AT_ONCE = 64
-"""Layers whose tensors are held in memory together."""
+AT_ONCE = 3 << 29
+"""Bytes in float64 of the layers whose tensors are held in memory together: each part runs the whole graph again."""
 
 Runs = Callable[["onnx.ModelProto"], Compute]
 """Makes a graph ready to run; the session lives as long as what it returns."""
@@ -207,13 +207,37 @@ def _axes(model: onnx.ModelProto) -> dict[str, int]:
     return axes
 
 
+def _parts(model: onnx.ModelProto, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> Iterator[list[str]]:
+    """Yield the layers in as few parts as memory has room for; one of an unknown size counts as a 64th of the room."""
+    fixed = {
+        dim.dim_param: size
+        for value in model.graph.input
+        if value.name in feed
+        for dim, size in zip(value.type.tensor_type.shape.dim, feed[value.name].shape, strict=False)
+        if dim.dim_param
+    }
+    sizes = {}
+    for value in (*model.graph.value_info, *model.graph.output):
+        shape = [dim.dim_value or fixed.get(dim.dim_param, 0) for dim in value.type.tensor_type.shape.dim]
+        sizes[value.name] = 8 * math.prod(shape)
+    part: list[str] = []
+    room = AT_ONCE
+    for name in names:
+        size = sizes.get(name) or AT_ONCE // 64
+        if part and size > room:
+            yield part
+            part, room = [], AT_ONCE
+        part.append(name)
+        room -= size
+    if part:
+        yield part
+
+
 def _figures(
     model: onnx.ModelProto, axes: Mapping[str, int], runs: Runs, feed: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield mean and root mean square [2, channels] of each layer."""
-    names = list(axes)
-    for start in range(0, len(names), AT_ONCE):
-        part = names[start : start + AT_ONCE]
+    for part in _parts(model, list(axes), feed):
         with np.errstate(all="ignore"):
             values = runs(with_outputs(model, part))(feed)
             for name in part:

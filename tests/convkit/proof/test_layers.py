@@ -172,3 +172,22 @@ def test_a_damaged_file_is_named(toy_artifact: Artifact, tmp_path: Path, damage:
         np.savez(file, **{**arrays, "counts": arrays["counts"] * 2})
     with pytest.raises(IntegrityError, match=r"layers\.npz of .* cannot be read"):
         Layers.load(Artifact.open(tmp_path / "toy"))
+
+
+def test_layers_are_run_together_as_far_as_memory_allows(
+    half: Layers, feed: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second layer has a declared shape, 2 x 8 x 8 in float64; what is not known counts as a 64th of the room."""
+    asked: list[list[str]] = []
+
+    def watched(model: onnx.ModelProto) -> Any:
+        asked.append([value.name for value in model.graph.output])
+        return runs_in("float64")(model)
+
+    for room, parts in ((64 * 1024, [["first", "y"]]), (1023, [["first"], ["y"]]), (1, [["first"], ["y"]])):
+        monkeypatch.setattr(module, "AT_ONCE", room)
+        found = Layers.measure(net(), feed, watched, runs_in("float16"), "fp16")
+        assert asked == parts
+        asked.clear()
+        for ours, theirs in zip(found.figures, half.figures, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
