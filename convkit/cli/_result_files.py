@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from convkit.errors import ConvkitError
     from convkit.processing import Reader
+    from convkit.results import Result
 
-__all__ = ["WRITTEN_HERE", "ArrayFiles", "DrawingFiles", "check_target", "identities"]
+__all__ = ["WRITTEN_HERE", "ArrayFiles", "DrawingFiles", "KittiFiles", "check_target", "identities"]
 
 WRITTEN_HERE = b"written by convkit run"
 """Stands in every file that is written here, so that a later run may replace it."""
@@ -145,6 +146,29 @@ class ArrayFiles(_Files):
         with zipfile.ZipFile(stream, "a") as archive:
             archive.comment = WRITTEN_HERE
         self._write(self._target(source), stream.getvalue())
+
+
+class KittiFiles(_Files):
+    """Boxes in space, as the result files of KITTI; these have no place for a mark, so that none is ever replaced."""
+
+    option, what = "--kitti", "result"
+    suffixes = (".txt",)
+
+    def write(self, source: str, result: Result) -> None:
+        """Write the boxes of an input of that name; the file is empty where there are none.
+
+        Raises:
+            SettingError: the result has no boxes in space.
+        """
+        from convkit.errors import SettingError
+        from convkit.results import Boxes3D
+
+        if not isinstance(result, Boxes3D):
+            raise SettingError(
+                f"A {type(result).__name__} has no boxes in space.",
+                hint="Leave --kitti out; --json prints the results.",
+            )
+        self._write(self._target(source), result.to_kitti().encode())
 
 
 def identities(files: Iterable[Path]) -> set[tuple[int, int]]:

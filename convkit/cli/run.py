@@ -74,6 +74,10 @@ def run(
         Path | None,
         typer.Option("--npz", help="Write the undecoded outputs of each input into this folder.", metavar="DIR"),
     ] = None,
+    kitti: Annotated[
+        Path | None,
+        typer.Option("--kitti", help="Write boxes in space into this folder, as KITTI's result files.", metavar="DIR"),
+    ] = None,
     score: Annotated[
         float | None,
         typer.Option("--score", min=0, max=1, help=f"Lowest score to report; drawing uses {DRAW_SCORE} by default."),
@@ -108,7 +112,7 @@ def run(
     from convkit.cli._console import printable, stderr, steps
     from convkit.cli._coverage import say_coverage
     from convkit.cli._html import outside
-    from convkit.cli._result_files import ArrayFiles, DrawingFiles
+    from convkit.cli._result_files import ArrayFiles, DrawingFiles, KittiFiles
     from convkit.cli._result_video import VideoFile
     from convkit.errors import SettingError
     from convkit.runtime import load
@@ -139,16 +143,19 @@ def run(
         )
         predictor = stack.enter_context(loaded)
         raw = npz is not None or not predictor.decodes
+        if raw and kitti:
+            raise SettingError("Outputs of the network are no boxes.", hint="Leave --kitti or --npz out.")
         if raw and (draw or save_video):
             raise SettingError(
                 "Outputs of the network cannot be drawn.",
                 hint=f"Leave {'--draw' if draw else '--save-video'} out, or --npz where the model decodes.",
             )
-        for target in filter(None, (draw, npz, save_video)):
+        for target in filter(None, (draw, npz, kitti, save_video)):
             outside(target, predictor.artifact)
         say_coverage(predictor)
         drawings = stack.enter_context(DrawingFiles(draw, inputs, predictor.reader)) if draw else None
         arrays = stack.enter_context(ArrayFiles(npz, inputs, predictor.reader)) if npz else None
+        boxes = stack.enter_context(KittiFiles(kitti, inputs, predictor.reader)) if kitti else None
         video = stack.enter_context(VideoFile(save_video, inputs, predictor.reader)) if save_video else None
         skipping = skip if skip_bad else None
         companions = Companions(beside or [], listed, predictor.reader)
@@ -172,12 +179,19 @@ def run(
                     drawings.write(frame.name, drawn)
                 if video:
                     video.write(drawn, frame.rate)
+            if boxes:
+                boxes.write(frame.name, found.above(score or 0.0))
             if arrays:
                 arrays.write(frame.name, found)
             count += 1
             step("running", count)
         seconds = time.perf_counter() - started
-    for place, what in ((draw, "drawings in"), (npz, "files in"), (save_video if count else None, "images in")):
+    for place, what in (
+        (draw, "drawings in"),
+        (npz, "files in"),
+        (kitti, "results in"),
+        (save_video if count else None, "images in"),
+    ):
         if place:
             rate = f", {count / seconds:.1f} a second" if count > 1 else ""
             stderr().print(f"{count} {what} {place} ({seconds:.1f} s{rate})", markup=False)

@@ -12,9 +12,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from support.blobs import Resize, draw_blobs
+from support.blobs import Components, Resize, draw_blobs
 from support.embedding import EmbeddingNet, embedding_weights
 from support.pair import PairNet, pair_inputs, pair_weights
+
+from convkit import Boxes3D, Detections
 
 
 @pytest.fixture
@@ -531,3 +533,45 @@ def test_images_are_no_input_of_a_model_of_arrays(cli, pair_artifact, folder):
         said = cli("run", pair_artifact.path, *words)
         assert (said.code, said.out) == (1, "")
         assert message in said.err
+
+
+def in_space(found: Detections) -> Boxes3D:
+    """Return the rectangles as boxes that stand ten metres ahead."""
+    count = len(found)
+    sizes, places = np.tile(np.float32([1.5, 1.6, 4]), (count, 1)), np.tile(np.float32([0, 1, 10]), (count, 1))
+    angles = np.zeros(count, np.float32)
+    camera = np.float32([[700, 0, 48, 0], [0, 700, 32, 0], [0, 0, 1, 0]])
+    return Boxes3D(
+        found.boxes, found.scores, found.class_ids, sizes, places, angles, angles, camera, tuple(found.classes)
+    )
+
+
+def test_boxes_in_space_become_result_files_that_are_never_replaced(cli, blob_artifact, folder, tmp_path, monkeypatch):
+    plain = Components.__call__
+    monkeypatch.setattr(Components, "__call__", lambda *arguments: [in_space(each) for each in plain(*arguments)])
+    said = cli("run", blob_artifact.path, folder, "--kitti", tmp_path / "kitti", "--json")
+    assert said.code == 0
+    assert sorted(file.name for file in (tmp_path / "kitti").iterdir()) == ["0.txt", "1.txt", "2.txt"]
+    for row in map(json.loads, said.lines):
+        lines = (tmp_path / "kitti" / Path(row["image"]).with_suffix(".txt").name).read_text().splitlines()
+        assert len(lines) == len(row["boxes"]) > 0
+        for line, box in zip(lines, row["boxes"], strict=True):
+            name, *numbers = line.split()
+            assert name == box["class_name"]
+            assert len(numbers) == 15
+            expected = [-1, -1, 0, *box["box"], 1.5, 1.6, 4, 0, 1, 10, 0, box["score"]]
+            np.testing.assert_allclose(list(map(float, numbers)), expected, atol=1e-4)
+    before = (tmp_path / "kitti" / "0.txt").read_text()
+    again = cli("run", blob_artifact.path, folder, "--kitti", tmp_path / "kitti", "--score", "1")
+    assert again.code == 1
+    assert "would overwrite" in again.err
+    assert (tmp_path / "kitti" / "0.txt").read_text() == before
+
+
+def test_other_results_are_no_boxes_in_space(cli, blob_artifact, folder, tmp_path):
+    said = cli("run", blob_artifact.path, folder, "--kitti", tmp_path / "kitti")
+    assert said.code == 2
+    assert "A Detections has no boxes in space" in said.err
+    said = cli("run", blob_artifact.path, folder, "--kitti", tmp_path / "kitti", "--npz", tmp_path / "npz")
+    assert said.code == 2
+    assert "--kitti or --npz" in said.err
