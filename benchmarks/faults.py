@@ -3,8 +3,9 @@
     python benchmarks/faults.py [--count N] [--seed S] [--only KIND ...] [--json]
 
 Kinds: kills, errnos, conversions (whole ones, killed), together (eight processes on one output, artifact, cache and
-conversion), documents, settings, weights, graphs, images, stream. Of conversions there are a tenth, of each kind of
-eight processes a fortieth, and a stream has fifty inputs a case. ``TMPDIR=/dev/shm`` spares the disk.
+conversion), documents, parts (graph, samples and records of artifacts), inputs, settings, weights, graphs, images and
+stream. Of conversions there are a tenth, of each kind of eight processes a fortieth, and a stream has fifty images a
+case. ``TMPDIR=/dev/shm`` spares the disk.
 
 Each case runs in a process of its own and offends if it ends in a traceback or a signal, takes more than 60 s or more
 than 1 GB beyond its file, prints control characters, executes something, or loses or half-writes an artifact. Ends with
@@ -31,23 +32,41 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from support.faults import build_library, preloaded  # noqa: E402
 
-KINDS = ("kills", "errnos", "conversions", "together", "documents", "settings", "weights", "graphs", "images", "stream")
+KINDS = (
+    "kills",
+    "errnos",
+    "conversions",
+    "together",
+    "documents",
+    "parts",
+    "inputs",
+    "settings",
+    "weights",
+    "graphs",
+    "images",
+    "stream",
+)
 
 LIMITS = {"conversions": 300, "together": 600}
 """Seconds that a case may take where that is not a minute: a case has several conversions."""
+
+ARTIFACTS = ("conversions", "together", "documents", "parts", "inputs")
+"""Kinds that need a small artifact."""
 
 
 def cases(kind: str, folder: Path, random: Random, count: int) -> Iterator[Any]:
     """Return the cases of one kind."""
     from support import trials
 
-    small = trials.small_artifact(folder.parent) if kind in ("conversions", "together", "documents") else folder
+    small = trials.small_artifact(folder.parent) if kind in ARTIFACTS else folder
     makers: dict[str, Callable[[], Iterator[Any]]] = {
         "kills": lambda: trials.disk_cases(folder, random, count, errnos=False),
         "errnos": lambda: trials.disk_cases(folder, random, count, errnos=True),
         "conversions": lambda: trials.conversion_cases(small, folder, random, -(-count // 10)),
         "together": lambda: trials.together_cases(small, folder, -(-count // 40)),
         "documents": lambda: trials.document_cases(small, folder, random, count),
+        "parts": lambda: trials.part_cases(small, folder, random, count),
+        "inputs": lambda: trials.input_cases(small, folder, random, count),
         "settings": lambda: trials.settings_cases(folder, random, count),
         "weights": lambda: trials.weights_cases(folder, random, count),
         "graphs": lambda: trials.graph_cases(folder, random, count),
@@ -57,22 +76,27 @@ def cases(kind: str, folder: Path, random: Random, count: int) -> Iterator[Any]:
 
 
 def stream(folder: Path, count: int) -> dict[str, Any]:
-    """Run many inputs through one predictor; return its memory after a tenth of them and at the end."""
-    import numpy as np
-    from support.trials import small_artifact
+    """Run many image files through one predictor; return its memory after a tenth of them and at the end."""
+    import cv2
+    import torch
+    from support.blobs import BlobPlugin, blob_weights, draw_blobs
 
-    from convkit import load
+    from convkit import convert, load
+    from convkit.plugins import manager
 
-    with load(small_artifact(folder.parent)) as predictor:
-        tensor = predictor.spec.inputs[0]
-        shape = [extent if isinstance(extent, int) else 1 for extent in tensor.item_shape]
-        raw = {tensor.name: np.zeros(shape, tensor.dtype)}
+    manager().register(BlobPlugin(), "blobs", "tests")
+    torch.save(blob_weights(), folder / "blobs.pth")
+    files = [folder / f"{number}.png" for number in range(16)]
+    for number, file in enumerate(files):
+        cv2.imwrite(str(file), draw_blobs(number)[0])
+    artifact = convert("blobs", weights=folder / "blobs.pth", output=folder / "blobs", samples=1).artifact
+    with load(artifact.path) as predictor:
         sizes = []
-        for number, _ in enumerate(predictor.stream_outputs((raw for _ in range(count)), batch=2), start=1):
+        for number, _ in enumerate(predictor.stream((files[n % 16] for n in range(count)), batch=2), start=1):
             if number in (count // 10, count):
                 pages = int(Path("/proc/self/statm").read_text().split()[1])
                 sizes.append(pages * resource.getpagesize())
-    return {"inputs": count, "bytes": sizes, "growth": sizes[1] / sizes[0] - 1}
+    return {"images": count, "bytes": sizes, "growth": sizes[1] / sizes[0] - 1}
 
 
 def main() -> int:

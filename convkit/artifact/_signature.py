@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convkit.artifact._directory import Artifact
+from convkit.artifact._directory import Artifact, anchored
 from convkit.artifact._engines import stored_engines
 from convkit.artifact._publish import output_error
 from convkit.errors import EnvironmentProblem, IntegrityError, SettingError, ValidationError
-from convkit.files import write_atomic
+from convkit.files import clear_leftovers, scratch_beside, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,17 +45,17 @@ def sign_artifact(artifact: Artifact, key: Path, *, password: str | None = None)
     if not artifact.manifest["verdict"]["passed"]:
         raise ValidationError(f"{artifact.path} was rejected by its proof.", hint="Convert again; sign what is proved.")
     file = artifact.path / SIGNATURE
-    made = artifact.path.parent / f".{artifact.path.name}.{secrets.token_hex(4)}.sig"
+    place = anchored(artifact.path)
     try:
         with _key_problems(key):
             # The library hands the password on to one that takes bytes only.
             secret = password.encode() if password else None
             config = library.signing.Config().use_elliptic_key_signer(private_key=key, password=secret)
-        try:
+        clear_leftovers(place)
+        with scratch_beside(place) as scratch:
+            made = scratch / SIGNATURE
             config.set_hashing_config(_hashing(library)).sign(artifact.path, made)
             write_atomic(file, made.read_bytes(), durable=True)
-        finally:
-            made.unlink(missing_ok=True)
     except OSError as error:
         raise output_error(file, error) from error
     except ValueError as error:

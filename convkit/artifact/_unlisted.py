@@ -30,6 +30,8 @@ def refuse_unlisted(root: Path, listed: Collection[str]) -> None:
     """
     folders = {*FOLDERS, *(name.partition("/")[0] for name in listed if "/" in name)}
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+        if entry.name in ("engines", "manifest.json") and entry.is_symlink():
+            _refuse(root / entry.name, root / "manifest.json")
         if entry.name in folders and (entry.is_symlink() or not entry.is_dir()):
             _refuse(root / entry.name, root / "manifest.json")
         if entry.name in folders:

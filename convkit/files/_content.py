@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import os
 import re
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -43,9 +45,12 @@ def write_atomic(path: Path, content: bytes | str, *, durable: bool = False) -> 
     that is so after a power cut too, and what a killed process left of such a write is removed.
 
     Raises:
-        OSError: the folder or the file cannot be written; nothing is left behind.
+        OSError: the folder or the file cannot be written, or it is a device or pipe, which would be replaced by a file;
+            nothing is left behind.
     """
     data = content.encode() if isinstance(content, str) else content
+    if _special(path):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name[:16]}."
     if durable:
@@ -67,6 +72,17 @@ def write_atomic(path: Path, content: bytes | str, *, durable: bool = False) -> 
     if durable:
         with contextlib.suppress(OSError):  # the file is there, and on the disk a little later
             sync(path.parent)
+
+
+def _special(path: Path) -> bool:
+    """Return whether a path is a device, a pipe, or a link to what a process has open, as ``/dev/stdout`` is."""
+    try:
+        if path.is_symlink() and str(path.readlink()).startswith("/proc/"):
+            return True
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _temporary(folder: Path, prefix: str, *, locked: bool) -> tuple[int, Path]:

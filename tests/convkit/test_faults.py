@@ -26,6 +26,20 @@ def test_nothing_offends_in_a_selection_of_trials(tmp_path):
     assert run.returncode == 0
 
 
+def test_eight_processes_on_one_output_artifact_and_cache_leave_what_one_leaves(embedding_artifact, tmp_path):
+    script = f"""
+import sys
+from pathlib import Path
+sys.path[:0] = [{str(ROOT / "tests")!r}]
+from support.trials import Trial, together_cases
+cases = together_cases(Path({str(embedding_artifact.path)!r}), Path({str(tmp_path)!r}), 1, conversions=False)
+trial = Trial("together").run(cases)
+print(dict(trial.ends), [outcome.text for outcome in trial.offenders])
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "{'done': 3} []\n"
+
+
 def test_an_offence_is_told_from_a_refusal():
     script = f"""
 import os, sys

@@ -52,6 +52,14 @@ def test_what_was_signed_is_taken_wherever_it_is(signed, keys, tmp_path):
     verify_signature(artifact, keys[1])
 
 
+def test_what_a_killed_signing_left_goes_away(signed, keys, tmp_path):
+    left = tmp_path / f".{signed.path.name}.1.abc.partial"
+    left.mkdir()
+    (left / SIGNATURE).write_text("half")
+    sign_artifact(signed, keys[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

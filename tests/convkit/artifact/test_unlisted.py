@@ -63,6 +63,15 @@ def test_a_folder_of_records_that_is_a_link_is_refused(artifact, tmp_path):
         artifact.verify()
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "engines"])
+def test_what_has_no_hash_is_no_link_either(artifact, tmp_path, name):
+    (artifact.path / "engines").mkdir()
+    (artifact.path / name).rename(tmp_path / "elsewhere")
+    (artifact.path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(IntegrityError, match="is a link"):
+        Artifact.open(artifact.path).verify()
+
+
 def test_other_files_and_what_is_written_later_stay(artifact):
     for name in ("README.md", "notes/model.onnx", ".DS_Store", "model.sig", "proof/backends/torch-cpu.json"):
         put(artifact.path / name, "file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,16 @@ def test_a_file_is_complete_or_not_there(tmp_path: Path, monkeypatch: pytest.Mon
         write_atomic(tmp_path / "file", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_a_pipe_and_what_a_process_has_open_are_never_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("of the shell")
+    with (tmp_path / "file").open() as stream:
+        (tmp_path / "stdout").symlink_to(f"/proc/self/fd/{stream.fileno()}")  # as /dev/stdout is
+        for name in ("pipe", "stdout"):
+            with pytest.raises(OSError, match="no regular file"):
+                write_atomic(tmp_path / name, "text")
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "stdout").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe", "stdout"]

@@ -6,6 +6,7 @@ from support.trials._disk import disk_cases
 from support.trials._documents import document_cases, settings_cases
 from support.trials._graphs import graph_cases
 from support.trials._images import image_cases
+from support.trials._parts import input_cases, part_cases
 from support.trials._small import small_artifact
 from support.trials._together import together_cases
 from support.trials._weights import weights_cases
@@ -20,6 +21,8 @@ __all__ = [
     "graph_cases",
     "image_cases",
     "in_child",
+    "input_cases",
+    "part_cases",
     "settings_cases",
     "small_artifact",
     "together_cases",

@@ -63,7 +63,7 @@ def graph_cases(folder: Path, random: Random, count: int) -> Iterator[tuple[str,
             what, content = "bytes", bytes(data[: random.choice((len(data), random.randrange(len(data))))])
         else:
             model = base()
-            what = "; ".join(_change(model, random) for _ in range(random.choice((1, 1, 2, 5))))
+            what = "; ".join(change(model, random) for _ in range(random.choice((1, 1, 2, 5))))
             content = model.SerializeToString()
         file.write_bytes(content)
         words = ["inspect", str(file)] if number % 3 else ["diff", str(good), str(file), "--json"]
@@ -79,7 +79,7 @@ def _messages(message: Any, depth: int = 0) -> Iterator[Any]:
                     yield from _messages(inner, depth + 1)
 
 
-def _change(model: onnx.ModelProto, random: Random) -> str:
+def change(model: onnx.ModelProto, random: Random) -> str:
     """Change one field of one message of a model, in place; return what was done."""
     message = random.choice(list(_messages(model)))
     field = random.choice(list(message.DESCRIPTOR.fields))
