@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import reprlib
 import shlex
 from collections.abc import Iterator, Mapping
@@ -254,7 +256,17 @@ def anchored(path: Path) -> Path:
     """Return an absolute path without ``..`` that stays right when the working directory is moved.
 
     The last part may be a link and stays one.
+
+    Raises:
+        OSError: its folder is behind a chain of links without end, or the working directory is gone.
     """
+    try:
+        return _anchored(path)
+    except RuntimeError as error:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
+
+
+def _anchored(path: Path) -> Path:
     return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
 
 

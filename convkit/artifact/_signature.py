@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convkit._documents import read_bounded
 from convkit.artifact._directory import Artifact, anchored
 from convkit.artifact._engines import stored_engines
 from convkit.artifact._publish import output_error
@@ -20,6 +21,7 @@ __all__ = ["SIGNATURE", "sign_artifact", "verify_signature"]
 SIGNATURE = "model.sig"
 """The name that model signing itself looks for in a directory."""
 _MOST_BYTES = 16 << 20
+_MOST_KEY_BYTES = 1 << 20
 _MAKE_KEYS = (
     "Make a pair of keys: openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem &&"
     " openssl ec -in KEY.pem -pubout -out KEY.pub"
@@ -48,6 +50,7 @@ def sign_artifact(artifact: Artifact, key: Path, *, password: str | None = None)
     place = anchored(artifact.path)
     try:
         with _key_problems(key):
+            read_bounded(key, _MOST_KEY_BYTES)
             # The library hands the password on to one that takes bytes only.
             secret = password.encode() if password else None
             config = library.signing.Config().use_elliptic_key_signer(private_key=key, password=secret)
@@ -78,6 +81,7 @@ def verify_signature(artifact: Artifact, key: Path) -> None:
     if file.is_symlink() or not file.is_file() or file.stat().st_size > _MOST_BYTES:
         raise IntegrityError(f"{artifact.path} is not signed: it has no {SIGNATURE}.", hint="convkit sign signs it.")
     with _key_problems(key):
+        read_bounded(key, _MOST_KEY_BYTES)
         config = library.verifying.Config().use_elliptic_key_verifier(public_key=key)
     try:
         config.set_hashing_config(_hashing(library)).verify(artifact.path, file)

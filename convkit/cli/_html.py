@@ -17,12 +17,17 @@ def outside(file: Path, *artifacts: Artifact | None) -> None:
     """Refuse to write into an artifact, whose files have hashes.
 
     Raises:
-        OutputError: the file lies in one of them.
+        OutputError: the file lies in one of them, or nobody can tell where it lies.
     """
     from convkit.errors import OutputError
 
-    for artifact in artifacts:
-        if artifact is not None and artifact.path.resolve() in (file.resolve(), *file.resolve().parents):
+    try:
+        place = file.resolve()
+        roots = [artifact.path.resolve() for artifact in artifacts if artifact is not None]
+    except (OSError, RuntimeError) as error:  # RuntimeError: links without end
+        raise OutputError(f"{file} cannot be found: {error}", hint="Give a file elsewhere.") from error
+    for artifact, root in zip(filter(None, artifacts), roots, strict=True):
+        if root in (place, *place.parents):
             raise OutputError(
                 f"{file} lies in the artifact {artifact.path}, whose files are sealed.", hint="Give a file elsewhere."
             )

@@ -203,6 +203,8 @@ def _marked(data: bytes) -> bytes:
 
 def _written_here(file: Path) -> bool:
     try:
+        if not file.is_file():  # a pipe, which nobody may write to
+            return False
         with file.open("rb") as stream:
             head = stream.read(128)
             stream.seek(-min(128, os.fstat(stream.fileno()).st_size), os.SEEK_END)

@@ -16,6 +16,7 @@ from polygraphy.comparator import Comparator, SimpleCompareFunc
 from polygraphy.logger import G_LOGGER
 
 from convkit.errors import EnvironmentProblem, OutputError
+from convkit.files import write_atomic
 from convkit.model import ModelSpec
 from convkit.proof._computes import Compute
 from convkit.proof._rule import limits_of
@@ -96,8 +97,8 @@ def _check(result: Any, case: str, output: str, limit: float, note: str) -> Chec
 
 def _save(results: Any, path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        results.save(str(path))
+        write_atomic(path, results.to_json())
+        path.chmod(0o644)
     except OSError as error:
         kind = EnvironmentProblem if error.errno == 28 else OutputError
         raise kind(f"Cannot write {path}: {error.strerror}.", hint="Give another --save-results file.") from error

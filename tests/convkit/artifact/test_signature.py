@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -117,7 +118,17 @@ def test_what_is_no_such_key_is_refused(tmp_path, signed, keys):
     pem, pkcs = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     (tmp_path / "rsa.pem").write_bytes(other.private_bytes(pem, pkcs, serialization.NoEncryption()))
     (tmp_path / "text.pem").write_text("no key")
-    for file in (tmp_path / "rsa.pem", tmp_path / "text.pem", tmp_path / "missing.pem", tmp_path, keys[1]):
+    (tmp_path / "endless.pem").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.pem")
+    for file in (
+        tmp_path / "endless.pem",
+        tmp_path / "pipe.pem",
+        tmp_path / "rsa.pem",
+        tmp_path / "text.pem",
+        tmp_path / "missing.pem",
+        tmp_path,
+        keys[1],
+    ):
         with pytest.raises(SettingError, match="cannot be used") as caught:
             sign_artifact(signed, file)
         assert "openssl" in caught.value.hint

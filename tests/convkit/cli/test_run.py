@@ -208,6 +208,23 @@ def test_a_full_disk_is_a_problem_of_the_environment(cli, blob_artifact, folder,
     assert not list(Path("drawings").iterdir())
 
 
+def test_pipes_and_links_without_end_are_no_place_for_results(cli, blob_artifact, folder):
+    os.mkfifo("pipe.mp4")
+    os.mkfifo("pipe.json")
+    Path("loop").symlink_to("loop")
+    for words in (
+        ("run", blob_artifact.path, "pictures", "--save-video", "pipe.mp4"),
+        ("run", blob_artifact.path, "pictures", "--draw", "loop"),
+        ("run", blob_artifact.path, "pictures", "--signed-by", "pipe.json"),
+        ("report", blob_artifact.path, "--output", "loop/report.html"),
+        ("validate", blob_artifact.path, "--save-results", "pipe.json"),
+    ):
+        said = cli(*words)
+        assert said.code in (1, 4), words
+        assert said.err.splitlines()[-1].startswith("  hint: "), said.err
+    assert Path("pipe.json").is_fifo()
+
+
 def test_nothing_is_drawn_into_the_artifact(cli, blob_artifact, folder):
     for flag in ("--draw", "--npz"):
         said = cli("run", blob_artifact.path, "pictures", flag, blob_artifact.path / "proof")
