@@ -328,7 +328,8 @@ def our_pipeline(predictor: Any, frames: Sequence[np.ndarray], batch: int) -> tu
         start = time.perf_counter()
         once()
         times.append((time.perf_counter() - start) * 1e6)
-    plan = next(plan for slot in predictor.pipeline._slots for plan in slot.plans.values() if plan.batch == batch)
+    slots = [slot for slots in predictor.pipeline._free for slot in slots]
+    plan = next(plan for slot in slots for plan in slot.plans.values() if plan.batch == batch)
     stream = torch.cuda.ExternalStream(predictor.pipeline.device.stream)
     with torch.cuda.stream(stream), predictor.pipeline.device.active():
         gpu = event_microseconds(partial(predictor.pipeline._run, plan))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter, OrderedDict, deque
+import threading
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,6 @@ from convkit.processing import (
     Decode,
     DeviceDecode,
     DevicePreprocess,
-    Placement,
     Preprocess,
     checked_results,
     decode_batch,
@@ -28,6 +29,7 @@ from convkit.processing import (
     prepare,
 )
 from convkit.results import Result
+from convkit.runtime._buffers import Device, Item, Key, Plan, Slot
 from convkit.runtime._finite import FiniteCheck
 from convkit.runtime._finite_on_device import FiniteOnDevice
 from convkit.runtime._gpu_errors import first_error, gpu_errors, refuses_capture
@@ -35,90 +37,30 @@ from convkit.runtime._staging import ALIGNMENT, Packer, Span, layout, padded, ro
 
 __all__ = ["Device", "DevicePipeline", "Item"]
 
-SLOTS = 2
-"""Batches in flight: the host packs one while the GPU works on the other."""
+SLOTS = 3
+"""Batches of a stream on their way: one is packed, one on the GPU, and the results of one are read."""
 PLANS = 8
 """Combinations of batch size and input shapes whose buffers and CUDA graph a slot keeps, least recently used out."""
 _PAYLOAD_ALIGNMENT = 256
 _STAGING_STEP = 1 << 20
 
-_Key = tuple[int, tuple[tuple[str, tuple[int, ...]], ...]]
-
-
-class Device(Protocol):
-    """What a pipeline needs of a GPU; `convkit.runtime.Cuda` implements it."""
-
-    @property
-    def stream(self) -> int: ...
-    def active(self) -> AbstractContextManager[None]: ...
-    def pinned(self, size: int) -> np.ndarray: ...
-    def memory(self, size: int) -> Any: ...
-    def view(self, memory: Any, offset: int, shape: Sequence[int], dtype: str) -> Any: ...
-    def upload(self, memory: Any, pinned: np.ndarray, size: int, *, concurrent: bool) -> None: ...
-    def download(self, pinned: np.ndarray, memory: Any) -> None: ...
-    def record(self) -> Callable[[], None]: ...
-    def synchronize(self) -> None: ...
-
 
 @dataclass(frozen=True)
-class Item:
-    """One raw input on its way: its placement, or its tensors where the preprocess ran on the host.
+class _Packed:
+    """A batch whose payloads are being copied into ``size`` bytes of staging memory; ``done`` waits for that."""
 
-    ``shapes`` are those of the input tensors by name, without the batch axis where the input has one; ``values`` are
-    the inputs of the device decode.
-    """
-
-    shapes: Mapping[str, tuple[int, ...]]
-    meta: Mapping[str, Any]
-    values: Mapping[str, np.ndarray]
-    placement: Placement | None = None
-    tensors: Mapping[str, np.ndarray] | None = None
-
-
-@dataclass
-class _Plan:
-    """The buffers of one batch size and input shapes in one slot, and the captured work on them.
-
-    ``records``, ``inputs`` and ``results`` are views of host memory; the others with ``device_`` are on the GPU.
-    """
-
-    key: _Key
-    tensors: Mapping[str, Any]
-    payload_start: int
-    inputs: Mapping[str, np.ndarray]
-    records: np.ndarray | None = None
-    results: Mapping[str, np.ndarray] = field(default_factory=dict)
-    results_host: np.ndarray | None = None
-    device_records: Any = None
-    device_payloads: Any = None
-    device_inputs: Mapping[str, Any] = field(default_factory=dict)
-    device_results: dict[str, Any] = field(default_factory=dict)
-    device_flags: Any = None
-    results_memory: Any = None
-    outputs: Mapping[str, Any] | None = None
-    replay: Callable[[], None] | None = None
-
-    @property
-    def batch(self) -> int:
-        """The number of items that the buffers are for."""
-        return self.key[0]
-
-
-class _Slot:
-    """Staging memory on host and device, which grows, and the plans whose buffers lie in it."""
-
-    def __init__(self) -> None:
-        self.staging = np.empty(0, np.uint8)
-        self.memory: Any = None
-        self.plans: OrderedDict[_Key, _Plan] = OrderedDict()
-        self.busy: Callable[[], None] | None = None
+    slot: Slot
+    plan: Plan
+    items: Sequence[Item]
+    size: int
+    done: Callable[[], None]
 
 
 @dataclass(frozen=True)
 class _InFlight:
     """A batch that was submitted; ``done`` waits for it."""
 
-    plan: _Plan
+    plan: Plan
     items: Sequence[Item]
     done: Callable[[], None]
 
@@ -130,7 +72,7 @@ class DevicePipeline:
     the input tensors or of the outputs. The first two runs of a batch size and its input shapes are plain launches; the
     third is captured in a CUDA graph where the engine allows it, and later ones replay the graph. Batches of fewer than
     ``batch_min`` items are filled up with the last item. ``finite`` refuses outputs that are no numbers, where the
-    decode is. The class is not thread-safe.
+    decode is. Several threads may have a flow each, if the decode is on the GPU: their batches take turns.
 
     Raises:
         AdapterError: a device side breaks its contract.
@@ -162,11 +104,11 @@ class DevicePipeline:
                 f"The record of {type(self._preprocess).__name__} has {self._record_size} bytes.",
                 hint=f"Pad the structured type to a multiple of {ALIGNMENT} bytes.",
             )
-        self._slots = [_Slot() for _ in range(SLOTS)]
-        self._next = 0
-        self._runs: Counter[_Key] = Counter()
-        self._uncaptured: set[_Key] = set()
-        self._packer = Packer()
+        self._free: list[list[Slot]] = []
+        self._lock = threading.RLock()
+        self._runs: Counter[Key] = Counter()
+        self._uncaptured: set[Key] = set()
+        self.packer = Packer()
         self._payload_starts: dict[int, int] = {}
 
     def item(self, raw: Any) -> Item:
@@ -196,14 +138,51 @@ class DevicePipeline:
         """
         if self._host_decode is None:
             raise ConversionError("This model has no decode, so there are no results.", hint="Ask for its outputs.")
+        with self._own_slots() as slots:
+            yield from self._flow(batches, cycle(slots))
+
+    @property
+    def shared(self) -> bool:
+        """Whether several threads may have a flow each: else the host decodes from the engine's own output buffers."""
+        return self._decode is not None
+
+    def _flow(self, batches: Iterable[Sequence[Item]], slots: Iterator[Slot]) -> Iterator[Result]:
+        """Yield the results; while the payloads of a large batch are copied, the items of the next one are gathered."""
         in_flight: deque[_InFlight] = deque()
-        depth = len(self._slots) if self._decode else 1  # the host decodes from the engine's own output buffers
-        for items in batches:
-            if len(in_flight) == depth:
+        packed: _Packed | None = None
+        try:
+            for items in batches:
+                while in_flight and not self.shared:
+                    yield from self._collect(in_flight.popleft())
+                if packed is not None:
+                    in_flight.append(self._submit(packed, concurrent=bool(in_flight)))
+                while len(in_flight) > SLOTS - (1 if packed else 2):
+                    yield from self._collect(in_flight.popleft())
+                packed = self._pack(next(slots), items)
+                if self.packer.is_quick(packed.size):
+                    in_flight.append(self._submit(packed, concurrent=bool(in_flight)))
+                    packed = None
+            if packed is not None:
+                while in_flight and not self.shared:
+                    yield from self._collect(in_flight.popleft())
+                in_flight.append(self._submit(packed, concurrent=bool(in_flight)))
+                packed = None
+            while in_flight:
                 yield from self._collect(in_flight.popleft())
-            in_flight.append(self._submit(items, concurrent=bool(in_flight)))
-        while in_flight:
-            yield from self._collect(in_flight.popleft())
+        finally:
+            if packed is not None:
+                packed.done()
+
+    @contextmanager
+    def _own_slots(self) -> Iterator[list[Slot]]:
+        """Give a flow staging memory of its own, which the next flow takes over."""
+        with self._lock:
+            slots = self._free.pop() if self._free else [Slot() for _ in range(SLOTS)]
+        try:
+            yield slots
+        finally:
+            with self._lock:
+                self._free.append(slots)
 
     def outputs(self, items: Sequence[Item]) -> dict[str, np.ndarray]:
         """Return the model's outputs for one batch on the host, without decoding them.
@@ -211,15 +190,16 @@ class DevicePipeline:
         Raises:
             EnvironmentProblem: the GPU is out of memory, or fails.
         """
-        return self._fetch(self._submit(items, concurrent=False))
+        with self._own_slots() as slots:
+            return self._fetch(self._submit(self._pack(slots[0], items), concurrent=False))
 
     def close(self) -> None:
         """Wait for the GPU and free all buffers."""
         try:
             self.device.synchronize()
         finally:
-            self._slots = [_Slot() for _ in range(SLOTS)]
-            self._packer.close()
+            self._free = []
+            self.packer.close()
 
     def _values(self, meta: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         if self._decode is None:
@@ -233,24 +213,31 @@ class DevicePipeline:
         passing = (RuntimeError, MemoryError) if method == "launch" else ()
         return blamed_on(f"{method}() of {type(side).__name__}", manager().origin(host), passing=passing)
 
-    def _submit(self, items: Sequence[Item], *, concurrent: bool) -> _InFlight:
-        slot = self._slots[self._next]
-        self._next = (self._next + 1) % len(self._slots)
+    def _pack(self, slot: Slot, items: Sequence[Item]) -> _Packed:
+        """Write records and decode inputs into the staging memory, and begin to copy the payloads there."""
         with gpu_errors(len(items)):
             if slot.busy:
                 slot.busy()
-            with self.device.active():
+            with self._lock, self.device.active():
                 plan = self._plan(slot, items)
                 if self._preprocess is None:
                     self._fill(plan, items)
-                size = self._pack(slot, plan, items)
-                if size:
-                    self.device.upload(slot.memory, slot.staging, size, concurrent=concurrent)
-                self._run(plan)
-                if plan.results_host is not None:
-                    self.device.download(plan.results_host, plan.results_memory)
-                slot.busy = done = self.device.record()
-        return _InFlight(plan, items, done)
+        size, offsets = self._write(plan, items)
+        payloads = [item.placement.payload for item in items if item.placement is not None]
+        return _Packed(slot, plan, items, size, self.packer.copy(slot.staging, offsets, payloads))
+
+    def _submit(self, batch: _Packed, *, concurrent: bool) -> _InFlight:
+        """Enqueue the upload of a batch and the work on it."""
+        batch.done()
+        plan = batch.plan
+        with gpu_errors(len(batch.items)), self._lock, self.device.active():
+            if batch.size:
+                self.device.upload(batch.slot.memory, batch.slot.staging, batch.size, concurrent=concurrent)
+            self._run(plan)
+            if plan.results_host is not None:
+                self.device.download(plan.results_host, plan.results_memory)
+            batch.slot.busy = done = self.device.record()
+        return _InFlight(plan, batch.items, done)
 
     def _collect(self, batch: _InFlight) -> Sequence[Result]:
         count, metas = len(batch.items), [item.meta for item in batch.items]
@@ -278,7 +265,7 @@ class DevicePipeline:
             outputs = self.engine.fetch(batch.plan.outputs)
         return {name: value[:count] if self._outputs.get(name, True) else value for name, value in outputs.items()}
 
-    def _run(self, plan: _Plan) -> None:
+    def _run(self, plan: Plan) -> None:
         """Enqueue the work on a plan's buffers: plain launches at first, a CUDA graph from the third run on."""
         self._runs[plan.key] += 1
         if plan.replay is None and self._runs[plan.key] > 2 and plan.key not in self._uncaptured:
@@ -288,7 +275,7 @@ class DevicePipeline:
         else:
             self._launch(plan)
 
-    def _capture(self, plan: _Plan) -> None:
+    def _capture(self, plan: Plan) -> None:
         """Capture the work in a CUDA graph, or note that it cannot be captured."""
         self.device.synchronize()
         handled = sys.exc_info()[1]
@@ -302,7 +289,7 @@ class DevicePipeline:
         if plan.replay is None:
             self._uncaptured.add(plan.key)
 
-    def _launch(self, plan: _Plan) -> None:
+    def _launch(self, plan: Plan) -> None:
         if self._preprocess is not None:
             with self._blamed("launch", self._preprocess):
                 self._preprocess.launch(plan.device_records, plan.device_payloads, plan.tensors, self.device.stream)
@@ -313,7 +300,7 @@ class DevicePipeline:
         if self._watch is not None:
             self._watch.launch(plan.outputs, plan.device_flags, self.device.stream)
 
-    def _plan(self, slot: _Slot, items: Sequence[Item]) -> _Plan:
+    def _plan(self, slot: Slot, items: Sequence[Item]) -> Plan:
         """Return the plan for a batch, with room for its payloads in the slot."""
         count = max(len(items), self.batch_min)
         key = count, tuple((name, tuple(shape)) for name, shape in items[0].shapes.items())
@@ -333,14 +320,14 @@ class DevicePipeline:
         slot.plans.move_to_end(key)
         return slot.plans[key]
 
-    def _new_plan(self, slot: _Slot, key: _Key) -> _Plan:
+    def _new_plan(self, slot: Slot, key: Key) -> Plan:
         batch, shapes = key
         tensors = {
             name: self.engine.buffer(name, (batch, *shape) if self._inputs[name] else shape) for name, shape in shapes
         }
         spans, _ = self._input_spans(batch)
         inputs = {name: span.view(slot.staging) for name, span in spans.items()}
-        plan = _Plan(key, tensors, self._payload_start(batch), inputs)
+        plan = Plan(key, tensors, self._payload_start(batch), inputs)
         if self._preprocess is not None:
             records = Span(0, (batch, self._record_size), "uint8")
             payloads = Span(plan.payload_start, (slot.staging.nbytes - plan.payload_start,), "uint8")
@@ -371,7 +358,7 @@ class DevicePipeline:
             self._payload_starts[batch] = rounded(end, _PAYLOAD_ALIGNMENT)
         return self._payload_starts[batch]
 
-    def _fill(self, plan: _Plan, items: Sequence[Item]) -> None:
+    def _fill(self, plan: Plan, items: Sequence[Item]) -> None:
         """Copy the tensors of the host's preprocess into the input buffers."""
         for name, buffer in plan.tensors.items():
             tensors = [item.tensors[name] for item in items if item.tensors is not None]
@@ -385,21 +372,21 @@ class DevicePipeline:
                 )
             self.engine.fill(buffer, tensors[0])
 
-    def _pack(self, slot: _Slot, plan: _Plan, items: Sequence[Item]) -> int:
-        """Write records, decode inputs and payloads into the staging memory; return the bytes to copy."""
+    def _write(self, plan: Plan, items: Sequence[Item]) -> tuple[int, list[int]]:
+        """Write records and decode inputs; return the bytes to copy to the GPU, and where the payloads belong."""
         for name, target in plan.inputs.items():
             for index, item in enumerate(padded(items, plan.batch)):
                 target[index] = item.values[name]
         if self._preprocess is None or plan.records is None:
-            return plan.payload_start if plan.inputs else 0
+            return plan.payload_start if plan.inputs else 0, []
         end, placements, offsets = plan.payload_start, [], []
         for item in items:
             assert item.placement is not None
             placements.append(item.placement)
             offsets.append(end)
             end += rounded(item.placement.payload.nbytes, ALIGNMENT)
-        for index, (placement, offset) in enumerate(padded(list(zip(placements, offsets, strict=True)), plan.batch)):
-            with self._blamed("row", self._preprocess):
+        with self._blamed("row", self._preprocess):
+            for index, (placement, offset) in enumerate(zip(placements, offsets, strict=True)):
                 plan.records[index] = self._preprocess.row(placement, offset - plan.payload_start)
-        self._packer.copy(slot.staging, offsets, [placement.payload for placement in placements])
-        return end
+        plan.records[len(items) :] = plan.records[len(items) - 1]
+        return end, offsets

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -314,14 +314,15 @@ class DevicePredictor(Predictor):
     def stream(self, inputs: Iterable[Any], *, batch: int = 1) -> Iterator[Result]:
         """Yield one result for each raw input; while a batch is on the GPU the next one is packed.
 
-        The pipeline belongs to one stream at a time; another thread waits until it is over.
+        Streams of several threads take turns, batch by batch. Where the host decodes, one waits until the other is
+        over.
         """
         if self.pipeline is None or self._decode is None:
             yield from super().stream(inputs, batch=batch)
             return
         origins = Origins()
         items = map(self._item, origins.note(inputs))
-        with self._lock, origins.naming():
+        with nullcontext() if self.pipeline.shared else self._lock, origins.naming():
             for result in self.pipeline.flow(batches(items, self._size(batch), lambda item: item.shapes)):
                 origins.answered()
                 yield result

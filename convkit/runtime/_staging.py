@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -18,6 +19,10 @@ __all__ = ["ALIGNMENT", "Packer", "Span", "layout", "padded", "rounded"]
 ALIGNMENT = 16
 """Every array in staging memory starts at a multiple of so many bytes."""
 _PARALLEL_BYTES = 4 << 20
+_PIECE_BYTES = 1 << 19
+_MOST_THREADS = 8
+_QUICK_THREADS = 4
+"""Threads that copy what the caller waits for: to wake more of them takes longer than they save."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +52,69 @@ class Packer:
     """Copies arrays into staging memory, with several threads where they are large."""
 
     def __init__(self) -> None:
+        self._count = min(_MOST_THREADS, os.cpu_count() or 1)
         self._workers: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
 
-    def copy(self, memory: np.ndarray, offsets: Sequence[int], arrays: Sequence[np.ndarray]) -> None:
-        """Copy each array to its offset in bytes."""
-        targets = [memory[offset:] for offset in offsets]
-        if len(arrays) == 1 or sum(array.nbytes for array in arrays) < _PARALLEL_BYTES:
-            for target, array in zip(targets, arrays, strict=True):
-                _copy(target, array)
-            return
-        if self._workers is None:
-            self._workers = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "convkit-pack")
-        list(self._workers.map(_copy, targets, arrays))
+    def is_quick(self, size: int) -> bool:
+        """Tell whether a batch of so many bytes is copied at once, because more than its copy would hide little."""
+        return size < _PARALLEL_BYTES
+
+    def copy(self, memory: np.ndarray, offsets: Sequence[int], arrays: Sequence[np.ndarray]) -> Callable[[], None]:
+        """Begin to copy each array to its offset in bytes; return what waits for the end, and may be called twice.
+
+        What is quick is copied by the caller, with the help of the threads if it is more than a piece.
+        """
+        pieces = [
+            piece for offset, array in zip(offsets, arrays, strict=True) for piece in _pieces(memory[offset:], array)
+        ]
+        total = sum(array.nbytes for array in arrays)
+        quick = self.is_quick(total)
+        parts = min(len(pieces), self._count if not quick else _QUICK_THREADS)
+        shares = [pieces[start::parts] for start in range(parts)]
+        mine, others = (shares[:1], shares[1:]) if quick else ([], shares)
+        pending = [self._pool().submit(_copy, share) for share in others]
+        for share in mine:
+            _copy(share)
+        if quick:
+            _wait(pending)
+        return lambda: _wait(pending)
 
     def close(self) -> None:
         """End the threads."""
-        if self._workers:
-            self._workers.shutdown()
-            self._workers = None
+        with self._lock:
+            if self._workers:
+                self._workers.shutdown()
+                self._workers = None
+
+    def _pool(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._workers is None:
+                self._workers = ThreadPoolExecutor(self._count, "convkit-pack")
+            return self._workers
 
 
-def _copy(target: np.ndarray, array: np.ndarray) -> None:
-    np.copyto(target[: array.nbytes].view(array.dtype).reshape(array.shape), array)
+_Piece = tuple[np.ndarray, np.ndarray]
+
+
+def _pieces(memory: np.ndarray, array: np.ndarray) -> list[_Piece]:
+    """Return target and source of parts of an array, some rows each."""
+    target = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
+    count = min(len(array), array.nbytes // _PIECE_BYTES) if array.ndim else 1
+    if count <= 1:
+        return [(target, array)]
+    step = -(-len(array) // count)
+    return [(target[row : row + step], array[row : row + step]) for row in range(0, len(array), step)]
+
+
+def _copy(pieces: Sequence[_Piece]) -> None:
+    for target, source in pieces:
+        np.copyto(target, source)
+
+
+def _wait(pending: Sequence[Future[None]]) -> None:
+    for each in pending:
+        each.result()
 
 
 def rounded(size: int, step: int) -> int:

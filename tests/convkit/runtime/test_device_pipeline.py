@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from convkit.backends import DeviceSession
 from convkit.errors import AdapterError, ConversionError, EnvironmentProblem, KernelError, NotFiniteError
 from convkit.model import Dim, ModelSpec, TensorSpec
 from convkit.processing import synthetic_scenes
-from convkit.runtime import Cuda, DevicePipeline, FiniteCheck
+from convkit.runtime import Cuda, DevicePipeline, FiniteCheck, _staging
 from convkit.runtime._device_pipeline import PLANS
 from convkit_models.centernet.tasks.ctdet import CtdetDecode
 
@@ -195,8 +196,56 @@ def test_the_third_run_of_a_shape_is_captured_and_later_ones_replay_it():
     images = scenes()[:2]
     for _ in range(6):
         assert_equal(flow(pipeline, images, 2), images)
-    assert pipeline.engine.captures == 2, "one graph for each of the two slots"
+    assert pipeline.engine.captures == 1, "each stream takes over the memory of the one before"
     assert pipeline.engine.replays == 4
+    assert_equal(flow(pipeline, images * 6, 2), images * 6)
+    assert pipeline.engine.captures == 3, "one graph for each of the batches on their way"
+    assert pipeline.engine.replays == 4 + 6
+
+
+@pytest.fixture
+def copied_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every batch counts as large: threads copy it while the next one is gathered."""
+    monkeypatch.setattr(_staging, "_PARALLEL_BYTES", 1)
+    monkeypatch.setattr(_staging, "_PIECE_BYTES", 1 << 10)
+
+
+@pytest.mark.parametrize("ends", [(True, True), (True, False), (False, True)])
+@pytest.mark.usefixtures("copied_aside")
+def test_payloads_are_copied_while_the_next_batch_is_gathered(ends: tuple[bool, bool]) -> None:
+    pipeline = make_pipeline(device_preprocess=ends[0], device_decode=ends[1])
+    images = scenes() * 3
+    assert_equal(flow(pipeline, images, 2), images)
+    pipeline.close()
+
+
+@pytest.mark.usefixtures("copied_aside")
+def test_a_stream_that_is_given_up_leaves_nothing_behind() -> None:
+    pipeline: Any = make_pipeline()
+    images = scenes()
+    for count in range(len(images)):
+        begun = pipeline.flow([pipeline.item(image)] for image in images)
+        assert_equal([next(begun) for _ in range(count)], images[:count])
+        begun.close()
+    assert_equal(flow(pipeline, images, 1), images)
+    assert len(pipeline._free) == 1
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_streams_of_several_threads_take_turns(large: bool, request: pytest.FixtureRequest) -> None:
+    if large:
+        request.getfixturevalue("copied_aside")
+    pipeline: Any = make_pipeline()
+    images = scenes()
+    turned = [images[start:] + images[:start] for start in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda each: flow(pipeline, each * 2, 2), turned))
+    for results, given in zip(found, turned, strict=True):
+        assert_equal(results, given * 2)
+    begun = pipeline.flow([pipeline.item(image)] for image in images)
+    first = next(begun)
+    assert_equal(flow(pipeline, images, 1), images)  # while the other stream is under way
+    assert_equal([first, *begun], images)
 
 
 def test_an_engine_that_cannot_be_captured_is_asked_once_and_runs_on():

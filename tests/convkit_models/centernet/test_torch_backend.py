@@ -87,5 +87,5 @@ def test_the_predictor_of_the_gpu_gives_the_same_bits_with_a_cpu_in_its_place(
             np.testing.assert_array_equal(ours.boxes, theirs.boxes)
             np.testing.assert_array_equal(ours.scores, theirs.scores)
             np.testing.assert_array_equal(ours.class_ids, theirs.class_ids)
-    assert all(plan.replay for slot in pipeline._slots for plan in slot.plans.values())
+    assert all(plan.replay for slots in pipeline._free for slot in slots for plan in slot.plans.values())
     gpu.close()
