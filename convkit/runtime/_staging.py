@@ -21,8 +21,6 @@ ALIGNMENT = 16
 _PARALLEL_BYTES = 4 << 20
 _PIECE_BYTES = 1 << 19
 _MOST_THREADS = 8
-_QUICK_THREADS = 4
-"""Threads that copy what the caller waits for: to wake more of them takes longer than they save."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +61,20 @@ class Packer:
     def copy(self, memory: np.ndarray, offsets: Sequence[int], arrays: Sequence[np.ndarray]) -> Callable[[], None]:
         """Begin to copy each array to its offset in bytes; return what waits for the end, and may be called twice.
 
-        What is quick is copied by the caller, with the help of the threads if it is more than a piece.
+        What is quick is copied here.
         """
+        quick = self.is_quick(sum(array.nbytes for array in arrays))
+        cuts = 1 if quick else -(-self._count // len(arrays))
         pieces = [
-            piece for offset, array in zip(offsets, arrays, strict=True) for piece in _pieces(memory[offset:], array)
+            piece
+            for offset, array in zip(offsets, arrays, strict=True)
+            for piece in _pieces(memory[offset:], array, cuts)
         ]
-        total = sum(array.nbytes for array in arrays)
-        quick = self.is_quick(total)
-        parts = min(len(pieces), self._count if not quick else _QUICK_THREADS)
-        shares = [pieces[start::parts] for start in range(parts)]
-        mine, others = (shares[:1], shares[1:]) if quick else ([], shares)
-        pending = [self._pool().submit(_copy, share) for share in others]
-        for share in mine:
-            _copy(share)
         if quick:
-            _wait(pending)
+            _copy(pieces)
+            return lambda: None
+        pool, parts = self._pool(), min(len(pieces), self._count)
+        pending = [pool.submit(_copy, pieces[start::parts]) for start in range(parts)]
         return lambda: _wait(pending)
 
     def close(self) -> None:
@@ -97,10 +94,13 @@ class Packer:
 _Piece = tuple[np.ndarray, np.ndarray]
 
 
-def _pieces(memory: np.ndarray, array: np.ndarray) -> list[_Piece]:
-    """Return target and source of parts of an array, some rows each."""
+def _pieces(memory: np.ndarray, array: np.ndarray, count: int) -> list[_Piece]:
+    """Return target and source of up to ``count`` parts of an array, some rows each.
+
+    They are as few as there are threads for: at the end of each a thread waits for Python's lock.
+    """
     target = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
-    count = min(len(array), array.nbytes // _PIECE_BYTES) if array.ndim else 1
+    count = min(count, len(array), array.nbytes // _PIECE_BYTES) if array.ndim else 1
     if count <= 1:
         return [(target, array)]
     step = -(-len(array) // count)
