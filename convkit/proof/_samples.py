@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convkit.errors import AdapterError, InputError, named
+from convkit.errors import AdapterError, InputError, IntegrityError, named
 from convkit.model import BATCH, ModelSpec, json_fault
 from convkit.plugins import manager
 from convkit.processing import Prepared, Preprocess, collate, find_preprocess, item_sizes, prepare
@@ -41,8 +41,15 @@ class Samples:
         return collate(self.spec.inputs, self.items(case))
 
     def items(self, case: Case) -> list[Prepared]:
-        """Return the prepared inputs of a case, one for each row of its batch."""
-        items = self.prepared[case.item_sizes]
+        """Return the prepared inputs of a case, one for each row of its batch.
+
+        Raises:
+            IntegrityError: there are none of its sizes, as in golden samples that somebody changed.
+        """
+        items = self.prepared.get(case.item_sizes)
+        if not items:
+            shown = ", ".join(f"{name}={value}" for name, value in case.item_sizes) or "the fixed sizes"
+            raise IntegrityError(f"There is no sample of {shown}.", hint="Restore the artifact or convert again.")
         return [items[index % len(items)] for index in range(case.batch)]
 
     def metas(self, case: Case) -> list[Mapping[str, Any]]:

@@ -118,6 +118,15 @@ def test_the_stored_reference_follows_the_samples_not_their_order(tmp_path, samp
     np.testing.assert_array_equal(loaded.reference()(backwards)["top"], exact(feed)["top"][::-1])
 
 
+def test_sizes_without_a_sample_are_refused(samples):
+    (sizes, _), *_ = samples.prepared.items()
+    case = Case("max", sizes)
+    samples.items(case)
+    for prepared in ({}, {sizes: []}):
+        with pytest.raises(IntegrityError, match="There is no sample of"):
+            Samples(samples.spec, prepared).feed(case)
+
+
 @pytest.mark.parametrize("change", ["x", "ids", "scale"])
 def test_a_sample_that_is_not_stored_cannot_be_judged(tmp_path, samples, raws, change):
     GoldenSamples.record(samples, raws, [], exact, None).save(tmp_path)
