@@ -188,6 +188,11 @@ class GoldenSamples:
         return checks
 
     def _preprocess_checks(self, sizes: ItemSizes, items: Sequence[Prepared]) -> list[Check]:
+        if not items or len(items) != len(self.raws):
+            raise IntegrityError(
+                f"There are {len(self.raws)} raw inputs for {len(items)} golden samples of {_case(sizes)}.",
+                hint="Restore the artifact or convert again.",
+            )
         spec = self.samples.spec
         preprocess = find_preprocess(spec.preprocess, dict(sizes))
         found = [prepare(spec, preprocess, raw) for raw in self.raws]

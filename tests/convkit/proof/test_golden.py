@@ -208,6 +208,14 @@ def test_the_stored_images_are_the_ones_that_were_prepared(toy_artifact):
         np.testing.assert_array_equal(cv2.imread(str(toy_artifact.path / "proof" / f"input_{number}.png")), scene)
 
 
+def test_samples_without_their_raw_inputs_are_refused(toy, toy_artifact, folder):
+    golden = GoldenSamples.load(folder, spec_from_manifest(toy_artifact.manifest))
+    for raws in ([], [*golden.raws, golden.raws[0]]):
+        golden.raws = raws
+        with pytest.raises(IntegrityError, match=f"There are {len(raws)} raw inputs"):
+            golden.replay(None)
+
+
 def test_another_image_does_not_give_the_stored_input(toy, toy_artifact, folder):
     cv2.imwrite(str(folder / "proof" / "input_1.png"), synthetic_scenes(1, seed=5)[0])
     found = replayed(folder, toy_artifact)
