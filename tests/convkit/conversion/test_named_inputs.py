@@ -122,6 +122,7 @@ def test_a_model_without_processing_is_proved_and_runs_on_its_input_arrays(embed
     assert (dict(spec.preprocess), dict(spec.decode)) == ({}, {})
     assert "the model has no decode: its outputs are what was compared" in embedding_artifact.verdict["notes"]
     assert {check["kind"] for check in embedding_artifact.verdict["checks"]} == {
+        "layers",
         "shape",
         "values",
         "batch",

@@ -21,7 +21,7 @@ from convkit import Artifact, Backend, Engine, Session, Verdict, hookimpl, valid
 from convkit.artifact import spec_from_manifest
 from convkit.backends import open_session
 from convkit.errors import EnvironmentProblem, OutputError
-from convkit.proof import GoldenSamples, limits_of, shape_cases
+from convkit.proof import GoldenSamples, _engines, limits_of, shape_cases
 
 Change = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -128,6 +128,14 @@ def test_what_cannot_be_compared_fails(artifact, change):
     assert not any(passed for passed, _, _ in found.values())
 
 
+def test_an_engine_that_leaves_out_the_layers_fails(artifact):
+    with other_engine(lambda outputs: {"logits": outputs["logits"]}):
+        failed = validate(artifact, backend="other").failures
+    assert [(check.kind, check.note.partition(":")[0]) for check in failed] == [
+        ("layers", "the first layer that differs is stem.0/Conv")
+    ]
+
+
 def test_onnx_runtime_is_not_compared_with_itself(artifact):
     assert all(check.kind != "engines" for check in validate(artifact).checks)
 
@@ -171,10 +179,10 @@ def test_results_are_saved_where_they_can_be(artifact, tmp_path):
 
 
 def test_a_full_disk_is_the_environments_problem(artifact, tmp_path, monkeypatch):
-    def full(self: RunResults, path: str) -> None:
+    def full(path: Path, content: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(RunResults, "save", full)
+    monkeypatch.setattr(_engines, "write_atomic", full)
     with pytest.raises(EnvironmentProblem, match="No space left"):
         validate(artifact, save_results=tmp_path / "results.json")
 
