@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from gpu_timing import captured, in_turns
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,35 +22,6 @@ from convkit.backends.torch._kernels import FirstLayer
 
 REPEATS = 40
 Call = Callable[[], Any]
-
-
-def graph(call: Call) -> torch.cuda.CUDAGraph:
-    """Return a CUDA graph of one call."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-        stream.synchronize()
-        captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(captured, stream=stream):
-            call()
-    return captured
-
-
-def microseconds(*calls: Call) -> list[float]:
-    """Return the median time of a replay of each call, in turns."""
-    graphs, times = [graph(call) for call in calls], [[] for _ in calls]  # type: ignore[var-annotated]
-    for turn in range(REPEATS + 5):
-        for each, kept in zip(graphs, times, strict=True):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()
-            start.record()
-            each.replay()
-            end.record()
-            torch.cuda.synchronize()
-            if turn >= 5:
-                kept.append(start.elapsed_time(end) * 1e3)
-    return [statistics.median(kept) for kept in times]
 
 
 def random(*shape: int) -> Tensor:
@@ -108,7 +79,8 @@ def main() -> None:
             for name, ours, theirs, exact in cases(batch):
                 right = exact()
                 error = float((ours().float() - right).abs().max() / right.abs().max())
-                a, b = microseconds(ours, theirs)
+                calls = {"ours": captured(ours).replay, "theirs": captured(theirs).replay}
+                a, b = in_turns(calls, REPEATS).values()
                 print(f"| {name} | {batch} | {a:.1f} | {b:.1f} | {b / a:.2f} | {error:.1e} |", flush=True)
 
 

@@ -12,23 +12,18 @@ to be asked for, because it takes long: minutes with ``--compile-mode max-autotu
 from __future__ import annotations
 
 import argparse
-import copy
-import datetime
-import platform
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
+from gpu_timing import event_microseconds, graph_microseconds, images_per_second, machine, wall_in_turns
+from gpu_torch import Heads, decode_boxes, on_gpu, usual_pipeline
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -40,77 +35,12 @@ from convkit.backends.torch import Torch
 from convkit.processing import synthetic_scenes
 from convkit_models.centernet._names import INPUT
 from convkit_models.centernet._preprocess import Affine
-from convkit_plugins.dcnv2 import DCN
 
 HEADS = {"hm": 80, "wh": 2, "reg": 2}
-REPEATS = 30
 ENGINES = ("convkit", "onnxruntime", "eager", "compile")
 LAYERS = ("torchvision", "convkit")
 PIPELINES = {"usual": "", "torch": "float16", "onnxruntime": "float32"}
 """Who runs the second table, and in which type; float16 is that of a typed artifact."""
-
-
-class TorchvisionDCN(nn.Module):
-    """The layer by torchvision's operator, as CenterNet ports use it."""
-
-    def __init__(self, layer: DCN) -> None:
-        super().__init__()
-        self.weight, self.bias, self.conv_offset_mask = layer.weight, layer.bias, layer.conv_offset_mask
-        self.settings = (layer.stride, layer.padding, layer.dilation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return [N, out, oh, ow] for x [N, in, H, W]."""
-        from torchvision.ops import deform_conv2d
-
-        first, second, mask = self.conv_offset_mask(x).chunk(3, dim=1)
-        offset = torch.cat((first, second), dim=1)
-        return deform_conv2d(x, offset, self.weight, self.bias, *self.settings, mask.sigmoid())
-
-
-class Heads(nn.Module):
-    """The network as a function of one tensor to the three heads."""
-
-    def __init__(self, network: nn.Module, *, torchvision: bool) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(network)
-        if torchvision:
-            for name, module in list(self.network.named_modules()):
-                if isinstance(module, DCN):
-                    parent, _, child = name.rpartition(".")
-                    setattr(self.network.get_submodule(parent), child, TorchvisionDCN(module))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the heads in the order of `HEADS`."""
-        heads = self.network(images)[-1]
-        return tuple(heads[name] for name in HEADS)
-
-
-def event_microseconds(call: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Return the median time of a call on the GPU's current stream."""
-    times = []
-    for turn in range(repeats + 5):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        start.record()
-        call()
-        end.record()
-        torch.cuda.synchronize()
-        if turn >= 5:
-            times.append(start.elapsed_time(end) * 1e3)
-    return statistics.median(times)
-
-
-def graph_microseconds(call: Callable[[], object]) -> float:
-    """Return the median time of a replay of a CUDA graph that holds one call."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-        stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            call()
-        return event_microseconds(graph.replay)
 
 
 def distance(found: Any, right: Tensor) -> str:
@@ -145,7 +75,7 @@ def torch_rows(
     """Yield eager and compiled PyTorch, with torchvision's layer and with ours."""
     for layer in options.layers:
         label, mode = f"{layer} DCN", options.compile_mode
-        module = Heads(network, torchvision=layer == "torchvision").cuda().half().to(memory_format=torch.channels_last)
+        module = on_gpu(network, list(HEADS), torchvision=layer == "torchvision")
 
         def eager(images: Tensor, module: nn.Module = module) -> tuple[float, Tensor]:
             return event_microseconds(lambda: module(images)), module(images)[0]
@@ -231,54 +161,6 @@ def onnxruntime_rows(model: Path, inputs: Sequence[Tensor], right: Tensor) -> It
         yield measured(f"ONNX Runtime {onnxruntime.__version__} CUDA{title}", run, inputs, right)
 
 
-def torch_decode(heads: Sequence[Tensor], k: int = 100) -> Tensor:
-    """Return [B, K, 6] in cells by the usual operators: sigmoid, max_pool2d, topk, gather."""
-    heat, wh, reg = (head.float() for head in heads)
-    heat = heat.sigmoid()
-    heat = heat * (F.max_pool2d(heat, 3, stride=1, padding=1) == heat)
-    width = heat.shape[3]
-    scores, cells = heat.flatten(2).topk(k)
-    scores, picks = scores.flatten(1).topk(k)
-    cells, labels = cells.flatten(1).gather(1, picks), picks // k
-    index = cells.unsqueeze(1).expand(-1, 2, -1)
-    offset, size = reg.flatten(2).gather(2, index), wh.flatten(2).gather(2, index)
-    centre = torch.stack([cells % width, cells // width], 1) + offset
-    rows = [centre - size / 2, centre + size / 2, scores.unsqueeze(1), labels.unsqueeze(1)]
-    return torch.cat(rows, 1).transpose(1, 2)
-
-
-def usual_pipeline(network: nn.Module, artifact: convkit.Artifact) -> Callable[[Sequence[np.ndarray]], Any]:
-    """Return the usual pipeline: OpenCV, upload, PyTorch eager with torchvision, torch decode, copy."""
-    from convkit_models.centernet._geometry import affine, transform
-
-    module = Heads(network, torchvision=True).cuda().half().to(memory_format=torch.channels_last)
-    preprocess = Affine(artifact.manifest["model"]["preprocess"])
-
-    def run(images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        prepared = [preprocess(image) for image in images]
-        tensor = torch.from_numpy(np.stack([item.tensors[INPUT] for item in prepared])).cuda().half()
-        rows = torch_decode(module(tensor.to(memory_format=torch.channels_last))).cpu().numpy()
-        boxes = []
-        for row, item in zip(rows, prepared, strict=True):
-            height, width = item.meta["input"]
-            matrix = affine(item.meta["center"], item.meta["scale"], (width // 4, height // 4), inverse=True)
-            boxes.append(
-                np.concatenate([transform(row[:, :4].reshape(-1, 2, 2), matrix).reshape(-1, 4), row[:, 4:]], 1)
-            )
-        return boxes
-
-    return run
-
-
-def images_per_second(run: Callable[[], int], seconds: float = 1.5) -> float:
-    """Return how many images a second a call gets done, by wall-clock time after a warm-up."""
-    run()
-    done, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        done += run()
-    return done / (time.perf_counter() - start)
-
-
 def pipeline_rows(
     network: nn.Module,
     artifact: convkit.Artifact,
@@ -289,7 +171,14 @@ def pipeline_rows(
     """Yield the rows of the second table."""
     frames = synthetic_scenes(8, seed=3, height=720, width=1280) * 16
     if "usual" in pipelines:
-        usual = usual_pipeline(network, artifact)
+        module = on_gpu(network, list(HEADS), torchvision=True)
+        preprocess = Affine(artifact.manifest["model"]["preprocess"])
+
+        def eager(images: Tensor) -> Tensor:
+            found = module(images.cuda().half().to(memory_format=torch.channels_last))
+            return decode_boxes(dict(zip(HEADS, found, strict=True)))
+
+        usual = usual_pipeline(preprocess, eager)
         rates = [images_per_second(partial(_count, usual, frames[:batch])) for batch in batches]
         yield "usual: OpenCV, PyTorch eager, torch decode; images/s", *(f"{rate:.0f}" for rate in rates)
     for backend in (name for name in PIPELINES if name in pipelines and name != "usual"):
@@ -323,17 +212,17 @@ def our_pipeline(predictor: Any, frames: Sequence[np.ndarray], batch: int) -> tu
         once()
     many = frames[: 32 * min(batch, 4)]
     rate = images_per_second(partial(_count, partial(predictor.stream, batch=batch), many))
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        once()
-        times.append((time.perf_counter() - start) * 1e6)
+    wall = wall_in_turns({"": once})[""]
+    return rate, device_microseconds(predictor, batch), wall
+
+
+def device_microseconds(predictor: Any, batch: int) -> float:
+    """Return the time of preprocess, engine and decode on the GPU for a batch that was run before."""
     slots = [slot for slots in predictor.pipeline._free for slot in slots]
     plan = next(plan for slot in slots for plan in slot.plans.values() if plan.batch == batch)
     stream = torch.cuda.ExternalStream(predictor.pipeline.device.stream)
     with torch.cuda.stream(stream), predictor.pipeline.device.active():
-        gpu = event_microseconds(partial(predictor.pipeline._run, plan))
-    return rate, gpu, statistics.median(times)
+        return event_microseconds(partial(predictor.pipeline._run, plan))
 
 
 def _count(run: Callable[[Sequence[np.ndarray]], Any], frames: Sequence[np.ndarray]) -> int:
@@ -360,7 +249,7 @@ def network_rows(
         for batch in options.batches
     ]
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        right = Heads(network, torchvision=False).cuda()(prepared[: min(4, options.batches[0])].cuda())[0]
+        right = Heads(network, list(HEADS), torchvision=False).cuda()(prepared[: min(4, options.batches[0])].cuda())[0]
     if "convkit" in options.engines:
         yield program_row(typed.model, inputs, right)
     if "onnxruntime" in options.engines:
@@ -380,12 +269,7 @@ def main() -> None:
     parser.add_argument("--pipeline", nargs="*", choices=PIPELINES, default=list(PIPELINES), help="of the second table")
     parser.add_argument("--compile-mode", default="default", help="of torch.compile")
     options = parser.parse_args()
-    import torchvision
-
-    gpu = torch.cuda.get_device_name()
-    print(f"{datetime.date.today()}, {gpu}, {platform.processor() or 'CPU'} with {torch.get_num_threads()} threads")
-    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, cuDNN {torch.backends.cudnn.version()},")
-    print(f"OpenCV {cv2.__version__}, numpy {np.__version__}; command: {' '.join(sys.argv)}\n", flush=True)
+    print(machine(), end="\n\n", flush=True)
     network = make_network("resdcn_18", HEADS, width=1.0, head_conv=64)
     torch.backends.cudnn.benchmark = True
     header = " | ".join(f"b{batch}" for batch in options.batches)
