@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from convkit import load
-from convkit.evaluation import evaluate_artifact
+from convkit.evaluation import EvaluationOptions, evaluate_artifact
 from convkit.processing import read_image
 from convkit.runtime import Predictor
 
@@ -67,7 +67,7 @@ def share(artifact: Path, coco: Path, images: Path, limit: int) -> tuple[float, 
     started = 0.0
     Predictor.run = timed  # type: ignore[method-assign]
     try:
-        report = evaluate_artifact(artifact, coco, images, limit=limit, progress=progress)
+        report = evaluate_artifact(artifact, coco, images, EvaluationOptions(limit=limit), progress=progress)
     finally:
         Predictor.run = opened  # type: ignore[method-assign]
     return ended - started, spent, next(iter(report.figures.values()))["AP"]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from convkit.errors import EnvironmentProblem, OutputError, SettingError
+from convkit.errors import EnvironmentProblem, SettingError, unwritten
 from convkit.files import write_atomic
 
 __all__ = ["check_plot", "drawn_figure"]
@@ -39,7 +39,7 @@ def drawn_figure(file: Path, size: tuple[float, float]) -> Iterator[Any]:
 
     Raises:
         SettingError, EnvironmentProblem: see `check_plot`.
-        OutputError: the file cannot be written.
+        OutputError, EnvironmentProblem: the file cannot be written.
     """
     check_plot(file)
     import matplotlib
@@ -55,4 +55,4 @@ def drawn_figure(file: Path, size: tuple[float, float]) -> Iterator[Any]:
         write_atomic(file, buffer.getvalue())
         file.chmod(0o644)
     except OSError as error:
-        raise OutputError(f"Cannot write {file}: {error.strerror or error}.", hint="Give another file.") from error
+        raise unwritten(file, error, "Give another file.") from error

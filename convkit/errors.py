@@ -6,11 +6,14 @@ Exit codes: 1 user error, 2 usage, 3 conversion failed, 4 validation failed, 5 e
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from convkit.proof import Verdict
 
 __all__ = [
@@ -41,6 +44,7 @@ __all__ = [
     "listing",
     "named",
     "suggest",
+    "unwritten",
 ]
 
 
@@ -235,6 +239,19 @@ def at_stage(name: str, plugin: str = "") -> Iterator[None]:
         if plugin and isinstance(error, AdapterError) and "lugin " not in error.message:
             error.message = f"Plugin {plugin!r}: {error.message}"
         raise
+
+
+def unwritten(path: Path | str, error: OSError, hint: str) -> ConvkitError:
+    """Return what a failed write to ``path`` means to people: a full disk is a problem of the machine.
+
+    So are a quota that is used up and a file that is larger than the system allows. ``hint`` is a sentence that says
+    where else may be written.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return EnvironmentProblem(
+            f"No room to write {path}: {error.strerror}.", hint=f"Free some space, or {hint[0].lower()}{hint[1:]}"
+        )
+    return OutputError(f"Cannot write {path}: {error.strerror or error}.", hint=hint)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

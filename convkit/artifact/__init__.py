@@ -17,6 +17,7 @@ from convkit.artifact._manifest import environment, spec_from_manifest, spec_to_
 from convkit.artifact._publish import check_destination, publish, staging
 from convkit.artifact._records import ProofRecord, record_file, write_record
 from convkit.artifact._signature import SIGNATURE, sign_artifact, verify_signature
+from convkit.artifact._weights import weights_difference, weights_record
 
 __all__ = [
     "EXPORTED",
@@ -44,5 +45,7 @@ __all__ = [
     "staging",
     "stored_engines",
     "verify_signature",
+    "weights_difference",
+    "weights_record",
     "write_record",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from convkit.artifact._directory import MANIFEST, SCHEMA_VERSION, Artifact, anchored, check_manifest, seal_of
-from convkit.errors import ConvkitError, EnvironmentProblem, Interrupted, OutputError
+from convkit.errors import ConvkitError, Interrupted, OutputError, unwritten
 from convkit.files import clear_leftovers, move_into_place, scratch_beside, sha256, sync, sync_tree
 
 __all__ = ["check_destination", "output_error", "publish", "staging"]
@@ -98,13 +97,7 @@ def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite:
 
 def output_error(path: Path, error: OSError) -> ConvkitError:
     """Return what a failed write to ``path`` means to people."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return EnvironmentProblem(
-            f"No room to write {path}: {error.strerror}.", hint="Free some space or give an --output elsewhere."
-        )
-    return OutputError(
-        f"Cannot write {path}: {error.strerror or error}.", hint="Give an --output in a folder that you may write to."
-    )
+    return unwritten(path, error, "Give an --output in a folder that you may write to.")
 
 
 def _check_replaceable(path: Path, *, overwrite: bool) -> None:

@@ -44,13 +44,13 @@ def write_text(file: Path, text: str) -> None:
     """Write a file, whole or not at all.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError, EnvironmentProblem: it cannot be written.
     """
-    from convkit.errors import OutputError
+    from convkit.errors import unwritten
     from convkit.files import write_atomic
 
     try:
         write_atomic(file, text)
         file.chmod(0o644)
     except OSError as error:
-        raise OutputError(f"Cannot write {file}: {error.strerror or error}.", hint="Give another file.") from error
+        raise unwritten(file, error, "Give another file.") from error

@@ -12,10 +12,13 @@ __all__ = [
     "ArtifactArgument",
     "AugmentOption",
     "BackendOption",
+    "CalibrateOption",
+    "CalibrationOption",
     "DeviceOption",
     "JsonOption",
     "QuietOption",
     "SignedByOption",
+    "TargetOption",
     "UnprovedOption",
     "VerboseOption",
     "augmentation",
@@ -25,6 +28,16 @@ ArtifactArgument = Annotated[Path, typer.Argument(help="An artifact directory.",
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but results and errors.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print how long each step takes, and more.")]
+TargetOption = Annotated[
+    list[str] | None,
+    typer.Option("--target", help="Compute capabilities to build for: sm86,sm89 …", metavar="SM[,SM…]"),
+]
+CalibrateOption = Annotated[
+    Path | None, typer.Option("--calibrate", help="Inputs that int8 is calibrated with: a folder.", metavar="DIR")
+]
+CalibrationOption = Annotated[
+    str | None, typer.Option("--calibration", help="How: minmax, entropy or percentile.", metavar="METHOD")
+]
 BackendOption = Annotated[
     str | None, typer.Option("--backend", help="Inference engine; by default the one that proved it.", metavar="NAME")
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import struct
@@ -42,14 +41,10 @@ class _Files:
     """The first is that of a file whose name has none of them."""
 
     def __init__(self, folder: Path, sources: list[str], reader: Reader) -> None:
-        from convkit.errors import OutputError
-
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(
-                f"Cannot make {folder}: {error.strerror}.", hint=f"Give another {self.option} folder."
-            ) from error
+            raise self._error(folder, error) from error
         self.folder = folder
         files = list(reader.files(sources))
         self._inputs = identities(files)
@@ -100,16 +95,9 @@ class _Files:
             raise self._error(target, error) from error
 
     def _error(self, target: Path, error: OSError) -> ConvkitError:
-        from convkit.errors import EnvironmentProblem, OutputError
+        from convkit.errors import unwritten
 
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return EnvironmentProblem(
-                f"No room to write {target}: {error.strerror}.",
-                hint=f"Free some space, or give a {self.option} folder elsewhere.",
-            )
-        return OutputError(
-            f"Cannot write {target}: {error.strerror or error}.", hint=f"Give another {self.option} folder."
-        )
+        return unwritten(target, error, f"Give another {self.option} folder.")
 
 
 class DrawingFiles(_Files):

@@ -11,12 +11,15 @@ from convkit.cli._result_files import WRITTEN_HERE, check_target, identities
 if TYPE_CHECKING:
     import numpy as np
 
+    from convkit.errors import ConvkitError
     from convkit.processing import Reader
 
 __all__ = ["CODECS", "VideoFile"]
 
 CODECS = {".avi": "MJPG", ".mov": "mp4v", ".mp4": "mp4v"}
 """What OpenCV's wheels can write into a container of that suffix: Motion JPEG and MPEG-4 Part 2."""
+MORE = 1 << 20
+"""Bytes that a disk with room takes; more than an image of a video has, as a rule."""
 RATE = 25.0
 """Images a second where the inputs are no video, or it does not say."""
 
@@ -30,6 +33,7 @@ class VideoFile:
     Raises:
         OutputError: another type of file; it would overwrite an input, or a file that was not written here; there is no
             such folder; or OpenCV cannot write it, in which case nothing is left.
+        EnvironmentProblem: the disk has no room for it; nothing is left either.
     """
 
     def __init__(self, path: Path, sources: list[str], reader: Reader) -> None:
@@ -74,6 +78,7 @@ class VideoFile:
     def _open(self, image: np.ndarray, rate: float) -> None:
         import cv2
 
+        from convkit.errors import OutputError
         from convkit.files import clear_leftovers, scratch_beside
 
         suffix = self._path.suffix.lower()
@@ -83,33 +88,54 @@ class VideoFile:
             self._file = folder.__enter__() / f"video{suffix}"
             self._folder = folder
         except OSError as problem:
-            raise self._unwritten(problem.strerror or str(problem)) from problem
+            raise self._unwritten(problem) from problem
         self._size = image.shape[1::-1]
         writer = cv2.VideoWriter(str(self._file), cv2.VideoWriter.fourcc(*CODECS[suffix]), rate, self._size)
         if not writer.isOpened():
-            raise self._unwritten(f"OpenCV cannot encode {self._size[0]} x {self._size[1]} pixels")
+            self._check_room()
+            raise OutputError(
+                f"Cannot write {self._path}: OpenCV cannot encode {self._size[0]} x {self._size[1]} pixels.",
+                hint="Is the image too large, or too small?",
+            )
         self._writer = writer
 
     def _finish(self) -> None:
         """Give the video its name if it is whole: a writer of OpenCV does not say that the disk is full."""
         import cv2
 
+        from convkit.errors import OutputError
+
         capture = cv2.VideoCapture(str(self._file))
         whole = capture.isOpened() and int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == self.count
         capture.release()
         if not whole:
-            raise self._unwritten("it is not whole")
+            self._check_room()
+            raise OutputError(
+                f"Cannot write {self._path}: OpenCV wrote less than it was given.", hint="Try a file of another type."
+            )
         try:
             with self._file.open("ab") as stream:
                 stream.write(_mark(self._file.suffix))
             self._file.replace(self._path)
         except OSError as problem:
-            raise self._unwritten(problem.strerror or str(problem)) from problem
+            raise self._unwritten(problem) from problem
 
-    def _unwritten(self, why: str) -> Exception:
-        from convkit.errors import OutputError
+    def _check_room(self) -> None:
+        """Write on behind what OpenCV wrote, which does not say why it could not.
 
-        return OutputError(f"Cannot write {self._path}: {why}.", hint="Is the disk full?")
+        Raises:
+            EnvironmentProblem: the disk is full.
+        """
+        try:
+            with self._file.open("ab") as stream:
+                stream.write(bytes(MORE))
+        except OSError as problem:
+            raise self._unwritten(problem) from problem
+
+    def _unwritten(self, problem: OSError) -> ConvkitError:
+        from convkit.errors import unwritten
+
+        return unwritten(self._path, problem, "Give another --save-video.")
 
 
 def _mark(suffix: str) -> bytes:

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from convkit.cli._console import set_verbosity
-from convkit.cli._options import ArtifactArgument, JsonOption, QuietOption, VerboseOption
+from convkit.cli._options import (
+    ArtifactArgument,
+    CalibrateOption,
+    CalibrationOption,
+    JsonOption,
+    QuietOption,
+    TargetOption,
+    VerboseOption,
+)
 
 
 def build(
     artifact: ArtifactArgument,
     to: Annotated[str, typer.Option("--to", help="Kind of engine: tensorrt-rtx.", metavar="NAME")],
-    target: Annotated[
-        list[str] | None,
-        typer.Option("--target", help="Compute capabilities to build for: sm86,sm89 …", metavar="SM[,SM…]"),
-    ] = None,
+    target: TargetOption = None,
     precision: Annotated[
         str | None, typer.Option("--precision", help="fp32, fp16, bf16 or int8; default that of the artifact.")
     ] = None,
-    calibrate: Annotated[
-        Path | None,
-        typer.Option("--calibrate", help="Inputs that int8 is calibrated with: a folder.", metavar="DIR"),
-    ] = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option("--calibration", help="How: minmax, entropy or percentile.", metavar="METHOD"),
-    ] = None,
+    calibrate: CalibrateOption = None,
+    calibration: CalibrationOption = None,
     option: Annotated[
         list[str] | None, typer.Option("--set", help="An option of a plugin, such as dcn=gather.", metavar="NAME=VALUE")
     ] = None,

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convkit.cli._console import set_verbosity
-from convkit.cli._options import JsonOption, QuietOption, VerboseOption
+from convkit.cli._options import (
+    CalibrateOption,
+    CalibrationOption,
+    JsonOption,
+    QuietOption,
+    TargetOption,
+    VerboseOption,
+)
 
 if TYPE_CHECKING:
     from convkit.conversion import Conversion, ConversionPlan
@@ -30,10 +37,7 @@ def convert(
     to: Annotated[
         str | None, typer.Option("--to", "--format", help="onnx, or an engine besides: tensorrt-rtx.", metavar="NAME")
     ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option("--target", help="Compute capabilities to build for: sm86,sm89 …", metavar="SM[,SM…]"),
-    ] = None,
+    target: TargetOption = None,
     form: Annotated[str | None, typer.Option("--form", help="Output form, one of the adapter's.")] = None,
     shape: Annotated[
         list[str] | None,
@@ -54,14 +58,8 @@ def convert(
         Path | None,
         typer.Option("--graph", help="Prove this ONNX file of yours in place of the exported one.", metavar="FILE"),
     ] = None,
-    calibrate: Annotated[
-        Path | None,
-        typer.Option("--calibrate", help="Inputs that int8 is calibrated with: a folder.", metavar="DIR"),
-    ] = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option("--calibration", help="How: minmax, entropy or percentile.", metavar="METHOD"),
-    ] = None,
+    calibrate: CalibrateOption = None,
+    calibration: CalibrationOption = None,
     metric_data: Annotated[
         Path | None,
         typer.Option(

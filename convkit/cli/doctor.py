@@ -10,7 +10,7 @@ import typer
 
 from convkit._text import marked_encoding
 from convkit.cli._options import JsonOption, QuietOption
-from convkit.errors import OutputError, SettingError
+from convkit.errors import OutputError, SettingError, unwritten
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -98,10 +98,7 @@ def _check_tensorrt(log: Path | None, output: Path | None, *, json: bool) -> int
         try:
             write_atomic(output, dumps(document, indent=2, ensure_ascii=False) + "\n")
         except OSError as error:
-            raise OutputError(
-                f"{output} cannot be written: {error.strerror}.",
-                hint="Give another --output; --json prints the report.",
-            ) from error
+            raise unwritten(output, error, "Give another --output; --json prints the report.") from error
     return report.exit_code
 
 

@@ -46,7 +46,7 @@ def evaluate(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", "-w", help="Evaluate this checkpoint in PyTorch too and compare.", metavar="FILE"),
+        typer.Option("--weights", "-w", help="Evaluate this checkpoint in PyTorch too and compare.", metavar="PATH"),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N images.")] = None,
     resume: Annotated[
@@ -94,7 +94,7 @@ def evaluate(
     from convkit.cli._layout import show
     from convkit.cli._result_files import DrawingFiles
     from convkit.errors import SettingError
-    from convkit.evaluation import check_plot, evaluate_artifacts, write_class_plot
+    from convkit.evaluation import EvaluationOptions, check_plot, evaluate_artifacts, write_class_plot
     from convkit.processing import ImageReader
     from convkit.results import DRAW_SCORE
 
@@ -102,27 +102,24 @@ def evaluate(
         if given is not None and len(artifacts) < 2:
             raise SettingError(f"{option} compares artifacts, and there is one.", hint="Give a second artifact.")
     data = _data(coco, images, voc, split)
+    options = EvaluationOptions(
+        weights=weights,
+        limit=limit,
+        batch=batch,
+        resume=resume,
+        ray=ray,
+        backend=backend,
+        device=device,
+        unproved=unproved,
+        signed_by=signed_by,
+        augment=augmentation(augment),
+        score=DRAW_SCORE if score is None else score,
+    )
     if plot:
         check_plot(plot)
     with steps("evaluate") as step, ExitStack() as stack:
         drawings = stack.enter_context(DrawingFiles(draw, [], ImageReader())) if draw else None
-        report = evaluate_artifacts(
-            artifacts,
-            data,
-            weights=weights,
-            limit=limit,
-            backend=backend,
-            device=device,
-            unproved=unproved,
-            signed_by=signed_by,
-            augment=augmentation(augment),
-            resume=resume,
-            ray=ray,
-            batch=batch,
-            score=DRAW_SCORE if score is None else score,
-            draw=drawings.write if drawings else None,
-            progress=step,
-        )
+        report = evaluate_artifacts(artifacts, data, options, draw=drawings.write if drawings else None, progress=step)
         if plot:
             step("drawing the plot")
             write_class_plot(report, plot)

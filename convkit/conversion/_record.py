@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convkit import __version__
-from convkit._text import printable
-from convkit.artifact import environment, spec_to_json
-from convkit.files import sha256
+from convkit.artifact import environment, spec_to_json, weights_record
 from convkit.plugins import manager
 
 if TYPE_CHECKING:
@@ -43,7 +40,7 @@ def conversion_record(
     return {
         "convkit": __version__,
         "adapter": {"name": plan.adapter.name, **origin},
-        "weights": _weights_record(plan.weights),
+        "weights": weights_record(plan.weights),
         "model": spec_to_json(typed.spec if typed else source.spec),
         "graph": graph,
         **({"precision": {**typed.to_json(), **metric}} if typed and typed.precision.name != "fp32" else {}),
@@ -53,16 +50,4 @@ def conversion_record(
         "rewrites": [{"plugin": plugin, **asdict(record)} for plugin, record in rewrites],
         "environment": environment(verdict.backend, verdict.device, proved.machine),
         "verdict": {"passed": verdict.passed, "headline": verdict.headline()},
-    }
-
-
-def _weights_record(path: Path) -> dict[str, Any]:
-    """Return name, size and hash of the weights; a folder is recorded by its files."""
-    if path.is_file():
-        return {"file": printable(path.name), "bytes": path.stat().st_size, "sha256": sha256(path)}
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return {
-        "file": printable(path.name),
-        "bytes": sum(file.stat().st_size for file in files),
-        "files": {printable(file.relative_to(path).as_posix()): sha256(file) for file in files},
     }

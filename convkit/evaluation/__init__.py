@@ -5,6 +5,7 @@ from convkit.evaluation._coco import METRICS, POINT_METRICS
 from convkit.evaluation._data_sets import CocoFiles, DataSet, VocFolder
 from convkit.evaluation._evaluate import check_data, evaluate_artifact, evaluate_artifacts, evaluate_engines
 from convkit.evaluation._image_list import listed_images
+from convkit.evaluation._options import EvaluationOptions
 from convkit.evaluation._pipeline import check_pipeline
 from convkit.evaluation._plot import check_plot, write_class_plot
 from convkit.evaluation._report import EvaluationReport
@@ -20,6 +21,7 @@ __all__ = [
     "Changes",
     "CocoFiles",
     "DataSet",
+    "EvaluationOptions",
     "EvaluationReport",
     "VocFolder",
     "check_data",

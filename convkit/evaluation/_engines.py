@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convkit.artifact import Artifact
+from convkit.artifact import weights_difference
+from convkit.backends import Session
 from convkit.errors import SettingError
-from convkit.files import sha256
 from convkit.results import Result
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from convkit.model import ModelSpec
     from convkit.runtime import Predictor
 
-__all__ = ["Engine", "artifact_engine", "artifact_key", "plain_engine", "torch_engine"]
+__all__ = ["Engine", "artifact_engine", "artifact_key", "engines_of", "plain_engine", "torch_engine"]
+
+PYTORCH = "pytorch"
+"""The name of the checkpoint's figures."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,18 @@ class Engine:
 def plain_engine(name: str, function: Callable[[Path], Result], classes: Sequence[str]) -> Engine:
     """Return an engine of anything that makes a result of a file."""
     return Engine(lambda file: file, lambda files: [function(file) for file in files], classes, name)
+
+
+def engines_of(predictors: Mapping[str, Predictor], weights: Path | None) -> dict[str, Engine]:
+    """Return the engines of artifacts by name, and with ``weights`` that of the first one's checkpoint.
+
+    Raises:
+        SettingError: the first artifact was made from other weights.
+    """
+    engines = {name: artifact_engine(each) for name, each in predictors.items()}
+    if weights is not None:
+        engines[PYTORCH] = torch_engine(weights, next(iter(predictors.values())))
+    return engines
 
 
 def artifact_engine(predictor: Predictor) -> Engine:
@@ -73,37 +91,48 @@ def torch_engine(weights: Path, predictor: Predictor) -> Engine:
     """Return what runs the checkpoint of an artifact in PyTorch, with the artifact's preprocess and decode.
 
     Raises:
-        SettingError: the artifact was made from another file.
+        SettingError: the artifact was made from another file or folder.
     """
     import torch
 
     from convkit import __version__
-    from convkit.model import Request
-    from convkit.plugins import manager
-    from convkit.processing import collate, decode_batch, find_decode
-    from convkit.proof import TorchCompute
+    from convkit.runtime import AugmentedPredictor, predictor_of
 
-    artifact: Artifact = predictor.artifact
-    manifest, spec = artifact.manifest, predictor.spec
-    if not weights.is_file() or sha256(weights) != manifest["weights"].get("sha256"):
+    manifest = predictor.artifact.manifest
+    try:
+        difference = weights_difference(weights, manifest["weights"])
+    except OSError as error:
+        raise SettingError(f"{weights} cannot be read: {error.strerror or error}.", hint="Check --weights.") from error
+    if difference:
+        made_from = manifest["weights"]["file"]
         raise SettingError(
-            f"{weights} is not the checkpoint this artifact was made from ({manifest['weights']['file']}).",
-            hint="Give that file, or convert this one.",
+            f"{weights} is not the checkpoint this artifact was made from ({made_from}): {difference}.",
+            hint="Give that one, or convert this one.",
         )
-    graph = manifest["graph"]
-    source = (
-        manager()
-        .adapter(manifest["adapter"]["name"])
-        .load(Request(weights, graph["form"], spec.dims, tuple(spec.classes), graph["options"]))
-    )
-    compute, decode = TorchCompute(source, source.module, "float32", remember=False), find_decode(spec.decode)
-    assert decode is not None
+    augment = predictor.settings if isinstance(predictor, AugmentedPredictor) else None
+    module = predictor_of(predictor.artifact, _TorchSession(weights, manifest, predictor.spec), augment)
+    facts = {"artifact": manifest["seal"], "torch": str(torch.__version__), "convkit": __version__}
+    return Engine(module.prepare, module.run, predictor.spec.classes, _key({**facts, "augment": augment or {}}))
 
-    def run(items: Sequence[Any]) -> list[Result]:
-        return [decode_batch(decode, compute(collate(spec.inputs, [item])), [item.meta])[0] for item in items]
 
-    key = _key({"artifact": manifest["seal"], "torch": str(torch.__version__), "convkit": __version__})
-    return Engine(predictor.prepare, run, spec.classes, key)
+class _TorchSession(Session):
+    """The checkpoint in PyTorch on the CPU, in float32, one input at a time."""
+
+    def __init__(self, weights: Path, manifest: Mapping[str, Any], spec: ModelSpec) -> None:
+        from convkit.model import Request
+        from convkit.plugins import manager
+        from convkit.proof import TorchCompute
+
+        graph, name = manifest["graph"], manifest["adapter"]["name"]
+        request = Request(weights, graph["form"], spec.dims, tuple(spec.classes), graph["options"])
+        source = manager().adapter(name).load(request)
+        self._compute = TorchCompute(
+            source, source.module, "float32", remember=False, plugin=manager().owner(name).name
+        )
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return every output of a batch."""
+        return self._compute(inputs)
 
 
 def _key(facts: Mapping[str, Any]) -> str:

@@ -17,14 +17,15 @@ from convkit.evaluation._annotations import read_annotations
 from convkit.evaluation._categories import category_ids
 from convkit.evaluation._changes import Changes, changes_between
 from convkit.evaluation._data_sets import CocoFiles, DataSet
-from convkit.evaluation._engines import Engine, artifact_engine, plain_engine, torch_engine
+from convkit.evaluation._engines import Engine, engines_of, plain_engine
 from convkit.evaluation._flow import Image, run_images
 from convkit.evaluation._image_files import find_images
+from convkit.evaluation._options import DEFAULTS, EvaluationOptions
 from convkit.evaluation._report import EvaluationReport
 from convkit.evaluation._scheme import Scheme
 from convkit.evaluation._store import Store
 from convkit.progress import Progress, silent
-from convkit.results import DRAW_SCORE, Result
+from convkit.results import Result
 
 if TYPE_CHECKING:
     from convkit.runtime import Predictor
@@ -36,50 +37,19 @@ def evaluate_artifact(
     artifact: Path | str,
     coco: Path,
     images: Path,
+    options: EvaluationOptions = DEFAULTS,
     *,
-    weights: Path | None = None,
-    limit: int | None = None,
-    backend: str | None = None,
-    device: str | None = None,
-    unproved: bool = False,
-    signed_by: Path | None = None,
-    augment: Mapping[str, str] | None = None,
-    resume: Path | None = None,
-    batch: int = 1,
     progress: Progress = silent,
 ) -> EvaluationReport:
     """Return COCO's figures of one artifact; see `evaluate_artifacts`."""
-    return evaluate_artifacts(
-        [artifact],
-        CocoFiles(coco, images),
-        weights=weights,
-        limit=limit,
-        backend=backend,
-        device=device,
-        unproved=unproved,
-        signed_by=signed_by,
-        augment=augment,
-        resume=resume,
-        batch=batch,
-        progress=progress,
-    )
+    return evaluate_artifacts([artifact], CocoFiles(coco, images), options, progress=progress)
 
 
 def evaluate_artifacts(
     artifacts: Sequence[Path | str],
     data: DataSet,
+    options: EvaluationOptions = DEFAULTS,
     *,
-    weights: Path | None = None,
-    limit: int | None = None,
-    backend: str | None = None,
-    device: str | None = None,
-    unproved: bool = False,
-    signed_by: Path | None = None,
-    augment: Mapping[str, str] | None = None,
-    resume: Path | None = None,
-    ray: str | None = None,
-    batch: int = 1,
-    score: float = DRAW_SCORE,
     draw: Callable[[str, np.ndarray], None] | None = None,
     progress: Progress = silent,
 ) -> EvaluationReport:
@@ -90,16 +60,9 @@ def evaluate_artifacts(
     folders; of the first two it has what one found with at least ``score`` and the other did not, and ``draw`` gets the
     name of the file of every such image and both results drawn beside each other.
 
-    ``resume`` is a file that keeps results by artifact, backend and image: those that it has are not made again.
-    ``backend``, ``device``, ``unproved``, ``signed_by`` and ``augment`` are those of `load`, ``batch`` is the number of
-    images at a time.
-
-    ``ray`` is the address of a Ray cluster whose machines run the images, ``local`` for this machine alone; artifacts
-    and images have to be at the same paths on all of them.
-
     Raises:
         SettingError: the annotations are none of the data set, or do not fit the classes or joints, an image has
-            another size than declared, or ``resume`` is some other file.
+            another size than declared, or ``resume`` is some other file, or ``weights`` are another checkpoint.
         ImageError: an image is missing or cannot be read; results until then are in ``resume``.
         ConversionError: an artifact has no boxes and no poses as results.
         EnvironmentProblem: pycocotools or Ray is missing, or there is no such cluster.
@@ -108,39 +71,23 @@ def evaluate_artifacts(
     """
     from convkit.runtime import load
 
-    options: dict[str, Any] = {
-        "backend": backend,
-        "device": device,
-        "unproved": unproved,
-        "signed_by": signed_by,
-        "augment": augment,
-    }
     with ExitStack() as stack:
-        predictors = [stack.enter_context(load(artifact, **options)) for artifact in artifacts]
+        predictors = [stack.enter_context(load(artifact, **options.loading)) for artifact in artifacts]
         names = _names(predictors)
-        engines = {name: artifact_engine(each) for name, each in zip(names, predictors, strict=True)}
-        if weights is not None and augment is not None:
-            raise SettingError(
-                "The checkpoint in PyTorch runs without test-time augmentation.",
-                hint="Leave --weights or --augment out.",
-            )
-        if weights is not None and ray is not None:
-            raise SettingError("The checkpoint in PyTorch runs here only.", hint="Leave --weights or --ray out.")
-        if weights is not None:
-            engines["pytorch"] = torch_engine(weights, predictors[0])
-        task = _Task(engines, data, limit)
-        store = stack.enter_context(Store(resume))
-        if ray is None:
+        folders = {name: each.artifact.path.resolve() for name, each in zip(names, predictors, strict=True)}
+        engines = engines_of(dict(zip(names, predictors, strict=True)), options.weights)
+        task = _Task(engines, data, options.limit)
+        store = stack.enter_context(Store(options.resume))
+        if options.ray is None:
             runner = partial(run_images, read=predictors[0].reader.accept)
         else:
-            from convkit.evaluation._ray import Loads, run_on_ray
+            from convkit.evaluation._ray import run_on_ray
 
-            folders = {name: str(each.artifact.path.resolve()) for name, each in zip(names, predictors, strict=True)}
-            runner = partial(run_on_ray, ray, Loads(folders, options))
-        report = task.run(store, runner, batch, progress)
+            runner = partial(run_on_ray, folders, options)
+        report = task.run(store, runner, options.batch, progress)
         if len(predictors) > 1:
             progress("comparing results")
-            report = replace(report, changes=task.changes(store, names[:2], score, draw))
+            report = replace(report, changes=task.changes(store, names[:2], options.score, draw))
     notes = dict.fromkeys(each.coverage.note for each in predictors if each.coverage.note)
     reasons = dict.fromkeys(each.unproved for each in predictors if each.unproved)
     return replace(report, notes=(*report.notes, *notes), unproved="; ".join(reasons))

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +13,28 @@ import numpy as np
 
 import convkit.errors
 from convkit.errors import ConversionError, ConvkitError, EnvironmentProblem
-from convkit.evaluation._engines import Engine, artifact_engine
+from convkit.evaluation._engines import Engine, engines_of
 from convkit.evaluation._flow import Image, Loaded, check_known, prepared, results_of, stamp_of, wanted
+from convkit.evaluation._options import EvaluationOptions
 from convkit.evaluation._scheme import Scheme
 from convkit.evaluation._store import Store
 from convkit.progress import Progress
 
-__all__ = ["LOCAL", "Loads", "run_on_ray"]
+__all__ = ["LOCAL", "run_on_ray"]
 
 LOCAL = "local"
 """The address that starts Ray on this machine, and ends it afterwards."""
 
 
-@dataclass(frozen=True)
-class Loads:
-    """How every worker loads the artifacts: their names in the report, their folders, and further options of `load`."""
-
-    artifacts: Mapping[str, str]
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
 class _Worker:
     """Loads the artifacts once, and runs batches of images."""
 
-    def __init__(self, loads: Loads) -> None:
+    def __init__(self, artifacts: Mapping[str, Path], options: EvaluationOptions) -> None:
         from convkit.runtime import load
 
-        self._engines: dict[str, Engine] = {}
-        for name, folder in loads.artifacts.items():
-            predictor = load(folder, **loads.options)
-            self._engines[name] = artifact_engine(predictor)
-            self._read = predictor.reader.accept
+        predictors = {name: load(folder, **options.loading) for name, folder in artifacts.items()}
+        self._engines = engines_of(predictors, options.weights)
+        self._read = next(iter(predictors.values())).reader.accept
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
         """Return a row for each image and engine, or a single one with the error that ended the batch."""
@@ -72,8 +62,8 @@ class _Worker:
 
 
 def run_on_ray(
-    address: str,
-    loads: Loads,
+    artifacts: Mapping[str, Path],
+    options: EvaluationOptions,
     engines: Mapping[str, Engine],
     images: Sequence[Image],
     store: Store,
@@ -84,9 +74,8 @@ def run_on_ray(
 ) -> tuple[float, int]:
     """Do what `run_images` does with workers of a Ray cluster: one for each core, on GPUs one for each GPU.
 
-    ``address`` is that of a cluster, `LOCAL` for this machine. Artifacts and images have to be at the same paths on all
-    machines. Results come in any order, and one that comes twice, because a worker was lost, is kept once. The seconds
-    in engines are not known, 0.
+    ``artifacts`` are the folders of artifacts by their names in the report. Results come in any order, and one that
+    comes twice, because a worker was lost, is kept once. The seconds in engines are not known, 0.
 
     Raises:
         EnvironmentProblem: Ray is missing, there is no such cluster, or it gave up.
@@ -106,8 +95,8 @@ def run_on_ray(
     if not items:
         return 0.0, kept
     progress("starting Ray")
-    with _cluster(address) as ray, store.writing():
-        for row in _rows(ray, loads, items, batch):
+    with _cluster(str(options.ray)) as ray, store.writing():
+        for row in _rows(ray, artifacts, options, items, batch):
             document = json.loads(row["document"])
             if "error" in document:
                 raise _again(document)
@@ -131,18 +120,20 @@ def run_on_ray(
     return 0.0, kept
 
 
-def _rows(ray: Any, loads: Loads, items: list[dict[str, Any]], batch: int) -> Iterator[Mapping[str, Any]]:
+def _rows(
+    ray: Any, artifacts: Mapping[str, Path], options: EvaluationOptions, items: list[dict[str, Any]], batch: int
+) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of all batches as they come; an errored block ends it."""
     from ray.data import ActorPoolStrategy, DataContext
 
     context = DataContext.get_current()
     context.max_errored_blocks, context.enable_progress_bars = 0, False
-    gpu = str(loads.options.get("device") or "").startswith("cuda")
+    gpu = str(options.device or "").startswith("cuda")
     blocks = -(-len(items) // batch)
     workers = min(max(1, int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1))), blocks)
     data = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
         _Worker,
-        fn_constructor_kwargs={"loads": loads},
+        fn_constructor_kwargs={"artifacts": dict(artifacts), "options": options.anywhere()},
         batch_size=batch,
         compute=ActorPoolStrategy(size=workers),
         **({"num_gpus": 1} if gpu else {"num_cpus": 1}),

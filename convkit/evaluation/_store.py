@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convkit.errors import OutputError, SettingError
+from convkit.errors import OutputError, SettingError, unwritten
 from convkit.evaluation._scheme import Scheme
 
 __all__ = ["Store"]
@@ -36,6 +37,7 @@ class Store:
     Raises:
         SettingError: the file is something else.
         OutputError: it cannot be opened or written.
+        EnvironmentProblem: the disk is full.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -138,6 +140,10 @@ class Store:
         try:
             yield
         except sqlite3.OperationalError as error:
+            if "is full" in str(error):
+                raise unwritten(
+                    str(self.file), OSError(errno.ENOSPC, str(error)), "Give another --resume file."
+                ) from error
             raise OutputError(
                 f"{self.file} cannot be read or written: {error}.", hint="Check its folder, its permissions, the disk."
             ) from error

@@ -15,7 +15,7 @@ from polygraphy.common import TensorMetadata
 from polygraphy.comparator import Comparator, SimpleCompareFunc
 from polygraphy.logger import G_LOGGER
 
-from convkit.errors import EnvironmentProblem, OutputError
+from convkit.errors import unwritten
 from convkit.files import write_atomic
 from convkit.model import ModelSpec
 from convkit.proof._computes import Compute
@@ -100,5 +100,4 @@ def _save(results: Any, path: Path) -> None:
         write_atomic(path, results.to_json())
         path.chmod(0o644)
     except OSError as error:
-        kind = EnvironmentProblem if error.errno == 28 else OutputError
-        raise kind(f"Cannot write {path}: {error.strerror}.", hint="Give another --save-results file.") from error
+        raise unwritten(path, error, "Give another --save-results file.") from error

@@ -38,8 +38,7 @@ class AugmentedPredictor(Predictor):
         self._preprocess, self._join = preprocess, join
         self.settings = dict(settings)
 
-    @staticmethod
-    def noted(coverage: Coverage) -> Coverage:
+    def noted(self, coverage: Coverage) -> Coverage:
         """Return what is proved of the engine with a note that nothing proves how its outputs are joined."""
         note = "test-time augmentation: the proof covers each view, not how the outputs of the views are joined"
         return replace(coverage, note="; ".join(filter(None, (coverage.note, note))))

@@ -79,23 +79,23 @@ def load(
     found = coverage(artifact, backend, device)
     with ExitStack() as unused:
         unused.callback(session.close)
-        if augment is None:
-            predictor = predictor_of(artifact, session)
-        else:
-            from convkit.runtime._augmented import AugmentedPredictor
-
-            predictor, found = AugmentedPredictor(artifact, session, augment), AugmentedPredictor.noted(found)
+        predictor = predictor_of(artifact, session, augment)
         unused.pop_all()
-    predictor.backend, predictor.coverage = backend, found
+    predictor.backend, predictor.coverage = backend, predictor.noted(found)
     return predictor
 
 
-def predictor_of(artifact: Artifact, session: Session) -> Predictor:
+def predictor_of(artifact: Artifact, session: Session, augment: Mapping[str, str] | None = None) -> Predictor:
     """Return the predictor that `load` makes of a session of an artifact, without asking whether it is proved.
 
     Raises:
+        SettingError: the model has no test-time augmentation, or not with the settings ``augment``.
         EnvironmentProblem: the session is on a GPU for which cupy is missing.
     """
+    if augment is not None:
+        from convkit.runtime._augmented import AugmentedPredictor
+
+        return AugmentedPredictor(artifact, session, augment)
     if session.device.partition(":")[0] == "cuda":
         return DevicePredictor(artifact, session)
     return Predictor(artifact, session)
@@ -128,6 +128,10 @@ class Predictor:
         self._lock = threading.Lock()
         self._fitting: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
         self.batch_min, self.batch_max = self.spec.batch.min, self.spec.batch.max
+
+    def noted(self, coverage: Coverage) -> Coverage:
+        """Return what is proved of the engine with a note on what the predictor does besides; the default has none."""
+        return coverage
 
     @property
     def unproved(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from convkit import errors
@@ -10,10 +12,12 @@ from convkit.errors import (
     ConvkitError,
     EnvironmentProblem,
     InputError,
+    OutputError,
     at_stage,
     blamed_on,
     listing,
     suggest,
+    unwritten,
 )
 
 EXIT_CODES = {
@@ -48,7 +52,16 @@ def test_every_error_has_its_documented_exit_code():
         if isinstance(value, type) and issubclass(value, ConvkitError)
     }
     assert found == EXIT_CODES
-    assert set(errors.__all__) == {*EXIT_CODES, "Interrupted", "at_stage", "blamed_on", "listing", "named", "suggest"}
+    assert set(errors.__all__) == {
+        *EXIT_CODES,
+        "Interrupted",
+        "at_stage",
+        "blamed_on",
+        "listing",
+        "named",
+        "suggest",
+        "unwritten",
+    }
 
 
 @pytest.mark.parametrize("name", EXIT_CODES)
@@ -67,6 +80,19 @@ def test_suggestions_name_the_closest_known_word_or_nothing():
     assert suggest("retinanet", iter(known)) == "Did you mean 'retinanet'?"
     assert suggest("xyzzy", known) == ""
     assert suggest("toy", []) == ""
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_disk_without_room_is_a_problem_of_the_machine(code):
+    error = unwritten("out", OSError(code, "It is full"), "Give another folder.")
+    assert isinstance(error, EnvironmentProblem)
+    assert (error.message, error.hint) == (
+        "No room to write out: It is full.",
+        "Free some space, or give another folder.",
+    )
+    error = unwritten("out", OSError(errno.EACCES, "Permission denied"), "Give another folder.")
+    assert isinstance(error, OutputError)
+    assert str(error) == "Cannot write out: Permission denied.\nGive another folder."
 
 
 def test_a_listing_is_short_whatever_is_listed():

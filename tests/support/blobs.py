@@ -26,6 +26,7 @@ from convkit import (
     TensorSpec,
     hookimpl,
 )
+from convkit.processing import Join
 
 COLOURS = {"red": (20, 20, 230), "green": (20, 230, 20)}
 """BGR colours of the two classes, in the order of the network's maps."""
@@ -52,11 +53,13 @@ def blob_weights() -> dict[str, torch.Tensor]:
 class BlobAdapter(Adapter):
     name = "blobs"
     summary = "finds red and green rectangles"
+    weights_folder = True
     dims = (Dim("batch", 1, 1, 3), Dim("height", 48, 64, 96, 16), Dim("width", 64, 96, 96, 16))
 
     def load(self, request: Request) -> SourceModel:
         net = BlobNet().eval()
-        net.load_state_dict(torch.load(request.weights, weights_only=True))
+        files = sorted(request.weights.glob("*.pth")) if request.weights.is_dir() else [request.weights]
+        net.load_state_dict({k: v for file in files for k, v in torch.load(file, weights_only=True).items()})
         sizes = {dim.name: dim.opt for dim in request.dims}
         names = request.names or tuple(COLOURS)
         spec = ModelSpec(
@@ -84,6 +87,21 @@ class Resize(Preprocess):
         tensor = np.ascontiguousarray(resized.transpose(2, 0, 1).astype(np.float32) / 255)
         return Prepared({"images": tensor}, {"scale": scale})
 
+    def augmented(self, settings: Mapping[str, str]) -> Preprocess | None:
+        return WithDarker(self, float(settings["darker"])) if "darker" in settings else None
+
+
+class WithDarker(Preprocess):
+    """The image and a darker one; see `Components.joining`."""
+
+    def __init__(self, plain: Resize, factor: float) -> None:
+        self.plain, self.factor = plain, np.float32(factor)
+
+    def __call__(self, image: np.ndarray) -> Prepared:
+        light = self.plain(image)
+        dark = Prepared({"images": light.tensors["images"] * self.factor}, light.meta)
+        return Prepared(light.tensors, light.meta, (dark,))
+
 
 class Components(Decode):
     """Each connected component of a map above the threshold is a box, with its mean as score."""
@@ -93,6 +111,11 @@ class Components(Decode):
 
     def __call__(self, outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> list[Detections]:
         return [self._image(maps, meta["scale"]) for maps, meta in zip(outputs["maps"], metas, strict=True)]
+
+    def joining(self, settings: Mapping[str, str]) -> Join:
+        """Find what is found in both views: pure colours are too dark in the second one at about half of the light."""
+        del settings
+        return lambda outputs, metas: self._image(np.minimum(*(each["maps"] for each in outputs)), metas[0]["scale"])
 
     def _image(self, maps: np.ndarray, scale: Sequence[float]) -> Detections:
         rows = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convkit._text import read_text
-from convkit.errors import ConversionError, OutputError, SettingError, suggest
+from convkit.errors import ConversionError, SettingError, suggest, unwritten
 from convkit.files import write_atomic
 
 if TYPE_CHECKING:
@@ -93,12 +93,10 @@ def write_keep_file(path: Path, reasons: Mapping[str, str], heading: Sequence[st
 
     Raises:
         ConversionError: a name cannot stand in a line.
-        OutputError: the file cannot be written.
+        OutputError, EnvironmentProblem: the file cannot be written.
     """
     text = keep_file_text(reasons, heading)
     try:
         write_atomic(path, text)
     except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}.", hint="Name a file that you may write."
-        ) from error
+        raise unwritten(path, error, "Name a file that you may write.") from error

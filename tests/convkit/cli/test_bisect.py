@@ -121,7 +121,7 @@ def test_a_search_keeps_the_fewest_nodes(cli, toy_artifact, tmp_path):
         (["--search", "fp16", "--engine", "torch"], 2, "exclude each other"),
         (["--search", "int8"], 2, "There is no search in int8"),
         (["--search", "fp32"], 2, "There is no search in fp32"),
-        (["--output", "file/keep.txt"], 1, "cannot be written"),
+        (["--output", "file/keep.txt"], 1, "Cannot write"),
         (["--engine", "torch:file"], 1, "cannot be read as an ONNX model"),
     ],
 )

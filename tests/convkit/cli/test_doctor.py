@@ -334,5 +334,5 @@ class TestTensorRT:
         report(Step("machine", "GPU", "skipped", "no GPU"))
         code, out, err = run(capsys, "--tensorrt", "-o", tmp_path / "file" / "report.json")
         assert code == 1
-        assert "cannot be written" in err
+        assert "Cannot write" in err
         assert "no GPU" in out

@@ -389,7 +389,7 @@ def test_an_image_of_an_unfit_size_is_named_and_no_other(cli, blob_artifact, fol
         (["ARTIFACT", "empty"], 1, "holds no images"),
         (["ARTIFACT", "pictures", "--backend", "onnx"], 5, "no backend"),
         (["ARTIFACT", "pictures", "--device", "cuda:0"], 5, "cuda:0"),
-        (["ARTIFACT", "pictures", "--draw", "pictures/0.png"], 1, "Cannot make"),
+        (["ARTIFACT", "pictures", "--draw", "pictures/0.png"], 1, "Cannot write"),
     ],
 )
 def test_what_cannot_be_run_is_one_error(cli, blob_artifact, folder, words, code, message):

@@ -9,7 +9,7 @@ import pytest
 from support.blobs import write_coco
 
 from convkit import load
-from convkit.evaluation import CocoFiles, evaluate_artifact, evaluate_artifacts
+from convkit.evaluation import CocoFiles, EvaluationOptions, evaluate_artifact, evaluate_artifacts
 from convkit.processing import read_image
 
 IDS = {"green": 3, "red": 7}
@@ -41,8 +41,8 @@ def test_changes_are_those_found_by_hand(blobs, blob_artifact, other_blobs, data
     report = evaluate_artifacts(
         [blob_artifact.path, other_blobs.path],
         CocoFiles(data, data.parent / "images"),
+        EvaluationOptions(batch=3),
         draw=lambda name, image: drawn.setdefault(name, image),
-        batch=3,
     )
     expected = missed(blob_artifact.path, other_blobs.path, data)
     changed = {name for name, counts in expected.items() if any(counts)}
@@ -73,7 +73,9 @@ def test_figures_in_one_pass_are_those_of_each_alone(blobs, blob_artifact, other
 
 
 def test_an_artifact_beside_itself_differs_in_nothing(blobs, blob_artifact, data):
-    report = evaluate_artifacts([blob_artifact.path] * 2, CocoFiles(data, data.parent / "images"), limit=3)
+    report = evaluate_artifacts(
+        [blob_artifact.path] * 2, CocoFiles(data, data.parent / "images"), EvaluationOptions(limit=3)
+    )
     assert list(report.figures) == ["blobs", "blobs (2)"]
     assert report.changes is not None
     assert (report.changes.images, report.drop) == (0, 0)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from support.blobs import write_coco
+from support.blobs import blob_weights, write_coco
+from support.mutants import resealed
 
 from convkit import load
+from convkit.artifact import weights_record
 from convkit.errors import ConversionError, EnvironmentProblem, ImageError, SettingError
-from convkit.evaluation import METRICS, EvaluationReport, evaluate_artifact
+from convkit.evaluation import METRICS, EvaluationOptions, EvaluationReport, evaluate_artifact
 from convkit.evaluation._annotations import Annotations, read_annotations
 from convkit.evaluation._categories import category_ids
 from convkit.evaluation._coco_schema import MOST_BYTES
@@ -156,7 +160,10 @@ def test_another_number_of_categories_is_refused(blobs, blob_artifact, tmp_path)
 
 def test_the_checkpoint_in_pytorch_has_the_same_ap(blobs, blob_artifact, blob_weights_file, dataset):
     report = evaluate_artifact(
-        blob_artifact, dataset / "annotations.json", dataset / "images", weights=blob_weights_file
+        blob_artifact,
+        dataset / "annotations.json",
+        dataset / "images",
+        EvaluationOptions(weights=blob_weights_file),
     )
     assert set(report.figures) == {"onnxruntime", "pytorch"}
     assert report.figures["pytorch"]["AP"] == pytest.approx(report.figures["onnxruntime"]["AP"], abs=1e-3)
@@ -165,7 +172,57 @@ def test_the_checkpoint_in_pytorch_has_the_same_ap(blobs, blob_artifact, blob_we
 
 def test_another_checkpoint_than_the_converted_one_is_refused(blobs, blob_artifact, toy_weights_file, dataset):
     with pytest.raises(SettingError, match=r"not the checkpoint .* \(blobs\.pth\)"):
-        evaluate_artifact(blob_artifact, dataset / "annotations.json", dataset / "images", weights=toy_weights_file)
+        evaluate_artifact(
+            blob_artifact,
+            dataset / "annotations.json",
+            dataset / "images",
+            EvaluationOptions(weights=toy_weights_file),
+        )
+
+
+def test_checkpoint_and_artifact_have_the_same_augmentation(blobs, blob_artifact, blob_weights_file, tmp_path):
+    """Of pure colours about half are not found in the second view, the others with perfect boxes."""
+    path = write_coco(tmp_path, 8, categories=IDS)
+    options = EvaluationOptions(weights=blob_weights_file, augment={"darker": "0.4665"}, batch=2)
+    report = evaluate_artifact(blob_artifact, path, tmp_path / "images", options)
+    assert report.figures["pytorch"]["AP"] == pytest.approx(report.figures["onnxruntime"]["AP"], abs=1e-3)
+    assert 0.2 < report.figures["pytorch"]["AP"] < 0.8
+    assert any("joined" in note for note in report.notes)
+
+
+def test_of_weights_in_a_folder_every_file_counts(blobs, blob_artifact, dataset, tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for name, value in blob_weights().items():
+        torch.save({name: value}, folder / f"{name}.pth")
+    copy = tmp_path / "copy"
+    shutil.copytree(blob_artifact.path, copy)
+    resealed(copy, lambda document: document.update(weights=weights_record(folder)))
+
+    def evaluate(weights: Path) -> EvaluationReport:
+        return evaluate_artifact(
+            copy, dataset / "annotations.json", dataset / "images", EvaluationOptions(weights=weights, limit=4)
+        )
+
+    (folder / ".DS_Store").touch()
+    report = evaluate(folder.rename(tmp_path / "elsewhere"))
+    assert report.agrees
+    assert "pytorch" in report.figures
+    folder = tmp_path / "elsewhere"
+    bias = (folder / "tone.bias.pth").read_bytes()
+    for name, content, difference in (
+        ("more.pth", b"", r"it has besides more\.pth"),
+        ("tone.bias.pth", b"other", r"it has another tone\.bias\.pth"),
+        ("tone.bias.pth", None, r"it lacks tone\.bias\.pth"),
+    ):
+        (folder / name).unlink(missing_ok=True) if content is None else (folder / name).write_bytes(content)
+        with pytest.raises(SettingError, match=rf"not the checkpoint .* \(shards\): {difference}") as caught:
+            evaluate(folder)
+        assert caught.value.hint
+        (folder / "more.pth").unlink(missing_ok=True)
+        (folder / "tone.bias.pth").write_bytes(bias)
+    with pytest.raises(SettingError, match="that was a folder"):
+        evaluate(folder / "tone.bias.pth")
 
 
 def test_engines_agree_to_a_thousandth():
@@ -180,7 +237,9 @@ def test_engines_agree_to_a_thousandth():
 
 
 def test_a_limit_evaluates_the_first_images_by_id(blobs, blob_artifact, dataset):
-    report = evaluate_artifact(blob_artifact, dataset / "annotations.json", dataset / "images", limit=4)
+    report = evaluate_artifact(
+        blob_artifact, dataset / "annotations.json", dataset / "images", EvaluationOptions(limit=4)
+    )
     assert report.images == 4
     expected = by_hand(blob_artifact.path, dataset, [100, 101, 102, 103])
     np.testing.assert_allclose(list(report.figures["onnxruntime"].values()), expected, rtol=0, atol=1e-12)

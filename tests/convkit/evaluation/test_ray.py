@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import pytest
 from support.blobs import write_coco
 from support.plugins import write_distribution
 
-from convkit.errors import EnvironmentProblem, ImageError, SettingError
-from convkit.evaluation import CocoFiles, evaluate_artifacts
-from convkit.evaluation._ray import Loads, _again, _Worker
+from convkit.errors import EnvironmentProblem, ImageError
+from convkit.evaluation import CocoFiles, EvaluationOptions, evaluate_artifacts
+from convkit.evaluation._ray import _again, _Worker
 
 IDS = {"green": 3, "red": 7}
 
@@ -49,30 +50,39 @@ def data(tmp_path: Path) -> CocoFiles:
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_loses_and_doubles_nothing(
-    blobs: Any, blob_artifact: Any, data: CocoFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    blobs: Any,
+    blob_artifact: Any,
+    blob_weights_file: Path,
+    data: CocoFiles,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Artifact and checkpoint, both with test-time augmentation."""
     pytest.importorskip("ray.data", reason="needs convkit[ray]", exc_type=ImportError)
     write_distribution(tmp_path / "site", "mortal", {"mortal": "mortal:plugin"}, {"mortal": MORTAL})
     paths = [str(tmp_path / "site"), *filter(None, map(os.path.abspath, sys.path))]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("MORTAL", str(tmp_path / "alive"))
     (tmp_path / "alive").touch()
-    expected = evaluate_artifacts([blob_artifact.path], data)
+    options = EvaluationOptions(weights=blob_weights_file, augment={"darker": "0.4665"})
+    expected = evaluate_artifacts([blob_artifact.path], data, options)
     state, steps = tmp_path / "state", []
     report = evaluate_artifacts(
         [blob_artifact.path],
         data,
-        ray="local",
-        resume=state,
-        batch=2,
+        replace(options, ray="local", resume=state, batch=2),
         progress=lambda step, done=0, total=0: steps.append((step, done, total)),
     )
     assert not (tmp_path / "alive").exists()
+    assert set(report.figures) == {"onnxruntime", "pytorch"}
     assert (report.figures, report.classes, report.images) == (expected.figures, expected.classes, 12)
     assert [done for step, done, _ in steps if step == "running images"][-1] == 12
-    again = evaluate_artifacts([blob_artifact.path], data, resume=state)
-    assert (again.kept, again.figures) == (12, expected.figures)
-    assert evaluate_artifacts([blob_artifact.path], data, resume=state, ray="local").figures == expected.figures
+    again = evaluate_artifacts([blob_artifact.path], data, replace(options, resume=state))
+    assert (again.kept, again.figures) == (24, expected.figures)
+    assert (
+        evaluate_artifacts([blob_artifact.path], data, replace(options, resume=state, ray="local")).figures
+        == expected.figures
+    )
 
 
 def batch(data: CocoFiles, *numbers: int) -> dict[str, np.ndarray]:
@@ -88,7 +98,7 @@ def batch(data: CocoFiles, *numbers: int) -> dict[str, np.ndarray]:
 
 
 def test_a_worker_returns_the_error_of_an_image(blobs: Any, blob_artifact: Any, data: CocoFiles) -> None:
-    worker = _Worker(Loads({"a": str(blob_artifact.path)}))
+    worker = _Worker({"a": blob_artifact.path}, EvaluationOptions())
     images = batch(data, 1, 2)
     images["width"][:] = 96
     found = worker(images)
@@ -107,12 +117,5 @@ def test_without_ray_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(EnvironmentProblem, match="needs Ray Data") as caught:
-        evaluate_artifacts([blob_artifact.path], data, ray="local")
+        evaluate_artifacts([blob_artifact.path], data, EvaluationOptions(ray="local"))
     assert "convkit[ray]" in caught.value.hint
-
-
-def test_the_checkpoint_does_not_run_on_a_cluster(
-    blobs: Any, blob_artifact: Any, blob_weights_file: Path, data: CocoFiles
-) -> None:
-    with pytest.raises(SettingError, match="runs here only"):
-        evaluate_artifacts([blob_artifact.path], data, ray="local", weights=blob_weights_file)

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from support.blobs import draw_blobs, write_coco
 
-from convkit.errors import ImageError, OutputError, SettingError
-from convkit.evaluation import EvaluationReport, evaluate_artifact
+from convkit.errors import EnvironmentProblem, ImageError, OutputError, SettingError
+from convkit.evaluation import EvaluationOptions, EvaluationReport, evaluate_artifact
+from convkit.evaluation._scheme import Scheme
+from convkit.evaluation._store import Store
 
 IDS = {"green": 3, "red": 7}
 COUNT = 8
@@ -26,7 +28,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def evaluate(artifact, data: Path, **options) -> EvaluationReport:
-    return evaluate_artifact(artifact, data, data.parent / "images", **options)
+    return evaluate_artifact(artifact, data, data.parent / "images", EvaluationOptions(**options))
 
 
 def test_an_unreadable_image_loses_nothing_of_what_was_found_before(blobs, blob_artifact, data, tmp_path):
@@ -84,6 +86,24 @@ def test_a_file_that_is_something_else_stays_as_it_is(blobs, blob_artifact, data
         evaluate(blob_artifact, data, resume=tmp_path / "nowhere" / "state")
 
 
+def test_a_full_disk_is_a_problem_of_the_environment_and_keeps_what_was_written(tmp_path):
+    rows = np.ones((100, 6))
+    with Store(tmp_path / "state") as store:
+        store._base.execute("PRAGMA max_page_count = 40")
+        with pytest.raises(EnvironmentProblem, match=r"No room to write .*state"):
+            put_all(store, rows)
+    with Store(tmp_path / "state") as again:
+        kept = [again.has("engine", image, "stamp") for image in range(100)]
+        assert 10 < sum(kept) < 90
+        assert kept == sorted(kept, reverse=True)
+
+
+def put_all(store: Store, rows: np.ndarray) -> None:
+    for image in range(100):
+        store.put("engine", image, "stamp", Scheme(), rows)
+        store.write()
+
+
 def test_rows_that_do_not_fit_are_refused(blobs, blob_artifact, data, tmp_path):
     import sqlite3
 
@@ -103,7 +123,7 @@ import os, signal, sys
 from pathlib import Path
 from support.blobs import BlobPlugin
 from support.plugins import registered
-from convkit.evaluation import _store, evaluate_artifact
+from convkit.evaluation import EvaluationOptions, _store, evaluate_artifact
 
 def progress(step, done=0, total=0):
     if done == 6:
@@ -112,7 +132,8 @@ def progress(step, done=0, total=0):
 _store._EVERY = 0.0
 with registered(BlobPlugin(), "blobs"):
     data = Path(sys.argv[2])
-    evaluate_artifact(sys.argv[1], data, data.parent / "images", resume=Path(sys.argv[3]), batch=2, progress=progress)
+    options = EvaluationOptions(resume=Path(sys.argv[3]), batch=2)
+    evaluate_artifact(sys.argv[1], data, data.parent / "images", options, progress=progress)
 """
 
 

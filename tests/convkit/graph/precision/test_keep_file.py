@@ -79,5 +79,5 @@ def test_a_name_that_cannot_stand_in_a_line_is_not_written(name, tmp_path):
 
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="Cannot write"):
         write_keep_file(tmp_path / "file" / "keep.txt", {"a": ""})
