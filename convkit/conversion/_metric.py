@@ -155,7 +155,8 @@ def _measured(
     classes = next(iter(graphs.values()))[0].classes
     with ExitStack() as stack:
         engines = {name: stack.enter_context(_predictor(*graph)) for name, graph in graphs.items()}
-        report = evaluate_engines(engines, classes, data.coco, data.images, progress=progress)
+        reader = next(iter(engines.values())).reader
+        report = evaluate_engines(engines, classes, data.coco, data.images, reader=reader, progress=progress)
     return report.images, {name: report.figures[name][FIGURE] for name in graphs}
 
 

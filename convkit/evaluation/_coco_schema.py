@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 from convkit._documents import parse_json_as
 from convkit._text import read_text
 
-__all__ = ["MOST_BYTES", "read_coco", "read_points"]
+__all__ = ["MOST_BYTES", "read_coco", "read_fields", "read_points"]
 
 MOST_BYTES = 1 << 30
 """Size of the largest annotation file that is read; that of COCO's 118,287 images for training has 470 MB."""
@@ -46,6 +47,10 @@ class _Coco(msgspec.Struct):
     annotations: list[_Annotation]
 
 
+class _Listed(msgspec.Struct):
+    images: list[dict[str, Any]]
+
+
 class _Points(msgspec.Struct):
     id: Scalar
     keypoints: Any = None
@@ -74,6 +79,17 @@ def read_coco(path: Path) -> dict[str, list[dict[str, Any]]]:
         name: [{field: getattr(entry, field) for field in entry.__struct_fields__} for entry in getattr(found, name)]
         for name in found.__struct_fields__
     }
+
+
+def read_fields(path: Path, names: Sequence[str]) -> dict[Any, dict[str, Any]]:
+    """Return further fields of a COCO file's images by their id: those of ``names`` that an image has and not as null.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is larger than `MOST_BYTES`, or no such file.
+    """
+    images = parse_json_as(read_text(path, most=MOST_BYTES), _Listed).images
+    return {entry["id"]: {name: entry[name] for name in names if entry.get(name) is not None} for entry in images}
 
 
 def read_points(path: Path) -> tuple[dict[Any, Any], list[dict[str, Any]]]:

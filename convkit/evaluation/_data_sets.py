@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from convkit.errors import SettingError
 from convkit.evaluation._annotations import Annotations, read_annotations
 from convkit.evaluation._coco import coco_figures
+from convkit.evaluation._coco_schema import read_fields
 from convkit.evaluation._key_points import complete_points
 from convkit.evaluation._voc import FOLDERS, read_voc
 from convkit.evaluation._voc_figures import voc_figures
@@ -37,6 +39,17 @@ class DataSet(ABC):
             SettingError: they are no such annotations, or figures of them would be wrong or say nothing.
             EnvironmentProblem: a package is missing.
         """
+
+    def fields(self, names: Sequence[str]) -> Mapping[int, Mapping[str, Any]]:
+        """Return by image id what the annotations say of an image besides, such as of its camera, by these names.
+
+        The default is nothing.
+
+        Raises:
+            SettingError: the annotations cannot be read again.
+        """
+        del names
+        return {}
 
     @abstractmethod
     def complete_points(self, data: Annotations, joints: Sequence[str]) -> tuple[tuple[float, ...], list[str]]:
@@ -72,6 +85,13 @@ class CocoFiles(DataSet):
         """Return the annotations, whatever the classes are."""
         del classes
         return read_annotations(self.annotations)
+
+    def fields(self, names: Sequence[str]) -> Mapping[int, Mapping[str, Any]]:
+        """Return fields of the entries of images."""
+        try:
+            return read_fields(self.annotations, names) if names else {}
+        except (OSError, ValueError, KeyError) as error:
+            raise SettingError(f"{self.annotations} cannot be read again: {error}.", hint="Check --coco.") from error
 
     def complete_points(self, data: Annotations, joints: Sequence[str]) -> tuple[tuple[float, ...], list[str]]:
         """Give the annotations their key points, which the file has."""

@@ -18,7 +18,7 @@ from convkit.evaluation._categories import category_ids
 from convkit.evaluation._changes import Changes, changes_between
 from convkit.evaluation._data_sets import CocoFiles, DataSet
 from convkit.evaluation._engines import Engine, engines_of, plain_engine
-from convkit.evaluation._flow import Image, run_images
+from convkit.evaluation._flow import Image, Read, reading, run_images
 from convkit.evaluation._image_files import find_images
 from convkit.evaluation._options import DEFAULTS, EvaluationOptions
 from convkit.evaluation._report import EvaluationReport
@@ -28,6 +28,7 @@ from convkit.progress import Progress, silent
 from convkit.results import Result
 
 if TYPE_CHECKING:
+    from convkit.processing import Reader
     from convkit.runtime import Predictor
 
 __all__ = ["check_data", "evaluate_artifact", "evaluate_artifacts", "evaluate_engines"]
@@ -62,8 +63,10 @@ def evaluate_artifacts(
 
     Raises:
         SettingError: the annotations are none of the data set, or do not fit the classes or joints, an image has
-            another size than declared, or ``resume`` is some other file, or ``weights`` are another checkpoint.
+            another size than declared or lacks a field that others have, ``resume`` is some other file, or ``weights``
+            are another checkpoint.
         ImageError: an image is missing or cannot be read; results until then are in ``resume``.
+        InputError: a field of an image, such as the calibration of its camera, is not what it should be.
         ConversionError: an artifact has no boxes and no poses as results.
         EnvironmentProblem: pycocotools or Ray is missing, or there is no such cluster.
         ValidationError: no proof covers the backend on this device.
@@ -76,10 +79,11 @@ def evaluate_artifacts(
         names = _names(predictors)
         folders = {name: each.artifact.path.resolve() for name, each in zip(names, predictors, strict=True)}
         engines = engines_of(dict(zip(names, predictors, strict=True)), options.weights)
-        task = _Task(engines, data, options.limit)
+        reader = predictors[0].reader
+        task = _Task(engines, data, options.limit, reader)
         store = stack.enter_context(Store(options.resume))
         if options.ray is None:
-            runner = partial(run_images, read=predictors[0].reader.accept)
+            runner = partial(run_images, read=reading(reader))
         else:
             from convkit.evaluation._ray import run_on_ray
 
@@ -94,17 +98,18 @@ def evaluate_artifacts(
 
 
 def evaluate_engines(
-    engines: Mapping[str, Callable[[Path], Result]],
+    engines: Mapping[str, Callable[[Any], Result]],
     classes: Sequence[str],
     coco: Path,
     images: Path,
     *,
-    limit: int | None = None,
+    reader: Reader | None = None,
     progress: Progress = silent,
 ) -> EvaluationReport:
-    """Return the COCO figures of anything that makes detections or poses of an image file, by name.
+    """Return the COCO figures of anything that makes detections or poses of an image, by name.
 
-    ``classes`` are the names that the class numbers of the detections stand for.
+    ``classes`` are the names that the class numbers of the detections stand for. What the ``reader`` makes of a file
+    and its fields is an image; without one it is the path of the file.
 
     Raises:
         SettingError: the annotations are no COCO file or do not fit the classes or joints.
@@ -112,9 +117,9 @@ def evaluate_engines(
     """
     plain = {name: plain_engine(name, function, classes) for name, function in engines.items()}
     with Store() as store:
-        return _Task(plain, CocoFiles(coco, images), limit).run(
-            store, partial(run_images, read=lambda file: file), 1, progress
-        )
+        read: Read = reading(reader) if reader else lambda image: image.file
+        task = _Task(plain, CocoFiles(coco, images), None, reader)
+        return task.run(store, partial(run_images, read=read), 1, progress)
 
 
 def check_data(coco: Path, images: Path, classes: Sequence[str]) -> int:
@@ -133,14 +138,20 @@ def check_data(coco: Path, images: Path, classes: Sequence[str]) -> int:
 class _Task:
     """Engines and a data set that fit each other."""
 
-    def __init__(self, engines: Mapping[str, Engine], source: DataSet, limit: int | None) -> None:
+    def __init__(
+        self, engines: Mapping[str, Engine], source: DataSet, limit: int | None, reader: Reader | None
+    ) -> None:
         self.started = time.perf_counter()
         self.engines, self.source = engines, source
         self.data = source.read(sorted({name for engine in engines.values() for name in engine.classes}))
         ids = sorted(self.data.names)[:limit]
         files = find_images(source.image_folder, {image_id: self.data.names[image_id] for image_id in ids})
-        self.images = [Image(image_id, files[image_id], self.data.sizes.get(image_id)) for image_id in ids]
         self.notes = list(self.data.notes)
+        fields = self._fields(ids, reader.companions if reader else ())
+        self.images = [
+            Image(image_id, files[image_id], self.data.sizes.get(image_id), fields.get(image_id, {}))
+            for image_id in ids
+        ]
         self.categories: dict[str, np.ndarray] = {}
         for name, engine in engines.items():
             found, notes = category_ids(self.data, tuple(engine.classes))
@@ -149,6 +160,25 @@ class _Task:
         self.names = {entry["id"]: str(entry["name"]) for entry in self.data.truth.dataset["categories"]}
         self.schemes: dict[str, Scheme] = {}
         self.sigmas: tuple[float, ...] = ()
+
+    def _fields(self, ids: Sequence[int], names: Sequence[str]) -> Mapping[int, Mapping[str, Any]]:
+        """Return the fields of images that the model reads, which all images have or none.
+
+        Raises:
+            SettingError: only some have one.
+        """
+        fields = self.source.fields(names)
+        for name in names:
+            without = [image_id for image_id in ids if name not in fields.get(image_id, {})]
+            if len(without) == len(ids):
+                self.notes.append(f"the annotations have no {name!r} of the images; that of the artifact is taken")
+            elif without:
+                raise SettingError(
+                    f"{len(without)} of {len(ids)} images have no {name!r}, the first is"
+                    f" {self.data.names[without[0]]}.",
+                    hint="Give it to every image, or to none: those without would be judged with another one.",
+                )
+        return fields
 
     def run(
         self, store: Store, runner: Callable[..., tuple[float, int]], batch: int, progress: Progress
@@ -194,6 +224,8 @@ class _Task:
         if scheme.joints and not self.schemes:
             self.sigmas, notes = self.source.complete_points(self.data, scheme.joints)
             self.notes += notes
+        if scheme.in_space and not self.schemes:
+            self.notes.append("boxes in space are judged by their boxes in the image")
         self.schemes[name] = scheme
 
     def _table(self, store: Store, name: str) -> np.ndarray:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from convkit.errors import NotFiniteError
+from convkit.errors import InputError, NotFiniteError
 from convkit.evaluation._engines import Engine
 from convkit.evaluation._image_files import check_size
 from convkit.evaluation._scheme import Scheme
 from convkit.evaluation._store import Store
+from convkit.files import sha256
+from convkit.processing import Reader
 from convkit.progress import Progress
 from convkit.results import Result
 
@@ -27,25 +30,35 @@ __all__ = [
     "check_known",
     "in_order",
     "prepared",
+    "reading",
     "results_of",
     "run_images",
-    "stamp_of",
     "wanted",
 ]
 
 A = TypeVar("A")
 B = TypeVar("B")
-Read = Callable[[Path], Any]
+Read = Callable[["Image"], Any]
 MOST_READERS = 4
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image of a data set: its id, its file, and the (height, width) that the annotations declare, if any."""
+    """An image of a data set: its id, its file, and the (height, width) that the annotations declare, if any.
+
+    ``fields`` are what the annotations say of it besides, such as of its camera, by name.
+    """
 
     id: int
     file: Path
     size: tuple[int, int] | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stamp(self) -> str:
+        """A text that changes when the content of the file does, or the fields."""
+        fields = f" {sha256(json.dumps(self.fields, sort_keys=True))}" if self.fields else ""
+        return f"{_stamp_of(self.file)}{fields}"
 
 
 @dataclass
@@ -74,6 +87,7 @@ def run_images(
 
     Raises:
         ImageError: an image cannot be read.
+        InputError: a field of an image is not what it should be.
         SettingError: an image has another size than declared, or ``check`` raises it.
         NotFiniteError: an engine returned NaN or infinity for an image, which is named.
     """
@@ -112,7 +126,7 @@ def check_known(engines: Mapping[str, Engine], store: Store, check: Callable[[st
 
 def wanted(image: Image, engines: Mapping[str, Engine], store: Store) -> Loaded:
     """Return an image with the names of the engines that have no result of it, for `prepared`."""
-    stamp = stamp_of(image.file)
+    stamp = image.stamp
     missing = [name for name, engine in engines.items() if not store.has(engine.key, image.id, stamp)]
     return Loaded(image, stamp, dict.fromkeys(missing))
 
@@ -122,11 +136,12 @@ def prepared(loaded: Loaded, engines: Mapping[str, Engine], read: Read) -> Loade
 
     Raises:
         ImageError: it cannot be read.
+        InputError: a field is not what it should be.
         SettingError: it has another size than declared.
     """
     if loaded.items:
         check_size(loaded.image.file, loaded.image.size)
-        raw = read(loaded.image.file)
+        raw = read(loaded.image)
         loaded.items.update({name: engines[name].prepare(raw) for name in loaded.items})
     return loaded
 
@@ -147,8 +162,21 @@ def results_of(name: str, engine: Engine, group: Sequence[Loaded]) -> list[tuple
     return list(zip(todo, results, strict=True))
 
 
-def stamp_of(file: Path) -> str:
-    """Return a text that changes when the content of a file does: its name, size and time, as far as there is one."""
+def reading(reader: Reader) -> Read:
+    """Return what reads images, each together with the fields that belong to it."""
+
+    def read(image: Image) -> Any:
+        raw = reader.accept(image.file)
+        try:
+            return reader.join(raw, image.fields) if image.fields else raw
+        except InputError as error:
+            raise InputError(f"{image.file}: {error.message}", hint=error.hint) from error
+
+    return read
+
+
+def _stamp_of(file: Path) -> str:
+    """Return name, size and time of a file, as far as there is one."""
     try:
         facts = file.stat()
     except OSError:

@@ -14,7 +14,7 @@ import numpy as np
 import convkit.errors
 from convkit.errors import ConversionError, ConvkitError, EnvironmentProblem
 from convkit.evaluation._engines import Engine, engines_of
-from convkit.evaluation._flow import Image, Loaded, check_known, prepared, results_of, stamp_of, wanted
+from convkit.evaluation._flow import Image, Loaded, check_known, prepared, reading, results_of, wanted
 from convkit.evaluation._options import EvaluationOptions
 from convkit.evaluation._scheme import Scheme
 from convkit.evaluation._store import Store
@@ -34,7 +34,7 @@ class _Worker:
 
         predictors = {name: load(folder, **options.loading) for name, folder in artifacts.items()}
         self._engines = engines_of(predictors, options.weights)
-        self._read = next(iter(predictors.values())).reader.accept
+        self._read = reading(next(iter(predictors.values())).reader)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
         """Return a row for each image and engine, or a single one with the error that ended the batch."""
@@ -44,12 +44,12 @@ class _Worker:
             for values, value in zip(found.values(), (image, engine, stamp, json.dumps(document), rows), strict=True):
                 values.append(value)
 
-        columns = [batch[name].tolist() for name in ("id", "file", "height", "width", "engines")]
+        columns = [batch[name].tolist() for name in ("id", "file", "height", "width", "fields", "engines")]
         try:
             ready = []
-            for number, file, height, width, names in zip(*columns, strict=True):
-                image = Image(number, Path(file), (height, width) if height else None)
-                loaded = Loaded(image, stamp_of(image.file), dict.fromkeys(names.split("\n")))
+            for number, file, height, width, fields, names in zip(*columns, strict=True):
+                image = Image(number, Path(file), (height, width) if height else None, json.loads(fields))
+                loaded = Loaded(image, image.stamp, dict.fromkeys(names.split("\n")))
                 ready.append(prepared(loaded, self._engines, self._read))
             for name, engine in self._engines.items():
                 for loaded, result in results_of(name, engine, ready):
@@ -90,7 +90,8 @@ def run_on_ray(
         if loaded.items:
             height, width = image.size or (0, 0)
             facts = {"id": image.id, "file": str(image.file.resolve()), "height": height, "width": width}
-            items.append({**facts, "engines": "\n".join(loaded.items)})
+            fields = json.dumps(image.fields)
+            items.append({**facts, "fields": fields, "engines": "\n".join(loaded.items)})
     missing = {(item["id"], name) for item in items for name in item["engines"].split("\n")}
     if not items:
         return 0.0, kept

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from convkit.errors import ConversionError
-from convkit.results import Detections, Poses, Result
+from convkit.results import Boxes3D, Detections, Poses, Result
 
 __all__ = ["Scheme"]
 
@@ -19,10 +19,14 @@ FIXED = 6
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the rows of an engine's results are laid out: boxes, or poses with these joints and lines between them."""
+    """How the rows of an engine's results are laid out: boxes, or poses with these joints and lines between them.
+
+    ``in_space`` says that the boxes are those in the image of boxes in space, of which nothing else is kept.
+    """
 
     joints: tuple[str, ...] = ()
     edges: tuple[tuple[int, int], ...] = ()
+    in_space: bool = field(default=False, compare=False)
 
     @classmethod
     def of(cls, result: Result) -> Scheme:
@@ -33,8 +37,8 @@ class Scheme:
         """
         if isinstance(result, Poses):
             return cls(tuple(result.joints), tuple((int(a), int(b)) for a, b in result.edges))
-        if isinstance(result, Detections):
-            return cls()
+        if isinstance(result, Detections | Boxes3D):
+            return cls(in_space=isinstance(result, Boxes3D))
         raise ConversionError(
             "This artifact does not detect boxes or poses.", hint="evaluate needs an artifact of a detector."
         )
@@ -54,8 +58,8 @@ class Scheme:
             raise ConversionError(
                 "The results of this artifact are not all of one kind.", hint="This is a fault of its decode."
             )
-        assert isinstance(result, Detections | Poses)
-        classes = result.class_ids if isinstance(result, Detections) else np.zeros(len(result))
+        assert isinstance(result, Boxes3D | Detections | Poses)
+        classes = np.zeros(len(result)) if isinstance(result, Poses) else result.class_ids
         parts = [result.boxes.reshape(-1, 4), result.scores[:, None], np.asarray(classes)[:, None]]
         if isinstance(result, Poses):
             parts.append(result.points.reshape(len(result), 2 * len(self.joints)))
@@ -71,9 +75,10 @@ class Scheme:
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout as a JSON object."""
-        return {"joints": list(self.joints), "edges": [list(edge) for edge in self.edges]}
+        return {"joints": list(self.joints), "edges": [list(edge) for edge in self.edges], "in_space": self.in_space}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Scheme:
         """Return the layout that `to_json` wrote."""
-        return cls(tuple(document["joints"]), tuple((int(a), int(b)) for a, b in document["edges"]))
+        edges = tuple((int(a), int(b)) for a, b in document["edges"])
+        return cls(tuple(document["joints"]), edges, bool(document.get("in_space")))

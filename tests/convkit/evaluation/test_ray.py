@@ -93,6 +93,7 @@ def batch(data: CocoFiles, *numbers: int) -> dict[str, np.ndarray]:
         "file": np.array([str(data.images / entry["file_name"]) for entry in chosen], object),
         "height": np.array([entry["height"] for entry in chosen]),
         "width": np.array([0 for _ in chosen]),
+        "fields": np.array(["{}" for _ in chosen], object),
         "engines": np.array(["a" for _ in chosen], object),
     }
 
