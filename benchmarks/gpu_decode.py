@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convkit.cuda import ArrayView, CompiledKernel, Variant, compile_variant, load
-from convkit_models.centernet.tasks.ctdet import CtdetDecode, CudaDecode, DecodeLaunch, Tuning
+from convkit_models.centernet.tasks.ctdet import CtdetDecode, CudaDecode, Tuning, plan_decode
 from convkit_models.centernet.tasks.ctdet._decode_kernels import TUNINGS
 
 CLASSES, SIDE, TOPK = 80, 128, 100
@@ -148,7 +148,7 @@ def tunings(batch: int) -> list[Tuning]:
 def planned(tuning: Tuning | None, maps: Mapping[str, Tensor], step: int = 0) -> Variant:
     """Return the variant of the heads' kernel, which ends at a step if one is given."""
     views = {name: ArrayView.of(name, value) for name, value in maps.items()}
-    return ending(DecodeLaunch.plan(spec(), views, tuning).variant, step)
+    return ending(plan_decode(spec(), views, tuning).steps[0].variant, step)
 
 
 def ending(variant: Variant, step: int) -> Variant:
@@ -233,7 +233,7 @@ def steps(repeats: int, tried: Sequence[Tuning]) -> None:
                 right = equal(run, maps, wanted)
                 launches = run.decode._launches  # filled by the first launch
                 for key, (planned_launch, _) in launches.items():
-                    launches[key] = planned_launch, load(ending(planned_launch.variant, number))
+                    launches[key] = planned_launch, (load(ending(planned_launch.steps[0].variant, number)),)
                 times.append(microseconds([partial(run, one) for one in sets], repeats))
             cells = " ".join(f"{time:6.1f}" for time in times)
             print(f"{cells}  {'equal' if right else 'WRONG'}  {tuning}", flush=True)

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from convkit.cuda import Variant, itemsize
-from convkit_models.centernet.tasks.ctdet._decode_kernels import (
-    DTYPES,
-    LAYOUTS,
-    ROWS,
-    TUNINGS,
-    peaks_variant,
-    pro_variant,
-)
-from convkit_models.centernet.tasks.multi_pose import POSE_ROWS
+from convkit_models.centernet.tasks._device_decode import ROWS
+from convkit_models.centernet.tasks._device_layout import DTYPES, LAYOUTS
+from convkit_models.centernet.tasks.ctdet._decode_kernels import TUNINGS, peaks_variant, pro_variant
+from convkit_models.centernet.tasks.multi_pose import poses_variant
 
 
 def decode_variants() -> list[Variant]:
@@ -26,5 +21,10 @@ def decode_variants() -> list[Variant]:
     found += [peaks_variant(dtype, layout, 1, few, 100) for dtype in DTYPES for layout in LAYOUTS.values()]
     found += [peaks_variant("float16", layout, 4, many, 1000) for layout in LAYOUTS.values()]
     found += [pro_variant(dtype, layout, 256) for dtype in DTYPES for layout in LAYOUTS.values()]
-    found += [POSE_ROWS.variant(T=dtype, THREADS=128) for dtype in DTYPES]
-    return [*found, *(ROWS.variant(T=dtype, THREADS=128) for dtype in DTYPES)]
+    found += [peaks_variant("float16", LAYOUTS["planes"], 8, tuning, 100, in_cells=True) for tuning in (few, many)]
+    found += [poses_variant(dtype, LAYOUTS["planes"], 16 // itemsize(dtype), 100) for dtype in DTYPES]
+    found += [poses_variant("float16", LAYOUTS["cells"], 1, topk) for topk in (100, 2000)]
+    return [
+        *found,
+        *(ROWS.variant(T=dtype, LABELS=labels, THREADS=128) for dtype in DTYPES for labels in (True, False)),
+    ]

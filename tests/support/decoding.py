@@ -10,9 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from convkit import Detections
-from convkit.cuda import ArrayView
+from convkit.cuda import ArrayView, Variant
 from convkit.testing.cuda_host import run_on_host
-from convkit_models.centernet.tasks.ctdet import CudaDecode, DecodeLaunch, Tuning
+from convkit_models.centernet.tasks._device_decode import DecodeLaunch
+from convkit_models.centernet.tasks.ctdet import CudaDecode, Tuning
+from convkit_models.centernet.tasks.multi_pose import CudaPoseDecode
 
 SMALL = Tuning(threads=64, unroll=2, groups=2)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -58,27 +60,44 @@ def described(outputs: Mapping[str, torch.Tensor]) -> dict[str, ArrayView]:
 
 
 class OnHost:
-    """The kernel that the decode launches for these outputs, on the host."""
+    """The kernels that the decode launches for these outputs, on the host."""
 
     def __init__(
-        self, settings: Mapping[str, Any], outputs: Mapping[str, torch.Tensor], tuning: Tuning = SMALL
+        self,
+        settings: Mapping[str, Any],
+        outputs: Mapping[str, torch.Tensor],
+        tuning: Tuning = SMALL,
+        kind: type[CudaDecode | CudaPoseDecode] = CudaDecode,
     ) -> None:
-        self.decode = CudaDecode(settings, tuning)
-        self.call = DecodeLaunch.plan(settings, described(outputs), tuning)
-        self.inputs = {name: memory(value) for name, value in outputs.items()}
-        self.scratch = np.zeros(self.call.scratch, np.uint64)
+        self.decode = kind(settings, tuning)
+        self.call = self.decode.plan(described(outputs))
+        self.outputs = {name: memory(value) for name, value in outputs.items()}
+        self.scratch = {name: np.zeros(count, dtype) for name, (dtype, count) in self.call.scratch.items()}
 
-    def __call__(self, metas: Sequence[Mapping[str, Any]], **options: Any) -> list[Detections]:
-        call = self.call
-        arrays = [None if name is None else self.inputs[name] for name in call.inputs]
+    @property
+    def variant(self) -> Variant:
+        """That of the first kernel."""
+        return self.call.steps[0].variant
+
+    def __call__(self, metas: Sequence[Mapping[str, Any]], **options: Any) -> list[Any]:
         matrices = np.stack([self.decode.values(meta)["output_to_image"] for meta in metas])
-        rows = np.full((call.batch, *self.decode.results[0].shape), np.nan, np.float32)
-        counts = np.full(call.batch, -1, np.int32)
-        scratch = [self.scratch] if call.scratch else []
-        run_on_host(call.variant, call.config, [*arrays, matrices, rows, counts, *scratch, *call.scalars], **options)
+        rows = np.full((self.call.batch, *self.decode.results[0].shape), np.nan, np.float32)
+        counts = np.full(self.call.batch, -1, np.int32)
+        run_launch(
+            self.call,
+            {**self.outputs, "output_to_image": matrices, "rows": rows, "counts": counts, **self.scratch},
+            **options,
+        )
         for row, count in zip(rows, counts, strict=True):
             assert not row[count:].any()
-        return self.decode.read({"rows": rows, "counts": counts}, metas)  # type: ignore[return-value]
+        return self.decode.read({"rows": rows, "counts": counts}, metas)
+
+
+def run_launch(call: DecodeLaunch, arrays: Mapping[str, np.ndarray], **options: Any) -> None:
+    """Run the kernels of a launch on arrays of the host, by name."""
+    for step in call.steps:
+        given = [None if name is None else arrays[name] for name in step.arrays]
+        run_on_host(step.variant, step.config, [*given, *step.scalars], **options)
 
 
 def assert_equal(found: Sequence[Detections], expected: Sequence[Any]) -> None:

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from support.decoding import run_launch
 
 from convkit.cuda import ArrayView
 from convkit.runtime import NOT_FINITE, FiniteOnDevice
 from convkit.testing.cuda_host import run_on_host
 from convkit_models.centernet._preprocess import AffineOnDevice
-from convkit_models.centernet.tasks.ctdet import CudaDecode, DecodeLaunch, Tuning
+from convkit_models.centernet.tasks.ctdet import CudaDecode, Tuning, plan_decode
 
 
 class NumpyDevice:
@@ -114,8 +115,6 @@ class HostDecode(CudaDecode):
             numpy = isinstance(value, np.ndarray)
             strides = tuple(n // value.itemsize for n in memory[name].strides) if numpy else tuple(value.stride())
             known[name] = ArrayView(tuple(value.shape), strides, dtype)
-        call = DecodeLaunch.plan(self._spec, known, Tuning(threads=64, unroll=2, groups=2))
-        scratch = [np.zeros(call.scratch, np.uint64)] if call.scratch else []
-        maps = [None if name is None else memory[name] for name in call.inputs]
-        arrays = [*maps, inputs["output_to_image"], results["rows"], results["counts"], *scratch]
-        run_on_host(call.variant, call.config, [*arrays, *call.scalars])
+        call = plan_decode(self._spec, known, Tuning(threads=64, unroll=2, groups=2))
+        scratch = {name: np.zeros(count, dtype) for name, (dtype, count) in call.scratch.items()}
+        run_launch(call, {**memory, **inputs, **results, **scratch})

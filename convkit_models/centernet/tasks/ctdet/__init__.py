@@ -6,8 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from convkit_models.centernet.tasks.ctdet._decode import CtdetDecode, are_peaks, best, find_peaks, max_pool, sigmoid
+from convkit_models.centernet.tasks.ctdet._decode_kernels import MOST_ROWS, Tuning
+from convkit_models.centernet.tasks.ctdet._decode_plan import plan_decode
 from convkit_models.centernet.tasks.ctdet._decode_pro import MODE, MOST_CELLS, ProDecode, least_logit, overlaps
-from convkit_models.centernet.tasks.ctdet._device_decode import CudaDecode, DecodeLaunch, Tuning
+from convkit_models.centernet.tasks.ctdet._device_decode import CudaDecode, check_count, peaks_variants
 from convkit_models.centernet.tasks.ctdet._spec import DECODE, OUTPUT_PATCH, PREPROCESS, check_heads, describe
 
 if TYPE_CHECKING:
@@ -23,15 +25,16 @@ __all__ = [
     "DECODE",
     "MODE",
     "MOST_CELLS",
+    "MOST_ROWS",
     "OUTPUT_PATCH",
     "PREPROCESS",
     "CtdetDecode",
     "CudaDecode",
-    "DecodeLaunch",
     "ProDecode",
     "Tuning",
     "are_peaks",
     "best",
+    "check_count",
     "check_heads",
     "describe",
     "find_peaks",
@@ -40,6 +43,8 @@ __all__ = [
     "max_pool",
     "output_patch",
     "overlaps",
+    "peaks_variants",
+    "plan_decode",
     "reference",
     "sigmoid",
 ]

@@ -9,16 +9,11 @@ from convkit.cuda import Argument, Kernel, LaunchConfig, ResourceLimit, Variant,
 from convkit_models.centernet.tasks.ctdet._decode_pro import MOST_CELLS
 
 __all__ = [
-    *("DTYPES", "FEW", "LAYOUTS", "MOST_ROWS", "PEAKS", "PRO", "ROWS", "TUNINGS", "Tuning"),
-    *("peaks_variant", "pro_variant"),
+    *("FEW", "MOST_ROWS", "PEAKS", "PRO", "TUNINGS", "Tuning", "peaks_variant", "pro_variant"),
 ]
 
 MOST_ROWS = 2048
 """The largest K: the keys of so many peaks fit into the static shared memory of a block."""
-DTYPES = ("float32", "float16", "bfloat16")
-"""The dtypes of outputs that the GPU decodes."""
-LAYOUTS = {"planes": 0, "cells": 1, "packed": 2}
-"""The constant LAYOUT: [C, H, W], [H, W, C], or packed rows of reg, wh, logits and pooled logits."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ PEAKS = Kernel(
     launch_config=lambda batch, vectors, THREADS, UNROLL, ROUNDS: LaunchConfig(  # noqa: N803 - named as constants
         grid=(cdiv(vectors, THREADS * UNROLL * ROUNDS), batch, 1), block=(THREADS, 1, 1)
     ),
-    constants=("T", "LAYOUT", "VECTOR", "UNROLL", "ROUNDS", "THREADS", "MIN_BLOCKS", "CAPACITY"),
+    constants=("T", "LAYOUT", "VECTOR", "UNROLL", "ROUNDS", "THREADS", "MIN_BLOCKS", "CAPACITY", "IN_CELLS"),
     options=("-default-device",),
     limit=ResourceLimit(registers=96, static_smem_bytes=48 * 1024, spill_bytes=0),
 )
@@ -100,29 +95,14 @@ PRO = Kernel(
 )
 """Heads or packed rows to boxes in the image, as tensorRT_Pro selects them."""
 
-ROWS = Kernel(
-    name="convkit_ctdet_rows",
-    source=_KERNELS / "rows.cu",
-    arguments=(
-        Argument("detections", "T"),
-        Argument("output_to_image", "float64"),
-        Argument("rows", "float32", output=True),
-        Argument("counts", "int32", output=True),
-        Argument("topk", "int32", pointer=False),
-        Argument("stride", "float32", pointer=False),
-        Argument("image_step", "int64", pointer=False),
-        *(Argument(name, "int32", pointer=False) for name in ("row_step", "column_step")),
-    ),
-    sizes=("batch",),
-    launch_config=lambda batch, THREADS: LaunchConfig(grid=(batch, 1, 1), block=(THREADS, 1, 1)),  # noqa: N803
-    constants=("T", "THREADS"),
-    limit=ResourceLimit(registers=64, static_smem_bytes=1024, spill_bytes=0),
-)
-"""Decoded rows to boxes in the image."""
 
+def peaks_variant(
+    dtype: str, layout: int, vector: int, tuning: Tuning, topk: int, *, in_cells: bool = False
+) -> Variant:
+    """Return the variant for K peaks of maps of a dtype and layout, read in vectors of ``vector`` values.
 
-def peaks_variant(dtype: str, layout: int, vector: int, tuning: Tuning, topk: int) -> Variant:
-    """Return the variant for K peaks of maps of a dtype and layout, read in vectors of ``vector`` values."""
+    With ``in_cells`` the boxes stay in cells, and their rows end with the bits of class * cells + cell.
+    """
     return PEAKS.variant(
         T=dtype,
         LAYOUT=layout,
@@ -132,6 +112,7 @@ def peaks_variant(dtype: str, layout: int, vector: int, tuning: Tuning, topk: in
         THREADS=tuning.threads,
         MIN_BLOCKS=tuning.min_blocks_per_sm,
         CAPACITY=1024 if topk <= 512 else MOST_ROWS,
+        IN_CELLS=in_cells,
     )
 
 

@@ -1,4 +1,4 @@
-"""Human poses as in CenterNet: outputs, specification, decode on the host, and on the GPU of what the graph chose."""
+"""Human poses as in CenterNet: outputs, specification, decode on the host and on the GPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from convkit_models.centernet.tasks.multi_pose._decode import PoseDecode
-from convkit_models.centernet.tasks.multi_pose._device_decode import DTYPES, POSE_ROWS, CudaPoseDecode, launch_arguments
+from convkit_models.centernet.tasks.multi_pose._device_decode import POSES, CudaPoseDecode, plan_poses, poses_variant
 from convkit_models.centernet.tasks.multi_pose._spec import DECODE, check_heads, describe
 
 if TYPE_CHECKING:
@@ -20,15 +20,15 @@ _WITH_TORCH = ("output_patch", "reference")
 
 __all__ = [
     "DECODE",
-    "DTYPES",
-    "POSE_ROWS",
+    "POSES",
     "CudaPoseDecode",
     "PoseDecode",
     "check_heads",
     "describe",
-    "launch_arguments",
     "make_decode",
     "output_patch",
+    "plan_poses",
+    "poses_variant",
     "reference",
 ]
 

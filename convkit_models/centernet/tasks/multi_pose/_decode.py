@@ -46,10 +46,12 @@ class PoseDecode(Decode):
         self.edges = tuple((int(first), int(second)) for first, second in spec["edges"])
         self._decode = {"heads": self._heads, "detections": self._rows}[spec["form"]]
 
-    def on_device(self) -> CudaPoseDecode | None:
-        """Return the same decode on the GPU for poses that the graph chose, None for heads."""
-        if self.spec["form"] != "detections":
-            return None
+    def on_device(self) -> CudaPoseDecode:
+        """Return the same decode on the GPU.
+
+        Raises:
+            KernelArgumentError: more people are asked for than the GPU sorts.
+        """
         from convkit_models.centernet.tasks.multi_pose._device_decode import CudaPoseDecode
 
         return CudaPoseDecode(self.spec)

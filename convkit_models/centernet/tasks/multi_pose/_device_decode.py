@@ -1,90 +1,107 @@
-"""The decode on a GPU of poses that the graph chose: rows to poses in the image, in one launch."""
+"""The decode of poses on a GPU: heads in two launches, poses that the graph chose in one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convkit import Poses, Result
-from convkit.cuda import Argument, ArrayView, Kernel, LaunchConfig, ResourceLimit, Variant, load
-from convkit.errors import KernelArgumentError
-from convkit.processing import ArraySpec
-from convkit_models.centernet._geometry import affine
+from convkit.cuda import Argument, ArrayView, Kernel, LaunchConfig, ResourceLimit, Variant, itemsize
+from convkit_models.centernet.tasks._device_decode import ROWS, DecodeLaunch, LaunchedDecode, Step, plan_rows
+from convkit_models.centernet.tasks._device_layout import (
+    DTYPES,
+    LAYOUTS,
+    cell_step,
+    check_output,
+    dividers,
+    vector_of,
+    wanted,
+)
+from convkit_models.centernet.tasks.ctdet import (
+    MOST_ROWS,
+    Tuning,
+    check_count,
+    peaks_variants,
+    plan_decode,
+    sigmoid,
+)
+from convkit_models.centernet.tasks.multi_pose._decode import THRESHOLD
 
-__all__ = ["DTYPES", "POSE_ROWS", "CudaPoseDecode", "launch_arguments"]
+__all__ = ["POSES", "CudaPoseDecode", "plan_poses", "poses_variant"]
 
-DTYPES = ("float32", "float16", "bfloat16")
-"""The dtypes of rows that the GPU decodes."""
-_THREADS = 128
-_MOST_VALUES = 2**31 - 2**16
+_THREADS = 256
+_MAPS = {"hm": 1, "wh": 2, "reg": 2, "hps": 0, "hm_hp": 0, "hp_offset": 2}
+"""The channels of each map; 0 for those that depend on the joints."""
 
-POSE_ROWS = Kernel(
-    name="convkit_pose_rows",
-    source=Path(__file__).parent / "kernels" / "pose_rows.cu",
+POSES = Kernel(
+    name="convkit_poses",
+    source=Path(__file__).parent / "kernels" / "poses.cu",
     arguments=(
-        Argument("poses", "T"),
+        *(Argument(name, "T") for name in ("hps", "hm_hp", "hp_offset")),
+        Argument("people", "float32"),
+        Argument("counts", "int32"),
         Argument("output_to_image", "float64"),
         Argument("rows", "float32", output=True),
-        Argument("counts", "int32", output=True),
-        *(Argument(name, "int32", pointer=False) for name in ("topk", "joints")),
-        Argument("stride", "float32", pointer=False),
-        Argument("image_step", "int64", pointer=False),
-        *(Argument(name, "int32", pointer=False) for name in ("row_step", "column_step")),
+        *(Argument(name, "int32", pointer=False) for name in ("height", "width")),
+        Argument("width_magic", "uint32", pointer=False),
+        *(Argument(name, "int32", pointer=False) for name in ("width_shift", "topk")),
+        Argument("least", "float32", pointer=False),
+        *(
+            Argument(name, "int64" if name.endswith("image") else "int32", pointer=False)
+            for name in (
+                *("heat_image", "heat_joint", "heat_cell", "hps_image", "hps_axis", "hps_cell"),
+                *("offset_image", "offset_axis", "offset_cell"),
+            )
+        ),
     ),
-    sizes=("batch",),
-    launch_config=lambda batch, THREADS: LaunchConfig(grid=(batch, 1, 1), block=(THREADS, 1, 1)),  # noqa: N803
-    constants=("T", "THREADS"),
-    limit=ResourceLimit(registers=64, static_smem_bytes=1024, spill_bytes=0),
+    sizes=("batch", "joints"),
+    launch_config=lambda batch, joints, THREADS: LaunchConfig(  # noqa: N803 - named as the constant
+        grid=(joints, batch, 1), block=(THREADS, 1, 1)
+    ),
+    constants=("T", "LAYOUT", "VECTOR", "THREADS", "CAPACITY"),
+    options=("-default-device",),
+    limit=ResourceLimit(registers=96, static_smem_bytes=48 * 1024, spill_bytes=0),
 )
-"""Rows of poses in input pixels to poses in the image."""
+"""People that were found, and the heads of their joints, to poses in the image."""
 
 
-class CudaPoseDecode:
-    """`PoseDecode` of the form ``detections`` on a GPU, with results that are equal to the bit for equal float32 rows.
+class CudaPoseDecode(LaunchedDecode):
+    """`PoseDecode` on a GPU, with results that are equal to the bit for equal float32 outputs.
 
-    16-bit rows are widened to float32 first.
+    16-bit outputs are widened to float32 first. Rows are x1, y1, x2, y2, score, x and y of each joint. Of heads there
+    may be up to `MOST_ROWS` of them per image.
+
+    Raises:
+        KernelArgumentError: the specification asks for more people.
     """
 
-    inputs = (ArraySpec("output_to_image", (8,), "float64"),)
-
-    def __init__(self, spec: Mapping[str, Any]) -> None:
-        self._spec = spec
+    def __init__(self, spec: Mapping[str, Any], tuning: Tuning | None = None) -> None:
+        if spec["form"] == "heads":
+            check_count(spec["topk"], "people")
         self._joints = tuple(spec["joints"])
         self._edges = tuple((int(first), int(second)) for first, second in spec["edges"])
-        columns = 5 + 2 * len(self._joints)
-        self.results = (ArraySpec("rows", (spec["topk"], columns), "float32"), ArraySpec("counts", (), "int32"))
-        self._matrix = lru_cache(maxsize=256)(self._new_matrix)
+        super().__init__(spec, columns=5 + 2 * len(self._joints))
+        self._tuning = tuning
 
     def kernels(self) -> Sequence[Variant]:
-        """Return a variant for each dtype that the rows may have."""
-        return [POSE_ROWS.variant(T=dtype, THREADS=_THREADS) for dtype in DTYPES]
+        """Return variants for each dtype that the outputs may have, for contiguous maps of whole vectors."""
+        if self._spec["form"] == "detections":
+            return [ROWS.variant(T=dtype, LABELS=False, THREADS=128) for dtype in DTYPES]
+        topk = self._spec["topk"]
+        joined = [poses_variant(dtype, LAYOUTS["planes"], 16 // itemsize(dtype), topk) for dtype in DTYPES]
+        return [*peaks_variants(_people(self._spec), self._tuning, in_cells=True), *joined]
 
-    def values(self, meta: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
-        """Return ``output_to_image``: the 2 x 3 matrix from output map to image, the width of the map, and 0."""
-        return {"output_to_image": self._matrix(*meta["center"], meta["scale"], *meta["input"])}
-
-    def launch(
-        self, outputs: Mapping[str, Any], inputs: Mapping[str, Any], results: Mapping[str, Any], stream: int
-    ) -> None:
-        """Write ``rows`` (x1, y1, x2, y2, score, then x and y of each joint) and ``counts`` on the stream.
-
-        Rows beyond the count are 0.
+    def plan(self, outputs: Mapping[str, ArrayView]) -> DecodeLaunch:
+        """Return the launch for outputs, which may be any others of these shapes later.
 
         Raises:
-            KernelArgumentError: an array has the wrong dtype, device, shape or layout, or is too large.
+            KernelArgumentError: an output is missing, or has the wrong shape, dtype or layout, or is too large.
         """
-        poses = ArrayView.of("poses", outputs["poses"])
-        variant, config, scalars = launch_arguments(self._spec, poses)
-        arrays = [ArrayView.of(each.name, inputs[each.name]) for each in self.inputs]
-        arrays += [ArrayView.of(each.name, results[each.name]) for each in self.results]
-        for spec, view in zip((*self.inputs, *self.results), arrays, strict=True):
-            view.check_contiguous(spec.name, (poses.shape[0], *spec.shape))
-        load(variant)(config, poses, *arrays, *scalars, stream=stream)
+        return plan_poses(self._spec, outputs, self._tuning)
 
     def read(self, results: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> list[Result]:
         """Return the poses of each image from the host's copies of what ``launch`` wrote."""
@@ -99,29 +116,64 @@ class CudaPoseDecode:
             for row, count, _ in zip(results["rows"], results["counts"], metas, strict=True)
         ]
 
-    def _new_matrix(self, x: float, y: float, scale: float, height: int, width: int) -> np.ndarray:
-        size = (width // self._spec["stride"], height // self._spec["stride"])
-        return np.array([*affine((x, y), scale, size, inverse=True).reshape(6), size[0], 0])
 
+def plan_poses(spec: Mapping[str, Any], outputs: Mapping[str, ArrayView], tuning: Tuning | None) -> DecodeLaunch:
+    """Return the launch that decodes these outputs by a decode specification.
 
-def launch_arguments(
-    spec: Mapping[str, Any], poses: ArrayView
-) -> tuple[Variant, LaunchConfig, tuple[int | float, ...]]:
-    """Return variant, launch configuration and scalars for rows of poses, for any batch of their shape.
+    Without a tuning, the number of values decides how people are searched for.
 
     Raises:
-        KernelArgumentError: the rows have the wrong shape or dtype, or are too large.
+        KernelArgumentError: an output is missing, or has the wrong shape, dtype or layout, or is too large.
     """
-    joints = len(spec["joints"])
-    if len(poses.shape) != 3 or 0 in poses.shape:
-        raise KernelArgumentError(f"'poses' has the shape {list(poses.shape)}; it needs 3 axes, none empty.")
-    poses.check_shape("poses", (poses.shape[0], spec["topk"], 6 + 2 * joints))
-    if poses.dtype not in DTYPES:
-        raise KernelArgumentError(f"'poses' is {poses.dtype}; the GPU decodes {', '.join(DTYPES)}.")
-    if min(poses.strides) < 0:
-        raise poses.layout_error("poses", "Make it contiguous.")
-    if max(poses.extent(1), math.prod(poses.shape[1:])) >= _MOST_VALUES:
-        raise KernelArgumentError(f"'poses' is too large for 32-bit indices: its shape is {list(poses.shape)}.")
-    variant = POSE_ROWS.variant(T=poses.dtype, THREADS=_THREADS)
-    scalars = (spec["topk"], joints, float(spec["stride"]), poses.step(0), poses.step(1), poses.step(2))
-    return variant, variant.launch_config(batch=poses.shape[0]).check(), scalars
+    joints, topk = len(spec["joints"]), spec["topk"]
+    if spec["form"] == "detections":
+        return plan_rows(spec, outputs, "poses", joints)
+    maps = wanted(outputs, ("hm", "wh", "hps"), ("reg", "hm_hp", "hp_offset"))
+    if "hm_hp" not in maps:
+        maps.pop("hp_offset", None)
+    hm = maps["hm"]
+    for name, view in maps.items():
+        check_output(name, view, hm, rank=4)
+    batch, _, height, width = hm.shape
+    for name, view in maps.items():
+        view.check_shape(name, (batch, _MAPS[name] or joints * (2 if name == "hps" else 1), height, width))
+    people = plan_decode(_people(spec), maps, tuning, in_cells=True)
+    strides: dict[str, tuple[int, int, int]] = {
+        name: (view.step(0), view.step(1), cell_step(name, view)) for name, view in maps.items()
+    }
+    heat = strides.get("hm_hp", (0, 0, 0))
+    planes = heat[2] in (0, 1)
+    vector = vector_of(maps["hm_hp"], [*heat[:2], height * width]) if planes and "hm_hp" in maps else 1
+    variant = poses_variant(hm.dtype, LAYOUTS["planes" if planes else "cells"], vector, topk)
+    arrays = ("hps", *(name if name in maps else None for name in ("hm_hp", "hp_offset")))
+    _, _, *by_width = dividers((1, height, width), 1)[:4]
+    scalars = (height, width, *by_width, topk, _LEAST, *heat, *strides["hps"], *strides.get("hp_offset", (0, 0, 0)))
+    step = Step(
+        variant, variant.launch_config(batch=batch, joints=joints).check(),
+        (*arrays, "peaks", "counts", "output_to_image", "rows"), scalars,
+    )  # fmt: skip
+    return DecodeLaunch(batch, (*people.steps, step), people.scratch, people.tickets)
+
+
+def poses_variant(dtype: str, layout: int, vector: int, topk: int) -> Variant:
+    """Return the variant for heat maps of joints of a dtype and layout, read in vectors of ``vector`` values."""
+    capacity = 1024 if topk <= 1024 else MOST_ROWS
+    return POSES.variant(T=dtype, LAYOUT=layout, VECTOR=vector, THREADS=_THREADS, CAPACITY=capacity)
+
+
+def _people(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the specification by which the boxes of people are found."""
+    return {"form": "heads", "topk": spec["topk"], "stride": spec["stride"], "sizes_per_class": False, "classes": ("",)}
+
+
+def _least() -> float:
+    """Return the lowest logit whose score exceeds the threshold: scores rise with logits, also as they are rounded."""
+    logit = np.float32(math.log(THRESHOLD / (1 - THRESHOLD)))
+    while sigmoid(np.array([logit]))[0] > np.float32(THRESHOLD):
+        logit = np.nextafter(logit, np.float32(-np.inf))
+    while not sigmoid(np.array([logit]))[0] > np.float32(THRESHOLD):
+        logit = np.nextafter(logit, np.float32(np.inf))
+    return float(logit)
+
+
+_LEAST = _least()

@@ -18,13 +18,15 @@
 //
 // Constants: T; LAYOUT 0 for planes [C, H, W], 1 for cells [H, W, C], 2 for packed rows of reg, wh, C logits and C
 // pooled logits; VECTOR, the values of one load; UNROLL; ROUNDS, the tiles of a thread; THREADS; MIN_BLOCKS per
-// multiprocessor; CAPACITY >= K, 1024 or 2048. A benchmark may define STOP, the step to end at.
+// multiprocessor; CAPACITY >= K, 1024 or 2048; IN_CELLS, with which rows are left to another kernel: their boxes are in
+// cells, and in the place of the class are the bits of class * cells + cell. A benchmark may define STOP, the step to
+// end at.
 #include "convkit.cuh"
 
-#include "bound.cuh"
-#include "boxes.cuh"
-#include "map.cuh"
-#include "order.cuh"
+#include "../../kernels/bound.cuh"
+#include "../../kernels/boxes.cuh"
+#include "../../kernels/map.cuh"
+#include "../../kernels/order.cuh"
 
 typedef Code<T> Codes;
 typedef Codes::Bits Bits;
@@ -420,7 +422,9 @@ convkit_ctdet(const T* __restrict__ hm, const T* __restrict__ wh, const T* __res
         __syncthreads();
         const float score = lists.scores[own];
         const bool scored = place < topk && score > 0.0f;
-        if (scored)
+        if (scored && IN_CELLS)
+            write_row(own_rows + place * 6, heads.corners(read, cell), score, __int_as_float(rank));
+        else if (scored)
             write_row(own_rows + place * 6, to_image(matrix, heads.corners(read, cell)), score,
                       static_cast<float>(label));
         else if (place < topk)

@@ -9,10 +9,10 @@
 // Constants: T; LAYOUT as in ctdet.cu; VECTOR, which is 1; THREADS; CAPACITY.
 #include "convkit.cuh"
 
-#include "bound.cuh"
-#include "boxes.cuh"
-#include "map.cuh"
-#include "order.cuh"
+#include "../../kernels/bound.cuh"
+#include "../../kernels/boxes.cuh"
+#include "../../kernels/map.cuh"
+#include "../../kernels/order.cuh"
 
 constexpr int LANES = LAYOUT == PLANES ? 1 : 32;  // threads per cell: neighbours read adjacent values
 constexpr int BATCH = 8;                          // loads of a thread in flight

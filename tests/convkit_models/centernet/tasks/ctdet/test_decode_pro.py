@@ -149,7 +149,7 @@ def test_the_kernel_on_awkward_maps(kind: str, topk: int) -> None:
     launch = OnHost(settings, maps, Tuning(threads=64))
     for order in ("forward", "reverse", 3):
         assert_equal(launch(metas, order=order), expected)
-    assert not launch.scratch[:2].any()
+    assert not launch.scratch["scratch"][:2].any()
 
 
 def test_sizes_per_class_without_offsets() -> None:

@@ -21,10 +21,10 @@ from convkit import Detections, DeviceDecode
 from convkit.cuda import ArrayView
 from convkit.errors import KernelArgumentError, KernelError
 from convkit.testing.cuda_host import run_on_host
-from convkit_models.centernet.tasks.ctdet import CtdetDecode, CudaDecode, DecodeLaunch, Tuning, sigmoid
-from convkit_models.centernet.tasks.ctdet import _device_decode as module
+from convkit_models.centernet.tasks import _device_decode as module
+from convkit_models.centernet.tasks._device_layout import dividers
+from convkit_models.centernet.tasks.ctdet import CtdetDecode, CudaDecode, Tuning, plan_decode, sigmoid
 from convkit_models.centernet.tasks.ctdet._decode_kernels import TUNINGS
-from convkit_models.centernet.tasks.ctdet._decode_plan import _dividers
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -145,7 +145,7 @@ def test_the_tuning_depends_on_how_much_there_is_to_scan() -> None:
             name: ArrayView((batch, channels, 128, 128), (channels * 128 * 128, 128 * 128, 128, 1), dtype)
             for name, channels in (("hm", 80), ("wh", 2))
         }
-        assert DecodeLaunch.plan(spec(classes=80, topk=100), maps, None) == DecodeLaunch.plan(
+        assert plan_decode(spec(classes=80, topk=100), maps, None) == plan_decode(
             spec(classes=80, topk=100), maps, tuning
         )
 
@@ -158,7 +158,7 @@ def test_threads_that_scan_several_tiles(form: str) -> None:
     expected = CtdetDecode(settings)({name: value.numpy() for name, value in outputs.items()}, metas)
     for rounds in (2, 3, 64):
         launch = OnHost(settings, outputs, Tuning(threads=32, unroll=2, groups=2, rounds=rounds))
-        assert dict(launch.call.variant.constants)["ROUNDS"] == rounds
+        assert dict(launch.variant.constants)["ROUNDS"] == rounds
         assert_equal(launch(metas, guard=True), expected)
 
 
@@ -175,7 +175,7 @@ def test_division_by_multiplication() -> None:
     divisors = [1, 2, 3, 5, 7, 80, 128, 16384, 2**31 - 1, *rng.integers(1, 2 ** rng.integers(1, 31, 200))]
     for divisor in map(int, divisors):
         multiples = [int(rng.integers(0, 2**31)) // divisor * divisor for _ in range(20)]
-        magic, shift = _dividers((1, 1, divisor), 1)[2:4]
+        magic, shift = dividers((1, 1, divisor), 1)[2:4]
         assert magic < 2**32
         for number in [0, *multiples, 2**31 // divisor * divisor]:
             for near in (number - 1, number, number + 1):
@@ -189,7 +189,7 @@ def test_more_tiles_than_the_list_in_shared_memory_holds(kind: str) -> None:
     if kind == "checks":
         maps["hm"][..., ::2, ::2] = 0.5
     launch = OnHost(spec(classes=5, topk=700), maps, Tuning(threads=32, unroll=1, groups=1))
-    assert launch.call.config.grid[0] * 32 > 2 * 2048
+    assert launch.call.steps[0].config.grid[0] * 32 > 2 * 2048
     metas = metas_for(1, 33, 47)
     expected = CtdetDecode(spec(classes=5, topk=700))({name: value.numpy() for name, value in maps.items()}, metas)
     for order in ("forward", "reverse"):
@@ -203,11 +203,11 @@ def test_the_order_of_threads_and_blocks_does_not_matter(form: str) -> None:
     outputs = maps if form == "heads" else packed(maps)
     settings, metas = spec(form, 4, 60), metas_for(2, 32, 48)
     launch = OnHost(settings, outputs)
-    assert launch.call.config.grid[0] > 3
+    assert launch.call.steps[0].config.grid[0] > 3
     first = launch(metas)
     for order in ("reverse", 1, 2):
         assert_equal(launch(metas, order=order), first)
-    assert not launch.scratch[:2].any()
+    assert not launch.scratch["scratch"][:2].any()
 
 
 @pytest.mark.parametrize("topk", [60, 700])
@@ -480,17 +480,15 @@ class TestBadInput:
     def test_heads(self, change: Mapping[str, ArrayView | None], message: str) -> None:
         outputs = {name: value for name, value in {**described(heads()), **change}.items() if value is not None}
         with pytest.raises(KernelArgumentError, match=message):
-            DecodeLaunch.plan(spec(), outputs, SMALL)
+            plan_decode(spec(), outputs, SMALL)
 
     def test_rows(self) -> None:
         with pytest.raises(KernelArgumentError, match=r"expected \[1, 20, 6\]"):
-            DecodeLaunch.plan(spec("detections"), {"detections": ArrayView((1, 9, 6), (54, 6, 1), "float32")}, SMALL)
+            plan_decode(spec("detections"), {"detections": ArrayView((1, 9, 6), (54, 6, 1), "float32")}, SMALL)
         with pytest.raises(KernelArgumentError, match=r"expected \[1, 192, 10\]"):
-            DecodeLaunch.plan(spec("tensorrt-pro"), {"output": ArrayView((1, 192, 7), (1344, 7, 1), "float32")}, SMALL)
+            plan_decode(spec("tensorrt-pro"), {"output": ArrayView((1, 192, 7), (1344, 7, 1), "float32")}, SMALL)
         with pytest.raises(KernelArgumentError, match="strides"):
-            DecodeLaunch.plan(
-                spec("tensorrt-pro"), {"output": ArrayView((1, 192, 10), (1920, 1, 192), "float32")}, SMALL
-            )
+            plan_decode(spec("tensorrt-pro"), {"output": ArrayView((1, 192, 10), (1920, 1, 192), "float32")}, SMALL)
 
     def test_too_many_detections(self) -> None:
         with pytest.raises(KernelArgumentError, match="at most 2048"):

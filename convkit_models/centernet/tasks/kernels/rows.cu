@@ -1,23 +1,24 @@
-// Rows of poses that the graph chose to poses in the image; one block an image.
+// Rows that the graph chose to results in the image; one block an image.
 //
-// A row has x1, y1, x2, y2, the score, x and y of each joint in input pixels, and a class that is not read. Rows without
-// a score above 0 are left out, the others keep their order. Constants: T, THREADS.
+// A row has x1, y1, x2, y2, the score, x and y of each joint in input pixels, and a class, which is copied if LABELS.
+// Rows without a score above 0 are left out, the others keep their order. Constants: T, LABELS, THREADS.
 #include "convkit.cuh"
 
-#include "../../ctdet/kernels/boxes.cuh"
+#include "boxes.cuh"
 
 constexpr int WARPS = THREADS / 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-convkit_pose_rows(const T* __restrict__ poses, const double* __restrict__ output_to_image, float* __restrict__ rows,
-                  int* __restrict__ counts, int topk, int joints, float stride, long long image_step, int row_step,
-                  int column_step) {
+convkit_rows(const T* __restrict__ chosen, const double* __restrict__ output_to_image, float* __restrict__ rows,
+             int* __restrict__ counts, int topk, int joints, float stride, long long image_step, int row_step,
+             int column_step) {
     __shared__ int totals[WARPS];
     __shared__ int places[THREADS];
     const int image = blockIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    const int points = joints + 2, columns = 5 + 2 * joints;  // two points are the corners of the box
-    const T* first = poses + image * image_step;
+    const int points = joints + 2;  // two points are the corners of the box
+    const int columns = 5 + 2 * joints + (LABELS ? 1 : 0);
+    const T* first = chosen + image * image_step;
     const double* matrix = output_to_image + MATRIX * image;
     float* own_rows = rows + static_cast<size_t>(image) * topk * columns;
     int written = 0;
@@ -33,7 +34,12 @@ convkit_pose_rows(const T* __restrict__ poses, const double* __restrict__ output
             written += totals[other];
         }
         places[threadIdx.x] = score > 0.0f ? place : -1;
-        if (score > 0.0f) own_rows[place * columns + 4] = score;
+        if (score > 0.0f) {
+            own_rows[place * columns + 4] = score;
+            if (LABELS)
+                own_rows[place * columns + columns - 1] =
+                    truncf(to_float(first[index * row_step + (5 + 2 * joints) * column_step]));
+        }
         __syncthreads();
         for (int task = threadIdx.x; task < THREADS * points; task += THREADS) {
             const int local = task / points, point = task - local * points, target = places[local];
