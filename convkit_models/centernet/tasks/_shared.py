@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from convkit import Dim, Expect, Request, TensorSpec, Tolerance, exactly
+from convkit import Dim, Expect, ModelSpec, Request, TensorSpec, Tolerance, exactly
 from convkit.errors import CheckpointError, SettingError
 from convkit.processing import check_normalisation
+from convkit_models.centernet._names import INPUT
 from convkit_models.centernet.networks import STRIDE, Layout
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "check_channels",
     "check_options",
     "check_room_for",
+    "checked_dims",
     "expected_patches",
+    "model_spec",
     "narrowed",
     "output_maps",
     "preprocess_of",
@@ -37,6 +40,58 @@ THRESHOLDS = {"confidence": 0.25, "nms": 0.5}
 LOGITS = Tolerance(atol=1e-5, reason="float32 sums in another order; 1e-5 of a logit moves a score by 3e-6 at most")
 CELLS = Tolerance(atol=1e-5, reason="float32 sums in another order; 1e-5 of a cell is 0.00004 px of the input")
 PIXELS = Tolerance(atol=4e-5, reason="float32 sums in another order; as in the heads, times the stride of 4")
+
+
+def checked_dims(
+    request: Request,
+    layout: Layout,
+    options: Mapping[str, Any],
+    task: str,
+    *,
+    forms: tuple[str, ...] = ("heads",),
+    decodings: tuple[str, ...] = ("official", "fixed"),
+) -> dict[str, Dim]:
+    """Return the dimensions that were asked for by name, after the checks of every task.
+
+    Raises:
+        SettingError: a dimension does not go with the network, or the task lacks the form, the decoding or an option.
+    """
+    dims = narrowed(request, layout)
+    check_options(dims, options)
+    refuse_form(request.form, forms, task)
+    refuse_decoding(options, decodings, task)
+    return dims
+
+
+def model_spec(
+    request: Request,
+    layout: Layout,
+    options: Mapping[str, Any],
+    info: Mapping[str, Any],
+    dims: Mapping[str, Dim],
+    decode: Mapping[str, Any],
+    *,
+    names: Sequence[str],
+    suffix: str = "",
+    outputs: tuple[TensorSpec, ...] = (),
+    preprocess: Mapping[str, Any] | None = None,
+) -> ModelSpec:
+    """Return the specification of a network that takes an image.
+
+    ``decode`` begins with its kind and holds what only this task has, ``suffix`` ends the variant's name, ``outputs``
+    are the raw maps where none are given, and ``preprocess`` is what this task has beside the usual settings.
+    """
+    return ModelSpec(
+        variant=f"{layout.architecture}{suffix}",
+        dims=tuple(dims.values()),
+        inputs=(TensorSpec(INPUT, ("batch", 3, "height", "width")),),
+        outputs=outputs or output_maps(layout),
+        preprocess={**preprocess_of(options, dims, layout), **(preprocess or {})},
+        decode={"kind": decode["kind"], "form": request.form, "stride": STRIDE, "topk": options["topk"], **decode},
+        classes=tuple(names),
+        info=info,
+        expect=expected_patches(layout),
+    )
 
 
 def narrowed(request: Request, layout: Layout) -> dict[str, Dim]:

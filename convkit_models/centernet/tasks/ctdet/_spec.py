@@ -7,8 +7,8 @@ from typing import Any
 
 from convkit import Dim, ModelSpec, Request, TensorSpec
 from convkit.errors import CheckpointError, SettingError
-from convkit_models.centernet._names import INPUT, class_names
-from convkit_models.centernet.networks import STRIDE, Layout
+from convkit_models.centernet._names import class_names
+from convkit_models.centernet.networks import Layout
 from convkit_models.centernet.tasks._shared import (
     CELLS,
     OUTPUT_PATCH,
@@ -16,18 +16,15 @@ from convkit_models.centernet.tasks._shared import (
     PREPROCESS,
     THRESHOLDS,
     check_channels,
-    check_options,
     check_room_for,
-    expected_patches,
-    narrowed,
-    output_maps,
-    preprocess_of,
-    refuse_decoding,
+    checked_dims,
+    model_spec,
 )
 
 __all__ = ["DECODE", "OUTPUT_PATCH", "PREPROCESS", "check_heads", "describe"]
 
 DECODE = "centernet.ctdet"
+FORMS = ("heads", "tensorrt-pro", "detections")
 
 
 def check_heads(layout: Layout, source: str) -> None:
@@ -51,31 +48,14 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], info:
     Raises:
         SettingError: the request does not go with this network.
     """
-    dims = narrowed(request, layout)
+    dims = checked_dims(request, layout, options, "ctdet", forms=FORMS, decodings=("official", "tensorrt-pro"))
     classes = layout.channels["hm"]
     sizes_per_class = layout.channels["wh"] != 2
-    check_options(dims, options)
     _check(request.form, dims, options, sizes_per_class)
     names = class_names(classes, request.names)
-    return ModelSpec(
-        variant=layout.architecture,
-        dims=tuple(dims.values()),
-        inputs=(TensorSpec(INPUT, ("batch", 3, "height", "width")),),
-        outputs=_outputs(request.form, layout, options["topk"]),
-        preprocess=preprocess_of(options, dims, layout),
-        decode={
-            "kind": DECODE,
-            "form": request.form,
-            "stride": STRIDE,
-            "topk": options["topk"],
-            "sizes_per_class": sizes_per_class,
-            "classes": list(names),
-            **_mode(options),
-        },
-        classes=names,
-        info=info,
-        expect=expected_patches(layout),
-    )
+    decode = {"kind": DECODE, "sizes_per_class": sizes_per_class, "classes": list(names), **_mode(options)}
+    outputs = _outputs(request.form, layout, options["topk"])
+    return model_spec(request, layout, options, info, dims, decode, names=names, outputs=outputs)
 
 
 def _mode(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +66,6 @@ def _mode(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(form: str, dims: Mapping[str, Dim], options: Mapping[str, Any], sizes_per_class: bool) -> None:
-    refuse_decoding(options, ("official", "tensorrt-pro"), "ctdet")
     if options["decode"] != "official":
         if form == "detections":
             raise SettingError(
@@ -106,9 +85,10 @@ def _check(form: str, dims: Mapping[str, Dim], options: Mapping[str, Any], sizes
 
 
 def _outputs(form: str, layout: Layout, topk: int) -> tuple[TensorSpec, ...]:
+    """Return the outputs of a form, none for the raw maps."""
     if form == "detections":
         return (TensorSpec("detections", ("batch", topk, 6), compare="results", tolerance=PIXELS),)
     if form == "tensorrt-pro":
         columns = 4 + 2 * layout.channels["hm"]
         return (TensorSpec("output", ("batch", "height/4*width/4", columns), tolerance=CELLS),)
-    return output_maps(layout)
+    return ()

@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from convkit import ModelSpec, Request, TensorSpec
+from convkit import ModelSpec, Request
 from convkit.errors import SettingError
 from convkit_models.centernet._calibration import check_calibration
-from convkit_models.centernet._names import INPUT, KITTI, class_names
-from convkit_models.centernet.networks import STRIDE, Layout
-from convkit_models.centernet.tasks._shared import (
-    check_channels,
-    check_options,
-    expected_patches,
-    narrowed,
-    output_maps,
-    preprocess_of,
-    refuse_decoding,
-    refuse_form,
-)
+from convkit_models.centernet._names import KITTI, class_names
+from convkit_models.centernet.networks import Layout
+from convkit_models.centernet.tasks._shared import check_channels, checked_dims, model_spec
 
 __all__ = ["DECODE", "check_heads", "describe"]
 
@@ -41,15 +32,12 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], info:
     Raises:
         SettingError: the request does not go with this network.
     """
-    dims = narrowed(request, layout)
     if options["resize"] != "fix_res":
         raise SettingError(
             f"The task ddd has no resize={options['resize']}.",
             hint="Leave it out: the whole width of an image is taken.",
         )
-    check_options(dims, options)
-    refuse_form(request.form, ("heads",), "ddd")
-    refuse_decoding(options, ("official", "fixed"), "ddd")
+    dims = checked_dims(request, layout, options, "ddd")
     calibration = [float(number) for number in options["calibration"]]
     if problem := check_calibration(calibration):
         raise SettingError(
@@ -59,23 +47,12 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], info:
     names = class_names(
         layout.channels["hm"], request.names or (KITTI if layout.channels["hm"] == len(KITTI) else None)
     )
-    return ModelSpec(
-        variant=f"{layout.architecture}-space",
-        dims=tuple(dims.values()),
-        inputs=(TensorSpec(INPUT, ("batch", 3, "height", "width")),),
-        outputs=output_maps(layout),
-        preprocess={**preprocess_of(options, dims, layout), "side": "width", "dtype": "float32"},
-        decode={
-            "kind": DECODE,
-            "form": request.form,
-            "heads": list(layout.channels),
-            "stride": STRIDE,
-            "topk": options["topk"],
-            "fixed": options["decode"] == "fixed",
-            "calibration": calibration,
-            "classes": list(names),
-        },
-        classes=names,
-        info=info,
-        expect=expected_patches(layout),
-    )
+    decode = {
+        "kind": DECODE,
+        "heads": list(layout.channels),
+        "fixed": options["decode"] == "fixed",
+        "calibration": calibration,
+        "classes": list(names),
+    }
+    preprocess = {"side": "width", "dtype": "float32"}
+    return model_spec(request, layout, options, info, dims, decode, names=names, suffix="-space", preprocess=preprocess)

@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from convkit import ModelSpec, Request, TensorSpec
+from convkit import ModelSpec, Request
 from convkit.errors import CheckpointError
-from convkit_models.centernet._names import INPUT, class_names
-from convkit_models.centernet.networks import STRIDE, Layout
-from convkit_models.centernet.tasks._shared import (
-    check_channels,
-    check_options,
-    expected_patches,
-    narrowed,
-    output_maps,
-    preprocess_of,
-    refuse_decoding,
-    refuse_form,
-)
+from convkit_models.centernet._names import class_names
+from convkit_models.centernet.networks import Layout
+from convkit_models.centernet.tasks._shared import check_channels, checked_dims, model_spec
 
 __all__ = ["DECODE", "check_heads", "describe"]
 
@@ -51,28 +42,13 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], info:
     Raises:
         SettingError: the request does not go with this network.
     """
-    dims = narrowed(request, layout)
-    check_options(dims, options)
-    refuse_form(request.form, ("heads",), "exdet")
-    refuse_decoding(options, ("official", "fixed"), "exdet")
+    dims = checked_dims(request, layout, options, "exdet")
     names = class_names(layout.channels["hm_c"], request.names)
-    return ModelSpec(
-        variant=f"{layout.architecture}-extreme",
-        dims=tuple(dims.values()),
-        inputs=(TensorSpec(INPUT, ("batch", 3, "height", "width")),),
-        outputs=output_maps(layout),
-        preprocess=preprocess_of(options, dims, layout),
-        decode={
-            "kind": DECODE,
-            "form": request.form,
-            "heads": list(layout.channels),
-            "stride": STRIDE,
-            "topk": options["topk"],
-            "fixed": options["decode"] == "fixed",
-            "aggregate": options["aggregate"],
-            "classes": list(names),
-        },
-        classes=names,
-        info=info,
-        expect=expected_patches(layout),
-    )
+    decode = {
+        "kind": DECODE,
+        "heads": list(layout.channels),
+        "fixed": options["decode"] == "fixed",
+        "aggregate": options["aggregate"],
+        "classes": list(names),
+    }
+    return model_spec(request, layout, options, info, dims, decode, names=names, suffix="-extreme")

@@ -8,20 +8,9 @@ from typing import Any
 from convkit import ModelSpec, Request, TensorSpec
 from convkit.errors import CheckpointError
 from convkit.results import COCO_EDGES, COCO_JOINTS
-from convkit_models.centernet._names import INPUT, class_names
-from convkit_models.centernet.networks import STRIDE, Layout
-from convkit_models.centernet.tasks._shared import (
-    PIXELS,
-    check_channels,
-    check_options,
-    check_room_for,
-    expected_patches,
-    narrowed,
-    output_maps,
-    preprocess_of,
-    refuse_decoding,
-    refuse_form,
-)
+from convkit_models.centernet._names import class_names
+from convkit_models.centernet.networks import Layout
+from convkit_models.centernet.tasks._shared import PIXELS, check_channels, check_room_for, checked_dims, model_spec
 
 __all__ = ["DECODE", "check_heads", "describe"]
 
@@ -53,36 +42,18 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], info:
     Raises:
         SettingError: the request does not go with this network.
     """
-    dims = narrowed(request, layout)
-    check_options(dims, options)
-    refuse_form(request.form, ("heads", "detections"), "multi_pose")
-    refuse_decoding(options, ("official",), "multi_pose")
+    dims = checked_dims(request, layout, options, "multi_pose", forms=("heads", "detections"), decodings=("official",))
     topk, joints = options["topk"], layout.channels["hps"] // 2
+    outputs: tuple[TensorSpec, ...] = ()
     if request.form == "detections":
         check_room_for(topk, dims, "poses")
         columns = 4 + 1 + 2 * joints + 1
-        outputs: tuple[TensorSpec, ...] = (
-            TensorSpec("poses", ("batch", topk, columns), compare="results", tolerance=PIXELS),
-        )
-    else:
-        outputs = output_maps(layout)
-    names = class_names(1, request.names or ("person",))
+        outputs = (TensorSpec("poses", ("batch", topk, columns), compare="results", tolerance=PIXELS),)
     coco = joints == len(COCO_JOINTS)
-    return ModelSpec(
-        variant=f"{layout.architecture}-pose",
-        dims=tuple(dims.values()),
-        inputs=(TensorSpec(INPUT, ("batch", 3, "height", "width")),),
-        outputs=outputs,
-        preprocess=preprocess_of(options, dims, layout),
-        decode={
-            "kind": DECODE,
-            "form": request.form,
-            "stride": STRIDE,
-            "topk": topk,
-            "joints": list(COCO_JOINTS) if coco else [f"joint {index}" for index in range(joints)],
-            "edges": [list(edge) for edge in COCO_EDGES] if coco else [],
-        },
-        classes=names,
-        info=info,
-        expect=expected_patches(layout),
-    )
+    decode = {
+        "kind": DECODE,
+        "joints": list(COCO_JOINTS) if coco else [f"joint {index}" for index in range(joints)],
+        "edges": [list(edge) for edge in COCO_EDGES] if coco else [],
+    }
+    names = class_names(1, request.names or ("person",))
+    return model_spec(request, layout, options, info, dims, decode, names=names, suffix="-pose", outputs=outputs)
