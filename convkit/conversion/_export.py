@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convkit.conversion._decomposition import quick_exports
 from convkit.errors import ConvkitError, ExportError
 from convkit.graph import MODULE_KEY
 from convkit.model import Dim, Extent, extent_names, resolve, substitute
@@ -82,7 +83,7 @@ def export_onnx(
 
     varying = [dim for dim in spec.dims if dim.dynamic]
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), quick_exports(translations):
             try:
                 program = traced({dim.name: torch.export.Dim(dim.name, min=dim.min, max=dim.max) for dim in varying})
             except Exception as error:

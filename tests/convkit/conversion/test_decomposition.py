@@ -1,0 +1,95 @@
+"""Quick exports: the graph that PyTorch makes by itself, without running what it captured again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from convkit.conversion._decomposition import quick_exports
+from convkit.conversion._export import clean_names
+
+
+class Layers(nn.Module):
+    """Layers of every kind that is settled in place, read as ``read`` tells."""
+
+    def __init__(self, read: Callable[[Layers, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.up = nn.ConvTranspose2d(4, 4, 2, stride=2, groups=2, bias=False)
+        self.grow = nn.ConvTranspose2d(4, 2, 3)
+        self.read = read
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.read(self, x)
+
+
+def network(layers: Layers, x: torch.Tensor) -> torch.Tensor:
+    first = functional.relu_(layers.norm(layers.conv(x)))
+    down = functional.max_pool2d(first, 2)
+    total = down + 1
+    before = total * 2
+    torch.sigmoid_(total)
+    after = total - before
+    functional.silu(total, inplace=True)
+    wide = torch.cat([layers.up(total + after), functional.interpolate(down, scale_factor=2.0)], dim=1)
+    return layers.grow(wide[:, 2:6] / 2)
+
+
+def written_view(layers: Layers, x: torch.Tensor) -> torch.Tensor:
+    total = layers.conv(x) + 1
+    part = total[:, :2]
+    functional.relu_(total)
+    return part + 1
+
+
+def through_view(layers: Layers, x: torch.Tensor) -> torch.Tensor:
+    total = layers.conv(x) + 1
+    functional.relu_(total[:, :2])
+    return total * 2
+
+
+def normed_last(layers: Layers, x: torch.Tensor) -> torch.Tensor:
+    return layers.norm(layers.conv(x))
+
+
+def other_operators(layers: Layers, x: torch.Tensor) -> torch.Tensor:
+    return functional.adaptive_avg_pool2d(functional.hardtanh_(layers.conv(x) + 1), 1).flatten(1) + torch.arange(4)
+
+
+def exported(module: nn.Module) -> onnx.ModelProto:
+    sizes = {0: torch.export.Dim("batch", min=1, max=4), 2: torch.export.Dim("height", min=4, max=32)}
+    inputs = (torch.zeros(2, 3, 8, 8),)
+    named: dict[str, Any] = {"output_names": ["out"], "dynamic_shapes": (sizes,)}
+    program = torch.onnx.export(module, inputs, dynamo=True, verbose=False, **named)
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    clean_names(model)
+    return model
+
+
+@pytest.mark.parametrize("read", [network, written_view, through_view, normed_last, other_operators])
+def test_the_graph_is_that_of_pytorch(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    module = Layers(read).eval()
+    expected = exported(module)
+    decompose = torch.export.ExportedProgram.run_decompositions
+    asked = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        asked.append(args)
+        return decompose(*args, **kwargs)
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", counted)
+    with quick_exports():
+        model = exported(module)
+    for field in ("node", "initializer", "input", "output", "value_info"):
+        assert list(getattr(model.graph, field)) == list(getattr(expected.graph, field))
+    assert len(asked) == (read is not network), "left to PyTorch"
+    assert torch.export.ExportedProgram.run_decompositions is counted, "PyTorch is as it was"
