@@ -15,7 +15,7 @@ from convkit.hookspecs import hookimpl
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["OnnxRuntime"]
+__all__ = ["OnnxRuntime", "session_options"]
 
 
 class OnnxRuntime(Backend):
@@ -155,13 +155,9 @@ def _dtype(kind: str) -> str:
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
-def _open(model: Path, device: str) -> Any:
-    """Return an inference session.
-
-    Raises:
-        EnvironmentProblem: this ONNX Runtime cannot run on the device, or cannot load the model.
-    """
-    from convkit._onnxruntime import ONNXRUNTIME_ERRORS, onnxruntime
+def session_options() -> Any:
+    """Return the ``onnxruntime.SessionOptions`` of a session of this backend."""
+    from convkit._onnxruntime import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -171,6 +167,18 @@ def _open(model: Path, device: str) -> Any:
     options.add_session_config_entry("session.x64quantprecision", "1")
     if cores := _limited_cores():
         options.intra_op_num_threads = cores
+    return options
+
+
+def _open(model: Path, device: str) -> Any:
+    """Return an inference session.
+
+    Raises:
+        EnvironmentProblem: this ONNX Runtime cannot run on the device, or cannot load the model.
+    """
+    from convkit._onnxruntime import ONNXRUNTIME_ERRORS, onnxruntime
+
+    options = session_options()
     provider = _provider(device, onnxruntime.get_available_providers())
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=[provider])
