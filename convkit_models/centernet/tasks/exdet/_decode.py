@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from convkit_models.centernet._geometry import affine, transform
 from convkit_models.centernet.tasks._joining import MOST, best_hundred, suppressed
 from convkit_models.centernet.tasks.ctdet import best, find_peaks, sigmoid
 from convkit_models.centernet.tasks.exdet._aggregate import aggregate
+from convkit_models.centernet.tasks.exdet._groups import SIDES, Points, best_groups
 
 __all__ = ["MOST_BOXES", "MOST_GROUPS", "ExtremeDecode"]
 
@@ -22,7 +22,6 @@ THRESHOLD = 0.1
 MOST_GROUPS = 1000
 """The number of groups of points that become boxes."""
 MOST_BOXES = MOST
-_SIDES = "tlbr"
 
 
 class ExtremeDecode(Decode):
@@ -94,43 +93,19 @@ class ExtremeDecode(Decode):
 
     def _groups(self, maps: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return corners [N, 4] in cells, scores and classes of the best groups, best first."""
-        top, left, bottom, right = (self._points(maps, side) for side in _SIDES)
+        points = {side: self._points(maps, side) for side in SIDES}
         centre = sigmoid(maps["hm_c"])
         labels = None
         if len(maps["hm_t"]) == 1:  # one for all classes: the best class of each cell
             labels, centre = centre.argmax(axis=0), centre.max(axis=0, keepdims=True)
-        found = _Best()
-        order = [(t, b) for t in range(len(top)) for b in range(len(bottom))]
-        order.sort(key=lambda pair: -(top.scores[pair[0]] + bottom.scores[pair[1]]))
-        most = float(left.scores.max(initial=0)) + float(right.scores.max(initial=0)) + 2
-        for t, b in order:
-            if found.full and (float(top.scores[t] + bottom.scores[b]) + most) / 6 < found.least - 1e-5:
-                break  # even the best points and centre would not do
-            ty, by = top.y[t], bottom.y[b]
-            if top.label[t] != bottom.label[b] or ty > by:
-                continue
-            lefts = _between(left, top.label[t], ty, by)
-            lefts = lefts[left.x[lefts] <= min(top.x[t], bottom.x[b])]
-            rights = _between(right, top.label[t], ty, by)
-            rights = rights[right.x[rights] >= max(top.x[t], bottom.x[b])]
-            if not len(lefts) or not len(rights):
-                continue
-            left_of, right_of = (each.reshape(-1) for each in np.meshgrid(lefts, rights, indexing="ij"))
-            y = int((ty + by + 0.5) / 2)
-            x = ((left.x[left_of] + right.x[right_of] + 0.5) / 2).astype(int)
-            middle = centre[top.label[t], y, x]
-            scores = top.scores[t] + left.scores[left_of] + bottom.scores[b] + right.scores[right_of]
-            scores = (scores + np.float32(2) * middle) / np.float32(6)
-            good = middle >= np.float32(THRESHOLD)
-            groups = np.stack([np.full_like(left_of, t), left_of, np.full_like(left_of, b), right_of], axis=1)
-            ids = np.full_like(left_of, top.label[t]) if labels is None else labels[y, x]
-            found.add(scores[good], groups[good], ids[good])
-        scores, groups, ids = found.sorted()
-        t, left_of, b, right_of = groups.T
-        corners = np.stack([left.exact_x[left_of], top.exact_y[t], right.exact_x[right_of], bottom.exact_y[b]], axis=1)
+        groups, scores = best_groups(points, centre, np.float32(THRESHOLD), MOST_GROUPS)
+        top, left, bottom, right = (points[side] for side in SIDES)
+        t, l, b, r = groups.T  # noqa: E741
+        ids = top.label[t] if labels is None else labels[(top.y[t] + bottom.y[b]) // 2, (left.x[l] + right.x[r]) // 2]
+        corners = np.stack([left.exact_x[l], top.exact_y[t], right.exact_x[r], bottom.exact_y[b]], axis=1)
         return corners, scores, ids
 
-    def _points(self, maps: Mapping[str, np.ndarray], side: str) -> _Points:
+    def _points(self, maps: Mapping[str, np.ndarray], side: str) -> Points:
         """Return the extreme points of a side that score enough: of the K best those."""
         heat = np.ascontiguousarray(maps[f"hm_{side}"])
         _, height, width = heat.shape
@@ -152,44 +127,4 @@ class ExtremeDecode(Decode):
         if f"reg_{side}" in maps:
             offset = maps[f"reg_{side}"].reshape(2, -1)[:, cells]
         exact_x, exact_y = x.astype(np.float32) + offset[0], y.astype(np.float32) + offset[1]
-        return _Points(label, x, y, exact_x, exact_y, scores)
-
-
-@dataclass(frozen=True)
-class _Points:
-    """Extreme points of one side, best first: class, cell, exact place in cells, and score."""
-
-    label: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    exact_x: np.ndarray
-    exact_y: np.ndarray
-    scores: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-
-def _between(points: _Points, label: int, top: int, bottom: int) -> np.ndarray:
-    return np.flatnonzero((points.label == label) & (points.y >= top) & (points.y <= bottom))
-
-
-class _Best:
-    """The best groups so far: numbers of top, left, bottom and right, with score and class."""
-
-    def __init__(self) -> None:
-        self.full, self.least = False, 0.0
-        self._scores = np.zeros(0, np.float32)
-        self._groups, self._ids = np.zeros((0, 4), np.int64), np.zeros(0, np.int64)
-
-    def add(self, scores: np.ndarray, groups: np.ndarray, ids: np.ndarray) -> None:
-        self._scores = np.concatenate([self._scores, scores])
-        self._groups, self._ids = np.concatenate([self._groups, groups]), np.concatenate([self._ids, ids])
-        if len(self._scores) > 8 * MOST_GROUPS:
-            self._scores, self._groups, self._ids = self.sorted()
-            self.full, self.least = True, float(self._scores[-1])
-
-    def sorted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the best 1000, best first; of equal ones that with the first points."""
-        order = np.lexsort((*self._groups.T[::-1], -self._scores))[:MOST_GROUPS]
-        return self._scores[order], self._groups[order], self._ids[order]
+        return Points(label, x, y, exact_x, exact_y, scores)

@@ -12,7 +12,7 @@ import pytest
 from support.suppression import suppress_by_loops
 
 from convkit import Detections
-from convkit_models.centernet.tasks.exdet import ExtremeDecode, soft_nms
+from convkit_models.centernet.tasks.exdet import ExtremeDecode, _groups, soft_nms
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -163,6 +163,32 @@ def test_many_groups_of_which_the_best_count(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("convkit_models.centernet.tasks.exdet._decode.MOST_GROUPS", 10)
     maps, settings = heads(1, seed=3, mean=4), spec(1, topk=10)
     assert_is(decode(maps, settings), by_loops(maps, settings, most=10))
+
+
+@pytest.mark.parametrize(("classes", "sides", "most"), [(1, None, 10), (2, None, 100), (3, 1, 10)])
+def test_cells_that_score_alike(classes: int, sides: int | None, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell is a peak then, all groups score the same, and those with the first points count."""
+    monkeypatch.setattr("convkit_models.centernet.tasks.exdet._decode.MOST_GROUPS", most)
+    maps, settings = heads(classes, sides, seed=3), spec(classes, topk=9)
+    maps |= {name: np.zeros_like(value) for name, value in maps.items() if name.startswith("hm")}
+    assert_is(decode(maps, settings), by_loops(maps, settings, most=most))
+
+
+@pytest.mark.parametrize("deviation", [0, 1e-3])
+def test_few_groups_are_looked_at_where_cells_score_alike(deviation: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40^4 groups, of which 1000 count."""
+    looked_at = 0
+    add = _groups._Best.add
+
+    def count(self: _groups._Best, scores: np.ndarray, keys: np.ndarray, good: np.ndarray) -> None:
+        nonlocal looked_at
+        looked_at += scores.size
+        add(self, scores, keys, good)
+
+    monkeypatch.setattr(_groups._Best, "add", count)
+    maps = {name: np.float32(deviation) * value for name, value in heads(1, seed=3).items()}
+    assert len(decode(maps, spec(1, topk=40, fixed=True))) > 30
+    assert 1000 <= looked_at < 40**4 / 50
 
 
 def test_without_offsets_and_with_none_found() -> None:
