@@ -89,7 +89,7 @@ class AugmentedAffine(Preprocess):
             plain = self._view(image, scale)
             views.append(plain)
             if self._augmentation.flip:
-                mirrored = np.ascontiguousarray(plain.tensors[INPUT][:, :, ::-1])
+                mirrored = plain.tensors[INPUT][:, :, ::-1]  # copied once, into the batch
                 views.append(Prepared({INPUT: mirrored}, {**plain.meta, "flipped": True}))
         return Prepared(views[0].tensors, views[0].meta, tuple(views[1:]))
 

@@ -48,17 +48,22 @@ def mean_maps(
 
     Each of its functions mirrors a map back. Heat maps, whose names begin with ``hm``, become probabilities.
     """
-    joined = dict(plain)
+    joined: dict[str, np.ndarray] = dict(plain)
     for name in plain.keys() & mirrored.keys():
         both = [probabilities(maps[name]) if name.startswith("hm") else maps[name] for maps in (plain, flipped)]
-        joined[name] = (both[0] + mirrored[name](both[1])) / both[0].dtype.type(2)
+        joined[name] = both[0] + mirrored[name](both[1])
+        joined[name] /= 2
     return joined
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Return 1 / (1 + exp(-logit)) in the floating type of the logits, as fast as a whole map needs."""
+    found: np.ndarray = np.negative(logits)
     with np.errstate(over="ignore"):
-        return np.asarray(1 / (1 + np.exp(-logits)))
+        np.exp(found, out=found)
+    found += 1
+    np.reciprocal(found, out=found)
+    return found
 
 
 def suppressed(rows: np.ndarray, labels: np.ndarray, *, fixed: bool) -> tuple[np.ndarray, np.ndarray]:
