@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +22,7 @@ __all__ = ["CODECS", "VideoFile"]
 CODECS = {".avi": "MJPG", ".mov": "mp4v", ".mp4": "mp4v"}
 """What OpenCV's wheels can write into a container of that suffix: Motion JPEG and MPEG-4 Part 2."""
 MORE = 1 << 20
-"""Bytes that a disk with room takes; more than an image of a video has, as a rule."""
+"""Bytes that a disk with room takes besides an image: what a video has at its end is less."""
 RATE = 25.0
 """Images a second where the inputs are no video, or it does not say."""
 
@@ -33,7 +36,8 @@ class VideoFile:
     Raises:
         OutputError: another type of file; it would overwrite an input, or a file that was not written here; there is no
             such folder; or OpenCV cannot write it, in which case nothing is left.
-        EnvironmentProblem: the disk has no room for it; nothing is left either.
+        EnvironmentProblem: the disk has no room for it. Where that is seen before OpenCV loses an image, the video has
+            all images until then; else nothing is left.
     """
 
     def __init__(self, path: Path, sources: list[str], reader: Reader) -> None:
@@ -60,6 +64,9 @@ class VideoFile:
             self._open(image, rate or RATE)
         if image.shape[1::-1] != self._size:
             image, self.scaled = _fitted(image, self._size), True
+        if shutil.disk_usage(self._file.parent).free < image.nbytes + MORE:
+            kept = f"; it has the first {self.count} images" if self.count else ""
+            raise self._unwritten(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC) + kept))
         self._writer.write(image)
         self.count += 1
 
@@ -70,6 +77,7 @@ class VideoFile:
         try:
             if self._writer is not None:
                 self._writer.release()
+            if self.count:
                 self._finish()
         finally:
             if self._folder is not None:

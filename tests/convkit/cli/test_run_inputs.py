@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -217,6 +219,20 @@ def test_a_video_that_the_disk_cannot_take_is_an_error_and_leaves_nothing(cli, b
     assert len(said.lines) == 8
     assert "No room to write out.avi: File too large" in said.err
     assert [path.name for path in Path.cwd().iterdir()] == ["clip.avi"]
+
+
+def test_a_video_ends_before_the_disk_is_full(cli, blob_artifact, monkeypatch):
+    write_video("clip.avi", 8)
+    free = iter([1 << 30, 1 << 30, 1 << 30, 1 << 20])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=next(free)))
+    said = cli("run", blob_artifact.path, "clip.avi", "--save-video", "out.avi")
+    assert said.code == 5
+    assert "No room to write out.avi: No space left on device; it has the first 3 images" in said.err
+    assert len(read_video("out.avi")[0]) == 3
+    free = iter([0])
+    said = cli("run", blob_artifact.path, "clip.avi", "--save-video", "none.avi")
+    assert said.code == 5
+    assert not Path("none.avi").exists()
 
 
 def test_of_a_long_video_only_the_images_of_two_batches_are_in_memory(blobs, blob_artifact):
