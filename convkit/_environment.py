@@ -16,3 +16,5 @@ PIXELS_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
 os.environ.setdefault(PIXELS_VARIABLE, str(MOST_PIXELS))
 # ONNX Runtime 1.32 and later write a device identifier and an event store, and contact their vendor.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# PyTorch asks Linux for large pages, which saves it half of the time of a convolution in float64 on the CPU.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -11,7 +11,7 @@ from support.heavy import HEAVY
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("convkit", "convkit_models", "convkit_plugins")
-SHARED = {"convkit._text", "convkit._onnxruntime"}
+SHARED = {"convkit._text", "convkit._onnxruntime", "convkit._float64"}
 """Modules below all rooms, which are private to the project and not to one of them."""
 
 

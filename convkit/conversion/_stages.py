@@ -46,6 +46,7 @@ from convkit.proof import (
     TorchCompute,
     Verdict,
     artifact_ladder,
+    feed_key,
     layer_feed,
     measure_baselines,
     own_sizes,
@@ -259,9 +260,14 @@ def prove_written(
     ``layers`` is what its layers have to give.
     """
     session = runner.open(folder / MODEL)
+    drawn = feed_key(measured.stored.feed(measured.opt))
+    known: list[Mapping[str, np.ndarray]] = []
 
     def engine(feed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        return session.run(fitted_inputs(spec.inputs, feed))
+        outputs = session.run(fitted_inputs(spec.inputs, feed))
+        if not known and feed_key(feed) == drawn:
+            known.append(outputs)
+        return outputs
 
     with predictor_of(Artifact(folder, {"model": spec_to_json(spec)}), session) as predictor:
         verdict = prove(
@@ -283,7 +289,7 @@ def prove_written(
         )
         if layers:
             _compare_layers(layers, folder / MODEL, golden, verdict)
-        drawings = _drawings(measured, inputs, engine, verdict.backend)
+        drawings = _drawings(measured, inputs, lambda feed: known[0] if known else engine(feed), verdict.backend)
         if verdict.passed:
             verdict.checks += check_pipeline(predictor, golden, verdict.baselines, progress)
     return verdict, drawings

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,9 @@ class TorchCompute:
     def _run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         import torch
 
-        with torch.no_grad():
+        from convkit._float64 import in_strips
+
+        with torch.no_grad(), in_strips() if self.dtype == torch.float64 else nullcontext():
             tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feed.items()}
             cast = {n: t.to(self.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
             with blamed_on(f"the adapter's reference in {self._precision}", self.plugin, self._advice):
@@ -132,7 +135,7 @@ class TorchCompute:
         return {name: outputs[name].detach().numpy() for name in declared}
 
 
-def run_parallel(calls: Sequence[Callable[[], object]], done: Callable[[int], None]) -> None:
+def run_parallel(calls: Sequence[Callable[[], object]], done: Callable[[int], object] = int) -> None:
     """Run calls side by side, one for each core, with one PyTorch thread each; ``done`` gets how many are over.
 
     One thread for each item is faster than all threads for one item: nobody waits for anybody.

@@ -21,7 +21,7 @@ from convkit.errors import IntegrityError, SettingError
 from convkit.graph.precision import model_types, with_outputs
 from convkit.model import ModelSpec, find_precision
 from convkit.processing import collate, read_arrays
-from convkit.proof._computes import Compute, feed_key
+from convkit.proof._computes import Compute, feed_key, run_parallel
 from convkit.proof._samples import Samples
 from convkit.proof._verdict import Check
 
@@ -75,7 +75,14 @@ class Layers:
             EnvironmentProblem, ConversionError: the graph cannot be run.
         """
         axes = _axes(model)
-        right, found = (dict(_figures(model, axes, runs, feed)) for runs in (exact, baseline))
+        right: dict[str, np.ndarray] = {}
+        found: dict[str, np.ndarray] = {}
+        run_parallel(
+            [
+                lambda: right.update(_figures(model, axes, exact, feed)),
+                lambda: found.update(_figures(model, axes, baseline, feed)),
+            ]
+        )
         names = tuple(
             name for name in axes if name in right and np.isfinite(right[name]).all() and np.isfinite(found[name]).all()
         )

@@ -14,7 +14,7 @@ from convkit.plugins import manager
 from convkit.processing import Decode, decode_batch, take_items
 from convkit.progress import Progress, silent
 from convkit.proof._cases import Case
-from convkit.proof._computes import Compute
+from convkit.proof._computes import Compute, feed_key
 from convkit.proof._metrics import broken_values, measure
 from convkit.proof._rule import DECODED, ILL_CONDITIONED, ILL_CONDITIONED_16, baselines_of, judge
 from convkit.proof._samples import Samples
@@ -128,6 +128,7 @@ def prove(
         ValidationError: the engine lacks an output.
         AdapterError: the decode failed, or gives two results for the same outputs.
     """
+    alone: dict[bytes, Outputs] = {}
     for number, case in enumerate(cases):
         if stop_early and verdict.failures:
             break
@@ -147,7 +148,7 @@ def prove(
             found = _differences(spec, decode, metas, expected, actual, score_slack(baselines))
             verdict.checks.append(judge(found, None, str(case), baselines.get(DECODED, {})))
         if case.batch > 1:
-            verdict.checks.extend(_batch_checks(spec, engine, samples, case, actual, baselines, decode))
+            verdict.checks.extend(_batch_checks(spec, engine, samples, case, actual, baselines, decode, alone))
     if not decode:
         verdict.notes.append("the model has no decode: its outputs are what was compared")
     for output in _by_values(spec):
@@ -210,13 +211,21 @@ def _batch_checks(
     batched: Outputs,
     baselines: Baselines,
     decode: Decode | None,
+    alone: dict[bytes, Outputs],
 ) -> list[Check]:
-    """Compare a batch with its items run one by one, or in reverse where single ones are not allowed."""
+    """Compare a batch with its items run one by one, or in reverse where single ones are not allowed.
+
+    ``alone`` is what items gave that were run by themselves after an earlier batch; each is run once.
+    """
     feed = samples.feed(case)
     if spec.batch.min == 1:
         distinct = min(case.batch, len(samples.prepared[case.item_sizes]))
         rows = sorted({0, distinct - 1, case.batch - 1})
-        single = [engine(take_items(spec.inputs, feed, slice(row, row + 1))) for row in rows]
+        items = [take_items(spec.inputs, feed, slice(row, row + 1)) for row in rows]
+        single = [
+            alone.get(key) or alone.setdefault(key, engine(item))
+            for key, item in zip(map(feed_key, items), items, strict=True)
+        ]
         other = {
             output.name: np.concatenate([one[output.name] for one in single])
             if output.batched

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convkit._float64 import in_strips
 from convkit._onnx_errors import onnx_errors
 from convkit.backends import DeviceSession, Session
 from convkit.backends.torch._node import Builder, Key, host_tensor
@@ -60,6 +61,7 @@ class TorchSession(Session):
             channels_last = self.on.type == "cuda" and (dtype is not None or _convolves_in_16_bits(proto))
         if channels_last and self.on.type == "cuda":
             proto = joined_siblings(proto)
+        self._exact = dtype == torch.float64
         self.program = Program(proto, _operators(), self.on, dtype, channels_last)
         self._fixed = all(
             all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim[1:])
@@ -101,7 +103,8 @@ class TorchSession(Session):
     def settings(self) -> Iterator[None]:
         """Hold PyTorch's global switches where this session needs them."""
         if self.on.type != "cuda":
-            yield
+            with in_strips() if self._exact else nullcontext():
+                yield
             return
         benchmark = self._fixed
         with (
