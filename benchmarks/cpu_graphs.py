@@ -99,28 +99,40 @@ def small(nodes: Sequence[onnx.NodeProto], channels: int, size: int, arrays: Map
 
 
 def layer(channels: int, size: int) -> tuple[bytes, bytes]:
-    """Return a convolution of 3x3 with ReLU, plain and by the cheapest form of F(2x2, 3x3) that was found."""
+    """Return a convolution of 3x3 with ReLU, plain and by the cheapest form of F(2x2, 3x3) that was found.
+
+    Each of the 16 sums of four pixels of a tile is a convolution channel by channel, all products of sums and weights
+    are one grouped convolution of 1x1, so that both have ONNX Runtime's blocked layout. The results of a tile are a
+    MatMul.
+    """
     weight = np.random.default_rng(0).normal(size=(channels, channels, 3, 3)) / np.sqrt(9 * channels)
     plain = [
         helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4), helper.make_node("Relu", ["c"], ["y"]),
     ]  # fmt: skip
     at = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float64)
-    bt = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float64)
     g = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2
     tiles = size // 2
-    arrays = {
-        "pixels": np.tile(np.einsum("ki,lj->klij", bt, bt).reshape(16, 1, 4, 4), (channels, 1, 1, 1)),
-        "weight": np.einsum("ki,ocij,lj->kloc", g, weight, g).reshape(16, channels, channels),
+    arrays: dict[str, np.ndarray] = {
+        "weight": np.einsum("ki,ocij,lj->kloc", g, weight, g).reshape(16 * channels, channels, 1, 1),
         "results": np.einsum("pk,ql->pqkl", at, at).reshape(4, 16),
     }
-    shapes = {
-        "s0": [0, channels, 16, tiles**2], "s1": [0, 16, channels * tiles**2], "s2": [0, 4 * channels, tiles, tiles],
-    }  # fmt: skip
-    winograd = [
-        helper.make_node("Conv", ["x", "pixels"], ["v"], group=channels, strides=[2, 2], pads=[1] * 4),
-        helper.make_node("Reshape", ["v", "s0"], ["v0"]),
-        helper.make_node("Transpose", ["v0"], ["v1"], perm=[0, 2, 1, 3]),
-        helper.make_node("MatMul", ["weight", "v1"], ["m"]),
+    # Signs of the two pixels that are added along an axis, their distance, and the padding before and behind.
+    axis = (((1, -1), 2, 1, 0), ((1, 1), 1, 0, 0), ((-1, 1), 1, 0, 0), ((1, -1), 2, 0, 1))
+    winograd, sums = [], []
+    for row, (down, vertical, top, bottom) in enumerate(axis):
+        for column, (across, horizontal, left, right) in enumerate(axis):
+            name = f"sum{row}{column}"
+            arrays[f"{name}.w"] = np.tile(np.outer(down, across).reshape(1, 1, 2, 2), (channels, 1, 1, 1))
+            winograd.append(
+                helper.make_node(
+                    "Conv", ["x", f"{name}.w"], [name], name=name, group=channels, kernel_shape=[2, 2], strides=[2, 2],
+                    dilations=[vertical, horizontal], pads=[top, left, bottom, right],
+                )
+            )  # fmt: skip
+            sums.append(name)
+    winograd += [
+        helper.make_node("Concat", sums, ["v"], axis=1),
+        helper.make_node("Conv", ["v", "weight"], ["m"], group=16, kernel_shape=[1, 1]),
         helper.make_node("Reshape", ["m", "s1"], ["m0"]),
         helper.make_node("MatMul", ["results", "m0"], ["m1"]),
         helper.make_node("Reshape", ["m1", "s2"], ["m2"]),
@@ -128,7 +140,7 @@ def layer(channels: int, size: int) -> tuple[bytes, bytes]:
         helper.make_node("Relu", ["c"], ["y"]),
     ]
     floats = {name: value.astype(np.float32) for name, value in arrays.items()}
-    longs = {name: np.array(value) for name, value in shapes.items()}
+    longs = {"s1": np.array([0, 16, channels * tiles**2]), "s2": np.array([0, 4 * channels, tiles, tiles])}
     return (
         small(plain, channels, size, {"w": weight.astype(np.float32)}), small(winograd, channels, size, floats | longs),
     )  # fmt: skip

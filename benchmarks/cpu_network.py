@@ -123,13 +123,17 @@ def timed(calls: dict[str, Callable[[Any], object]], runs: int, warm_up: int = 2
 
 
 def profile(artifact: Path, runs: int) -> dict[str, dict[str, float]]:
-    """Return the number of the nodes of each type in ONNX Runtime's graph, and their milliseconds on one thread.
+    """Return the number of the nodes of each type in ONNX Runtime's graph, their milliseconds and GFLOP on one thread.
 
     The profiler measures on the wall. Its shares of all runs, times the CPU time of a run, leave other work out.
     """
+    import onnx
+
     from convkit._onnxruntime import onnxruntime
     from convkit.backends.onnxruntime import session_options
+    from convkit.inspection import graph_stats
 
+    flops = graph_stats(onnx.load(str(artifact / "model.onnx")), {}).flops_by_operator()
     with tempfile.TemporaryDirectory() as folder:
         options = session_options()
         options.intra_op_num_threads, options.enable_profiling = 1, True
@@ -148,7 +152,10 @@ def profile(artifact: Path, runs: int) -> dict[str, dict[str, float]]:
             spent[kind] += event["dur"]
     scale = row["cpu_median"] / sum(spent.values())
     order = sorted(spent, key=lambda kind: -spent[kind])
-    return {kind: {"nodes": len(nodes[kind]), "ms": spent[kind] * scale} for kind in order}
+    return {
+        kind: {"nodes": len(nodes[kind]), "ms": spent[kind] * scale, "gflop": flops.get(kind, 0) / 1e9}
+        for kind in order
+    }
 
 
 def peak() -> float | None:
@@ -221,9 +228,10 @@ def main() -> None:
         for arch in options.arch if options.only != "engines" else ():
             nodes = result["networks"][arch]["nodes"] = profile(artifact_of(arch, folder)[1], options.runs)
             total = sum(row["ms"] for row in nodes.values())
-            print(f"\n| {arch}, one thread | nodes | CPU time | share |\n|---|---|---|---|")
+            print(f"\n| {arch}, one thread | nodes | CPU time | share | GFLOP/s |\n|---|---|---|---|---|")
             for kind, row in nodes.items():
-                print(f"| {kind} | {row['nodes']:.0f} | {row['ms']:.1f} ms | {row['ms'] / total:.1%} |")
+                rate = f"{1e3 * row['gflop'] / row['ms']:.0f}" if row["gflop"] else ""
+                print(f"| {kind} | {row['nodes']:.0f} | {row['ms']:.1f} ms | {row['ms'] / total:.1%} | {rate} |")
         result["peak_gflops"] = None if options.only == "engines" else peak()
         if result["peak_gflops"]:
             print(f"\nMultiply-adds of one core at best: {result['peak_gflops']} GFLOP/s.")
