@@ -13,7 +13,7 @@ from support.graphs import make_model, node, run_model
 
 from convkit import Backend, Session, hookimpl
 from convkit.backends import open_session
-from convkit.backends.onnxruntime import OnnxRuntime, _OnnxRuntimeOnDevice, _open
+from convkit.backends.onnxruntime import OnnxRuntime, _OnnxRuntimeOnDevice, _open, session_options
 from convkit.errors import EnvironmentProblem
 from convkit.plugins import manager
 
@@ -37,6 +37,12 @@ def test_a_session_returns_every_output_by_name_for_any_batch(model):
         np.testing.assert_array_equal(outputs["z"], -x)
     assert session.device == "cpu"
     session.close()
+
+
+def test_idle_threads_sleep_and_sums_of_int8_products_do_not_overflow():
+    options = session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.get_session_config_entry("session.x64quantprecision") == "1"
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x09"])
