@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # read by torch and OpenCV at their import; subprocesses inherit it
 
@@ -89,10 +90,7 @@ def toy_artifact(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactor
     """A proved artifact of the toy adapter with a batch of 1 to 4. Tests that change it work on a copy."""
     from support.toy import ToyPlugin
 
-    from convkit import convert
-
-    with registered(ToyPlugin()):
-        return convert("toy", weights=toy_weights_file, output=tmp_path_factory.mktemp("artifacts") / "toy").artifact
+    return _artifact(tmp_path_factory, "toy", ToyPlugin(), toy_weights_file)
 
 
 @pytest.fixture
@@ -120,12 +118,7 @@ def blob_artifact(blob_weights_file: Path, tmp_path_factory: pytest.TempPathFact
     """A proved artifact of the rectangle detector: batch 1 to 3, height 48 to 96, width 64 to 96."""
     from support.blobs import BlobPlugin
 
-    from convkit import convert
-
-    with registered(BlobPlugin(), "blobs"):
-        return convert(
-            "blobs", weights=blob_weights_file, output=tmp_path_factory.mktemp("artifacts") / "blobs"
-        ).artifact
+    return _artifact(tmp_path_factory, "blobs", BlobPlugin(), blob_weights_file)
 
 
 @pytest.fixture
@@ -153,11 +146,7 @@ def pair_artifact(pair_weights_file: Path, tmp_path_factory: pytest.TempPathFact
     """A proved artifact of the pair of inputs: batch 1 to 3, 2 to 12 tokens."""
     from support.pair import PairPlugin
 
-    from convkit import convert
-
-    output = tmp_path_factory.mktemp("artifacts") / "pair"
-    with registered(PairPlugin(), "pair"):
-        return convert("pair", weights=pair_weights_file, output=output, samples=4).artifact
+    return _artifact(tmp_path_factory, "pair", PairPlugin(), pair_weights_file, samples=4)
 
 
 @pytest.fixture
@@ -185,11 +174,20 @@ def embedding_artifact(embedding_weights_file: Path, tmp_path_factory: pytest.Te
     """A proved artifact of the model without preprocess and decode: batch 1 to 4."""
     from support.embedding import EmbeddingPlugin
 
-    from convkit import convert
+    return _artifact(tmp_path_factory, "embedding", EmbeddingPlugin(), embedding_weights_file, samples=4)
 
-    output = tmp_path_factory.mktemp("artifacts") / "embedding"
-    with registered(EmbeddingPlugin(), "embedding"):
-        return convert("embedding", weights=embedding_weights_file, output=output, samples=4).artifact
+
+def _artifact(factory: pytest.TempPathFactory, name: str, plugin: object, weights: Path, **settings: Any) -> Artifact:
+    """Return this worker's copy, which tests may validate: that writes a record into it."""
+    from support.shared import made_once
+
+    from convkit import Artifact, convert
+
+    def make(output: Path) -> None:
+        with registered(plugin, name):
+            convert(name, weights=weights, output=output, **settings)
+
+    return Artifact.open(shutil.copytree(made_once(factory, name, make), factory.mktemp("artifacts") / name))
 
 
 @pytest.fixture(scope="session")

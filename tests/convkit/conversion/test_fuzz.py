@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.every_case import EVERY_CASE
 from support.fuzz import (
     TARGETS,
     Fault,
@@ -26,9 +27,12 @@ from support.plugins import registered
 
 from convkit import NodeRewrite, Rewrite, hookimpl
 
-BATCHES = [(45, 0)] * 6 + [(24, 1), (6, 2)]
-"""How many programs are exported together, with fixed sizes (0), any batch (1) and any sizes (2)."""
-GRAPHS = sum(count for count, _ in BATCHES)
+BATCHES = [(50_000 + 45 * place, 45, 0) for place in range(6 if EVERY_CASE else 3)] + [(50_270, 24, 1), (50_294, 6, 2)]
+"""First seed and number of programs that are exported together, with fixed sizes (0), any batch (1) and any sizes (2).
+
+``benchmarks/fuzz.py`` takes as many as one likes.
+"""
+GRAPHS = sum(count for _, count, _ in BATCHES)
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +41,11 @@ def outcome() -> Outcome:
     threads, labels = torch.get_num_threads(), list(TARGETS)
     torch.set_num_threads(1)
     try:
-        found, seed = Outcome(), 50_000
-        for number, (count, sizes) in enumerate(BATCHES):
+        found = Outcome()
+        for number, (seed, count, sizes) in enumerate(BATCHES):
             programs = [generate(seed + place, 3) for place in range(count)]
             chosen = ["tensorrt-rtx", *(label for place, label in enumerate(labels) if (place + number) % 3 == 0)]
-            found.add(find_faults(programs, sizes, dict.fromkeys(chosen), keep_graphs=number in (0, 6)))
-            seed += count
+            found.add(find_faults(programs, sizes, dict.fromkeys(chosen), keep_graphs=number == 0 or sizes == 1))
         return found
     finally:
         torch.set_num_threads(threads)
@@ -52,13 +55,13 @@ def outcome() -> Outcome:
 def test_no_graph_computes_anything_else(outcome):
     assert [str(reduce(fault, attempts=20)) for fault in outcome.faults[:3]] == []
     assert len({fault.program.seed for fault in outcome.close}) <= 3
-    assert outcome.programs == GRAPHS == 300
+    assert outcome.programs == GRAPHS >= 165
     assert outcome.not_exported == {}
     assert outcome.not_comparable.total() <= 0.05 * outcome.judged.total()
     assert len(outcome.kinds) >= 17
     assert min(outcome.judged[stage] for stage in ("exported on torch", "tensorrt-rtx on onnxruntime")) >= 0.9 * GRAPHS
-    assert outcome.judged["onnx fp16 on torch"] >= 60
-    assert outcome.judged["onnx bf16 on torch"] >= 60
+    assert outcome.judged["onnx fp16 on torch"] >= 40
+    assert outcome.judged["onnx bf16 on torch"] >= 40
     assert outcome.judged["tensorrt fp16 plugin on torch"] >= 20
 
 
