@@ -64,11 +64,7 @@ def compile_variant(variant: Variant, target: str, kind: Kind) -> CompiledKernel
     if not variant.kernel.runs_on(int(match.group(2))):
         raise KernelError(f"{variant.label} is for {variant.kernel.capabilities}, not for {target}.")
     text, entry = variant.text(), variant.kernel.name
-    options = ("-std=c++17", f"--gpu-architecture={target}", *variant.kernel.options)
-    if kind == "cubin":
-        options += ("--ptxas-options=-v",)
-    if _nvrtc().getVersion() >= (12, 9):
-        options += ("--no-cache",)  # NVRTC's own cache returns no log
+    options = _options(variant, target, kind)
     key = cache_key(text=text, options=options, entry=entry, kind=kind, nvrtc=nvrtc_version())
     found = read_entry(key, kind)
     if found:
@@ -76,7 +72,7 @@ def compile_variant(variant: Variant, target: str, kind: Kind) -> CompiledKernel
         log = description["log"]
     else:
         code, log = _compile(text, variant, options, kind)
-        write_entry(key, kind, {"log": log, "entry": entry, "target": target, "kernel": variant.label}, code)
+        write_entry(key, kind, _entry(variant, target, log), code)
     if kind == "ptx":
         return CompiledKernel(code, kind, target, entry, None, log)
     if f".text.{entry}\0".encode() not in code:
@@ -158,10 +154,42 @@ def _compile(text: str, variant: Variant, options: tuple[str, ...], kind: Kind) 
         except nvrtc.NVRTCError as error:
             log = _clean(nvrtc.getProgramLog(program))
             raise _failure(variant, options, log or str(error)) from error
+        log = _clean(nvrtc.getProgramLog(program))
+        if kind == "cubin":
+            _keep_ptx(text, variant, options, bytes(nvrtc.getPTX(program)), log)
         code = _whole(nvrtc.getCUBIN(program)) if kind == "cubin" else nvrtc.getPTX(program)
-        return bytes(code), _clean(nvrtc.getProgramLog(program))
+        return bytes(code), log
     finally:
         nvrtc.destroyProgram(program)
+
+
+def _options(variant: Variant, target: str, kind: Kind) -> tuple[str, ...]:
+    options = ("-std=c++17", f"--gpu-architecture={target}", *variant.kernel.options)
+    if kind == "cubin":
+        options += ("--ptxas-options=-v",)
+    if _nvrtc().getVersion() >= (12, 9):
+        options += ("--no-cache",)  # NVRTC's own cache returns no log
+    return options
+
+
+def _entry(variant: Variant, target: str, log: str) -> dict[str, str]:
+    return {"log": log, "entry": variant.kernel.name, "target": target, "kernel": variant.label}
+
+
+def _keep_ptx(text: str, variant: Variant, options: tuple[str, ...], code: bytes, log: str) -> None:
+    """Put the PTX that a cubin was made of into the cache: compiled for itself it is the same, and takes as long.
+
+    ``log`` says first what the compiler says of the source, then what ptxas says.
+    """
+    target = options[1].partition("=")[2].replace("sm_", "compute_")
+    key = cache_key(
+        text=text,
+        options=_options(variant, target, "ptx"),
+        entry=variant.kernel.name,
+        kind="ptx",
+        nvrtc=nvrtc_version(),
+    )
+    write_entry(key, "ptx", _entry(variant, target, log.partition("ptxas ")[0]), code)
 
 
 def _failure(variant: Variant, options: tuple[str, ...], log: str) -> Exception:

@@ -117,8 +117,8 @@ def _images(variant: Variant, targets: Sequence[str]) -> list[tuple[CompiledKern
             raise KernelError(f"{target!r} is no target for PTX.", hint="Name one such as compute_75.")
         oldest = kernel.min_compute_capability
         capability = oldest if kernel.arch_specific else max(int(match.group(1)), oldest)
+        cubin = compile_variant(variant, kernel.target(capability, "cubin"), "cubin")  # and the PTX with it
         ptx = compile_variant(variant, kernel.target(capability, "ptx"), "ptx")
-        cubin = compile_variant(variant, kernel.target(capability, "cubin"), "cubin")
         check_signature(ptx, variant)
         found[ptx.target] = ptx, cubin
     return list(found.values())

@@ -50,6 +50,16 @@ def test_the_cache_saves_the_compiler(own_cache, monkeypatch):
     assert compile_variant(VARIANT, "sm_90", "cubin") == first
 
 
+def test_a_cubin_brings_the_ptx_that_a_compile_of_its_own_gives(own_cache, tmp_path, monkeypatch):
+    variant = written(tmp_path, 'extern "C" __global__ void own() { int unused; }\n')
+    alone = compile_variant(variant, "compute_90", "ptx")
+    assert "warning" in alone.log
+    monkeypatch.setenv("CONVKIT_CACHE", str(tmp_path / "another"))
+    assert "ptxas" in compile_variant(variant, "sm_90", "cubin").log
+    monkeypatch.setattr(module, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert compile_variant(variant, "compute_90", "ptx") == alone
+
+
 @pytest.mark.parametrize("change", ["text", "constants", "options", "target", "kind", "nvrtc"])
 def test_whatever_matters_is_compiled_again(own_cache, tmp_path, monkeypatch, change):
     calls = []
