@@ -20,6 +20,7 @@ from torch import Tensor
 from convkit import Artifact
 from convkit.backends import Engine
 from convkit.backends.torch import Torch
+from convkit.errors import ConvkitError
 
 CALLS = 20
 
@@ -68,8 +69,12 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[8])
     parser.add_argument("--rows", type=int, default=40, help="rows of a table")
     options = parser.parse_args()
+    try:
+        artifact = Artifact.open(options.artifact)
+    except ConvkitError as error:
+        parser.exit(1, " ".join(str(error).splitlines()) + "\n")
     print(machine(), end="\n\n", flush=True)
-    session: Any = Torch().open(Engine("torch", Artifact.open(options.artifact).model), device="cuda")
+    session: Any = Torch().open(Engine("torch", artifact.model), device="cuda")
     (name,) = session.program.inputs
     for batch in options.batches:
         images = torch.randn(batch, 3, 512, 512, device="cuda").to(session.program.entry(name))

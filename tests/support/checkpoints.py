@@ -7,7 +7,7 @@ untouched batch statistics let activations explode or vanish. `make_checkpoint` 
 * takes the batch statistics from one forward pass over image-like noise, and lets each residual
   branch add a quarter of what it would, as trained ones do: that keeps the deep trunks calm,
 * lets the deformable layers sample about 2 px away, mostly from the bias of ``conv_offset_mask``:
-  what its weights add varies by 0.25 px,
+  what its weights add varies by 0.25 px, or by ``swing``,
 * scales the heads to what trained ones give: some peaks, boxes of several cells, offsets within a cell.
 """
 
@@ -39,6 +39,10 @@ HEAD_TARGETS = {
     "ltrb": (3.0, 1.0),
 }
 """Mean and standard deviation of each raw map, in logits and in cells."""
+SWING = 0.25
+"""Standard deviation in pixels of what an image changes in the offsets of a deformable layer."""
+
+Targets = Mapping[str, tuple[float, float]]
 
 
 def make_checkpoint(
@@ -50,6 +54,8 @@ def make_checkpoint(
     head_conv: int = 16,
     heads: Mapping[str, int] | None = None,
     seed: int = 0,
+    swing: float = SWING,
+    targets: Targets | None = None,
     legacy: bool = False,
     prefix: str = "",
     optimizer: bool = False,
@@ -58,15 +64,16 @@ def make_checkpoint(
     """Write a checkpoint of a random but well-conditioned network to ``path`` and return the path.
 
     ``width`` multiplies the trunk and upsampler widths (1.0 is full size), ``heads`` replaces
-    ``{"hm": classes, "wh": 2, "reg": 2}``. ``legacy`` writes the format before torch 1.6,
+    ``{"hm": classes, "wh": 2, "reg": 2}``. ``swing`` is how much an image changes the offsets of deformable
+    layers, standard deviation in pixels; many such layers in a row multiply the rounding of float16 by it. ``targets``
+    replaces entries of `HEAD_TARGETS`. ``legacy`` writes the format before torch 1.6,
     ``prefix`` goes before every key (``"module."``), ``optimizer`` adds an Adam state, and ``edit``
     changes the file's dictionary in place before it is written. The same arguments give the same
     weights; torch's random state is left as it was.
     """
     path = Path(path)
-    state = make_network(
-        arch, heads or {"hm": classes, "wh": 2, "reg": 2}, width=width, head_conv=head_conv, seed=seed
-    ).state_dict()
+    layout = named(arch, heads or {"hm": classes, "wh": 2, "reg": 2}, head_conv=head_conv, width=width)
+    state = make_network_of(layout, seed, swing=swing, targets=targets).state_dict()
     content: dict[str, Any] = {"epoch": 140, "state_dict": {prefix + name: value for name, value in state.items()}}
     if optimizer:
         moments = {i: {"step": 7, "exp_avg": torch.zeros_like(value)} for i, value in enumerate(state.values())}
@@ -90,7 +97,9 @@ def make_network(
     return make_network_of(named(arch, heads or {"hm": 3, "wh": 2, "reg": 2}, head_conv=head_conv, width=width), seed)
 
 
-def make_network_of(layout: Layout, seed: int = 0) -> CenterNetwork:
+def make_network_of(
+    layout: Layout, seed: int = 0, *, swing: float = SWING, targets: Targets | None = None
+) -> CenterNetwork:
     """Return a network of a layout, conditioned as that of `make_checkpoint`, in eval mode."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -100,7 +109,7 @@ def make_network_of(layout: Layout, seed: int = 0) -> CenterNetwork:
         for module in network.modules():
             if last := getattr(module, "bn3", getattr(module, "bn2", None)):
                 last.weight.mul_(0.25)
-        _condition(network, layout)
+        _condition(network, layout, swing, {**HEAD_TARGETS, **(targets or {})})
     return network.eval()
 
 
@@ -125,14 +134,13 @@ def _randomise(module: nn.Module) -> None:
         nn.init.normal_(module.bias, std=0.1)
 
 
-def _condition(network: CenterNetwork, layout: Layout) -> None:
+def _condition(network: CenterNetwork, layout: Layout, swing: float, targets: Targets) -> None:
     """Run one batch through the network and scale each deformable layer and head as the batch reaches it."""
-    handles = [
-        module.register_forward_pre_hook(_scale_offsets) for module in network.modules() if isinstance(module, DCN)
-    ]
+    deformable = [module for module in network.modules() if isinstance(module, DCN)]
+    handles = [module.register_forward_pre_hook(_scale_offsets(swing)) for module in deformable]
     for head in layout.heads:
         module = network.get_submodule(head.name)
-        mean, deviation = HEAD_TARGETS.get(head.name, (0.0, 1.0))
+        mean, deviation = targets.get(head.name, (0.0, 1.0))
         for stack in module if isinstance(module, nn.ModuleList) else [module]:
             last = stack[-1] if isinstance(stack, nn.Sequential) else stack
             handles.append(last.register_forward_pre_hook(_scale_head(mean, deviation)))
@@ -147,13 +155,17 @@ def _condition(network: CenterNetwork, layout: Layout) -> None:
             module.momentum = 0.1
 
 
-def _scale_offsets(layer: DCN, inputs: tuple[Tensor, ...]) -> None:
-    predictor = layer.conv_offset_mask
-    assert predictor.bias is not None
-    nn.init.normal_(predictor.weight)
-    nn.init.zeros_(predictor.bias)
-    predictor.weight.mul_(0.25 / predictor(inputs[0]).std(dim=(0, 2, 3)).clamp_min(1e-6).view(-1, 1, 1, 1))
-    nn.init.normal_(predictor.bias, std=2.0)
+def _scale_offsets(swing: float) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def scale(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, DCN)
+        predictor = layer.conv_offset_mask
+        assert predictor.bias is not None
+        nn.init.normal_(predictor.weight)
+        nn.init.zeros_(predictor.bias)
+        predictor.weight.mul_(swing / predictor(inputs[0]).std(dim=(0, 2, 3)).clamp_min(1e-6).view(-1, 1, 1, 1))
+        nn.init.normal_(predictor.bias, std=2.0)
+
+    return scale
 
 
 def _scale_head(mean: float, deviation: float) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
