@@ -22,30 +22,46 @@ _NEW = {
     "aten.conv3d.default",
     "aten.conv_transpose2d.input",
     "aten.div.Tensor",
+    "aten.eq.Tensor",
+    "aten.floor_divide.default",
+    "aten.gather.default",
     "aten.linear.default",
     "aten.max_pool2d.default",
     "aten.mul.Tensor",
     "aten.relu.default",
     "aten.sigmoid.default",
     "aten.silu.default",
+    "aten.stack.default",
     "aten.sub.Tensor",
     "aten.tanh.default",
+    "aten.to.dtype",
+    "aten.topk.default",
     "aten.upsample_nearest2d.vec",
+    "aten.where.ScalarOther",
 }
 """Operators that PyTorch decomposes as `_settle` does, or not at all, and whose results share no memory."""
 
 _VIEWS = {
+    "<built-in function getitem>",
+    "aten._assert_tensor_metadata.default",
     "aten.expand.default",
+    "aten.flatten.using_ints",
     "aten.permute.default",
     "aten.slice.Tensor",
     "aten.transpose.int",
     "aten.unsqueeze.default",
     "aten.view.default",
 }
-"""Operators that stay, and whose results may share memory with what they read."""
+"""Others that PyTorch decomposes so; their results may share memory with what they read."""
 
 _IN_PLACE = {"aten.relu_.default": "relu", "aten.sigmoid_.default": "sigmoid", "aten.silu_.default": "silu"}
 """What writes over what it reads, and the operator that computes the same anew."""
+
+_SETTLED = {"aten.batch_norm.default", "aten.conv_transpose2d.input", "aten.flatten.using_ints", "aten.to.dtype"}
+"""Other operators that `_settle` replaces."""
+
+_NO_MODULE = "_empty_nn_module"
+"""The module of what reads a size, as PyTorch names it."""
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -56,7 +72,7 @@ def quick_exports(translations: Collection[Callable[..., Any]] = ()) -> Iterator
 
     It traces the graph again to replace operators without a translation and those that write over their input, and
     runs it again to see which numbers are to be cast. Sizes that vary make both slow. A graph of well-known operators
-    is settled in place instead, by four rules; all others are left to PyTorch. What a node returns is known from then.
+    is settled in place instead, by a few rules; all others are left to PyTorch. What a node returns is known from then.
     ``translations`` names the operators that a plugin translates: they stay.
     """
     import torch
@@ -92,29 +108,41 @@ def _well_known(graph: torch.fx.Graph, table: Mapping[Any, Any], translations: C
     import torch
 
     aten = torch.ops.aten
-    made = (aten._native_batch_norm_legit_no_training.default, aten.convolution.default)
-    if any(target in table for target in made):
+    results = (aten._native_batch_norm_legit_no_training, aten.convolution, aten.view, aten._to_copy)
+    if any(operator.default in table for operator in results):
         return False
-    results = set(graph.output_node().all_input_nodes)
+    outputs, sizes = set(graph.output_node().all_input_nodes), _sizes(graph)
     for node in graph.nodes:
-        target, name = node.target, str(node.target)
         if node.op in ("placeholder", "output"):
             continue
+        target, name, arguments = node.target, str(node.target), node.args
         if node.op != "call_function":
             return False
+        settled = name in _SETTLED or name in _IN_PLACE
         if name in _IN_PLACE:
             known = getattr(aten, _IN_PLACE[name]).default not in table and _alone(node)
         elif name == "aten.batch_norm.default":  # an output would lose its name
-            _, _, _, mean, variance, training, *_ = node.args
-            known = mean is not None and variance is not None and training is False and node not in results
-        elif name == "aten.conv_transpose2d.input":
-            known = True
+            known = None not in arguments[3:5] and arguments[5] is False and node not in outputs
+        elif name == "aten.flatten.using_ints":
+            value, source = node.meta["val"], arguments[0].meta["val"]
+            known = value.ndim < source.ndim and all(type(size) is int or str(size) in sizes for size in value.shape)
+        elif name == "aten.to.dtype":
+            known = len(arguments) == 2 and arguments[1] != arguments[0].meta["val"].dtype
         else:
-            known = (name in _NEW or name in _VIEWS or target in translations) and target not in table
-        ours = name in _IN_PLACE or name in ("aten.batch_norm.default", "aten.conv_transpose2d.input")
-        if not known or (ours and (target in translations or node.kwargs)):
+            known = settled or ((name in _NEW or name in _VIEWS or target in translations) and target not in table)
+        if not known or (settled and (target in translations or node.kwargs)):
             return False
     return True
+
+
+def _sizes(graph: torch.fx.Graph) -> dict[str, tuple[torch.fx.Node, int]]:
+    """Return the input and the axis of each size that varies."""
+    found: dict[str, tuple[torch.fx.Node, int]] = {}
+    for node in graph.find_nodes(op="placeholder"):
+        for axis, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
+            if type(size) is not int:
+                found.setdefault(str(size), (node, axis))
+    return found
 
 
 def _alone(node: torch.fx.Node) -> bool:
@@ -130,6 +158,17 @@ def _settle(module: torch.fx.GraphModule) -> None:
 
     aten = torch.ops.aten
     latest: dict[torch.fx.Node, torch.fx.Node] = {}  # what was written over, and what holds it since
+    sizes, extents, inputs = _sizes(module.graph), {}, list(module.graph.find_nodes(op="placeholder"))
+
+    def extent(size: torch.SymInt) -> torch.fx.Node:
+        """Return the node that reads a size from an input: one for all who ask."""
+        if str(size) not in extents:
+            with module.graph.inserting_after(inputs[-1]):
+                extents[str(size)] = module.graph.call_function(aten.sym_size.int, sizes[str(size)])
+            stack = {_NO_MODULE: (_NO_MODULE, _NO_MODULE)}
+            extents[str(size)].meta.update(val=size, nn_module_stack=stack)
+        return extents[str(size)]
+
     for node in module.graph.nodes:
         name = str(node.target)
         for source in node.all_input_nodes:
@@ -156,4 +195,9 @@ def _settle(module: torch.fx.GraphModule) -> None:
             tensor, weight, bias, stride, padding, output_padding, groups, dilation = given
             node.target = aten.convolution.default
             node.args = (tensor, weight, bias, stride, padding, dilation, True, output_padding, groups)
+        elif name == "aten.flatten.using_ints":
+            node.target = aten.view.default
+            node.args = (node.args[0], [size if type(size) is int else extent(size) for size in node.meta["val"].shape])
+        elif name == "aten.to.dtype":
+            node.target, node.args, node.kwargs = aten._to_copy.default, node.args[:1], {"dtype": node.args[1]}
     module.recompile()
