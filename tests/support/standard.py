@@ -19,8 +19,9 @@ import ml_dtypes
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from support.every_case import EVERY_CASE
 
-__all__ = ["NodeTest", "difference", "node_tests"]
+__all__ = ["NodeTest", "difference", "node_tests", "some_node_tests"]
 
 CACHE = Path(__file__).parents[2] / ".pytest_cache" / "onnx-node-tests"
 _NARROW = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -87,6 +88,19 @@ def node_tests() -> tuple[NodeTest, ...]:
             Path(part.name).replace(file)
     with file.open("rb") as stream:
         return tuple(pickle.load(stream))
+
+
+def some_node_tests() -> list[NodeTest]:
+    """Return every other test, and each that has an operator which those lack; all where every case is asked for."""
+    tests = node_tests()
+    chosen = set(range(0, len(tests), 1 if EVERY_CASE else 2))
+    seen = {node.op_type for place in chosen for node in tests[place].model.graph.node}
+    for place, test in enumerate(tests):
+        operators = {node.op_type for node in test.model.graph.node}
+        if not operators <= seen:
+            chosen.add(place)
+            seen |= operators
+    return [tests[place] for place in sorted(chosen)]
 
 
 def difference(expected: np.ndarray, found: np.ndarray, rtol: float, atol: float) -> str:

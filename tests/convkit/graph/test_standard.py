@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from support.standard import NodeTest, difference, node_tests
+from support.standard import NodeTest, difference, some_node_tests
 
 from convkit.backends.tensorrt import OnnxReference
 from convkit.errors import ConversionError
@@ -77,10 +77,10 @@ def changes(
 
 
 def test_tidying_changes_no_result():
-    """Every other test with everything constant, the rest with one input."""
+    """By turns with everything constant and with one input."""
 
     def models() -> Iterator[tuple[str, onnx.ModelProto, Feeds, Rewrite, float]]:
-        for test, kept in zip(node_tests(), cycle((0, 1))):
+        for test, kept in zip(some_node_tests(), cycle((0, 1))):
             if not test.random:
                 model, feeds = with_weights(test, kept)
                 yield test.name, model, feeds, FoldConstants(), 0.0
@@ -89,15 +89,15 @@ def test_tidying_changes_no_result():
 
     compared, found = changes(models())
     assert found == {}
-    assert compared["graph.fold-constants"] >= 800
-    assert compared["graph.drop-identity"] >= 100
+    assert compared["graph.fold-constants"] >= 400
+    assert compared["graph.drop-identity"] >= 50
 
 
 def test_typing_changes_no_result_by_more_than_rounding():
-    """Half of the tests in each precision, with inputs that 16 bits can hold."""
+    """By turns in both precisions, with inputs that 16 bits can hold."""
 
     def models() -> Iterator[tuple[str, onnx.ModelProto, Feeds, Rewrite, float]]:
-        for test, precision in zip(node_tests(), cycle(HALVES)):
+        for test, precision in zip(some_node_tests(), cycle(HALVES)):
             if not test.random and test.name not in BY_DEFINITION:
                 dtype, step = HALVES[precision]
                 model, feeds = with_weights(test, max(1, len(test.data[0][0]) - 1))
@@ -105,5 +105,5 @@ def test_typing_changes_no_result_by_more_than_rounding():
 
     compared, found = changes(models())
     assert found == {}
-    assert compared["graph.to-fp16"] >= 500
-    assert compared["graph.to-bf16"] >= 500
+    assert compared["graph.to-fp16"] >= 250
+    assert compared["graph.to-bf16"] >= 250
