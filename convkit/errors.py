@@ -190,33 +190,41 @@ class PluginError(EnvironmentProblem):
     """A plugin breaks the contract of the hooks."""
 
 
-@contextmanager
-def blamed_on(
-    what: str, plugin: str = "", hint: str = "", *, passing: tuple[type[Exception], ...] = ()
-) -> Iterator[None]:
+class blamed_on:  # noqa: N801 - used as a function
     """Turn what code of a plugin raises into an error for people; errors that are meant for people pass.
 
     ``what`` names the code, such as ``the preprocess`` or ``rewrite 'mine.fuse'``, ``plugin`` whose it is where that is
     known; ``hint`` says what such code has to heed. Errors of the types ``passing`` are about something else and pass.
+    A context manager without state: one may be entered again and again, by several threads.
 
     Raises:
         AdapterError: the block raised anything that is no `ConvkitError`, `SystemExit` included.
         EnvironmentProblem: there is not enough memory.
     """
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        if isinstance(error, (ConvkitError, *passing)):
-            raise
+
+    __slots__ = ("_hint", "_passing", "_plugin", "_what")
+
+    def __init__(
+        self, what: str, plugin: str = "", hint: str = "", *, passing: tuple[type[Exception], ...] = ()
+    ) -> None:
+        self._what, self._plugin, self._hint, self._passing = what, plugin, hint, passing
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Exception | SystemExit) or isinstance(error, (ConvkitError, *self._passing)):
+            return
         lines = str(error).strip().splitlines()
         text = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+        who = named(self._what, self._plugin)
         if isinstance(error, MemoryError) or "not enough memory" in text or "out of memory" in text.lower():
             raise EnvironmentProblem(
-                f"{named(what, plugin)} needs more memory than there is: {text}", hint="Give smaller sizes or batches."
+                f"{who} needs more memory than there is: {text}", hint="Give smaller sizes or batches."
             ) from error
-        advice = f"{hint} " if hint else ""
+        advice = f"{self._hint} " if self._hint else ""
         raise AdapterError(
-            f"{named(what, plugin)} raised {text}",
+            f"{who} raised {text}",
             hint=f"{advice}That is a mistake in the plugin that it belongs to; CONVKIT_DEBUG=1 shows where.",
         ) from error
 

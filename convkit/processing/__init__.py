@@ -21,6 +21,7 @@ from convkit.processing._protocols import (
     DevicePreprocess,
     Join,
     Placement,
+    PlacesOnDevice,
     Prepared,
     Preprocess,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "JsonReader",
     "NamedArrays",
     "Placement",
+    "PlacesOnDevice",
     "Prepared",
     "Preprocess",
     "Reader",

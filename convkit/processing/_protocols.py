@@ -107,12 +107,13 @@ class Placement:
     """What a device preprocess needs of one raw input.
 
     ``shapes`` are those of the input tensors by name, without the batch axis. ``payload`` is a contiguous array (any
-    shape and dtype) that is copied to the GPU; ``detail`` is the preprocess's own, for `DevicePreprocess.record`.
+    shape and dtype) that is copied to the GPU, or an array that is there (cupy), see `PlacesOnDevice`; ``detail`` is
+    the preprocess's own, for `DevicePreprocess.record`.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     meta: Mapping[str, Any]
-    payload: np.ndarray
+    payload: Any
     detail: Any = None
 
 
@@ -144,6 +145,19 @@ class DevicePreprocess(Protocol):
 
     def kernels(self) -> Sequence[Variant]:
         """Return the kernel variants that ``launch`` chooses from; the artifact carries them."""
+        ...
+
+
+@runtime_checkable
+class PlacesOnDevice(DevicePreprocess, Protocol):
+    """A device preprocess that takes raw inputs where they are, if that is the GPU's memory."""
+
+    def place_on_device(self, array: Any) -> Placement:
+        """Return the placement of one raw input (a cupy array), which is the payload, or begins at its first byte.
+
+        Its ``offset`` in `DevicePreprocess.row` counts from the start of ``payloads`` like any other, and may be
+        negative, as large as memory, and no multiple of 16.
+        """
         ...
 
 

@@ -27,6 +27,9 @@ class Device(Protocol):
     def pinned(self, size: int) -> np.ndarray: ...
     def memory(self, size: int) -> Any: ...
     def view(self, memory: Any, offset: int, shape: Sequence[int], dtype: str) -> Any: ...
+    def borrow(self, array: Any) -> Any: ...
+    def address(self, array: Any) -> int: ...
+    def to_host(self, array: Any) -> np.ndarray: ...
     def upload(self, memory: Any, pinned: np.ndarray, size: int, *, concurrent: bool) -> None: ...
     def download(self, pinned: np.ndarray, memory: Any) -> None: ...
     def record(self) -> Callable[[], None]: ...
@@ -47,6 +50,12 @@ class Item:
     placement: Placement | None = None
     tensors: Mapping[str, np.ndarray] | None = None
 
+    @property
+    def payload(self) -> np.ndarray | None:
+        """What is copied to the GPU; None where it is there, or the preprocess ran on the host."""
+        payload = self.placement and self.placement.payload
+        return payload if isinstance(payload, np.ndarray) else None
+
 
 @dataclass
 class Plan:
@@ -64,6 +73,7 @@ class Plan:
     results_host: np.ndarray | None = None
     device_records: Any = None
     device_payloads: Any = None
+    payload_address: int = 0
     device_inputs: Mapping[str, Any] = field(default_factory=dict)
     device_results: dict[str, Any] = field(default_factory=dict)
     device_flags: Any = None

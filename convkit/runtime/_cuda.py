@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convkit.cuda import find_device
+from convkit.errors import InputError
 
-__all__ = ["Cuda"]
+__all__ = ["Cuda", "on_gpu"]
+
+_CUDA, _MANAGED = 2, 13  # DLDeviceType of dlpack.h
+
+
+def on_gpu(value: Any) -> bool:
+    """Return whether a value is an array in a GPU's memory: of torch, cupy or anything else that shares its arrays."""
+    if isinstance(value, np.ndarray | str | Path | bytes):
+        return False
+    if hasattr(value, "__dlpack_device__"):
+        return value.__dlpack_device__()[0] in (_CUDA, _MANAGED)
+    return hasattr(value, "__cuda_array_interface__")
 
 
 class Cuda:
@@ -50,6 +63,39 @@ class Cuda:
     def view(self, memory: Any, offset: int, shape: Sequence[int], dtype: str) -> Any:
         """Return an array in ``memory`` that starts at a byte offset."""
         return self._cupy.ndarray(tuple(shape), dtype, memory.data + offset)
+
+    def borrow(self, array: Any) -> Any:
+        """Return an array in this GPU's memory as a cupy array; the stream waits for the work that made it.
+
+        Raises:
+            InputError: it is on another GPU, or cannot be taken over.
+        """
+        shares = hasattr(array, "__dlpack_device__")
+        try:
+            with self.active():
+                if not shares:
+                    array = self._cupy.asarray(array)
+                found = int(array.__dlpack_device__()[1])
+                if found == self._device.id:
+                    return self._cupy.from_dlpack(array) if shares else array
+        except (BufferError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"A {type(array).__name__} cannot be taken over: {(str(error).splitlines() or [''])[0]}",
+                hint="Give an array of a plain number type.",
+            ) from error
+        raise InputError(
+            f"A {type(array).__name__} is on cuda:{found}, but the model runs on cuda:{self._device.id}.",
+            hint=f"Move it there, or load the artifact with device='cuda:{found}'.",
+        )
+
+    def address(self, array: Any) -> int:
+        """Return where an array begins."""
+        return int(array.data.ptr)
+
+    def to_host(self, array: Any) -> np.ndarray:
+        """Return a copy in host memory."""
+        with self.active():
+            return np.asarray(self._cupy.asnumpy(array))
 
     def upload(self, memory: Any, pinned: np.ndarray, size: int, *, concurrent: bool) -> None:
         """Enqueue a copy of ``size`` bytes to the device; work that is enqueued later waits for it.

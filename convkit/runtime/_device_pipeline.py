@@ -6,21 +6,23 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 
 from convkit.backends import DeviceSession
-from convkit.errors import AdapterError, ConversionError, ConvkitError, InputError, blamed_on, named
+from convkit.errors import ConversionError, ConvkitError, InputError, blamed_on, named
 from convkit.model import ModelSpec
 from convkit.plugins import manager
 from convkit.processing import (
     Decode,
     DeviceDecode,
     DevicePreprocess,
+    PlacesOnDevice,
     Preprocess,
     checked_results,
     decode_batch,
@@ -33,16 +35,13 @@ from convkit.runtime._buffers import Device, Item, Key, Plan, Slot
 from convkit.runtime._finite import FiniteCheck
 from convkit.runtime._finite_on_device import FiniteOnDevice
 from convkit.runtime._gpu_errors import first_error, gpu_errors, refuses_capture
-from convkit.runtime._staging import ALIGNMENT, Packer, Span, layout, padded, rounded
+from convkit.runtime._plans import Plans
+from convkit.runtime._staging import ALIGNMENT, Packer, padded, rounded
 
 __all__ = ["Device", "DevicePipeline", "Item"]
 
 SLOTS = 3
-"""Batches of a stream on their way: one is packed, one on the GPU, and the results of one are read."""
-PLANS = 8
-"""Combinations of batch size and input shapes whose buffers and CUDA graph a slot keeps, least recently used out."""
-_PAYLOAD_ALIGNMENT = 256
-_STAGING_STEP = 1 << 20
+"""Batches of a stream on their way: one is copied while the next is gathered, and two are on the GPU."""
 
 
 @dataclass(frozen=True)
@@ -89,27 +88,27 @@ class DevicePipeline:
         batch_min: int,
         finite: FiniteCheck | None = None,
     ) -> None:
-        self.device, self.engine, self.batch_min, self._spec = device, engine, batch_min, spec
+        self.device, self.engine, self._spec = device, engine, spec
         self._inputs = {each.name: each.shape[:1] == ("batch",) for each in spec.inputs}
         self._outputs = {each.name: each.shape[:1] == ("batch",) for each in spec.outputs}
         self._host_preprocess, self._host_decode = preprocess, decode
         with device.active():
             self._preprocess: DevicePreprocess | None = device_preprocess(preprocess)
             self._decode: DeviceDecode | None = device_decode(decode)
+        self._blame = {
+            method: self._blamed(method, side)
+            for side, methods in ((self._preprocess, ("place", "row")), (self._decode, ("values", "read")))
+            for method in methods
+            if side
+        }
         self._finite = finite
         self._watch = FiniteOnDevice(finite, spec.outputs) if finite and self._decode else None
-        self._record_size = self._preprocess.record.itemsize if self._preprocess else 0
-        if self._preprocess and (self._record_size % ALIGNMENT or not self._record_size):
-            raise AdapterError(
-                f"The record of {type(self._preprocess).__name__} has {self._record_size} bytes.",
-                hint=f"Pad the structured type to a multiple of {ALIGNMENT} bytes.",
-            )
+        self._plans = Plans(device, engine, self._inputs, batch_min, self._preprocess, self._decode, self._watch)
         self._free: list[list[Slot]] = []
         self._lock = threading.RLock()
         self._runs: Counter[Key] = Counter()
         self._uncaptured: set[Key] = set()
         self.packer = Packer()
-        self._payload_starts: dict[int, int] = {}
 
     def item(self, raw: Any) -> Item:
         """Return a raw input ready for `flow`, with the shapes of its input tensors.
@@ -121,8 +120,25 @@ class DevicePipeline:
             prepared = prepare(self._spec, self._host_preprocess, raw)
             shapes = {name: value.shape for name, value in prepared.tensors.items()}
             return Item(shapes, prepared.meta, self._values(prepared.meta), tensors=prepared.tensors)
-        with self._blamed("place", self._preprocess):
+        with self._blame["place"]:
             placement = self._preprocess.place(raw)
+        return Item(placement.shapes, placement.meta, self._values(placement.meta), placement)
+
+    def item_on_device(self, array: Any) -> Item:
+        """Return a raw input that is in a GPU's memory ready for `flow`; it stays there where the preprocess allows it.
+
+        It must not change before its result is there.
+
+        Raises:
+            InputError: it is on another GPU.
+            ConvkitError: the model does not take this input.
+        """
+        with self.device.active():
+            borrowed = self.device.borrow(array)
+            if not isinstance(self._preprocess, PlacesOnDevice):
+                return self.item(self.device.to_host(borrowed))
+            with self._blame["place"]:
+                placement = self._preprocess.place_on_device(borrowed)
         return Item(placement.shapes, placement.meta, self._values(placement.meta), placement)
 
     def flow(self, batches: Iterable[Sequence[Item]]) -> Iterator[Result]:
@@ -152,26 +168,31 @@ class DevicePipeline:
         packed: _Packed | None = None
         try:
             for items in batches:
-                while in_flight and not self.shared:
-                    yield from self._collect(in_flight.popleft())
                 if packed is not None:
-                    in_flight.append(self._submit(packed, concurrent=bool(in_flight)))
-                while len(in_flight) > SLOTS - (1 if packed else 2):
-                    yield from self._collect(in_flight.popleft())
+                    yield from self._submitted(packed, in_flight)
+                    packed = None
+                landed = [self._land(in_flight.popleft()) for _ in range(len(in_flight) - SLOTS + 1)]
                 packed = self._pack(next(slots), items)
                 if self.packer.is_quick(packed.size):
-                    in_flight.append(self._submit(packed, concurrent=bool(in_flight)))
+                    yield from self._submitted(packed, in_flight)
                     packed = None
+                    landed += [self._land(in_flight.popleft()) for _ in range(len(in_flight) - SLOTS + 1)]
+                for results in landed:
+                    yield from results()
             if packed is not None:
-                while in_flight and not self.shared:
-                    yield from self._collect(in_flight.popleft())
-                in_flight.append(self._submit(packed, concurrent=bool(in_flight)))
+                yield from self._submitted(packed, in_flight)
                 packed = None
             while in_flight:
-                yield from self._collect(in_flight.popleft())
+                yield from self._land(in_flight.popleft())()
         finally:
             if packed is not None:
                 packed.done()
+
+    def _submitted(self, packed: _Packed, in_flight: deque[_InFlight]) -> Iterator[Result]:
+        """Put a batch behind those in flight; where their outputs are in the engine, yield their results first."""
+        while in_flight and not self.shared:
+            yield from self._land(in_flight.popleft())()
+        in_flight.append(self._submit(packed, concurrent=bool(in_flight)))
 
     @contextmanager
     def _own_slots(self) -> Iterator[list[Slot]]:
@@ -204,10 +225,10 @@ class DevicePipeline:
     def _values(self, meta: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         if self._decode is None:
             return {}
-        with self._blamed("values", self._decode):
+        with self._blame["values"]:
             return self._decode.values(meta)
 
-    def _blamed(self, method: str, side: DevicePreprocess | DeviceDecode) -> AbstractContextManager[None]:
+    def _blamed(self, method: str, side: DevicePreprocess | DeviceDecode) -> blamed_on:
         """Blame what a device side raises on its plugin; of a launch, what the GPU and its libraries raise passes."""
         host = self._host_preprocess if side is self._preprocess else self._host_decode
         passing = (RuntimeError, MemoryError) if method == "launch" else ()
@@ -219,12 +240,14 @@ class DevicePipeline:
             if slot.busy:
                 slot.busy()
             with self._lock, self.device.active():
-                plan = self._plan(slot, items)
+                plan = self._plans.of(slot, items)
                 if self._preprocess is None:
                     self._fill(plan, items)
-        size, offsets = self._write(plan, items)
-        payloads = [item.placement.payload for item in items if item.placement is not None]
-        return _Packed(slot, plan, items, size, self.packer.copy(slot.staging, offsets, payloads))
+        size = self._write(plan, items)
+        done = self.packer.copy(
+            slot.staging, plan.payload_start, [item.payload for item in items if item.payload is not None]
+        )
+        return _Packed(slot, plan, items, size, done)
 
     def _submit(self, batch: _Packed, *, concurrent: bool) -> _InFlight:
         """Enqueue the upload of a batch and the work on it."""
@@ -239,23 +262,33 @@ class DevicePipeline:
             batch.slot.busy = done = self.device.record()
         return _InFlight(plan, batch.items, done)
 
-    def _collect(self, batch: _InFlight) -> Sequence[Result]:
-        count, metas = len(batch.items), [item.meta for item in batch.items]
+    def _land(self, batch: _InFlight) -> Callable[[], Sequence[Result]]:
+        """Wait for a batch; return what makes its results, for which its slot is not needed any more."""
+        metas = [item.meta for item in batch.items]
         if self._decode is None or batch.plan.results_host is None:
-            assert self._host_decode is not None
-            outputs = self._fetch(batch)
-            if self._finite:
-                self._finite(outputs)
-            return decode_batch(self._host_decode, outputs, metas)
-        with gpu_errors(count):
+            return partial(self._decoded, self._fetch(batch), metas)
+        with gpu_errors(len(metas)):
             batch.done()
-        arrays = {name: value[:count].copy() for name, value in batch.plan.results.items()}
+        return partial(
+            self._read, {name: value[: len(metas)].copy() for name, value in batch.plan.results.items()}, metas
+        )
+
+    def _decoded(self, outputs: dict[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> Sequence[Result]:
+        """Return the results by the decode of the host."""
+        assert self._host_decode is not None
+        if self._finite:
+            self._finite(outputs)
+        return decode_batch(self._host_decode, outputs, metas)
+
+    def _read(self, arrays: dict[str, np.ndarray], metas: Sequence[Mapping[str, Any]]) -> Sequence[Result]:
+        """Return the results by the decode of the GPU."""
+        assert self._decode is not None
         if self._watch:
             self._watch.refuse(arrays.pop(self._watch.flags.name))
-        with self._blamed("read", self._decode):
+        with self._blame["read"]:
             results = self._decode.read(arrays, metas)
         who = named(f"read() of {type(self._decode).__name__}", manager().origin(self._host_decode))
-        return checked_results(results, count, who)
+        return checked_results(results, len(metas), who)
 
     def _fetch(self, batch: _InFlight) -> dict[str, np.ndarray]:
         """Return the outputs of a batch on the host, without the rows of padding."""
@@ -300,64 +333,6 @@ class DevicePipeline:
         if self._watch is not None:
             self._watch.launch(plan.outputs, plan.device_flags, self.device.stream)
 
-    def _plan(self, slot: Slot, items: Sequence[Item]) -> Plan:
-        """Return the plan for a batch, with room for its payloads in the slot."""
-        count = max(len(items), self.batch_min)
-        key = count, tuple((name, tuple(shape)) for name, shape in items[0].shapes.items())
-        needed = self._payload_start(count) + sum(
-            rounded(item.placement.payload.nbytes, ALIGNMENT) for item in items if item.placement is not None
-        )
-        if slot.memory is None or needed > slot.staging.nbytes:
-            room = rounded(needed * 5 // 4 + 1, _STAGING_STEP)
-            self.device.synchronize()
-            slot.plans.clear()
-            slot.staging, slot.memory = self.device.pinned(room), self.device.memory(room)
-        if key not in slot.plans:
-            while len(slot.plans) >= PLANS:
-                self.device.synchronize()
-                slot.plans.popitem(last=False)
-            slot.plans[key] = self._new_plan(slot, key)
-        slot.plans.move_to_end(key)
-        return slot.plans[key]
-
-    def _new_plan(self, slot: Slot, key: Key) -> Plan:
-        batch, shapes = key
-        tensors = {
-            name: self.engine.buffer(name, (batch, *shape) if self._inputs[name] else shape) for name, shape in shapes
-        }
-        spans, _ = self._input_spans(batch)
-        inputs = {name: span.view(slot.staging) for name, span in spans.items()}
-        plan = Plan(key, tensors, self._payload_start(batch), inputs)
-        if self._preprocess is not None:
-            records = Span(0, (batch, self._record_size), "uint8")
-            payloads = Span(plan.payload_start, (slot.staging.nbytes - plan.payload_start,), "uint8")
-            plan.records = records.view(slot.staging).view(self._preprocess.record)[:, 0]
-            plan.device_records, plan.device_payloads = (self._view(slot.memory, each) for each in (records, payloads))
-        if self._decode is not None:
-            watched = (self._watch.flags,) if self._watch else ()
-            results, size = layout((*self._decode.results, *watched), batch)
-            plan.results_memory, plan.results_host = self.device.memory(size), self.device.pinned(size)
-            plan.results = {name: span.view(plan.results_host) for name, span in results.items()}
-            plan.device_inputs = {name: self._view(slot.memory, span) for name, span in spans.items()}
-            plan.device_results = {name: self._view(plan.results_memory, span) for name, span in results.items()}
-            if self._watch is not None:
-                plan.device_flags = plan.device_results[self._watch.flags.name]
-                del plan.device_results[self._watch.flags.name]
-        return plan
-
-    def _view(self, memory: Any, span: Span) -> Any:
-        return self.device.view(memory, span.offset, span.shape, span.dtype)
-
-    def _input_spans(self, batch: int) -> tuple[dict[str, Span], int]:
-        """Return where the inputs of the device decode lie in the staging memory, behind the records."""
-        return layout(self._decode.inputs if self._decode else (), batch, batch * self._record_size)
-
-    def _payload_start(self, batch: int) -> int:
-        if batch not in self._payload_starts:
-            _, end = self._input_spans(batch)
-            self._payload_starts[batch] = rounded(end, _PAYLOAD_ALIGNMENT)
-        return self._payload_starts[batch]
-
     def _fill(self, plan: Plan, items: Sequence[Item]) -> None:
         """Copy the tensors of the host's preprocess into the input buffers."""
         for name, buffer in plan.tensors.items():
@@ -372,21 +347,22 @@ class DevicePipeline:
                 )
             self.engine.fill(buffer, tensors[0])
 
-    def _write(self, plan: Plan, items: Sequence[Item]) -> tuple[int, list[int]]:
-        """Write records and decode inputs; return the bytes to copy to the GPU, and where the payloads belong."""
+    def _write(self, plan: Plan, items: Sequence[Item]) -> int:
+        """Write records and decode inputs; return the bytes to copy to the GPU, with the payloads behind them."""
         for name, target in plan.inputs.items():
             for index, item in enumerate(padded(items, plan.batch)):
                 target[index] = item.values[name]
         if self._preprocess is None or plan.records is None:
-            return plan.payload_start if plan.inputs else 0, []
-        end, placements, offsets = plan.payload_start, [], []
-        for item in items:
-            assert item.placement is not None
-            placements.append(item.placement)
-            offsets.append(end)
-            end += rounded(item.placement.payload.nbytes, ALIGNMENT)
-        with self._blamed("row", self._preprocess):
-            for index, (placement, offset) in enumerate(zip(placements, offsets, strict=True)):
-                plan.records[index] = self._preprocess.row(placement, offset - plan.payload_start)
+            return plan.payload_start if plan.inputs else 0
+        end = plan.payload_start
+        with self._blame["row"]:
+            for index, item in enumerate(items):
+                assert item.placement is not None
+                if item.payload is None:
+                    offset = self.device.address(item.placement.payload) - plan.payload_address
+                else:
+                    offset = end - plan.payload_start
+                    end += rounded(item.payload.nbytes, ALIGNMENT)
+                plan.records[index] = self._preprocess.row(item.placement, offset)
         plan.records[len(items) :] = plan.records[len(items) - 1]
-        return end, offsets
+        return end

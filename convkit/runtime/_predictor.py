@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -30,7 +30,8 @@ from convkit.processing import (
 )
 from convkit.results import Result
 from convkit.runtime._batch_size import fitting_batch, memory_of
-from convkit.runtime._cuda import Cuda
+from convkit.runtime._buffers import Item
+from convkit.runtime._cuda import Cuda, on_gpu
 from convkit.runtime._device_pipeline import DevicePipeline
 from convkit.runtime._finite import FiniteCheck, Origins
 
@@ -217,9 +218,11 @@ class Predictor:
     def prepare(self, raw: Any) -> Prepared:
         """Return one raw input as input tensors, without the batch axis."""
         value = self.reader.accept(raw)
-        with _naming(raw):
+        try:
             prepared = prepare(self.spec, self._preprocess, value)
             self._check_sizes({name: tensor.shape for name, tensor in prepared.tensors.items()})
+        except InputError as error:
+            _refuse(error, raw)
         return prepared
 
     def run(self, prepared: Sequence[Prepared]) -> list[Result]:
@@ -288,6 +291,10 @@ class DevicePredictor(Predictor):
     adapter's preprocess, the engine and the adapter's decode, on one stream, from the third batch of a shape on in one
     CUDA graph where the engine can be captured. A preprocess or decode without a device side runs on the host, which
     is slower; an engine without one makes this a plain predictor.
+
+    Inputs that are in the GPU's memory already (of torch, cupy, or with DLPack or ``__cuda_array_interface__``; images
+    as uint8 [H, W, 3] in BGR order) are read there, without a copy, if the adapter's preprocess can do that. They must
+    not change before their results are there.
     """
 
     def __init__(
@@ -299,10 +306,10 @@ class DevicePredictor(Predictor):
         decode: Decode | None = None,
     ) -> None:
         super().__init__(artifact, session, preprocess=preprocess, decode=decode)
-        self.pipeline = self._open_pipeline(session)
+        self.device = Cuda(session.device)
+        self.pipeline = self._open_pipeline(session, self.device)
 
-    def _open_pipeline(self, session: Session) -> DevicePipeline | None:
-        device = Cuda(session.device)
+    def _open_pipeline(self, session: Session, device: Cuda) -> DevicePipeline | None:
         with device.active():
             engine = session.on_device(device.stream)
         if engine is None:
@@ -331,12 +338,22 @@ class DevicePredictor(Predictor):
                 origins.answered()
                 yield result
 
-    def _item(self, raw: Any) -> Any:
+    def prepare(self, raw: Any) -> Prepared:
+        """Return one raw input as input tensors, without the batch axis; what is on the GPU is copied to the host."""
+        if on_gpu(raw):
+            raw = self.device.to_host(self.device.borrow(raw))
+        return super().prepare(raw)
+
+    def _item(self, raw: Any) -> Item:
         assert self.pipeline is not None
-        value = self.reader.accept(raw)
-        with _naming(raw):
-            item = self.pipeline.item(value)
+        make, value = (
+            (self.pipeline.item_on_device, raw) if on_gpu(raw) else (self.pipeline.item, self.reader.accept(raw))
+        )
+        try:
+            item = make(value)
             self._check_sizes(item.shapes)
+        except InputError as error:
+            _refuse(error, raw)
         return item
 
     def close(self) -> None:
@@ -346,15 +363,11 @@ class DevicePredictor(Predictor):
         super().close()
 
 
-@contextmanager
-def _naming(raw: Any) -> Iterator[None]:
-    """Put the path before what is wrong with a raw input, where it was given as one."""
-    try:
-        yield
-    except InputError as error:
-        if isinstance(raw, str | Path):
-            raise InputError(f"{raw}: {error.message}", hint=error.hint) from error
-        raise
+def _refuse(error: InputError, raw: Any) -> NoReturn:
+    """Raise what is wrong with a raw input, with its path before it where it was given as one."""
+    if isinstance(raw, str | Path):
+        raise InputError(f"{raw}: {error.message}", hint=error.hint) from error
+    raise error
 
 
 def batches(items: Iterable[Any], size: int, kind: Callable[[Any], Any]) -> Iterator[list[Any]]:

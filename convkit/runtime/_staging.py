@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import cv2
 import numpy as np
 
 from convkit.processing import ArraySpec
@@ -18,9 +19,11 @@ __all__ = ["ALIGNMENT", "Packer", "Span", "layout", "padded", "rounded"]
 
 ALIGNMENT = 16
 """Every array in staging memory starts at a multiple of so many bytes."""
-_PARALLEL_BYTES = 4 << 20
-_PIECE_BYTES = 1 << 19
+_LARGE_BYTES = 4 << 20
+_PART_BYTES = 1 << 19
+_MOST_PART_BYTES = 1 << 30  # OpenCV counts columns in 32 bits
 _MOST_THREADS = 8
+_GAP = np.zeros(ALIGNMENT, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,10 @@ def layout(specs: Sequence[ArraySpec], batch: int, start: int = 0) -> tuple[dict
 
 
 class Packer:
-    """Copies arrays into staging memory, with several threads where they are large."""
+    """Copies arrays into staging memory, with several threads where they are large.
+
+    Each thread makes one call that copies all of its part, because between two calls it would wait for Python's lock.
+    """
 
     def __init__(self) -> None:
         self._count = min(_MOST_THREADS, os.cpu_count() or 1)
@@ -56,25 +62,30 @@ class Packer:
 
     def is_quick(self, size: int) -> bool:
         """Tell whether a batch of so many bytes is copied at once, because more than its copy would hide little."""
-        return size < _PARALLEL_BYTES
+        return size < _LARGE_BYTES
 
-    def copy(self, memory: np.ndarray, offsets: Sequence[int], arrays: Sequence[np.ndarray]) -> Callable[[], None]:
-        """Begin to copy each array to its offset in bytes; return what waits for the end, and may be called twice.
+    def copy(self, memory: np.ndarray, start: int, arrays: Sequence[np.ndarray]) -> Callable[[], None]:
+        """Begin to copy contiguous arrays one behind the other, each to a multiple of `ALIGNMENT` from ``start`` on.
 
-        What is quick is copied here.
+        What is returned waits for the end, and may be called twice. What is quick is copied here.
         """
-        quick = self.is_quick(sum(array.nbytes for array in arrays))
-        cuts = 1 if quick else -(-self._count // len(arrays))
-        pieces = [
-            piece
-            for offset, array in zip(offsets, arrays, strict=True)
-            for piece in _pieces(memory[offset:], array, cuts)
-        ]
-        if quick:
-            _copy(pieces)
+        pieces = _chained(arrays)
+        if not (size := sum(piece.size for piece in pieces)):
             return lambda: None
-        pool, parts = self._pool(), min(len(pieces), self._count)
-        pending = [pool.submit(_copy, pieces[start::parts]) for start in range(parts)]
+        target, quick = memory[start : start + size], self.is_quick(size)
+        count = max(1, min(self._count, size // _PART_BYTES), -(-size // _MOST_PART_BYTES))
+        step = rounded(-(-size // count), ALIGNMENT)
+        parts = [(target[at : at + step], _cut(pieces, at, at + step)) for at in range(0, size, step)]
+        first, others = (parts[:1], parts[1:]) if quick else ([], parts)
+        begun = threading.Semaphore(0)
+        pending = [self._pool().submit(_copy, *part, begun) for part in others]
+        for part in first:
+            _copy(*part)
+        if quick:
+            _wait(pending)
+            return lambda: None
+        for _ in others:  # each thread needs Python's lock once more before it copies, and this one keeps it busy
+            begun.acquire()
         return lambda: _wait(pending)
 
     def close(self) -> None:
@@ -91,25 +102,34 @@ class Packer:
             return self._workers
 
 
-_Piece = tuple[np.ndarray, np.ndarray]
+def _chained(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the bytes of the arrays, with as many between them as make each start at a multiple of `ALIGNMENT`."""
+    pieces = []
+    for array in arrays:
+        pieces.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        if gap := -array.nbytes % ALIGNMENT:
+            pieces.append(_GAP[:gap])
+    return pieces
 
 
-def _pieces(memory: np.ndarray, array: np.ndarray, count: int) -> list[_Piece]:
-    """Return target and source of up to ``count`` parts of an array, some rows each.
-
-    They are as few as there are threads for: at the end of each a thread waits for Python's lock.
-    """
-    target = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
-    count = min(count, len(array), array.nbytes // _PIECE_BYTES) if array.ndim else 1
-    if count <= 1:
-        return [(target, array)]
-    step = -(-len(array) // count)
-    return [(target[row : row + step], array[row : row + step]) for row in range(0, len(array), step)]
+def _cut(pieces: Sequence[np.ndarray], start: int, end: int) -> list[np.ndarray]:
+    """Return what lies from ``start`` to ``end`` of pieces one behind the other."""
+    return list(_inside(pieces, start, end))
 
 
-def _copy(pieces: Sequence[_Piece]) -> None:
-    for target, source in pieces:
-        np.copyto(target, source)
+def _inside(pieces: Sequence[np.ndarray], start: int, end: int) -> Iterator[np.ndarray]:
+    at = 0
+    for piece in pieces:
+        if at < end and at + piece.size > start:
+            yield piece[max(start - at, 0) : end - at]
+        at += piece.size
+
+
+def _copy(target: np.ndarray, pieces: Sequence[np.ndarray], begun: threading.Semaphore | None = None) -> None:
+    """Fill ``target`` with the pieces, without Python's lock."""
+    if begun is not None:
+        begun.release()
+    cv2.hconcat([piece[np.newaxis] for piece in pieces], target[np.newaxis])
 
 
 def _wait(pending: Sequence[Future[None]]) -> None:

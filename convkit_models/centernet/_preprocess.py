@@ -150,6 +150,24 @@ class AffineOnDevice:
         image, meta = self._placed(*raw.shape[:2])
         return Placement({INPUT: (3, *meta["input"])}, meta, raw, image)
 
+    def place_on_device(self, array: Any) -> Placement:
+        """Return the placement of an image on the GPU, whose rows may be apart, as those of a part of an image are.
+
+        Raises:
+            ImageError: the array is not such an image, or its pixels are apart or its channels come first.
+            KernelArgumentError: the image is too large.
+        """
+        _check(array)
+        (rows, columns, _), (pitch, pixel, channel) = array.shape, array.strides
+        pitch = pitch if rows > 1 else 3 * columns
+        if channel != 1 or (columns > 1 and pixel != 3) or pitch < 3 * columns:
+            raise ImageError(
+                f"An image on the GPU has the strides {list(array.strides)}: its pixels are not one behind the other.",
+                hint="Give H x W x 3 of a dense tensor: .contiguous() after permute(1, 2, 0).",
+            )
+        image, meta = self._placed(rows, columns, pitch)
+        return Placement({INPUT: (3, *meta["input"])}, meta, array, image)
+
     def row(self, placement: Placement, offset: int) -> tuple[Any, ...]:
         """Return the record of an image whose dense rows start ``offset`` bytes behind the start of the payloads."""
         return self._warp.row(placement.detail, offset)
@@ -166,10 +184,10 @@ class AffineOnDevice:
         """Return the variants that ``launch`` chooses from by the tensor's dtype and layout."""
         return self._warp.kernels()
 
-    def _place(self, height: int, width: int) -> tuple[SourceImage, dict[str, Any]]:
+    def _place(self, height: int, width: int, pitch: int | None = None) -> tuple[SourceImage, dict[str, Any]]:
         """Return image and meta for a size; the matrix maps pixels of the tensor to the image."""
         matrix, meta = self._host.place(height, width)
-        return self._warp.image(height, width, cv2.invertAffineTransform(matrix)), meta
+        return self._warp.image(height, width, cv2.invertAffineTransform(matrix), pitch=pitch), meta
 
 
 class _CalibratedOnDevice(AffineOnDevice):

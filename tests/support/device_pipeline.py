@@ -16,6 +16,13 @@ from convkit_models.centernet._preprocess import AffineOnDevice
 from convkit_models.centernet.tasks.ctdet import CudaDecode, Tuning, plan_decode
 
 
+class Borrowed:
+    """An array of a GPU as a preprocess sees it: no NumPy array."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape, self.strides, self.dtype = array, array.shape, array.strides, array.dtype
+
+
 class NumpyDevice:
     """Runs at once what a GPU would run later, and records copies and events."""
 
@@ -39,6 +46,15 @@ class NumpyDevice:
         assert offset % 16 == 0
         end = offset + int(np.prod(shape)) * np.dtype(dtype).itemsize
         return memory[offset:end].view(dtype).reshape(tuple(shape))
+
+    def borrow(self, array: np.ndarray) -> Borrowed:
+        return Borrowed(array)
+
+    def address(self, array: Any) -> int:
+        return int((array.array if isinstance(array, Borrowed) else array).ctypes.data)
+
+    def to_host(self, array: Borrowed) -> np.ndarray:
+        return array.array.copy()
 
     def upload(self, memory: np.ndarray, pinned: np.ndarray, size: int, *, concurrent: bool) -> None:
         self.uploads.append((size, concurrent))

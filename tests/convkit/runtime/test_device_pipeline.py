@@ -19,11 +19,11 @@ from support.gpu import missing_gpu
 
 from convkit import Artifact, Detections
 from convkit.backends import DeviceSession
-from convkit.errors import AdapterError, ConversionError, EnvironmentProblem, KernelError, NotFiniteError
+from convkit.errors import AdapterError, ConversionError, EnvironmentProblem, ImageError, KernelError, NotFiniteError
 from convkit.model import Dim, ModelSpec, TensorSpec
 from convkit.processing import synthetic_scenes
 from convkit.runtime import Cuda, DevicePipeline, FiniteCheck, _staging
-from convkit.runtime._device_pipeline import PLANS
+from convkit.runtime._plans import PLANS
 from convkit_models.centernet.tasks.ctdet import CtdetDecode
 
 SIDE = 64
@@ -206,8 +206,8 @@ def test_the_third_run_of_a_shape_is_captured_and_later_ones_replay_it():
 @pytest.fixture
 def copied_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every batch counts as large: threads copy it while the next one is gathered."""
-    monkeypatch.setattr(_staging, "_PARALLEL_BYTES", 1)
-    monkeypatch.setattr(_staging, "_PIECE_BYTES", 1 << 10)
+    monkeypatch.setattr(_staging, "_LARGE_BYTES", 1)
+    monkeypatch.setattr(_staging, "_PART_BYTES", 1 << 10)
 
 
 @pytest.mark.parametrize("ends", [(True, True), (True, False), (False, True)])
@@ -229,6 +229,44 @@ def test_a_stream_that_is_given_up_leaves_nothing_behind() -> None:
         begun.close()
     assert_equal(flow(pipeline, images, 1), images)
     assert len(pipeline._free) == 1
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_images_in_the_memory_of_the_gpu_are_read_where_they_are(large: bool, request: pytest.FixtureRequest) -> None:
+    """Dense ones and parts of larger ones, alone and among others; only their records are copied."""
+    if large:
+        request.getfixturevalue("copied_aside")
+    pipeline: Any = make_pipeline()
+    images = scenes()
+    frames = [np.pad(image, ((1, 2), (3, 1), (0, 0)), constant_values=7) for image in images]
+    parts = [frame[1:-2, 3:-1] for frame in frames]
+    assert_equal(list(pipeline.flow([pipeline.item_on_device(each)] for each in parts)), images)
+    assert {size for size, _ in pipeline.device.uploads} == {pipeline._plans._payload_start(1)}
+    for batch in (2, 3):
+        items = [pipeline.item_on_device(part) if turn % 2 else pipeline.item(part) for turn, part in enumerate(parts)]
+        groups = [items[start : start + batch] for start in range(0, len(items), batch)]
+        assert_equal(list(pipeline.flow(groups)), images)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (lambda image: image.transpose(2, 0, 1), "shape"),
+        (lambda image: image[:, ::2], "one behind the other"),
+        (lambda image: image[:, :, ::-1], "one behind the other"),
+        (lambda image: np.ascontiguousarray(image.transpose(2, 0, 1)).transpose(1, 2, 0), "one behind the other"),
+        (lambda image: np.broadcast_to(image[:1], image.shape), "one behind the other"),
+        (lambda image: image.astype(np.float32), "float32"),
+    ],
+)
+def test_arrays_in_the_memory_of_the_gpu_that_are_no_dense_images_are_refused(wrong, text):
+    with pytest.raises(ImageError, match=text):
+        make_pipeline().item_on_device(wrong(scenes()[0]))
+
+
+def test_a_preprocess_that_reads_no_inputs_on_the_gpu_gets_a_copy_of_them():
+    pipeline = make_pipeline(device_preprocess=False)
+    assert_equal(list(pipeline.flow([pipeline.item_on_device(each)] for each in scenes())), scenes())
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -11,7 +11,7 @@ import pytest
 
 from convkit import Artifact, Detections, convert, load, validate
 from convkit.backends import Engine
-from convkit.errors import EnvironmentProblem
+from convkit.errors import EnvironmentProblem, ImageError
 from convkit.processing import read_image, synthetic_scenes
 from convkit.runtime import DevicePredictor
 
@@ -80,9 +80,58 @@ def test_single_images_of_many_sizes_replay_one_graph_and_give_the_same_bits(gpu
     first = [gpu(image) for image in images]
     for _ in range(3):
         assert same_bits([gpu(image) for image in images], first)
-    plans = [plan for slot in gpu.pipeline._slots for plan in slot.plans.values()]
+    plans = [plan for slots in gpu.pipeline._free for slot in slots for plan in slot.plans.values()]
     assert plans
     assert all(plan.replay is not None for plan in plans)
+
+
+def test_images_on_the_gpu_stay_there_and_give_the_same_bits(gpu, images):
+    """Of torch and cupy, dense or a part of a larger image, alone and among images of the host."""
+    import cupy
+    import torch
+
+    host = [gpu(image) for image in images]
+    frames = [np.pad(image, ((3, 2), (5, 4), (0, 0)), constant_values=9) for image in images]
+    parts = [torch.from_numpy(frame).cuda()[3:-2, 5:-4] for frame in frames]
+    dense = [torch.from_numpy(image).cuda() for image in images]
+    arrays = [cupy.asarray(image) for image in images]
+    assert gpu.pipeline.item_on_device(parts[0]).placement.payload.data.ptr == parts[0].data_ptr()
+    for given in (parts, dense, arrays):
+        for _ in range(4):
+            assert same_bits([gpu(image) for image in given], host)
+    mixed = [[a, b, c][index % 3] for index, (a, b, c) in enumerate(zip(images, parts, arrays, strict=True))]
+    assert_matched(list(gpu.stream(mixed * 3, batch=4)), host * 3, score=1e-3, pixels=0.1, least=0.05)
+    heads, same = gpu.outputs(dense[0]), gpu.outputs(images[0])
+    assert all(np.array_equal(heads[name], same[name]) for name in heads)
+
+
+def test_what_is_still_being_made_on_the_gpu_is_waited_for(gpu, images):
+    import torch
+
+    expected = gpu(images[0])
+    stream = torch.cuda.Stream()
+    for _ in range(4):
+        with torch.cuda.stream(stream):
+            busy = torch.randn(4096, 4096, device="cuda")
+            for _ in range(20):
+                busy = busy @ busy
+            image = torch.zeros(images[0].shape, dtype=torch.uint8, device="cuda")
+            image.copy_(torch.from_numpy(images[0]).pin_memory(), non_blocking=True)
+            assert same_bits([gpu(image)], [expected])
+
+
+def test_tensors_that_are_no_images_are_refused(gpu, images):
+    import torch
+
+    image = torch.from_numpy(images[0]).cuda()
+    for wrong, text in (
+        (image.permute(2, 0, 1).contiguous().permute(1, 2, 0), "not one behind the other"),
+        (image.permute(2, 0, 1).contiguous(), "shape"),
+        (image.float(), "float32"),
+        (image[:, :, :1], "shape"),
+    ):
+        with pytest.raises(ImageError, match=text):
+            gpu(wrong)
 
 
 def test_any_batch_gives_the_boxes_of_single_images(gpu, images):
@@ -188,7 +237,7 @@ def test_work_that_waits_for_the_gpu_runs_in_plain_launches(gpu, images, monkeyp
 
     before = [gpu(image) for image in images[:2]]
     pipeline._runs.clear()
-    for slot in pipeline._slots:
+    for slot in (slot for slots in pipeline._free for slot in slots):
         slot.plans.clear()
     monkeypatch.setattr(pipeline._decode, "launch", waits)
     for _ in range(4):
