@@ -13,7 +13,7 @@ from convkit.cuda._compile import CompiledKernel, Resources, check_limit, compil
 from convkit.cuda._declaration import Argument, Kernel, LaunchConfig, ResourceLimit, Variant, itemsize
 from convkit.cuda._describe import describe, write_kernels
 from convkit.cuda._device import find_device
-from convkit.cuda._launch import Launcher, load
+from convkit.cuda._launch import Launcher, current_stream, load
 from convkit.cuda._memory import DeviceStandIn, allocate, clear, stand_in, upload
 from convkit.cuda._ptx import check_signature, parse_ptx
 from convkit.cuda._source import flatten
@@ -40,6 +40,7 @@ __all__ = [
     "check_signature",
     "clear",
     "compile_variant",
+    "current_stream",
     "describe",
     "evaluate",
     "find_device",

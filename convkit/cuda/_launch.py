@@ -8,6 +8,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from convkit.cuda._array_view import READERS, pointer_reader
@@ -16,7 +17,7 @@ from convkit.cuda._declaration import Argument, LaunchConfig, Variant
 from convkit.cuda._memory import ACTIVE
 from convkit.errors import EnvironmentProblem, KernelArgumentError, KernelError
 
-__all__ = ["Launcher", "load"]
+__all__ = ["Launcher", "current_stream", "load"]
 
 _FORMATS = {"int32": "i4x", "uint32": "I4x", "int64": "q", "float32": "f4x"}
 _DEFAULT_DYNAMIC_LIMIT = 48 * 1024
@@ -70,7 +71,6 @@ class Launcher:
         self._module.load(compiled.code)
         self._function = self._module.get_function(variant.kernel.name).ptr
         self._driver, self._cupy = driver, cupy
-        self._torch_stream: Callable[[int], int] | None = None
         self._dynamic_limit = _DEFAULT_DYNAMIC_LIMIT
         self._carveout: tuple[int, int] | None = None
         self._make_slots()
@@ -138,9 +138,7 @@ class Launcher:
         """Return the address of torch's current stream if a tensor is among the arguments, else of cupy's."""
         torch = sys.modules.get("torch")
         if torch is not None and any(isinstance(value, torch.Tensor) for value in arguments):
-            if self._torch_stream is None:
-                self._torch_stream = _torch_stream(torch)
-            return self._torch_stream(self.device)
+            return _torch_stream(torch)(self.device)
         return self._cupy.cuda.get_current_stream().ptr  # type: ignore[no-any-return]
 
     def _wrong_number(self, count: int) -> KernelArgumentError:
@@ -231,6 +229,21 @@ def _scalar(variant: Variant, argument: Argument) -> Callable[[Any], Any]:
     return read
 
 
+def current_stream(array: Any) -> int | None:
+    """Return the address of the stream that torch or cupy uses in this thread for an array of theirs, else None.
+
+    Work on the array that was enqueued in the usual way is in that stream.
+    """
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return _torch_stream(torch)(array.device.index)
+    if cupy is not None and isinstance(array, cupy.ndarray):
+        with array.device:
+            return int(cupy.cuda.get_current_stream().ptr)
+    return None
+
+
+@lru_cache(maxsize=1)
 def _torch_stream(torch: Any) -> Callable[[int], int]:
     """Return the function that returns torch's current stream on a device; the private one is several times faster."""
     fast: Callable[[int], int] | None = getattr(torch._C, "_cuda_getCurrentRawStream", None)

@@ -13,7 +13,7 @@ from convkit.processing._readers import Reader
 if TYPE_CHECKING:
     import numpy as np
 
-    from convkit.cuda import Variant
+    from convkit.cuda import ArrayView, Variant
     from convkit.results import Result
 
 __all__ = ["ArraySpec", "Decode", "DeviceDecode", "DevicePreprocess", "Join", "Placement", "Prepared", "Preprocess"]
@@ -107,13 +107,13 @@ class Placement:
     """What a device preprocess needs of one raw input.
 
     ``shapes`` are those of the input tensors by name, without the batch axis. ``payload`` is a contiguous array (any
-    shape and dtype) that is copied to the GPU, or an array that is there (cupy), see `PlacesOnDevice`; ``detail`` is
-    the preprocess's own, for `DevicePreprocess.record`.
+    shape and dtype) that is copied to the GPU, or None for one that is there (see `PlacesOnDevice`); ``detail`` is the
+    preprocess's own, for `DevicePreprocess.row`.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     meta: Mapping[str, Any]
-    payload: Any
+    payload: np.ndarray | None
     detail: Any = None
 
 
@@ -152,11 +152,11 @@ class DevicePreprocess(Protocol):
 class PlacesOnDevice(DevicePreprocess, Protocol):
     """A device preprocess that takes raw inputs where they are, if that is the GPU's memory."""
 
-    def place_on_device(self, array: Any) -> Placement:
-        """Return the placement of one raw input (a cupy array), which is the payload, or begins at its first byte.
+    def place_on_device(self, array: ArrayView) -> Placement:
+        """Return the placement of one raw input, without a payload.
 
-        Its ``offset`` in `DevicePreprocess.row` counts from the start of ``payloads`` like any other, and may be
-        negative, as large as memory, and no multiple of 16.
+        The ``offset`` in `DevicePreprocess.row` is that of its first byte, counted from the start of ``payloads`` like
+        any other: it may be negative, as large as memory, and no multiple of 16.
         """
         ...
 

@@ -10,12 +10,25 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from convkit.cuda import ArrayView
 from convkit.processing import Placement
 
-__all__ = ["Device", "Item", "Key", "Plan", "Slot"]
+__all__ = ["Borrowed", "Device", "Item", "Key", "Plan", "Slot"]
 
 Key = tuple[int, tuple[tuple[str, tuple[int, ...]], ...]]
 """A batch size, and the shapes of the input tensors."""
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """An array in the GPU's memory that belongs to somebody else, ``source``, as the kernels see it.
+
+    ``stream`` is where it was made, for which the work on it waits; None where that is arranged.
+    """
+
+    view: ArrayView
+    source: Any
+    stream: int | None = None
 
 
 class Device(Protocol):
@@ -27,9 +40,10 @@ class Device(Protocol):
     def pinned(self, size: int) -> np.ndarray: ...
     def memory(self, size: int) -> Any: ...
     def view(self, memory: Any, offset: int, shape: Sequence[int], dtype: str) -> Any: ...
-    def borrow(self, array: Any) -> Any: ...
+    def borrow(self, array: Any) -> Borrowed: ...
+    def wait_for(self, stream: int) -> None: ...
     def address(self, array: Any) -> int: ...
-    def to_host(self, array: Any) -> np.ndarray: ...
+    def to_host(self, borrowed: Borrowed) -> np.ndarray: ...
     def upload(self, memory: Any, pinned: np.ndarray, size: int, *, concurrent: bool) -> None: ...
     def download(self, pinned: np.ndarray, memory: Any) -> None: ...
     def record(self) -> Callable[[], None]: ...
@@ -41,7 +55,7 @@ class Item:
     """One raw input on its way: its placement, or its tensors where the preprocess ran on the host.
 
     ``shapes`` are those of the input tensors by name, without the batch axis where the input has one; ``values`` are
-    the inputs of the device decode.
+    the inputs of the device decode; ``borrowed`` is the input where it is in the GPU's memory.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -49,12 +63,12 @@ class Item:
     values: Mapping[str, np.ndarray]
     placement: Placement | None = None
     tensors: Mapping[str, np.ndarray] | None = None
+    borrowed: Borrowed | None = None
 
     @property
     def payload(self) -> np.ndarray | None:
         """What is copied to the GPU; None where it is there, or the preprocess ran on the host."""
-        payload = self.placement and self.placement.payload
-        return payload if isinstance(payload, np.ndarray) else None
+        return self.placement.payload if self.placement else None
 
 
 @dataclass

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from convkit.cuda import find_device
-from convkit.errors import InputError
+from convkit.cuda import ArrayView, current_stream, find_device
+from convkit.errors import InputError, KernelArgumentError
+from convkit.runtime._buffers import Borrowed
 
 __all__ = ["Cuda", "on_gpu"]
 
@@ -21,6 +22,8 @@ def on_gpu(value: Any) -> bool:
     """Return whether a value is an array in a GPU's memory: of torch, cupy or anything else that shares its arrays."""
     if isinstance(value, np.ndarray | str | Path | bytes):
         return False
+    if hasattr(value, "is_cuda"):
+        return bool(value.is_cuda)
     if hasattr(value, "__dlpack_device__"):
         return value.__dlpack_device__()[0] in (_CUDA, _MANAGED)
     return hasattr(value, "__cuda_array_interface__")
@@ -64,38 +67,50 @@ class Cuda:
         """Return an array in ``memory`` that starts at a byte offset."""
         return self._cupy.ndarray(tuple(shape), dtype, memory.data + offset)
 
-    def borrow(self, array: Any) -> Any:
-        """Return an array in this GPU's memory as a cupy array; the stream waits for the work that made it.
+    def borrow(self, array: Any) -> Borrowed:
+        """Return an array in this GPU's memory as the kernels see it, and the stream in which it was made.
 
         Raises:
             InputError: it is on another GPU, or cannot be taken over.
         """
-        shares = hasattr(array, "__dlpack_device__")
+        kind = type(array).__name__
         try:
-            with self.active():
-                if not shares:
-                    array = self._cupy.asarray(array)
-                found = int(array.__dlpack_device__()[1])
-                if found == self._device.id:
-                    return self._cupy.from_dlpack(array) if shares else array
-        except (BufferError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            # What is neither of torch nor of cupy is taken over on the pipeline's own stream, which then waits for it.
+            stream = current_stream(array)
+            if stream is None:
+                with self.active():
+                    shares = hasattr(array, "__dlpack__")
+                    array = self._cupy.from_dlpack(array) if shares else self._cupy.asarray(array)
+            view = ArrayView.of("input", array)
+        except (BufferError, RuntimeError, TypeError, ValueError, AttributeError, KernelArgumentError) as error:
             raise InputError(
-                f"A {type(array).__name__} cannot be taken over: {(str(error).splitlines() or [''])[0]}",
-                hint="Give an array of a plain number type.",
+                f"A {kind} cannot be taken over: {(str(error).splitlines() or [''])[0]}",
+                hint="Give an array of a plain number type in the memory of this GPU.",
             ) from error
-        raise InputError(
-            f"A {type(array).__name__} is on cuda:{found}, but the model runs on cuda:{self._device.id}.",
-            hint=f"Move it there, or load the artifact with device='cuda:{found}'.",
-        )
+        if view.device != self._device.id:
+            raise InputError(
+                f"A {kind} is on cuda:{view.device}, but the model runs on cuda:{self._device.id}.",
+                hint=f"Move it there, or load the artifact with device='cuda:{view.device}'.",
+            )
+        return Borrowed(view, array, stream)
+
+    def wait_for(self, stream: int) -> None:
+        """Let the work that is enqueued later wait for what is in another stream now."""
+        self._stream.wait_event(self._event(self._cupy.cuda.ExternalStream(stream)))
 
     def address(self, array: Any) -> int:
-        """Return where an array begins."""
+        """Return where an array of `view` begins."""
         return int(array.data.ptr)
 
-    def to_host(self, array: Any) -> np.ndarray:
+    def to_host(self, borrowed: Borrowed) -> np.ndarray:
         """Return a copy in host memory."""
+        array = borrowed.source
         with self.active():
-            return np.asarray(self._cupy.asnumpy(array))
+            if borrowed.stream is not None:
+                self.wait_for(borrowed.stream)
+            return np.asarray(
+                self._cupy.asnumpy(self._cupy.asarray(array.detach() if hasattr(array, "detach") else array))
+            )
 
     def upload(self, memory: Any, pinned: np.ndarray, size: int, *, concurrent: bool) -> None:
         """Enqueue a copy of ``size`` bytes to the device; work that is enqueued later waits for it.

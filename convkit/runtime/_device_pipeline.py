@@ -38,7 +38,7 @@ from convkit.runtime._gpu_errors import first_error, gpu_errors, refuses_capture
 from convkit.runtime._plans import Plans
 from convkit.runtime._staging import ALIGNMENT, Packer, padded, rounded
 
-__all__ = ["Device", "DevicePipeline", "Item"]
+__all__ = ["DevicePipeline"]
 
 SLOTS = 3
 """Batches of a stream on their way: one is copied while the next is gathered, and two are on the GPU."""
@@ -101,6 +101,7 @@ class DevicePipeline:
             for method in methods
             if side
         }
+        self._places_on_device = self._preprocess if isinstance(self._preprocess, PlacesOnDevice) else None
         self._finite = finite
         self._watch = FiniteOnDevice(finite, spec.outputs) if finite and self._decode else None
         self._plans = Plans(device, engine, self._inputs, batch_min, self._preprocess, self._decode, self._watch)
@@ -133,13 +134,12 @@ class DevicePipeline:
             InputError: it is on another GPU.
             ConvkitError: the model does not take this input.
         """
-        with self.device.active():
-            borrowed = self.device.borrow(array)
-            if not isinstance(self._preprocess, PlacesOnDevice):
-                return self.item(self.device.to_host(borrowed))
-            with self._blame["place"]:
-                placement = self._preprocess.place_on_device(borrowed)
-        return Item(placement.shapes, placement.meta, self._values(placement.meta), placement)
+        borrowed = self.device.borrow(array)
+        if self._places_on_device is None:
+            return self.item(self.device.to_host(borrowed))
+        with self._blame["place"]:
+            placement = self._places_on_device.place_on_device(borrowed.view)
+        return Item(placement.shapes, placement.meta, self._values(placement.meta), placement, borrowed=borrowed)
 
     def flow(self, batches: Iterable[Sequence[Item]]) -> Iterator[Result]:
         """Yield one result per item, in order; the host packs a batch while the GPU works on the one before.
@@ -239,10 +239,11 @@ class DevicePipeline:
         with gpu_errors(len(items)):
             if slot.busy:
                 slot.busy()
-            with self._lock, self.device.active():
+            with self._lock:
                 plan = self._plans.of(slot, items)
                 if self._preprocess is None:
-                    self._fill(plan, items)
+                    with self.device.active():
+                        self._fill(plan, items)
         size = self._write(plan, items)
         done = self.packer.copy(
             slot.staging, plan.payload_start, [item.payload for item in items if item.payload is not None]
@@ -254,6 +255,9 @@ class DevicePipeline:
         batch.done()
         plan = batch.plan
         with gpu_errors(len(batch.items)), self._lock, self.device.active():
+            for stream in {item.borrowed.stream for item in batch.items if item.borrowed}:
+                if stream is not None:
+                    self.device.wait_for(stream)
             if batch.size:
                 self.device.upload(batch.slot.memory, batch.slot.staging, batch.size, concurrent=concurrent)
             self._run(plan)
@@ -358,11 +362,12 @@ class DevicePipeline:
         with self._blame["row"]:
             for index, item in enumerate(items):
                 assert item.placement is not None
-                if item.payload is None:
-                    offset = self.device.address(item.placement.payload) - plan.payload_address
-                else:
+                payload = item.payload
+                if item.borrowed:
+                    offset = item.borrowed.view.address - plan.payload_address
+                elif payload is not None:
                     offset = end - plan.payload_start
-                    end += rounded(item.payload.nbytes, ALIGNMENT)
+                    end += rounded(payload.nbytes, ALIGNMENT)
                 plan.records[index] = self._preprocess.row(item.placement, offset)
         plan.records[len(items) :] = plan.records[len(items) - 1]
         return end

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from convkit.errors import ConvkitError, EnvironmentProblem, KernelError
 
 __all__ = ["first_error", "gpu_errors", "refuses_capture"]
 
 
-@contextmanager
-def gpu_errors(count: int) -> Iterator[None]:
-    """Turn errors of torch, cupy and the driver into errors for people."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
+class gpu_errors:  # noqa: N801 - used as a function
+    """Turn errors of torch, cupy and the driver, about a batch of so many, into errors for people."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, RuntimeError | MemoryError):
+            return
         text = str(error).strip().partition("\n")[0] or type(error).__name__
         if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
             raise EnvironmentProblem(
-                f"There is not enough memory for a batch of {count}: {text}", hint="Use a smaller batch."
+                f"There is not enough memory for a batch of {self._count}: {text}", hint="Use a smaller batch."
             ) from error
         raise EnvironmentProblem(
-            f"The GPU failed on a batch of {count}: {text}",
+            f"The GPU failed on a batch of {self._count}: {text}",
             hint="An earlier kernel may be the cause; CUDA_LAUNCH_BLOCKING=1 shows which one.",
         ) from error
 

@@ -56,6 +56,13 @@ class Plans:
         needed = self._payload_start(count) + sum(
             rounded(item.payload.nbytes, ALIGNMENT) for item in items if item.payload is not None
         )
+        if slot.memory is not None and needed <= slot.staging.nbytes and key in slot.plans:
+            slot.plans.move_to_end(key)
+            return slot.plans[key]
+        with self._device.active():
+            return self._made(slot, key, needed)
+
+    def _made(self, slot: Slot, key: Key, needed: int) -> Plan:
         if slot.memory is None or needed > slot.staging.nbytes:
             room = rounded(needed * 5 // 4 + 1, _STAGING_STEP)
             self._device.synchronize()
@@ -66,7 +73,6 @@ class Plans:
                 self._device.synchronize()
                 slot.plans.popitem(last=False)
             slot.plans[key] = self._new_plan(slot, key)
-        slot.plans.move_to_end(key)
         return slot.plans[key]
 
     def _new_plan(self, slot: Slot, key: Key) -> Plan:

@@ -72,19 +72,18 @@ class Packer:
         pieces = _chained(arrays)
         if not (size := sum(piece.size for piece in pieces)):
             return lambda: None
-        target, quick = memory[start : start + size], self.is_quick(size)
+        target = memory[start : start + size]
+        if self.is_quick(size):  # to wake threads takes longer
+            _copy(target, pieces)
+            return lambda: None
         count = max(1, min(self._count, size // _PART_BYTES), -(-size // _MOST_PART_BYTES))
         step = rounded(-(-size // count), ALIGNMENT)
-        parts = [(target[at : at + step], _cut(pieces, at, at + step)) for at in range(0, size, step)]
-        first, others = (parts[:1], parts[1:]) if quick else ([], parts)
         begun = threading.Semaphore(0)
-        pending = [self._pool().submit(_copy, *part, begun) for part in others]
-        for part in first:
-            _copy(*part)
-        if quick:
-            _wait(pending)
-            return lambda: None
-        for _ in others:  # each thread needs Python's lock once more before it copies, and this one keeps it busy
+        pending = [
+            self._pool().submit(_copy, target[at : at + step], _cut(pieces, at, at + step), begun)
+            for at in range(0, size, step)
+        ]
+        for _ in pending:  # each thread needs Python's lock once more before it copies, and this one keeps it busy
             begun.acquire()
         return lambda: _wait(pending)
 

@@ -157,7 +157,9 @@ def _placed(device: DevicePreprocess, raw: Any, prepared: Prepared) -> Placement
     shapes = {name: tuple(shape) for name, shape in placement.shapes.items()}
     wanted = {name: value.shape for name, value in prepared.tensors.items()}
     assert shapes == wanted, f"{what(raw)}: place() gave the shapes {shapes}, not {wanted}"
-    assert placement.payload.flags.c_contiguous, f"{what(raw)}: the payload of place() is not contiguous"
+    payload = placement.payload
+    contiguous = isinstance(payload, np.ndarray) and payload.flags.c_contiguous
+    assert contiguous, f"{what(raw)}: the payload of place() is no contiguous array"
     return placement
 
 
@@ -182,7 +184,7 @@ def _launched(
     payloads, offsets = bytearray(), []
     for placement in placements:
         offsets.append(len(payloads))
-        payloads += placement.payload.tobytes()
+        payloads += b"" if placement.payload is None else placement.payload.tobytes()
         payloads += bytes(-len(payloads) % _ALIGNMENT)
     pairs = list(zip(placements, offsets, strict=True))
     records = np.array([device.row(*pair) for pair in (*pairs, pairs[-1])], device.record)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from convkit import Prepared, Preprocess
-from convkit.cuda import Variant
+from convkit.cuda import ArrayView, Variant
 from convkit.errors import ImageError
 from convkit.processing import Placement
 from convkit.processing.image_warp import ImageWarp, SourceImage
@@ -150,7 +150,7 @@ class AffineOnDevice:
         image, meta = self._placed(*raw.shape[:2])
         return Placement({INPUT: (3, *meta["input"])}, meta, raw, image)
 
-    def place_on_device(self, array: Any) -> Placement:
+    def place_on_device(self, array: ArrayView) -> Placement:
         """Return the placement of an image on the GPU, whose rows may be apart, as those of a part of an image are.
 
         Raises:
@@ -166,7 +166,7 @@ class AffineOnDevice:
                 hint="Give H x W x 3 of a dense tensor: .contiguous() after permute(1, 2, 0).",
             )
         image, meta = self._placed(rows, columns, pitch)
-        return Placement({INPUT: (3, *meta["input"])}, meta, array, image)
+        return Placement({INPUT: (3, *meta["input"])}, meta, None, image)
 
     def row(self, placement: Placement, offset: int) -> tuple[Any, ...]:
         """Return the record of an image whose dense rows start ``offset`` bytes behind the start of the payloads."""
@@ -214,11 +214,11 @@ def _touched_rows(matrix: np.ndarray, rows: int, height: int) -> tuple[int, int]
     return top, max(top + 1, min(height, math.ceil(shift + ratio * rows) + 2))
 
 
-def _check(image: np.ndarray) -> None:
+def _check(image: np.ndarray | ArrayView) -> None:
     shape = getattr(image, "shape", None)
     if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape:
         raise ImageError(
             f"An image of shape {shape} cannot be prepared.", hint="Give pixels as H x W x 3, in BGR order."
         )
-    if image.dtype != np.uint8:
+    if image.dtype != "uint8":
         raise ImageError(f"An image of {image.dtype} cannot be prepared.", hint="Give uint8 pixels, 0 to 255.")

@@ -10,17 +10,13 @@ import numpy as np
 from support.decoding import run_launch
 
 from convkit.cuda import ArrayView
-from convkit.runtime import NOT_FINITE, FiniteOnDevice
+from convkit.runtime import NOT_FINITE, Borrowed, FiniteOnDevice
 from convkit.testing.cuda_host import run_on_host
 from convkit_models.centernet._preprocess import AffineOnDevice
 from convkit_models.centernet.tasks.ctdet import CudaDecode, Tuning, plan_decode
 
-
-class Borrowed:
-    """An array of a GPU as a preprocess sees it: no NumPy array."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array, self.shape, self.strides, self.dtype = array, array.shape, array.strides, array.dtype
+PRODUCER = 99
+"""The stream in which arrays on the device were made."""
 
 
 class NumpyDevice:
@@ -30,7 +26,7 @@ class NumpyDevice:
 
     def __init__(self) -> None:
         self.uploads: list[tuple[int, bool]] = []
-        self.downloads = self.events = 0
+        self.downloads = self.events = self.waits = 0
         self.waited: list[int] = []
 
     @contextmanager
@@ -48,13 +44,18 @@ class NumpyDevice:
         return memory[offset:end].view(dtype).reshape(tuple(shape))
 
     def borrow(self, array: np.ndarray) -> Borrowed:
-        return Borrowed(array)
+        strides = tuple(step // array.itemsize for step in array.strides)
+        return Borrowed(ArrayView(array.shape, strides, array.dtype.name, array.ctypes.data), array, PRODUCER)
 
-    def address(self, array: Any) -> int:
-        return int((array.array if isinstance(array, Borrowed) else array).ctypes.data)
+    def wait_for(self, stream: int) -> None:
+        assert stream == PRODUCER
+        self.waits += 1
 
-    def to_host(self, array: Borrowed) -> np.ndarray:
-        return array.array.copy()
+    def address(self, array: np.ndarray) -> int:
+        return int(array.ctypes.data)
+
+    def to_host(self, borrowed: Borrowed) -> np.ndarray:
+        return np.array(borrowed.source)
 
     def upload(self, memory: np.ndarray, pinned: np.ndarray, size: int, *, concurrent: bool) -> None:
         self.uploads.append((size, concurrent))

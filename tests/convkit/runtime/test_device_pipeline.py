@@ -242,6 +242,7 @@ def test_images_in_the_memory_of_the_gpu_are_read_where_they_are(large: bool, re
     parts = [frame[1:-2, 3:-1] for frame in frames]
     assert_equal(list(pipeline.flow([pipeline.item_on_device(each)] for each in parts)), images)
     assert {size for size, _ in pipeline.device.uploads} == {pipeline._plans._payload_start(1)}
+    assert pipeline.device.waits == len(images), "each batch waits for the stream in which its images were made"
     for batch in (2, 3):
         items = [pipeline.item_on_device(part) if turn % 2 else pipeline.item(part) for turn, part in enumerate(parts)]
         groups = [items[start : start + batch] for start in range(0, len(items), batch)]

@@ -95,7 +95,7 @@ def test_images_on_the_gpu_stay_there_and_give_the_same_bits(gpu, images):
     parts = [torch.from_numpy(frame).cuda()[3:-2, 5:-4] for frame in frames]
     dense = [torch.from_numpy(image).cuda() for image in images]
     arrays = [cupy.asarray(image) for image in images]
-    assert gpu.pipeline.item_on_device(parts[0]).placement.payload.data.ptr == parts[0].data_ptr()
+    assert gpu.pipeline.item_on_device(parts[0]).borrowed.view.address == parts[0].data_ptr()
     for given in (parts, dense, arrays):
         for _ in range(4):
             assert same_bits([gpu(image) for image in given], host)
