@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,10 +50,15 @@ def layout(specs: Sequence[ArraySpec], batch: int, start: int = 0) -> tuple[dict
     return spans, start
 
 
-class Packer:
-    """Copies arrays into staging memory, with several threads where they are large.
+def _nothing() -> None:
+    return
 
-    Each thread makes one call that copies all of its part, because between two calls it would wait for Python's lock.
+
+class Packer:
+    """Copies arrays into staging memory, large ones by several threads: those of PyTorch where that is in use.
+
+    A thread of Python makes one call that copies all of its part, because between two calls it would wait for Python's
+    lock.
     """
 
     def __init__(self) -> None:
@@ -73,18 +79,20 @@ class Packer:
         if not (size := sum(piece.size for piece in pieces)):
             return lambda: None
         target = memory[start : start + size]
-        if self.is_quick(size):  # to wake threads takes longer
-            _copy(target, pieces)
+        threaded = has_torch() and all(piece.flags.writeable for piece in pieces)  # a tensor cannot be read-only
+        if self.is_quick(size):
+            (_copy_threaded if threaded and size > _PART_BYTES else _copy)(target, pieces)
             return lambda: None
-        count = max(1, min(self._count, size // _PART_BYTES), -(-size // _MOST_PART_BYTES))
+        count = 1 if threaded else max(1, min(self._count, size // _PART_BYTES), -(-size // _MOST_PART_BYTES))
         step = rounded(-(-size // count), ALIGNMENT)
-        begun = threading.Semaphore(0)
-        pending = [
-            self._pool().submit(_copy, target[at : at + step], _cut(pieces, at, at + step), begun)
-            for at in range(0, size, step)
-        ]
-        for _ in pending:  # each thread needs Python's lock once more before it copies, and this one keeps it busy
-            begun.acquire()
+        pending = []
+        for at in range(0, size, step):
+            part = target[at : at + step], _cut(pieces, at, at + step)
+            begun = threading.Event()
+            copied = self._pool().submit(_started, _copy_threaded if threaded else _copy, begun, *part)
+            pending.append((begun, copied))
+        for begun, _ in pending:  # each thread needs Python's lock before it copies, and this one keeps it busy
+            begun.wait()
         return lambda: _wait(pending)
 
     def close(self) -> None:
@@ -99,6 +107,11 @@ class Packer:
             if self._workers is None:
                 self._workers = ThreadPoolExecutor(self._count, "convkit-pack")
             return self._workers
+
+
+def has_torch() -> bool:
+    """Return whether this process uses PyTorch."""
+    return "torch" in sys.modules
 
 
 def _chained(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -124,16 +137,33 @@ def _inside(pieces: Sequence[np.ndarray], start: int, end: int) -> Iterator[np.n
         at += piece.size
 
 
-def _copy(target: np.ndarray, pieces: Sequence[np.ndarray], begun: threading.Semaphore | None = None) -> None:
-    """Fill ``target`` with the pieces, without Python's lock."""
-    if begun is not None:
-        begun.release()
-    cv2.hconcat([piece[np.newaxis] for piece in pieces], target[np.newaxis])
+def _copy(target: np.ndarray, pieces: Sequence[np.ndarray], begun: Callable[[], None] = _nothing) -> None:
+    """Fill ``target`` with the pieces, without Python's lock; ``begun`` is called right before."""
+    rows = [piece[np.newaxis] for piece in pieces]
+    begun()
+    cv2.hconcat(rows, target[np.newaxis])
 
 
-def _wait(pending: Sequence[Future[None]]) -> None:
-    for each in pending:
-        each.result()
+def _copy_threaded(target: np.ndarray, pieces: Sequence[np.ndarray], begun: Callable[[], None] = _nothing) -> None:
+    """Do the same by the threads of PyTorch, which are there already and do not wait for Python's lock."""
+    import torch
+
+    tensors = [torch.from_numpy(piece) for piece in pieces]
+    begun()
+    torch.cat(tensors, out=torch.from_numpy(target))
+
+
+def _started(copy: Callable[..., None], begun: threading.Event, *arguments: Any) -> None:
+    """Copy, and tell when that has begun or failed."""
+    try:
+        copy(*arguments, begun.set)
+    finally:
+        begun.set()
+
+
+def _wait(pending: Sequence[tuple[threading.Event, Future[None]]]) -> None:
+    for _, copied in pending:
+        copied.result()
 
 
 def rounded(size: int, step: int) -> int:

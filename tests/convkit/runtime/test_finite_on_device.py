@@ -54,6 +54,21 @@ def test_every_place_is_looked_at_and_the_row_is_named(dtype, place):
         assert caught.value.row == place // 231
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_large_items_of_any_alignment_are_looked_at_to_the_end(dtype):
+    size = 3 * 77 * 113
+    maps = TensorSpec("maps", ("batch", 3, 77, 113))
+    watch = WatchOnHost(NothingInfinite(Artifact(None, {}), [maps]), [maps])  # type: ignore[arg-type]
+    for place in (0, 8191, 8192, size - 1, size, 2 * size - 1, 3 * size - 1):
+        value = np.zeros((3, 3, 77, 113), dtype)
+        value.flat[place] = np.inf
+        flags = np.full((3, *watch.flags.shape), 0xA5, np.int32)
+        watch.launch({"maps": value}, flags, NumpyDevice.stream)
+        with pytest.raises(NotFiniteError, match="infinity") as caught:
+            watch.refuse(flags)
+        assert caught.value.row == place // size
+
+
 def test_an_output_without_batch_axis_is_looked_at_once():
     outputs = arrays("float32")
     outputs["whole"][4] = np.nan
