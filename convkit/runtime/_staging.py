@@ -50,15 +50,12 @@ def layout(specs: Sequence[ArraySpec], batch: int, start: int = 0) -> tuple[dict
     return spans, start
 
 
-def _nothing() -> None:
-    return
-
-
 class Packer:
-    """Copies arrays into staging memory, large ones by several threads: those of PyTorch where that is in use.
+    """Copies arrays into staging memory, with several threads where they are large.
 
-    A thread of Python makes one call that copies all of its part, because between two calls it would wait for Python's
-    lock.
+    A thread makes one call that copies all of its part, because between two calls it would wait for Python's lock. To
+    wake threads of Python takes longer than to copy an image; those of PyTorch, where it is in use, are quicker, and
+    slower with many arrays.
     """
 
     def __init__(self) -> None:
@@ -79,18 +76,17 @@ class Packer:
         if not (size := sum(piece.size for piece in pieces)):
             return lambda: None
         target = memory[start : start + size]
-        threaded = has_torch() and all(piece.flags.writeable for piece in pieces)  # a tensor cannot be read-only
         if self.is_quick(size):
-            (_copy_threaded if threaded and size > _PART_BYTES else _copy)(target, pieces)
+            writeable = all(piece.flags.writeable for piece in pieces)  # or PyTorch makes no tensor of it
+            (_copy_threaded if size > _PART_BYTES and writeable and has_torch() else _copy)(target, pieces)
             return lambda: None
-        count = 1 if threaded else max(1, min(self._count, size // _PART_BYTES), -(-size // _MOST_PART_BYTES))
+        count = max(1, min(self._count, size // _PART_BYTES), -(-size // _MOST_PART_BYTES))
         step = rounded(-(-size // count), ALIGNMENT)
         pending = []
         for at in range(0, size, step):
-            part = target[at : at + step], _cut(pieces, at, at + step)
             begun = threading.Event()
-            copied = self._pool().submit(_started, _copy_threaded if threaded else _copy, begun, *part)
-            pending.append((begun, copied))
+            part = target[at : at + step], _cut(pieces, at, at + step), begun
+            pending.append((begun, self._pool().submit(_copy_part, *part)))
         for begun, _ in pending:  # each thread needs Python's lock before it copies, and this one keeps it busy
             begun.wait()
         return lambda: _wait(pending)
@@ -137,28 +133,22 @@ def _inside(pieces: Sequence[np.ndarray], start: int, end: int) -> Iterator[np.n
         at += piece.size
 
 
-def _copy(target: np.ndarray, pieces: Sequence[np.ndarray], begun: Callable[[], None] = _nothing) -> None:
-    """Fill ``target`` with the pieces, without Python's lock; ``begun`` is called right before."""
-    rows = [piece[np.newaxis] for piece in pieces]
-    begun()
-    cv2.hconcat(rows, target[np.newaxis])
+def _copy(target: np.ndarray, pieces: Sequence[np.ndarray]) -> None:
+    """Fill ``target`` with the pieces, in one call without Python's lock."""
+    cv2.hconcat([piece[np.newaxis] for piece in pieces], target[np.newaxis])
 
 
-def _copy_threaded(target: np.ndarray, pieces: Sequence[np.ndarray], begun: Callable[[], None] = _nothing) -> None:
-    """Do the same by the threads of PyTorch, which are there already and do not wait for Python's lock."""
+def _copy_threaded(target: np.ndarray, pieces: Sequence[np.ndarray]) -> None:
+    """Do the same by the threads of PyTorch."""
     import torch
 
-    tensors = [torch.from_numpy(piece) for piece in pieces]
-    begun()
-    torch.cat(tensors, out=torch.from_numpy(target))
+    torch.cat([torch.from_numpy(piece) for piece in pieces], out=torch.from_numpy(target))
 
 
-def _started(copy: Callable[..., None], begun: threading.Event, *arguments: Any) -> None:
-    """Copy, and tell when that has begun or failed."""
-    try:
-        copy(*arguments, begun.set)
-    finally:
-        begun.set()
+def _copy_part(target: np.ndarray, pieces: Sequence[np.ndarray], begun: threading.Event) -> None:
+    """Do the same in another thread, and tell when it needs Python's lock no more."""
+    begun.set()
+    _copy(target, pieces)
 
 
 def _wait(pending: Sequence[tuple[threading.Event, Future[None]]]) -> None:
