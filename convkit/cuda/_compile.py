@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 from dataclasses import dataclass
@@ -156,7 +157,8 @@ def _compile(text: str, variant: Variant, options: tuple[str, ...], kind: Kind) 
             raise _failure(variant, options, log or str(error)) from error
         log = _clean(nvrtc.getProgramLog(program))
         if kind == "cubin":
-            _keep_ptx(text, variant, options, bytes(nvrtc.getPTX(program)), log)
+            with contextlib.suppress(nvrtc.NVRTCError):  # a version that gives none compiles it when it is asked for
+                _keep_ptx(text, variant, options, bytes(nvrtc.getPTX(program)), log)
         code = _whole(nvrtc.getCUBIN(program)) if kind == "cubin" else nvrtc.getPTX(program)
         return bytes(code), log
     finally:
@@ -181,6 +183,8 @@ def _keep_ptx(text: str, variant: Variant, options: tuple[str, ...], code: bytes
 
     ``log`` says first what the compiler says of the source, then what ptxas says.
     """
+    if not code.strip(b"\0"):
+        return
     target = options[1].partition("=")[2].replace("sm_", "compute_")
     key = cache_key(
         text=text,
