@@ -165,6 +165,7 @@ def _summary(done: Conversion, seconds: float) -> dict[str, Any]:
         "form": manifest["graph"]["form"],
         "opset": manifest["graph"]["opset"],
         "seconds": round(seconds, 2),
+        "stages": [{"stage": name, "seconds": round(value, 2)} for name, value in done.seconds.items()],
         "verdict": done.verdict.to_json(),
         "ladder": (done.engine or done).ladder.to_json(),
         **({"engine": str(done.engine.folder)} if done.engine else {}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,10 @@ from convkit.artifact import (
 )
 from convkit.backends import find_graph_backend
 from convkit.conversion._calibration import CalibrationFiles, CalibrationInputs, CalibrationSamples
+from convkit.conversion._clock import StageClock
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._settings import AUTO, ConvertSettings, read_config, resolve_settings
-from convkit.errors import CheckpointError, Interrupted, ProofFailedError, SettingError, at_stage, blamed_on
+from convkit.errors import CheckpointError, Interrupted, ProofFailedError, SettingError, blamed_on
 from convkit.graph import Rewrite
 from convkit.model import Adapter, Request, SourceModel, Target, find_precision
 from convkit.plugins import manager
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from convkit.conversion._brought import BroughtGraph
     from convkit.conversion._engines import BuiltEngine
     from convkit.conversion._metric import MetricData
-    from convkit.conversion._stages import Proved, Rewritten
+    from convkit.conversion._proving import Proved
+    from convkit.conversion._stages import Rewritten
     from convkit.conversion._typing import Typed
     from convkit.proof import Verdict
 
@@ -54,16 +56,21 @@ STAGES = (
 """What `run_plan` does, in its order."""
 READ, CHECK, MEASURE, EXPORT, REWRITE, PROVE, WRITE = STAGES
 TYPE = "type the graph and prove it again"
+BUILD = "build the engine"
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """A finished conversion: the artifact, its verdict and ladder, and the engine that was asked for besides."""
+    """A finished conversion: the artifact, its verdict and ladder, and the engine that was asked for besides.
+
+    ``seconds`` says how long each stage took, by its name.
+    """
 
     artifact: Artifact
     verdict: Verdict
     ladder: Ladder
     engine: BuiltEngine | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,12 +162,14 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
     from convkit.conversion._engines import build_engine
 
     done: Conversion | None = None
+    clock = StageClock()
     try:
-        done = _run_plan(plan, overwrite, progress)
+        done = _run_plan(plan, overwrite, progress, clock)
         settings = plan.settings
         if settings.to == "onnx":
             return done
-        engine = build_engine(done.artifact.path, settings.to, targets=settings.target, progress=progress)
+        with clock.stage(BUILD):
+            engine = build_engine(done.artifact.path, settings.to, targets=settings.target, progress=progress)
     except Interrupted:
         raise
     except KeyboardInterrupt as error:
@@ -168,21 +177,15 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
     return replace(done, engine=engine)
 
 
-def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conversion:
+def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress, clock: StageClock) -> Conversion:
     """Run the stages of the artifact itself."""
     from convkit.conversion._brought import check_edges, read_graph
     from convkit.conversion._changes import Wish
     from convkit.conversion._metric import measure_metric, metric_task
     from convkit.conversion._preflight import preflight
+    from convkit.conversion._proving import prove_graph
     from convkit.conversion._record import conversion_record
-    from convkit.conversion._stages import (
-        Runner,
-        export,
-        measure_reference,
-        prove_graph,
-        rewrite,
-        write_device_kernels,
-    )
+    from convkit.conversion._stages import Runner, export, measure_reference, rewrite, write_device_kernels
     from convkit.conversion._typing import bring_graph, judge_of, prove_typed_graph, read_kept, type_graph
 
     if plan.settings.graph:
@@ -199,7 +202,7 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
         raise SettingError(f"There is no file {settings.keep_fp32}.", hint="Check --keep-fp32.")
     progress("reading the checkpoint")
     plugin = manager().owner(name).name
-    with at_stage(READ, plugin):
+    with clock.stage(READ, plugin):
         source = _load(plan, plugin)
     if plan.brought:
         check_edges(source.spec, plan.brought)
@@ -209,26 +212,26 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
     if not plan.output:
         _reserve(output, overwrite=overwrite)
     progress("checking the adapter on two samples")
-    with at_stage(CHECK, plugin):
+    with clock.stage(CHECK, plugin):
         inputs = _inputs(plan, source)
         calibration = _calibration(plan, source, inputs) if find_precision(plan.precision).rest else None
         checked = preflight(name, source, settings.dims, inputs, target, plugin)
     with staging(output) as folder:
-        with at_stage(MEASURE, plugin):
+        with clock.stage(MEASURE, plugin):
             measured = measure_reference(source, inputs, checked.float32, plugin, progress)
-        with at_stage(EXPORT, plugin):
+        with clock.stage(EXPORT, plugin):
             exported = export(source, target, checked.patches, measured.ledger, plugin, progress)
-        with at_stage(REWRITE):
+        with clock.stage(REWRITE):
             rewritten = rewrite(
                 name, source.spec, target, checked.rewrites, exported, runner, measured.ledger, folder, progress,
                 keep_exported=settings.keep_exported,
             )  # fmt: skip
         keep = read_kept(settings.keep_fp32, rewritten.model)
-        with at_stage(PROVE):
+        with clock.stage(PROVE):
             proved = prove_graph(source.spec, rewritten.model, measured, inputs, runner, folder, progress)
         typed = None
         if plan.typed and proved.verdict.passed:
-            with at_stage(TYPE):
+            with clock.stage(TYPE):
                 wish = Wish(
                     find_precision(plan.precision), keep, settings.precision == AUTO, calibration, settings.calibration,
                     settings.io_precision,
@@ -253,11 +256,12 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress) -> Conv
                     source.spec, measured, inputs, proved, typed, judge, folder, progress, metric
                 )
         proved.verdict.notes.extend(map(str, source.spec.info.get("notes", ())))
-        with at_stage(WRITE, plugin):
+        with clock.stage(WRITE, plugin):
             write_device_kernels(source.spec, folder, progress)
             progress("writing the artifact")
             manifest = conversion_record(plan, source, exported, rewritten, proved, typed)
-            return _write(folder, output, manifest, rewritten, proved, typed, overwrite=overwrite)
+            done = _write(folder, output, manifest, rewritten, proved, typed, overwrite=overwrite)
+    return replace(done, seconds=clock.seconds)
 
 
 def _load(plan: ConversionPlan, plugin: str) -> SourceModel:

@@ -30,7 +30,7 @@ from convkit.processing import (
     prepare,
     take_items,
 )
-from convkit.proof import Case, Samples, TorchCompute, check_repeated, patched_compute, shape_cases
+from convkit.proof import Case, Samples, TorchCompute, check_repeated, patched_compute, run_parallel, shape_cases
 from convkit.results import SLACK, json_difference
 
 if TYPE_CHECKING:
@@ -233,6 +233,7 @@ def _reference(
     several = _of(case, count)
     feed = samples.feed(several)
     before = {name: value.copy() for name, value in feed.items()}
+    run_parallel(compute.pending([feed]))
     outputs = compute(feed)
     for name, value in feed.items():
         if not np.array_equal(value, before[name], equal_nan=value.dtype.kind == "f"):

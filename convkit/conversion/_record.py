@@ -11,7 +11,8 @@ from convkit.plugins import manager
 
 if TYPE_CHECKING:
     from convkit.conversion._convert import ConversionPlan
-    from convkit.conversion._stages import Exported, Proved, Rewritten
+    from convkit.conversion._proving import Proved
+    from convkit.conversion._stages import Exported, Rewritten
     from convkit.conversion._typing import Typed
     from convkit.model import SourceModel
 

@@ -5,73 +5,57 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convkit import __version__
-from convkit.artifact import EXPORTED, KERNELS, MODEL, Artifact, spec_to_json
-from convkit.backends import Backend, Engine, Ladder, Session, open_engine
+from convkit.artifact import EXPORTED, KERNELS, MODEL
+from convkit.backends import Backend, Engine, Session, open_engine
 from convkit.conversion._export import check_graph, export_onnx, save_onnx
 from convkit.conversion._export_errors import named_in_exports
 from convkit.conversion._inputs import RawInputs
-from convkit.conversion._layers import measure_layers
 from convkit.conversion._patching import Patch, PatchRecord, patched
 from convkit.cuda import write_kernels
-from convkit.errors import ConvkitError, blamed_on
-from convkit.evaluation import check_pipeline
+from convkit.errors import blamed_on
 from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases
-from convkit.model import PRECISIONS, ModelSpec, SourceModel, Target
+from convkit.model import ModelSpec, SourceModel, Target
 from convkit.plugins import manager
 from convkit.processing import (
     Decode,
-    decode_batch,
     device_decode,
     device_preprocess,
     find_decode,
     find_preprocess,
-    fitted_inputs,
 )
 from convkit.progress import Progress
 from convkit.proof import (
     Case,
     Compute,
-    GoldenSamples,
-    Layers,
     Ledger,
     Samples,
-    Stage,
     TorchCompute,
-    Verdict,
-    artifact_ladder,
-    feed_key,
-    layer_feed,
     measure_baselines,
     own_sizes,
     patched_compute,
-    prove,
     run_parallel,
     shape_cases,
 )
 from convkit.reporting import excerpts_of
-from convkit.results import DRAW_SCORE
-from convkit.runtime import predictor_of
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = [
+    "STORED_SAMPLES",
     "Exported",
     "Measured",
-    "Proved",
     "Rewritten",
     "Runner",
     "export",
     "measure_reference",
-    "prove_graph",
-    "prove_written",
     "rewrite",
     "write_device_kernels",
 ]
@@ -130,22 +114,6 @@ class Rewritten:
     model: onnx.ModelProto
     rewrites: Sequence[tuple[str, RewriteRecord]]
     graphs: Sequence[Mapping[str, Any]] = ()
-
-
-@dataclass(frozen=True)
-class Proved:
-    """The verdict, its ladder, the golden samples, and drawings of results with captions, a row for each input.
-
-    ``machine`` is what the proof depends on besides the artifact, such as the version of the backend; ``metric`` is the
-    task metric as the manifest has it, empty where none was measured.
-    """
-
-    verdict: Verdict
-    ladder: Ladder
-    machine: Mapping[str, str]
-    golden: GoldenSamples
-    drawings: Sequence[Sequence[tuple[str, np.ndarray]]]
-    metric: Mapping[str, Any] = field(default_factory=dict)
 
 
 def measure_reference(
@@ -243,102 +211,6 @@ def rewrite(
     return Rewritten(model, records, graphs)
 
 
-def prove_written(
-    spec: ModelSpec,
-    measured: Measured,
-    inputs: RawInputs,
-    golden: GoldenSamples,
-    runner: Runner,
-    folder: Path,
-    baselines: dict[str, dict[str, float]],
-    ledger: list[Stage],
-    progress: Progress,
-    layers: Layers | None = None,
-) -> tuple[Verdict, Sequence[Sequence[tuple[str, np.ndarray]]]]:
-    """Return the verdict of the graph in ``folder`` under the baselines, pipeline included, and drawings of results.
-
-    ``layers`` is what its layers have to give.
-    """
-    session = runner.open(folder / MODEL)
-    drawn = feed_key(measured.stored.feed(measured.opt))
-    known: list[Mapping[str, np.ndarray]] = []
-
-    def engine(feed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        outputs = session.run(fitted_inputs(spec.inputs, feed))
-        if not known and feed_key(feed) == drawn:
-            known.append(outputs)
-        return outputs
-
-    with predictor_of(Artifact(folder, {"model": spec_to_json(spec)}), session) as predictor:
-        verdict = prove(
-            spec,
-            reference=measured.reference,
-            engine=engine,
-            samples=measured.samples,
-            cases=measured.cases,
-            baselines=baselines,
-            decode=measured.decode,
-            verdict=Verdict(
-                runner.backend.name,
-                runner.device,
-                inputs=inputs.origin,
-                baselines=baselines,
-                ledger=ledger,
-            ),
-            progress=progress,
-        )
-        if layers:
-            _compare_layers(layers, folder / MODEL, golden, verdict)
-        drawings = _drawings(measured, inputs, lambda feed: known[0] if known else engine(feed), verdict.backend)
-        if verdict.passed:
-            verdict.checks += check_pipeline(predictor, golden, verdict.baselines, progress)
-    return verdict, drawings
-
-
-def _compare_layers(layers: Layers, file: Path, golden: GoldenSamples, verdict: Verdict) -> None:
-    import onnx
-
-    try:
-        found = layers.check(onnx.load(str(file)), golden.samples, verdict.backend, verdict.device)
-    except ConvkitError as error:
-        verdict.notes.append(f"the layers were not compared: {error.message}")
-        return
-    if found:
-        verdict.checks.append(found)
-
-
-def prove_graph(
-    spec: ModelSpec,
-    model: onnx.ModelProto,
-    measured: Measured,
-    inputs: RawInputs,
-    runner: Runner,
-    folder: Path,
-    progress: Progress,
-) -> Proved:
-    """Prove the written graph in every case and from raw inputs to results, draw what it finds, store samples."""
-    golden = GoldenSamples.record(
-        measured.stored,
-        list(inputs.values[:STORED_SAMPLES]),
-        list(inputs.names[:STORED_SAMPLES]),
-        measured.reference,
-        measured.decode,
-    )
-    golden.save(folder)
-    baselines = {name: dict(table) for name, table in measured.baselines.items()}
-    progress("measuring every layer")
-    feed = layer_feed(spec, golden.samples, measured.opt.item_sizes)
-    layers, reason = measure_layers(model, feed, PRECISIONS["fp32"])
-    if layers:
-        layers.save(folder)
-    verdict, drawings = prove_written(
-        spec, measured, inputs, golden, runner, folder, baselines, measured.ledger.stages, progress, layers
-    )
-    verdict.notes += [reason] if reason else []
-    machine = runner.backend.machine(runner.device)
-    return Proved(verdict, artifact_ladder(verdict, machine), machine, golden, drawings)
-
-
 def write_device_kernels(spec: ModelSpec, folder: Path, progress: Progress) -> None:
     """Write the CUDA kernels of preprocess and decode, where they run on a GPU."""
     preprocess, decode = find_preprocess(spec.preprocess), find_decode(spec.decode)
@@ -362,30 +234,6 @@ def _enter(ledger: Ledger, name: str, model: onnx.ModelProto, runner: Runner, fo
         for part in folder.glob(f"{file.name}*"):
             part.unlink()
     ledger.add(name, lambda feed: outputs, note)
-
-
-def _drawings(
-    measured: Measured, inputs: RawInputs, engine: Compute, backend: str
-) -> list[list[tuple[str, np.ndarray]]]:
-    """Return for each stored input what PyTorch found and what the engine found, as far as it can be drawn."""
-    if measured.decode is None:
-        return []
-    feed, metas = measured.stored.feed(measured.opt), measured.stored.metas(measured.opt)
-    results = {
-        name: decode_batch(measured.decode, compute(feed), metas)
-        for name, compute in (("PyTorch float64", measured.reference), (backend, engine))
-    }
-    rows = []
-    for name, raw, *found in zip(inputs.names[:STORED_SAMPLES], inputs.values, *results.values(), strict=False):
-        row = []
-        for who, result, other in zip(results, found, reversed(found), strict=True):
-            with blamed_on(f"draw() of {type(result).__name__}", manager().origin(measured.decode)):
-                shown = result.above(DRAW_SCORE)
-                drawn = shown.draw_beside(raw, other)
-            if drawn is not None:
-                row.append((f"{name}, {who}: {shown.summary()}", drawn))
-        rows.append(row)
-    return rows
 
 
 def _stamp(

@@ -37,7 +37,12 @@ def converts(cli, monkeypatch):
 def conversion(artifact: Artifact) -> Conversion:
     """Return the finished conversion that made an artifact."""
     document = artifact.verdict
-    return Conversion(artifact, Verdict.from_json(document), Ladder.from_json(document["ladder"]))
+    return Conversion(
+        artifact,
+        Verdict.from_json(document),
+        Ladder.from_json(document["ladder"]),
+        seconds={"read the checkpoint": 1.234},
+    )
 
 
 @pytest.fixture
@@ -115,6 +120,7 @@ def test_json_is_one_document_and_quiet_leaves_only_it(converts, proved):
     assert [document[key] for key in ("adapter", "variant", "form", "opset")] == ["toy", "toy_1", "logits", 20]
     assert document["verdict"] == proved.verdict.to_json()
     assert document["seconds"] >= 0
+    assert document["stages"] == [{"stage": "read the checkpoint", "seconds": 1.23}]
     assert document["ladder"] == proved.artifact.verdict["ladder"]
 
 

@@ -149,7 +149,7 @@ def stored_results(artifact) -> list[Any]:
 
 def test_results_below_the_score_of_drawings_are_left_out(blobs, blob_weights_file, tmp_path, monkeypatch):
     """Else up to a hundred boxes of score 0.00 cover the picture."""
-    monkeypatch.setattr("convkit.conversion._stages.DRAW_SCORE", 0.999)
+    monkeypatch.setattr("convkit.conversion._proving.DRAW_SCORE", 0.999)
     artifact = convert(
         "blobs", weights=blob_weights_file, output=tmp_path / "a", samples=1, shape=["height=64", "width=96", "batch=1"]
     ).artifact
