@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from convkit.backends.torch import session_in
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["measure_layers"]
+
+_OPENING = Lock()
+"""Graphs are opened one at a time: that takes several times the memory of their weights."""
 
 
 def measure_layers(
@@ -41,12 +45,13 @@ def _runs(dtype: str, graph: Path | None = None) -> Runs:
     def opened(model: onnx.ModelProto) -> Compute:
         import onnx
 
-        if graph:
-            asked = [value.name for value in model.graph.output]
-            model = with_outputs(onnx.load(str(graph)), asked)
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "layers.onnx"
-            file.write_bytes(model.SerializeToString())
-            return session_in(file, dtype).run
+        with _OPENING:
+            if graph:
+                asked = [value.name for value in model.graph.output]
+                model = with_outputs(onnx.load(str(graph)), asked)
+            with TemporaryDirectory() as folder:
+                file = Path(folder) / "layers.onnx"
+                file.write_bytes(model.SerializeToString())
+                return session_in(file, dtype).run
 
     return opened

@@ -25,6 +25,7 @@ from convkit.model import ModelSpec, SourceModel, Target
 from convkit.plugins import manager
 from convkit.processing import (
     Decode,
+    collate,
     device_decode,
     device_preprocess,
     find_decode,
@@ -131,11 +132,13 @@ def measure_reference(
     with blamed_on("copying the module for float64", plugin):
         exact = TorchCompute(source, copy.deepcopy(source.module).double(), "float64", plugin=plugin)
     feeds = [samples.feed(case) for case in cases]
-    calls = [*exact.pending(feeds), *float32.pending(feeds)]
-    run_parallel(calls, lambda count: progress(step, count, len(calls)))
-    baselines = measure_baselines(spec, exact, float32, samples, cases, decode)
     kept = inputs.values[:STORED_SAMPLES]
     stored = Samples.prepare(spec, kept, [*samples.prepared, *filter(None, own_sizes(spec, kept))])
+    own = [collate(spec.inputs, [item]) for items in stored.prepared.values() for item in items]
+    calls = [*exact.pending([*feeds, *own]), *float32.pending(feeds)]
+    run_parallel(calls, lambda count: progress(step, count, len(calls)))
+    exact.release()
+    baselines = measure_baselines(spec, exact, float32, samples, cases, decode)
     ledger = Ledger(spec, stored.feed(opt), stored.metas(opt), exact, baselines, decode)
     ledger.add("PyTorch float32", float32, "the checkpoint's own network")
     return Measured(cases, opt, samples, stored, exact, baselines, decode, ledger)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -60,7 +61,8 @@ class TorchCompute:
         import torch
 
         self.remember, self.plugin = remember, plugin
-        self.source, self.module, self.dtype = source, module, getattr(torch, dtype)
+        self.source, self.dtype = source, getattr(torch, dtype)
+        self._module: torch.nn.Module | None = module
         self._known: dict[bytes, dict[str, np.ndarray]] = {}
 
     def __call__(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -79,6 +81,10 @@ class TorchCompute:
             by_items(self.source.spec, note, feed)
         return [partial(self._item, item) for key, item in items.items() if key not in self._known]
 
+    def release(self) -> None:
+        """Drop the module; a copy of the source's is made should an item come that is not known."""
+        self._module = None
+
     def _item(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if not self.remember:
             return self._run(feed)
@@ -92,11 +98,13 @@ class TorchCompute:
 
         from convkit._float64 import in_strips
 
+        if self._module is None:
+            self._module = copy.deepcopy(self.source.module).to(self.dtype)
         with torch.no_grad(), in_strips() if self.dtype == torch.float64 else nullcontext():
             tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feed.items()}
             cast = {n: t.to(self.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
             with blamed_on(f"the adapter's reference in {self._precision}", self.plugin, self._advice):
-                outputs = self.source.reference(self.module, cast)
+                outputs = self.source.reference(self._module, cast)
         return self._checked(outputs)
 
     @property

@@ -40,7 +40,7 @@ FLOOR_ULPS, FLOOR_ULPS_16 = 8.0, 0.125
 SPATIAL = ("Conv", "ConvTranspose", "DeformConv")
 PLAIN = ("Gemm", "MatMul")
 AT_ONCE = 3 << 29
-"""Bytes in float64 of the layers whose tensors are held in memory together: each part runs the whole graph again."""
+"""Bytes of the layers whose tensors are held in memory together: each part runs the whole graph again."""
 
 Runs = Callable[["onnx.ModelProto"], Compute]
 """Makes a graph ready to run; the session lives as long as what it returns."""
@@ -79,7 +79,7 @@ class Layers:
         found: dict[str, np.ndarray] = {}
         run_parallel(
             [
-                lambda: right.update(_figures(model, axes, exact, feed)),
+                lambda: right.update(_figures(model, axes, exact, feed, 8)),
                 lambda: found.update(_figures(model, axes, baseline, feed)),
             ]
         )
@@ -214,8 +214,13 @@ def _axes(model: onnx.ModelProto) -> dict[str, int]:
     return axes
 
 
-def _parts(model: onnx.ModelProto, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> Iterator[list[str]]:
-    """Yield the layers in as few parts as memory has room for; one of an unknown size counts as a 64th of the room."""
+def _parts(
+    model: onnx.ModelProto, names: Sequence[str], feed: Mapping[str, np.ndarray], width: int
+) -> Iterator[list[str]]:
+    """Yield the layers in as few parts as memory has room for, at ``width`` bytes a number.
+
+    One of an unknown size counts as a 64th of the room.
+    """
     fixed = {
         dim.dim_param: size
         for value in model.graph.input
@@ -226,7 +231,7 @@ def _parts(model: onnx.ModelProto, names: Sequence[str], feed: Mapping[str, np.n
     sizes = {}
     for value in (*model.graph.value_info, *model.graph.output):
         shape = [dim.dim_value or fixed.get(dim.dim_param, 0) for dim in value.type.tensor_type.shape.dim]
-        sizes[value.name] = 8 * math.prod(shape)
+        sizes[value.name] = width * math.prod(shape)
     part: list[str] = []
     room = AT_ONCE
     for name in names:
@@ -241,17 +246,18 @@ def _parts(model: onnx.ModelProto, names: Sequence[str], feed: Mapping[str, np.n
 
 
 def _figures(
-    model: onnx.ModelProto, axes: Mapping[str, int], runs: Runs, feed: Mapping[str, np.ndarray]
+    model: onnx.ModelProto, axes: Mapping[str, int], runs: Runs, feed: Mapping[str, np.ndarray], width: int = 4
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield mean and root mean square [2, channels] of each layer."""
-    for part in _parts(model, list(axes), feed):
+    """Yield mean and root mean square [2, channels] of each layer, whose numbers have ``width`` bytes."""
+    for part in _parts(model, list(axes), feed, width):
         with np.errstate(all="ignore"):
-            values = runs(with_outputs(model, part))(feed)
+            values = dict(runs(with_outputs(model, part))(feed))
             for name in part:
-                if name not in values:  # an engine that leaves outputs out fails
+                value = values.pop(name, None)  # its memory is for the next part
+                if value is None:  # an engine that leaves outputs out fails
                     yield name, np.zeros((2, 0))
-                elif values[name].ndim > 1 and values[name].size:
-                    rows = np.moveaxis(values[name], axes[name], 0).astype(np.float64)
+                elif value.ndim > 1 and value.size:
+                    rows = np.moveaxis(value, axes[name], 0).astype(np.float64, copy=False)
                     rows = rows.reshape(len(rows), -1)
                     yield name, np.stack([rows.mean(axis=1), np.sqrt(np.mean(rows**2, axis=1))])
 

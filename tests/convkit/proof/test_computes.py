@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,6 +68,22 @@ def test_a_batch_is_put_together_from_single_samples(net):
         batched = net(torch.from_numpy(x))
     np.testing.assert_allclose(outputs["line"], batched[0].numpy(), rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(outputs["mixed"], np.zeros((5, 4)))  # alone, each sample is its own mean
+
+
+def test_a_module_that_was_released_is_copied_for_a_new_sample_only(net):
+    shapes = {"line": ("batch", 3), "mixed": ("batch", 4)}
+    source = source_of(net, reference, {"x": ("batch", 4)}, shapes)
+    compute = TorchCompute(source, copy.deepcopy(net).double(), "float64")
+    x = RNG.standard_normal((3, 4)).astype(np.float32)
+    first = compute({"x": x[:2]})
+    compute.release()
+    np.testing.assert_array_equal(compute({"x": x[:2]})["line"], first["line"])
+    compute.release()
+    new = compute({"x": x[2:]})["line"]
+    weight, bias = (value.detach().numpy().astype(np.float64) for value in (net.linear.weight, net.linear.bias))
+    np.testing.assert_allclose(new, x[2:].astype(np.float64) @ weight.T + bias, rtol=1e-14, atol=1e-15)
+    assert net.sizes == [], "the source's own module is not run"
+    assert net.linear.weight.dtype == torch.float32
 
 
 def test_a_sample_that_was_seen_is_not_run_again(net):
