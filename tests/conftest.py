@@ -20,6 +20,7 @@ os.environ["CONVKIT_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / 
 
 import pytest
 from hypothesis import settings
+from support.every_case import EVERY_CASE
 from support.exporter import quick_exports
 from support.gpu import missing_gpu
 from support.heavy import heaviest_first
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from convkit import Artifact
 
-settings.register_profile("convkit", deadline=None, derandomize=True, max_examples=60)
+settings.register_profile("convkit", deadline=None, derandomize=True, max_examples=60 if EVERY_CASE else 40)
 settings.load_profile("convkit")
 
 quick_exports()
