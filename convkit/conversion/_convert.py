@@ -55,8 +55,7 @@ STAGES = (
 )
 """What `run_plan` does, in its order."""
 READ, CHECK, MEASURE, EXPORT, REWRITE, PROVE, WRITE = STAGES
-TYPE = "type the graph and prove it again"
-BUILD = "build the engine"
+TYPE, BUILD = "type the graph and prove it again", "build the engine"
 
 
 @dataclass(frozen=True)
@@ -226,6 +225,7 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress, clock: 
                 name, source.spec, target, checked.rewrites, exported, runner, measured.ledger, folder, progress,
                 keep_exported=settings.keep_exported,
             )  # fmt: skip
+        exported = replace(exported, model=rewritten.model)  # each copy of a graph holds all weights
         keep = read_kept(settings.keep_fp32, rewritten.model)
         with clock.stage(PROVE):
             proved = prove_graph(source.spec, rewritten.model, measured, inputs, runner, folder, progress)

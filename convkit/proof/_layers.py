@@ -80,7 +80,7 @@ class Layers:
         run_parallel(
             [
                 lambda: right.update(_figures(model, axes, exact, feed, 8)),
-                lambda: found.update(_figures(model, axes, baseline, feed)),
+                lambda: found.update(_figures(model, axes, baseline, feed, 8)),  # both are in memory
             ]
         )
         names = tuple(
