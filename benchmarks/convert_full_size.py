@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-LIMITS = {"resdcn_18": (15.0, 3.0), "dla_34": (60.0, 4.0), "hourglass": (240.0, 10.0)}
+LIMITS = {"resdcn_18": (25.0, 3.0), "dla_34": (60.0, 4.0), "hourglass": (240.0, 10.0)}
 """Seconds and GiB of a conversion, on two cores."""
 LIMIT_RATIO = 0.75
 
