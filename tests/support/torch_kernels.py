@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from convkit.backends.torch._kernels import BIAS, FEW_FILTERS, MAX_POOL, FirstLayer, first_layer_variant
+from convkit.backends.torch._kernels import (
+    BIAS,
+    DEPTHWISE_TRANSPOSED,
+    FEW_FILTERS,
+    MAX_POOL,
+    FirstLayer,
+    first_layer_variant,
+)
 from convkit.cuda import Variant
 
 __all__ = ["FIRST_LAYERS", "torch_kernel_variants"]
@@ -28,5 +35,9 @@ def torch_kernel_variants() -> list[Variant]:
         ]
         window = {f"{name}_{axis}": size for name, size in _WINDOW.items() for axis in "YX"}
         found.append(MAX_POOL.variant(T=dtype, **window))
+        for kernel in (4, 16):
+            scaled = {"KERNEL": kernel, "STRIDE": kernel // 2, "PAD": kernel // 4}
+            up = {f"{name}_{axis}": size for name, size in scaled.items() for axis in "YX"}
+            found.append(DEPTHWISE_TRANSPOSED.variant(T=dtype, CHANNELS=64, BIAS=kernel == 4, RELU=kernel == 4, **up))
         found += [FEW_FILTERS.variant(T=dtype, CHANNELS=64, FILTERS=filters) for filters in (2, 8)]
     return found

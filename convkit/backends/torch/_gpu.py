@@ -13,10 +13,26 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from convkit.backends.torch._kernels import BIAS, FEW_FILTERS, MAX_POOL, FirstLayer, first_layer_variant
+from convkit.backends.torch._kernels import (
+    BIAS,
+    DEPTHWISE_TRANSPOSED,
+    FEW_FILTERS,
+    MAX_POOL,
+    FirstLayer,
+    first_layer_variant,
+)
 from convkit.cuda import load
 
-__all__ = ["MOST_FEW", "add_bias", "few_filters", "first_layer", "has_kernels", "max_pool", "pack_first_layer"]
+__all__ = [
+    "MOST_FEW",
+    "add_bias",
+    "depthwise_transposed",
+    "few_filters",
+    "first_layer",
+    "has_kernels",
+    "max_pool",
+    "pack_first_layer",
+]
 
 MOST_FEW = 8
 """The most filters of `few_filters`."""
@@ -26,6 +42,7 @@ _PIECE = 8
 _first_layer_variant = lru_cache(maxsize=64)(first_layer_variant)
 _max_pool_variant = lru_cache(maxsize=64)(MAX_POOL.variant)
 _bias_variant = lru_cache(maxsize=256)(BIAS.variant)
+_transposed_variant = lru_cache(maxsize=64)(DEPTHWISE_TRANSPOSED.variant)
 _few_variant = lru_cache(maxsize=64)(FEW_FILTERS.variant)
 
 
@@ -112,6 +129,35 @@ def max_pool(
     pieces = out.numel() // _PIECE
     config = launcher.launch_config(pieces=pieces, multiprocessors=_multiprocessors(x.device))
     launcher(config, x, out, pieces, height, width, channels, *size)
+    return out
+
+
+def depthwise_transposed(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int], *, relu: bool
+) -> Tensor | None:
+    """Return the transposed convolution of ``x`` [N, C, H, W] with ``weight`` [kh, kw, C]; ``bias`` [C].
+
+    Pairs are (vertical, horizontal).
+    """
+    kernel, channels = weight.shape[:2], weight.shape[2]
+    if x.shape[1] != channels or not _fits(x, channels) or channels % _PIECE or x.data_ptr() % 16:
+        return None
+    size = [
+        (length - 1) * step - 2 * pad + taps
+        for length, step, pad, taps in zip(x.shape[2:], stride, padding, kernel, strict=True)
+    ]
+    if min(size) < 1:
+        return None
+    out = _empty(x, channels, size)
+    launcher = load(
+        _transposed_variant(
+            T=_name(x), CHANNELS=channels, KERNEL_Y=kernel[0], KERNEL_X=kernel[1], STRIDE_Y=stride[0],
+            STRIDE_X=stride[1], PAD_Y=padding[0], PAD_X=padding[1], BIAS=bias is not None, RELU=relu,
+        )
+    )  # fmt: skip
+    pieces = out.numel() // _PIECE
+    config = launcher.launch_config(pieces=pieces, multiprocessors=_multiprocessors(x.device))
+    launcher(config, x, weight, weight if bias is None else bias, out, pieces, *x.shape[2:], *size)
     return out
 
 

@@ -75,10 +75,11 @@ def _conv(node: TorchNode) -> Function | tuple[Function, Sequence[str]]:
         if pointwise and (pitch := _gpu.pixel_pitch(x)) is not None and x.numel():
             if few and (found := _gpu.few_filters(x, narrow, added)) is not None:
                 return found
-            if filters % _PIECE == 0 and pitch % _PIECE == 0:
+            if pitch % _PIECE == 0:
                 batch, channels, height, width = x.shape
                 rows = x.as_strided((batch * height * width, channels), (pitch, 1))
-                return torch.addmm(bias, rows, matrix).view(batch, height, width, filters).permute(0, 3, 1, 2)
+                pixels = torch.addmm(bias, rows, matrix).view(batch, height, width, len(weight))
+                return pixels.permute(0, 3, 1, 2)[:, :filters]
         result = torch.conv2d(x, weight, None, *settings)
         if _gpu.add_bias(result, bias, relu=False) is None:
             return torch.conv2d(x, narrow, added, *settings)
@@ -91,7 +92,7 @@ def _conv(node: TorchNode) -> Function | tuple[Function, Sequence[str]]:
 def _conv_transpose(node: TorchNode) -> Function | tuple[Function, Sequence[str]]:
     plain = NETWORK["", "ConvTranspose"](node)
     assert callable(plain)
-    return _transposed(node, plain, relu=False) or plain
+    return _transposed(node, plain, relu=False) or _depthwise(node, plain, relu=False) or plain
 
 
 def _conv_transpose_relu(node: TorchNode) -> tuple[Function, Sequence[str]] | None:
@@ -99,7 +100,7 @@ def _conv_transpose_relu(node: TorchNode) -> tuple[Function, Sequence[str]] | No
     assert source is not None
     plain = NETWORK["", "ConvTranspose"](source)
     assert callable(plain)
-    return _transposed(source, plain, relu=True)
+    return _transposed(source, plain, relu=True) or _depthwise(source, plain, relu=True)
 
 
 def _transposed(node: TorchNode, plain: Function, *, relu: bool) -> tuple[Function, Sequence[str]] | None:
@@ -114,6 +115,29 @@ def _transposed(node: TorchNode, plain: Function, *, relu: bool) -> tuple[Functi
             result = plain(x, layer.weight, layer.bias)
             return result.relu() if relu else result
         return result
+
+    return run, node.inputs[:1]
+
+
+def _depthwise(node: TorchNode, plain: Function, *, relu: bool) -> tuple[Function, Sequence[str]] | None:
+    """Return a function of x where each channel has one filter, for which cuDNN takes thirty times as long."""
+    settings = convolution(node) if _gpu.has_kernels(node.device) else None
+    weight, bias = node.constant(1), node.constant(2)
+    if settings is None or weight is None or (bias is None and node.has(2)):
+        return None
+    channels, filters = weight.shape[:2]
+    extra = node.attributes.get("output_padding") or [0]
+    if filters != 1 or settings.groups != channels or settings.dilations != [1, 1] or any(extra) or channels % _PIECE:
+        return None
+    given, added = node.tensor(weight), None if bias is None else node.tensor(bias)
+    packed = given[:, 0].permute(1, 2, 0).contiguous()
+
+    def run(x: Tensor) -> Tensor:
+        found = _gpu.depthwise_transposed(x, packed, added, settings.strides, settings.padding, relu=relu)
+        if found is not None:
+            return found
+        result: Tensor = plain(x, given, added)
+        return result.relu() if relu else result
 
     return run, node.inputs[:1]
 

@@ -12,7 +12,15 @@ from typing import Any
 
 from convkit.cuda import Argument, Kernel, LaunchConfig, ResourceLimit, Variant, cdiv
 
-__all__ = ["BIAS", "FEW_FILTERS", "FIRST_LAYER", "MAX_POOL", "FirstLayer", "first_layer_variant"]
+__all__ = [
+    "BIAS",
+    "DEPTHWISE_TRANSPOSED",
+    "FEW_FILTERS",
+    "FIRST_LAYER",
+    "MAX_POOL",
+    "FirstLayer",
+    "first_layer_variant",
+]
 
 _FOLDER = Path(__file__).parent / "kernels"
 _THREADS = 256
@@ -224,3 +232,21 @@ FEW_FILTERS = Kernel(
     limit=ResourceLimit(registers=96),
 )
 """A convolution of 1 x 1 with at most 8 filters."""
+
+DEPTHWISE_TRANSPOSED = Kernel(
+    name="convkit_depthwise_transposed",
+    source=_FOLDER / "depthwise_transposed.cu",
+    arguments=(
+        Argument("x", "T", alignment=16),
+        Argument("weight", "T", alignment=16),
+        Argument("bias", "T"),
+        Argument("out", "T", output=True, alignment=16),
+        Argument("pieces", "int64", pointer=False),
+        *(Argument(name, "int32", pointer=False) for name in ("height", "width", "out_height", "out_width")),
+    ),
+    sizes=("pieces", "multiprocessors"),
+    launch_config=lambda pieces, multiprocessors: _in_strides(pieces, multiprocessors),
+    constants=("T", "CHANNELS", "KERNEL_Y", "KERNEL_X", "STRIDE_Y", "STRIDE_X", "PAD_Y", "PAD_X", "BIAS", "RELU"),
+    limit=ResourceLimit(registers=64, static_smem_bytes=0),
+)
+"""A transposed convolution with one filter a channel. A piece is eight channels of an output."""

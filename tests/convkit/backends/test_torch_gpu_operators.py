@@ -85,6 +85,10 @@ CASES: dict[str, tuple[onnx.ModelProto, list[str]]] = {
         graph([node("Conv", ["x", "w", "b"], ["y"])], 8, w=values(24, 8, 1, 1), b=values(24)),
         [],
     ),
+    "a product of matrices with filters that are padded": (
+        graph([node("Conv", ["x", "w", "b"], ["y"])], 8, w=values(17, 8, 1, 1), b=values(17)),
+        [],
+    ),
     "a pointwise layer with a stride": (
         graph([node("Conv", ["x", "w", "b"], ["y"], strides=[2, 2])], 8, w=values(24, 8, 1, 1), b=values(24)),
         ["bias"],
@@ -115,6 +119,38 @@ CASES: dict[str, tuple[onnx.ModelProto, list[str]]] = {
     ),
     "transposed to channels that no piece holds": (
         graph([node("ConvTranspose", ["x", "w", "b"], ["y"])], 8, w=values(8, 6, 4, 4), b=values(6)),
+        [],
+    ),
+    "transposed, a filter for each channel": (
+        graph(
+            [node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1], group=8)],
+            8,
+            w=values(8, 1, 4, 4),
+        ),
+        ["depthwise transposed"],
+    ),
+    "transposed, a filter for each channel, bias and ReLU": (
+        graph(
+            [
+                node("ConvTranspose", ["x", "w", "b"], ["c"], strides=[2, 1], pads=[1, 0, 1, 0], group=8),
+                node("Relu", ["c"], ["y"]),
+            ],
+            8,
+            w=values(8, 1, 4, 3),
+            b=values(8),
+        ),
+        ["depthwise transposed relu"],
+    ),
+    "transposed in groups of two filters": (
+        graph([node("ConvTranspose", ["x", "w"], ["y"], group=8)], 8, w=values(8, 2, 4, 4)),
+        [],
+    ),
+    "transposed with more at the end": (
+        graph(
+            [node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2], output_padding=[1, 1], group=8)],
+            8,
+            w=values(8, 1, 4, 4),
+        ),
         [],
     ),
     "pool": (
@@ -168,6 +204,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         made.append("few filters")
         return F.conv2d(x, weight, bias)
 
+    def depthwise_transposed(x: Tensor, weight: Tensor, bias: Any, *settings: Any, relu: bool) -> Tensor:
+        made.append("depthwise transposed relu" if relu else "depthwise transposed")
+        filters = weight.permute(2, 0, 1).unsqueeze(1)
+        result = F.conv_transpose2d(x, filters, bias, *settings, groups=x.shape[1])
+        return result.relu() if relu else result
+
     def max_pool(x: Tensor, *settings: Any) -> Tensor:
         made.append("pool")
         return F.max_pool2d(x, *settings)
@@ -185,7 +227,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(_gpu, "has_kernels", lambda device: True)
     monkeypatch.setattr(_gpu, "pack_first_layer", lambda layer, weight: weight)
     monkeypatch.setattr(_gpu, "pixel_pitch", pitch)
-    for function in (first_layer, add_bias, few_filters, max_pool):
+    for function in (first_layer, add_bias, depthwise_transposed, few_filters, max_pool):
         monkeypatch.setattr(_gpu, function.__name__, function)
     return made
 

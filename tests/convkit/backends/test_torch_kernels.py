@@ -13,7 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from convkit.backends.torch._gpu import pack_first_layer
-from convkit.backends.torch._kernels import BIAS, FEW_FILTERS, MAX_POOL, FirstLayer, first_layer_variant
+from convkit.backends.torch._kernels import (
+    BIAS,
+    DEPTHWISE_TRANSPOSED,
+    FEW_FILTERS,
+    MAX_POOL,
+    FirstLayer,
+    first_layer_variant,
+)
 from convkit.cuda import Variant
 from convkit.errors import KernelError
 from convkit.testing.cuda_host import host_problem, run_on_host
@@ -159,4 +166,35 @@ def test_a_convolution_with_few_filters(filters: int, channels: int, pitch: int)
     arguments = [stored(x), stored(weight.flatten(1)), stored(bias), out, 90, pitch]
     on_host(variant, arguments, CHECKED, pixels=90, multiprocessors=1)
     expected = F.conv2d(x[:, :channels].double(), weight.double(), bias.double())
+    close(read(out, torch.float16), expected, torch.float16)
+
+
+SCALED = {
+    "2 times": ((4, 4), (2, 2), (1, 1)),
+    "4 times": ((8, 8), (4, 4), (2, 2)),
+    "unequal axes": ((5, 2), (2, 1), (2, 0)),
+    "gaps": ((2, 3), (3, 4), (0, 1)),
+}
+
+
+@pytest.mark.parametrize("ends", [(False, False), (True, False), (True, True)], ids=["plain", "bias", "bias and ReLU"])
+@pytest.mark.parametrize("scaled", SCALED.values(), ids=SCALED)
+def test_a_transposed_convolution_with_a_filter_a_channel(
+    scaled: tuple[tuple[int, int], ...], ends: tuple[bool, bool]
+) -> None:
+    kernel, stride, padding = scaled
+    x, weight = random(2, 24, 5, 7, dtype=torch.float16), random(24, 1, *kernel, dtype=torch.float16, seed=1)
+    bias = random(24, dtype=torch.float16, seed=2)
+    expected = F.conv_transpose2d(
+        x.double(), weight.double(), bias.double() if ends[0] else None, stride, padding, groups=24
+    )
+    expected = expected.relu() if ends[1] else expected
+    size = expected.shape[2:]
+    out = np.zeros((2, *size, 24), np.float16)
+    pairs = zip(("KERNEL", "STRIDE", "PAD"), scaled, strict=True)
+    constants = {f"{name}_{axis}": pair[i] for name, pair in pairs for i, axis in enumerate("YX")}
+    variant = DEPTHWISE_TRANSPOSED.variant(T="float16", CHANNELS=24, BIAS=ends[0], RELU=ends[1], **constants)
+    pieces = out.size // 8
+    arguments = [stored(x), stored(weight[:, 0].permute(1, 2, 0)), stored(bias), out, pieces, 5, 7, *size]
+    on_host(variant, arguments, CHECKED, pieces=pieces, multiprocessors=1)
     close(read(out, torch.float16), expected, torch.float16)
