@@ -27,7 +27,6 @@ CALLS = {
     "convkit/cli/__init__.py": "the last line",
     "convkit/conversion/_export.py": "PyTorch's exporter, and code of plugins in it",
     "convkit/doctor/_plugins.py": "libraries that do not load",
-    "convkit/errors.py": "code of plugins, in blamed_on",
     "convkit/plugins.py": "code of plugins",
     "convkit_plugins/dcnv2/tensorrt/_aot.py": "TensorRT, which swallows what a plugin raises",
     "convkit_plugins/dcnv2/tensorrt/_creator.py": "TensorRT, which swallows what a plugin raises",

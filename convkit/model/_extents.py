@@ -80,7 +80,8 @@ def substitute(extent: Extent, sizes: Mapping[str, int]) -> str:
         value = coefficient * prod(sizes[name] for name in names if name in sizes)
         terms[free] = terms.get(free, Fraction(0)) + value
     ordered = sorted(terms.items(), key=lambda term: term[1] < 0)  # an expression cannot begin with a minus
-    return "+".join(_text(value, names) for names, value in ordered).replace("+-", "-")
+    text = "+".join(_text(value, names) for names, value in ordered).replace("+-", "-")
+    return f"0{text}" if text.startswith("-") else text
 
 
 def _evaluate(expression: str, sizes: Mapping[str, int]) -> int:

@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from convkit.errors import AdapterError
@@ -48,6 +48,7 @@ def test_an_extent_is_what_python_computes_or_an_error(expression, table):
 
 
 @given(expressions(), sizes, st.sets(st.sampled_from(NAMES)))
+@example("batch-batch*batch", {"batch": 2, "height": 1, "n": 1, "width_2": 1}, {"batch"})
 def test_a_substitution_keeps_the_value_and_leaves_only_the_other_names(expression, table, known):
     left = substitute(expression, {name: table[name] for name in known})
     assert set(extent_names(left)) <= set(NAMES) - known
