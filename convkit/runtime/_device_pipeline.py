@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from convkit.backends import DeviceSession
-from convkit.errors import ConversionError, ConvkitError, InputError, blamed_on, named
+from convkit.errors import AdapterError, ConversionError, ConvkitError, InputError, blamed_on, named
 from convkit.model import ModelSpec
 from convkit.plugins import manager
 from convkit.processing import (
@@ -123,6 +123,8 @@ class DevicePipeline:
             return Item(shapes, prepared.meta, self._values(prepared.meta), tensors=prepared.tensors)
         with self._blame["place"]:
             placement = self._preprocess.place(raw)
+        if placement.payload is None:
+            raise self._wrong_payload("place", "no payload", "Return the array to copy as the")
         return Item(placement.shapes, placement.meta, self._values(placement.meta), placement)
 
     def item_on_device(self, array: Any) -> Item:
@@ -139,7 +141,13 @@ class DevicePipeline:
             return self.item(self.device.to_host(borrowed))
         with self._blame["place"]:
             placement = self._places_on_device.place_on_device(borrowed.view)
+        if placement.payload is not None:
+            raise self._wrong_payload("place_on_device", "a payload, but the input is on the GPU", "Return None as the")
         return Item(placement.shapes, placement.meta, self._values(placement.meta), placement, borrowed=borrowed)
+
+    def _wrong_payload(self, method: str, what: str, advice: str) -> AdapterError:
+        who = named(f"{method}() of {type(self._preprocess).__name__}", manager().origin(self._host_preprocess))
+        return AdapterError(f"{who} returned a placement with {what}.", hint=f"{advice} payload of the placement.")
 
     def flow(self, batches: Iterable[Sequence[Item]]) -> Iterator[Result]:
         """Yield one result per item, in order; the host packs a batch while the GPU works on the one before.

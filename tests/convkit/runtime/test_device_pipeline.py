@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,18 @@ def test_images_in_the_memory_of_the_gpu_are_read_where_they_are(large: bool, re
 def test_arrays_in_the_memory_of_the_gpu_that_are_no_dense_images_are_refused(wrong, text):
     with pytest.raises(ImageError, match=text):
         make_pipeline().item_on_device(wrong(scenes()[0]))
+
+
+def test_payloads_are_where_the_inputs_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A placement without a payload would be read where the one before it lies, one too many would shift the others."""
+    image, place = scenes()[0], HostAffine.place
+    pipeline = make_pipeline()
+    monkeypatch.setattr(HostAffine, "place", lambda self, raw: replace(place(self, raw), payload=None))
+    with pytest.raises(AdapterError, match=r"[Pp]lace\(\) of HostAffine returned a placement with no payload"):
+        pipeline.item(image)
+    monkeypatch.setattr(HostAffine, "place_on_device", lambda self, array: place(self, image))
+    with pytest.raises(AdapterError, match=r"[Pp]lace_on_device\(\) of HostAffine returned a placement with a payload"):
+        pipeline.item_on_device(image)
 
 
 def test_a_preprocess_that_reads_no_inputs_on_the_gpu_gets_a_copy_of_them():
