@@ -12,7 +12,7 @@ import numpy as np
 from convkit.errors import IntegrityError
 from convkit.processing import Prepared, decode_batch, find_decode
 from convkit.progress import Progress, silent
-from convkit.proof import DECODED, Check, GoldenSamples, ItemSizes, judge, measure, own_sizes, score_slack
+from convkit.proof import DECODED, Check, GoldenSamples, ItemSizes, TensorError, judge, measure, own_sizes, score_slack
 from convkit.results import Result
 from convkit.runtime import DevicePredictor, Predictor
 
@@ -104,8 +104,19 @@ def _stream_checks(
         if output.compare == "values":
             name = output.name
             pairs = [(item.outputs[name], one[name]) for item, one in zip(items, found, strict=True)]
-            errors = [measure(a[0] if output.batched else a, b) for a, b in pairs]
+            errors = _together([(a[0] if output.batched else a, b) for a, b in pairs])
             yield judge(errors, output, case, baselines[name], kind=PIPELINE)
+
+
+def _together(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[TensorError]:
+    """Return the errors of a stream's outputs, of those of one shape as of one batch.
+
+    The baselines are those of batches. An output of few small numbers has a larger relative error than its batch.
+    """
+    groups: dict[Any, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for expected, found in pairs:
+        groups.setdefault((expected.shape, found.shape), []).append((expected, found))
+    return [measure(*(np.stack(side) for side in zip(*group, strict=True))) for group in groups.values()]
 
 
 def _sizes_checks(predictor: Predictor, golden: GoldenSamples, baselines: Baselines) -> Iterator[Check]:

@@ -130,6 +130,25 @@ def test_a_right_predictor_passes_all_streams(request, kind):
     assert list(cases) == ["batch 1", "mixed stream", *mixed]
 
 
+@pytest.mark.parametrize(("error", "passes"), [(2e-7, True), (2e-5, False)])
+def test_outputs_of_small_numbers_err_as_their_batch_does(embedding, embedding_artifact, error, passes):
+    def shrunk(outputs: Mapping[str, np.ndarray], error: float = 0.0) -> dict[str, np.ndarray]:
+        return {name: (value * np.float32(1e-3) + np.float32(error)) for name, value in outputs.items()}
+
+    golden = GoldenSamples.load(embedding_artifact.path, spec_from_manifest(embedding_artifact.manifest))
+    for rows in golden.outputs.values():
+        rows[1] = shrunk(rows[1])
+    baselines = Verdict.from_json(embedding_artifact.verdict).baselines
+    assert all(0.01 < table["scale"] < 10 for table in baselines.values()), baselines
+
+    def spoil(found: list[Any]) -> list[Any]:
+        return [shrunk(one, error) if row % len(golden.raws) == 1 else one for row, one in enumerate(found)]
+
+    with spoilt(embedding_artifact, spoil) as predictor:
+        checks = check_pipeline(predictor, golden, baselines)
+    assert [check.passed for check in checks] == [passes] * 2
+
+
 class Brighter(Preprocess):
     """A preprocess that is a tenth off."""
 
