@@ -15,12 +15,12 @@ import pytest
 import torch
 import train
 from pool import ScenePool
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from convkit import Detections, Dim, Request
 from convkit_models import centernet
 
+COCO = pytest.importorskip("pycocotools.coco").COCO
+COCOeval = pytest.importorskip("pycocotools.cocoeval").COCOeval
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 
 CPU = torch.device("cpu")

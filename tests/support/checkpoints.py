@@ -85,6 +85,13 @@ def make_checkpoint(
     return path
 
 
+def save_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file; the test is skipped where that optional package is missing."""
+    import pytest
+
+    pytest.importorskip("safetensors.torch").save_file(dict(tensors), path, metadata)
+
+
 def make_network(
     arch: str = "resdcn_18",
     heads: Mapping[str, int] | None = None,

@@ -15,8 +15,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from support.blobs import blob_weights, write_coco
 from support.mutants import resealed
 
@@ -29,6 +27,8 @@ from convkit.evaluation._categories import category_ids
 from convkit.evaluation._coco_schema import MOST_BYTES
 from convkit.evaluation._image_files import find_images
 
+COCO = pytest.importorskip("pycocotools.coco").COCO
+COCOeval = pytest.importorskip("pycocotools.cocoeval").COCOeval
 IDS = {"green": 3, "red": 7}
 """Category ids in another order than the classes of the network."""
 

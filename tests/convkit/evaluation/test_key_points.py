@@ -10,13 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from convkit.errors import ConversionError, SettingError
 from convkit.evaluation import METRICS, POINT_METRICS, EvaluationReport, evaluate_engines
 from convkit.results import COCO_JOINTS, Classification, Detections, Poses, Result
 
+COCO = pytest.importorskip("pycocotools.coco").COCO
+COCOeval = pytest.importorskip("pycocotools.cocoeval").COCOeval
 IMAGES, MANY = 6, 26
 """More poses in an image than the 20 that COCO judges."""
 

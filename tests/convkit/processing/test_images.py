@@ -7,10 +7,10 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from hypothesis import given
@@ -21,6 +21,11 @@ from convkit.processing import ImageReader, as_bgr, read_image, synthetic_scenes
 from convkit.processing._animation import gif_pixels
 
 READER = ImageReader()
+
+
+def pil() -> Any:
+    """Return Pillow's images, which convkit takes and does without."""
+    return pytest.importorskip("PIL.Image")
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +195,7 @@ def test_a_png_whose_chunk_declares_more_than_there_is_is_cut_off(tmp_path):
 def test_a_gif_whose_images_are_too_many_together_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.gif"
     pixels = np.random.default_rng(0).integers(0, 255, (6, 20, 30, 3), np.uint8)
-    frames = [PIL.Image.fromarray(frame) for frame in pixels]
+    frames = [pil().fromarray(frame) for frame in pixels]
     frames[0].save(path, save_all=True, append_images=frames[1:])
     assert gif_pixels(path.read_bytes()) == 6 * 20 * 30
     assert gif_pixels(path.read_bytes()[:200]) in (0, 20 * 30)
@@ -241,7 +246,7 @@ def test_a_jpeg_with_a_thumbnail_and_something_behind_it_is_whole(tmp_path, colo
 
 
 def test_images_of_which_only_the_first_is_taken_are_said(tmp_path, colour):
-    frames = [PIL.Image.fromarray(colour), PIL.Image.fromarray(255 - colour)]
+    frames = [pil().fromarray(colour), pil().fromarray(255 - colour)]
     for name in ("a.webp", "a.png", "a.tiff"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
     write(tmp_path / "b.png", colour)
@@ -253,7 +258,7 @@ def test_images_of_which_only_the_first_is_taken_are_said(tmp_path, colour):
 
 
 def test_a_gif_gives_all_its_images(tmp_path, colour):
-    frames = [PIL.Image.fromarray(colour), PIL.Image.fromarray(255 - colour)]
+    frames = [pil().fromarray(colour), pil().fromarray(255 - colour)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert [frame.name for frame in READER.frames([tmp_path / "a.gif"])] == ["a_000000.jpg", "a_000001.jpg"]
 
@@ -437,8 +442,8 @@ GIVEN = {
     "an array": lambda pixels, file: pixels,
     "a 16-bit array": lambda pixels, file: pixels.astype(np.uint16) * 257,
     "an array with alpha": lambda pixels, file: np.dstack([pixels, pixels[..., 0]]),
-    "a PIL image": lambda pixels, file: PIL.Image.fromarray(pixels[..., ::-1].copy()),
-    "a PIL image with alpha": lambda pixels, file: PIL.Image.fromarray(pixels[..., ::-1].copy()).convert("RGBA"),
+    "a PIL image": lambda pixels, file: pil().fromarray(pixels[..., ::-1].copy()),
+    "a PIL image with alpha": lambda pixels, file: pil().fromarray(pixels[..., ::-1].copy()).convert("RGBA"),
     "a torch tensor": lambda pixels, file: torch.from_numpy(pixels),
     "a view of a torch tensor": lambda pixels, file: torch.from_numpy(pixels.transpose(2, 0, 1).copy()).permute(
         1, 2, 0
@@ -456,17 +461,17 @@ def test_what_people_have_in_memory_gives_the_same_pixels(tmp_path, colour, kind
 
 
 def test_a_pil_photo_is_turned_as_its_exif_orientation_says(tmp_path, colour):
-    photo = PIL.Image.fromarray(colour[..., ::-1].copy())
+    photo = pil().fromarray(colour[..., ::-1].copy())
     exif = photo.getexif()
     exif[0x0112] = 6
     photo.save(tmp_path / "portrait.png", exif=exif)
-    with PIL.Image.open(tmp_path / "portrait.png") as opened:
+    with pil().open(tmp_path / "portrait.png") as opened:
         np.testing.assert_array_equal(to_image(opened), np.rot90(colour, -1))
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK"])
 def test_pil_images_of_every_mode_become_bgr(colour, mode):
-    given = PIL.Image.fromarray(colour[..., ::-1].copy()).convert(mode)
+    given = pil().fromarray(colour[..., ::-1].copy()).convert(mode)
     np.testing.assert_array_equal(to_image(given), np.asarray(given.convert("RGB"))[..., ::-1])
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from support.blobs import BlobNet, Components, Resize, blob_weights, draw_blobs
@@ -102,7 +101,7 @@ IN_MEMORY = {
     "a path": lambda image, file: file,
     "a path as text": lambda image, file: str(file),
     "the bytes of a file": lambda image, file: file.read_bytes(),
-    "a PIL image": lambda image, file: PIL.Image.open(file),
+    "a PIL image": lambda image, file: pytest.importorskip("PIL.Image").open(file),
     "a torch tensor": lambda image, file: torch.from_numpy(image),
     "a NumPy array of another library, by DLPack": lambda image, file: Foreign(image),
 }

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from support.checkpoints import save_safetensors
 
 from convkit import read_weights
 from convkit.errors import CheckpointError, EnvironmentProblem
@@ -212,13 +212,14 @@ def test_a_whole_module_is_refused_with_what_to_do(tmp_path: Path, modern: bool)
 
 class TestSafetensors:
     def test_tensors_by_name(self, tmp_path: Path) -> None:
-        save_file(STATE, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        save_safetensors(STATE, tmp_path / "model.safetensors", metadata={"format": "pt"})
         found = read_weights(tmp_path / "model.safetensors")
         assert_same({name: found[name] for name in STATE}, STATE)
         assert len(found) == len(STATE)
 
     @pytest.mark.parametrize("start", [b"\x80", b"\x1f\x8b", b"PK", b"Rar!"[:2]])
     def test_its_first_bytes_are_a_length_that_may_look_like_another_format(self, tmp_path: Path, start: bytes) -> None:
+        pytest.importorskip("safetensors")
         length = int.from_bytes(start, "little")
         header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode().ljust(length)
         path = tmp_path / "model.safetensors"
@@ -229,7 +230,7 @@ class TestSafetensors:
     @pytest.mark.parametrize("share", [0.5, 0.99])
     def test_a_file_that_is_cut_off(self, tmp_path: Path, share: float) -> None:
         path = tmp_path / "model.safetensors"
-        save_file(STATE, path)
+        save_safetensors(STATE, path)
         data = path.read_bytes()
         path.write_bytes(data[: int(share * len(data))])
         said = refusal(path)
@@ -238,7 +239,7 @@ class TestSafetensors:
     def test_the_missing_package_is_named_with_the_command_that_installs_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        save_file(STATE, tmp_path / "model.safetensors")
+        save_safetensors(STATE, tmp_path / "model.safetensors")
         for module in ("safetensors", "safetensors.torch"):
             monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(EnvironmentProblem) as error:
@@ -247,7 +248,9 @@ class TestSafetensors:
         assert "model.safetensors" in error.value.message
 
 
-def shards(folder: Path, files: dict[str, list[str]], save: Any = save_file, index: str = "model.safetensors") -> None:
+def shards(
+    folder: Path, files: dict[str, list[str]], save: Any = save_safetensors, index: str = "model.safetensors"
+) -> None:
     for file, names in files.items():
         save({name: STATE[name] for name in names}, folder / file)
     table = {name: file for name in STATE for file, names in files.items() if name in names}
@@ -262,7 +265,7 @@ TWO = {
 
 class TestFolder:
     def test_one_safetensors_file_is_read(self, tmp_path: Path) -> None:
-        save_file({"a": STATE["count"]}, tmp_path / "model.safetensors")
+        save_safetensors({"a": STATE["count"]}, tmp_path / "model.safetensors")
         (tmp_path / "config.json").write_text("{}")
         (tmp_path / "._model.safetensors").write_bytes(b"hidden file of macOS")
         assert_same(read_weights(tmp_path), {"a": STATE["count"]})
@@ -292,7 +295,7 @@ class TestFolder:
 
     def test_a_shard_that_lacks_a_tensor(self, tmp_path: Path) -> None:
         shards(tmp_path, TWO)
-        save_file({"stem.weight": STATE["stem.weight"]}, tmp_path / next(iter(TWO)))
+        save_safetensors({"stem.weight": STATE["stem.weight"]}, tmp_path / next(iter(TWO)))
         assert "lacks count" in refusal(tmp_path)
 
     def test_a_shard_that_is_no_table(self, tmp_path: Path) -> None:
@@ -304,7 +307,7 @@ class TestFolder:
     def test_a_shard_must_be_a_file_of_the_folder(self, tmp_path: Path, file: str) -> None:
         folder = tmp_path / "model"
         (folder / "sub").mkdir(parents=True)
-        save_file(STATE, tmp_path / "outside.safetensors")
+        save_safetensors(STATE, tmp_path / "outside.safetensors")
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"count": file}}))
         assert "not a file of the same folder" in refusal(folder)
 
@@ -330,7 +333,7 @@ class TestFolder:
         (tmp_path / "epoch_1.pth").write_bytes(b"x")
         assert "epoch_1.pth" in refusal(tmp_path)
         for name in ("a", "b"):
-            save_file(STATE, tmp_path / f"{name}.safetensors")
+            save_safetensors(STATE, tmp_path / f"{name}.safetensors")
         assert "several safetensors files" in refusal(tmp_path)
         assert "a.safetensors, b.safetensors" in refusal(tmp_path)
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-from support.checkpoints import make_checkpoint, make_network
+from support.checkpoints import make_checkpoint, make_network, save_safetensors
 
 from convkit.errors import CheckpointError
 from convkit_models.centernet import convkit_adapters
@@ -230,7 +229,7 @@ def test_a_folder_of_shards(tmp_path: Path, state: State) -> None:
     table = {}
     for number, part in enumerate((names[:half], names[half:]), start=1):
         file = f"model-0000{number}-of-00002.safetensors"
-        save_file({name: state[name].contiguous() for name in part}, tmp_path / file)
+        save_safetensors({name: state[name].contiguous() for name in part}, tmp_path / file)
         table.update(dict.fromkeys(part, file))
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
     assert_same(read_checkpoint(tmp_path).state, state)

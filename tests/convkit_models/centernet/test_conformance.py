@@ -11,8 +11,6 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from support.checkpoints import make_checkpoint
 
 from convkit import Artifact, convert, load
@@ -55,6 +53,7 @@ class TestPoses(AdapterConformance):
         self, artifact: Artifact, weights: Path, tmp_path: Path
     ) -> None:
         """The annotated people are what the network finds in random scenes, moved by a few pixels."""
+        pytest.importorskip("pycocotools")
         heads = convert(
             "centernet", weights=weights, output=tmp_path / "heads", form="heads", shape=self.shapes, samples=1
         ).artifact
@@ -105,6 +104,7 @@ class TestSpace(AdapterConformance):
     def test_ap_of_the_boxes_in_images_with_cameras_of_their_own(
         self, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        pytest.importorskip("pycocotools")
         file, found = annotate_things(artifact, tmp_path)
         cameras: list[float] = []
         decode = SpaceDecode.__call__
@@ -188,6 +188,9 @@ def write(folder: Path, annotations: list[dict[str, Any]], categories: list[dict
 
 def judged(file: Path, results: list[dict[str, Any]], kind: str) -> list[float]:
     """Return pycocotools' figures of results."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(file))
         judge = COCOeval(truth, truth.loadRes(results), kind)

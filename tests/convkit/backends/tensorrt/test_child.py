@@ -25,6 +25,7 @@ from convkit.backends.tensorrt._bindings import load_bindings
 from convkit.backends.tensorrt._child import LOG_LINES, LOG_WINDOW, _log_tail
 from convkit.errors import EnvironmentProblem
 
+pytest.importorskip("tensorrt_rtx_bindings")
 RTX = find_flavour("tensorrt-rtx")
 TARGETS = ("sm86", "sm89")
 

@@ -21,6 +21,7 @@ from convkit.conversion import build_engine
 from convkit.model import resolve
 from convkit.proof import GoldenSamples, shape_cases
 
+pytest.importorskip("tensorrt_rtx_bindings")
 NAME = "tensorrt-rtx"
 TARGETS = ["sm86,sm120"]
 PROVED = ("exported", "accepted", "understood", "built")

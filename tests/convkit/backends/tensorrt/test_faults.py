@@ -11,6 +11,7 @@ from support.tensorrt_faults import FAULTS, VERSION, Case
 
 from convkit.backends.tensorrt import Outcome, Task, Understanding, find_flavour, run_tasks, understand
 
+pytest.importorskip("tensorrt_rtx_bindings")
 SHOWN = [fault for fault in FAULTS if fault.model is not None]
 TITLES = [fault.title for fault in SHOWN]
 

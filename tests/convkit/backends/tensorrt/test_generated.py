@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("tensorrt_rtx_bindings")
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[4] / "benchmarks" / "tensorrt_generated.py"
 

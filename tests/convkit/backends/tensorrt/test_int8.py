@@ -15,6 +15,7 @@ from convkit.graph.precision import quantize
 from convkit.model import Target
 from convkit.plugins import manager
 
+pytest.importorskip("tensorrt_rtx_bindings")
 SHAPES = {"residual": (2, 3, 16, 24), "products": (4, 16)}
 KINDS = {"fp16": "HALF", "bf16": "BF16", "fp32": "FLOAT"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,12 @@ from convkit.backends.tensorrt._options import HARDWARE, OPTIONS, BuildSettings,
 from convkit.errors import ConversionError, EnvironmentProblem, SettingError
 
 RTX, FULL = FLAVOURS["tensorrt-rtx"], FLAVOURS["tensorrt"]
-API = importlib.import_module(RTX.module)
+
+
+@pytest.fixture
+def api() -> Any:
+    """The names of TensorRT-RTX, whose library parses and builds here."""
+    return pytest.importorskip(RTX.module)
 
 
 @pytest.fixture
@@ -90,6 +94,7 @@ def test_tensorrt_builds_only_where_a_gpu_is(relu, tmp_path, monkeypatch):
         TensorRT(FULL).build(relu, tmp_path, BuildRequest())
 
 
+@pytest.mark.usefixtures("api")
 def test_an_engine_tells_the_settings_of_its_build(relu, tmp_path):
     options = {"workspace": 64, "optimization-level": 2}
     engine = TensorRT(RTX).build(relu, tmp_path, BuildRequest(("sm86",), options=options))
@@ -98,37 +103,37 @@ def test_an_engine_tells_the_settings_of_its_build(relu, tmp_path):
     assert engine.details["plugins"] == []
 
 
-def parsed_by(flavour: Any, model: Path) -> _bindings.ParsedModel:
+def parsed_by(flavour: Any, api: Any, model: Path) -> _bindings.ParsedModel:
     """Return a model in the hands of the genuine parser, which configures builds as it does for ``flavour``."""
     sinks: list[Any] = []
-    bindings = _bindings.Bindings(flavour, API, _bindings._make_logger(API, sinks), sinks)
+    bindings = _bindings.Bindings(flavour, api, _bindings._make_logger(api, sinks), sinks)
     return _bindings.ParsedModel(bindings, model)
 
 
-def test_every_hardware_compatibility_is_one_of_the_library():
+def test_every_hardware_compatibility_is_one_of_the_library(api):
     names = {name.upper().replace("-", "_") for name in HARDWARE}
-    assert names == set(API.HardwareCompatibilityLevel.__members__), "TensorRT-RTX keeps none: it is set, not read back"
+    assert names == set(api.HardwareCompatibilityLevel.__members__), "TensorRT-RTX keeps none: it is set, not read back"
 
 
-def test_the_library_gets_what_is_set(relu):
-    parsed = parsed_by(FULL, relu)
+def test_the_library_gets_what_is_set(relu, api):
+    parsed = parsed_by(FULL, api, relu)
     config = parsed._config((), BuildSettings(64, 2, "ampere-plus", version_compatible=True))
-    assert config.get_memory_pool_limit(API.MemoryPoolType.WORKSPACE) == 64 * 2**20
+    assert config.get_memory_pool_limit(api.MemoryPoolType.WORKSPACE) == 64 * 2**20
     assert config.builder_optimization_level == 2
-    assert config.get_flag(API.BuilderFlag.VERSION_COMPATIBLE)
-    assert config.get_flag(API.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
+    assert config.get_flag(api.BuilderFlag.VERSION_COMPATIBLE)
+    assert config.get_flag(api.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
     plain = parsed._config((), BuildSettings())
-    assert not plain.get_flag(API.BuilderFlag.VERSION_COMPATIBLE)
-    assert plain.get_memory_pool_limit(API.MemoryPoolType.WORKSPACE) > 2**30, "the library's own limit"
-    assert config.flags & ~plain.flags == 1 << int(API.BuilderFlag.VERSION_COMPATIBLE) | 1 << int(
-        API.BuilderFlag.EXCLUDE_LEAN_RUNTIME
+    assert not plain.get_flag(api.BuilderFlag.VERSION_COMPATIBLE)
+    assert plain.get_memory_pool_limit(api.MemoryPoolType.WORKSPACE) > 2**30, "the library's own limit"
+    assert config.flags & ~plain.flags == 1 << int(api.BuilderFlag.VERSION_COMPATIBLE) | 1 << int(
+        api.BuilderFlag.EXCLUDE_LEAN_RUNTIME
     ), "and no other flag: precision is that of the graph"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorRT-RTX keeps no times itself
-def test_the_times_of_kernels_are_kept_in_a_file_and_a_damaged_one_is_replaced(relu, tmp_path):
+def test_the_times_of_kernels_are_kept_in_a_file_and_a_damaged_one_is_replaced(relu, api, tmp_path):
     file = tmp_path / "kernels.times"
-    parsed = parsed_by(FULL, relu)
+    parsed = parsed_by(FULL, api, relu)
     steps: list[str] = []
 
     def build() -> _bindings.BuildResult:

@@ -31,6 +31,7 @@ from convkit.graph.precision import To16Bit
 from convkit.model import Target
 from convkit.plugins import manager
 
+pytest.importorskip("tensorrt_rtx_bindings")
 RTX = find_flavour("tensorrt-rtx")
 KINDS = {"fp16": "HALF", "bf16": "BF16"}
 

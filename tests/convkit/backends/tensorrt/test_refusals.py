@@ -20,6 +20,7 @@ from convkit.backends.tensorrt import _gpu as gpu_module
 from convkit.backends.tensorrt._backend import TensorRT
 from convkit.errors import EnvironmentProblem, IntegrityError, SettingError
 
+pytest.importorskip("tensorrt_rtx_bindings")
 RTX, FULL = FLAVOURS["tensorrt-rtx"], FLAVOURS["tensorrt"]
 
 

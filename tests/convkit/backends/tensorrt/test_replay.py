@@ -27,6 +27,7 @@ from convkit.backends.tensorrt import (
 )
 from convkit.backends.tensorrt._network import Weights
 
+pytest.importorskip("tensorrt_rtx_bindings")
 RNG = np.random.default_rng(5)
 
 

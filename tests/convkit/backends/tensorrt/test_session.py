@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ from convkit.model import Dim, ModelSpec, TensorSpec
 from convkit.processing import find_preprocess
 from convkit.runtime import DevicePipeline
 
-API = importlib.import_module(FLAVOURS["tensorrt-rtx"].module)
+API = pytest.importorskip(FLAVOURS["tensorrt-rtx"].module)
 STREAM = NumpyDevice.stream
 
 

@@ -10,6 +10,7 @@ from support.tensorrt_faults import FAULTS, NOT_REPLAYED, UNSPECIFIED
 
 from convkit.backends.tensorrt import Task, Understanding, find_flavour, run_tasks, understand
 
+pytest.importorskip("tensorrt_rtx_bindings")
 pytestmark = pytest.mark.slow
 ACCEPTED = 1013
 """Node tests of ONNX 1.23.2 that the parser of TensorRT-RTX 1.7.1 takes."""
