@@ -78,7 +78,6 @@ def _conv2d(
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    first, *rest = value
-    return first, rest[0] if rest else first
+    if isinstance(value, Sequence):
+        return value[0], value[-1]
+    return int(value), int(value)  # PyTorch takes the integers of NumPy too

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from convkit.model import ModelSpec
     from convkit.runtime import Predictor
 
-__all__ = ["Engine", "artifact_engine", "artifact_key", "engines_of", "plain_engine", "torch_engine"]
+__all__ = ["PYTORCH", "Engine", "artifact_engine", "artifact_key", "engines_of", "plain_engine", "torch_engine"]
 
 PYTORCH = "pytorch"
 """The name of the checkpoint's figures."""

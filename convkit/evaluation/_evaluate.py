@@ -17,7 +17,7 @@ from convkit.evaluation._annotations import read_annotations
 from convkit.evaluation._categories import category_ids
 from convkit.evaluation._changes import Changes, changes_between
 from convkit.evaluation._data_sets import CocoFiles, DataSet
-from convkit.evaluation._engines import Engine, engines_of, plain_engine
+from convkit.evaluation._engines import PYTORCH, Engine, engines_of, plain_engine
 from convkit.evaluation._flow import Image, Read, reading, run_images
 from convkit.evaluation._image_files import find_images
 from convkit.evaluation._options import DEFAULTS, EvaluationOptions
@@ -76,7 +76,7 @@ def evaluate_artifacts(
 
     with ExitStack() as stack:
         predictors = [stack.enter_context(load(artifact, **options.loading)) for artifact in artifacts]
-        names = _names(predictors)
+        names = _names(predictors, () if options.weights is None else (PYTORCH,))
         folders = {name: each.artifact.path.resolve() for name, each in zip(names, predictors, strict=True)}
         engines = engines_of(dict(zip(names, predictors, strict=True)), options.weights)
         reader = predictors[0].reader
@@ -245,14 +245,12 @@ class _Task:
         return table
 
 
-def _names(predictors: Sequence[Predictor]) -> list[str]:
-    """Return a name for each: of one its backend, of several their folders, with a number where these are the same."""
-    if len(predictors) == 1:
-        return [predictors[0].backend]
-    names: list[str] = []
+def _names(predictors: Sequence[Predictor], taken: Sequence[str]) -> list[str]:
+    """Return a name for each: of one its backend, of several their folders, with a number where it is ``taken``."""
+    names = list(taken)
     for predictor in predictors:
-        name = folder = predictor.artifact.path.resolve().name
+        name = own = predictor.artifact.path.resolve().name if len(predictors) > 1 else predictor.backend
         while name in names:
-            name = f"{folder} ({names.count(folder) + 1 + sum(each.startswith(f'{folder} (') for each in names)})"
+            name = f"{own} ({names.count(own) + 1 + sum(each.startswith(f'{own} (') for each in names)})"
         names.append(name)
-    return names
+    return names[len(taken) :]

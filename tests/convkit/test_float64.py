@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,7 @@ def compared(shape: tuple[int, ...], filters: tuple[int, ...], bias: bool = True
         ((1, 3, 256, 256), (4, 3, 7, 7), {"padding": 3, "stride": 2}),
         ((1, 32, 400, 120), (3, 32, 3, 3), {"stride": 3}),
         ((1, 8, 60, 200), (3, 8, 2, 3), {"padding": (40, 1)}),
+        ((1, 16, 160, 96), (8, 16, 3, 3), {"stride": np.int64(1), "padding": [1]}),
     ],
 )
 def test_strips_give_what_the_whole_gives(shape, filters, settings):

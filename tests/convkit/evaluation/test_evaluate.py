@@ -21,7 +21,14 @@ from support.mutants import resealed
 from convkit import load
 from convkit.artifact import weights_record
 from convkit.errors import ConversionError, EnvironmentProblem, ImageError, SettingError
-from convkit.evaluation import METRICS, EvaluationOptions, EvaluationReport, evaluate_artifact
+from convkit.evaluation import (
+    METRICS,
+    CocoFiles,
+    EvaluationOptions,
+    EvaluationReport,
+    evaluate_artifact,
+    evaluate_artifacts,
+)
 from convkit.evaluation._annotations import Annotations, read_annotations
 from convkit.evaluation._categories import category_ids
 from convkit.evaluation._coco_schema import MOST_BYTES
@@ -168,6 +175,14 @@ def test_the_checkpoint_in_pytorch_has_the_same_ap(blobs, blob_artifact, blob_we
     assert set(report.figures) == {"onnxruntime", "pytorch"}
     assert report.figures["pytorch"]["AP"] == pytest.approx(report.figures["onnxruntime"]["AP"], abs=1e-3)
     assert report.agrees
+
+
+def test_an_artifact_named_as_the_checkpoint_is_judged_beside_it(blobs, blob_artifact, blob_weights_file, tmp_path):
+    path = write_coco(tmp_path, 1, categories=IDS)
+    artifact = shutil.copytree(blob_artifact.path, tmp_path / "pytorch")
+    options = EvaluationOptions(weights=blob_weights_file)
+    report = evaluate_artifacts([artifact, blob_artifact], CocoFiles(path, tmp_path / "images"), options)
+    assert list(report.figures) == ["pytorch (2)", blob_artifact.path.name, "pytorch"]
 
 
 def test_another_checkpoint_than_the_converted_one_is_refused(blobs, blob_artifact, toy_weights_file, dataset):

@@ -45,7 +45,7 @@ extern "C" __global__ void __launch_bounds__(256)
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
             if (BIAS) sums[i] += to_float(bias[group * 8 + i]);
-            if (RELU) sums[i] = fmaxf(sums[i], 0.f);
+            if (RELU && sums[i] < 0.f) sums[i] = 0.f;  // NaN stays
         }
         reinterpret_cast<uint4 *>(out)[piece] = make_uint4(pack2<T>(sums[0], sums[1]), pack2<T>(sums[2], sums[3]),
                                                           pack2<T>(sums[4], sums[5]), pack2<T>(sums[6], sums[7]));
