@@ -130,6 +130,22 @@ def test_nan_in_a_layer_fails(half: Layers, feed: dict[str, np.ndarray], monkeyp
     assert found.note == "the first layer that differs is first: it has NaN or infinity"
 
 
+@pytest.mark.parametrize("given", [{}, {"first": np.zeros((1, 0, 8, 8))}, {"first": np.zeros(5)}])
+def test_a_layer_that_an_engine_leaves_out_or_empty_fails(
+    half: Layers, feed: dict[str, np.ndarray], given: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Layers, "_feed", lambda self, samples: feed)
+
+    def runs(backend: str, device: str) -> Any:
+        return lambda graph: lambda feed: {**runs_in("float16")(graph)(feed), "first": None, **given}
+
+    monkeypatch.setattr(module, "graph_runs", runs)
+    found = half.check(net(), None, "torch", "cpu")  # type: ignore[arg-type]
+    assert found is not None
+    assert not found.passed
+    assert found.note == "the first layer that differs is first: 0 channels for 5"
+
+
 def test_a_graph_without_the_names_has_nothing_to_compare(
     half: Layers, feed: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
