@@ -59,7 +59,7 @@ class ConvkitError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint.strip()
         self.stage = ""
 
     def __str__(self) -> str:

@@ -33,10 +33,12 @@ def weights_difference(path: Path, record: Mapping[str, Any]) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    if "files" not in record:
-        return "" if path.is_file() and sha256(path) == record["sha256"] else "its content is another"
+    if not path.exists():
+        return "it does not exist"
+    if path.is_dir() != ("files" in record):
+        return "that was a file" if path.is_dir() else "that was a folder"
     if not path.is_dir():
-        return "that was a folder"
+        return "" if path.is_file() and sha256(path) == record["sha256"] else "its content is another"
     have, had = (dict(_shown(files)) for files in (weights_record(path)["files"], record["files"]))
     parts = {
         "lacks": [name for name in had if name not in have],

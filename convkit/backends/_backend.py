@@ -147,21 +147,31 @@ class Backend(ABC):
         """Return what engines can be built for here; empty, the default, for backends that run ONNX graphs."""
         return ()
 
+    def check_build(self, targets: Sequence[str], options: Mapping[str, Any]) -> None:
+        """Check what can be said before there is a graph: whether engines for these targets can be built here.
+
+        ``options`` are those of `BuildRequest`. The default, for backends that run ONNX graphs, knows no targets.
+
+        Raises:
+            SettingError, ConversionError: the backend builds for no such target, or has no such setting.
+            EnvironmentProblem: it cannot build here.
+        """
+        del options
+        if targets:
+            raise SettingError(
+                f"Backend {self.name!r} builds no engines for {', '.join(targets)}.", hint="Leave --target out."
+            )
+
     def build(self, graph: Path, folder: Path, request: BuildRequest, progress: Progress = silent) -> Engine:
         """Build an engine of an ONNX file below ``folder``; the default has nothing to build and runs the graph.
 
         A graph that the backend does not accept, or understands differently, is an `Engine` whose ladder says so.
 
         Raises:
-            SettingError: the backend builds for no such target.
-            EnvironmentProblem: it cannot build here.
+            SettingError, ConversionError, EnvironmentProblem: see `check_build`.
         """
         del folder, progress
-        if request.targets:
-            raise SettingError(
-                f"Backend {self.name!r} builds no engines for {', '.join(request.targets)}.",
-                hint="Leave --target out.",
-            )
+        self.check_build(request.targets, request.options)
         return Engine(self.name, graph)
 
     @abstractmethod
@@ -247,7 +257,7 @@ def find_builder(name: str) -> Backend:
     table: dict[str, Backend] = {backend.name: backend for group in found for backend in group if backend.builds}
     if name not in table:
         raise SettingError(
-            f"This convkit cannot convert to {name!r}.",
-            hint=f"{suggest(name, ('onnx', *table))} Use --to onnx{''.join(f', {other}' for other in table)}.".strip(),
+            f"This convkit builds no {name!r} engines.",
+            hint=f"{suggest(name, table)} Use --to {' or --to '.join(table)}; `convkit convert` makes an ONNX file.",
         )
     return table[name]

@@ -42,7 +42,7 @@ class BenchSettings:
         for scope in self.scopes:
             if scope not in SCOPES:
                 raise SettingError(
-                    f"There is no scope {scope!r}.", hint=f"{suggest(scope, SCOPES)} Use {' or '.join(SCOPES)}.".strip()
+                    f"There is no scope {scope!r}.", hint=f"{suggest(scope, SCOPES)} Use {' or '.join(SCOPES)}."
                 )
         least = {"runs": MIN_RUNS, "seconds": 0, "warm_up": 1, "cool_down": 0, "threads": 1}
         for name, low in least.items():

@@ -116,7 +116,7 @@ def _graph(artifact: Artifact, model: onnx.ModelProto, name: str) -> onnx.ModelP
     known = [*_TYPED, *engines]
     raise SettingError(
         f"There is no graph {name!r} to run.",
-        hint=f"{suggest(name, known)} Name {', '.join(known)} or an ONNX file: --engine torch:fp16.".strip(),
+        hint=f"{suggest(name, known)} Name {', '.join(known)} or an ONNX file: --engine torch:fp16.",
     )
 
 

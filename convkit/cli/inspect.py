@@ -299,7 +299,7 @@ def _parse_sizes(texts: Sequence[str], known: Sequence[str]) -> dict[str, int]:
         if name not in known:
             listed = f"It has {', '.join(known)}." if known else "All its dimensions are fixed."
             raise SettingError(
-                f"The graph has no symbolic dimension {name!r}.", hint=f"{listed} {suggest(name, known)}".strip()
+                f"The graph has no symbolic dimension {name!r}.", hint=f"{listed} {suggest(name, known)}"
             )
         sizes[name] = int(number)
     return sizes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,22 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convkit._text import read_text
-from convkit.artifact import (
-    GRAPHS,
-    REPORT,
-    VERDICT,
-    Artifact,
-    anchored,
-    check_destination,
-    publish,
-    staging,
-)
-from convkit.backends import find_graph_backend
+from convkit.artifact import Artifact, anchored, staging
+from convkit.backends import find_builder, find_graph_backend
 from convkit.conversion._calibration import CalibrationFiles, CalibrationInputs, CalibrationSamples
 from convkit.conversion._clock import StageClock
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._settings import AUTO, ConvertSettings, read_config, resolve_settings
-from convkit.errors import CheckpointError, Interrupted, ProofFailedError, SettingError, blamed_on
+from convkit.conversion._writing import reserve, write_artifact
+from convkit.errors import CheckpointError, ConvkitError, Interrupted, SettingError, blamed_on
 from convkit.graph import Rewrite
 from convkit.model import Adapter, Request, SourceModel, Target, find_precision
 from convkit.plugins import manager
@@ -37,9 +28,6 @@ if TYPE_CHECKING:
     from convkit.conversion._brought import BroughtGraph
     from convkit.conversion._engines import BuiltEngine
     from convkit.conversion._metric import MetricData
-    from convkit.conversion._proving import Proved
-    from convkit.conversion._stages import Rewritten
-    from convkit.conversion._typing import Typed
     from convkit.proof import Verdict
 
 __all__ = ["STAGES", "Conversion", "ConversionPlan", "convert", "default_output", "plan_conversion", "run_plan"]
@@ -173,6 +161,10 @@ def run_plan(plan: ConversionPlan, *, overwrite: bool = False, progress: Progres
         raise
     except KeyboardInterrupt as error:
         raise Interrupted(f"{done.artifact.path} was written" if done else "nothing was written") from error
+    except ConvkitError as error:
+        if done:
+            error.hint = f"{error.hint} The artifact {done.artifact.path} was written, without an engine.".strip()
+        raise
     return replace(done, engine=engine)
 
 
@@ -192,9 +184,10 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress, clock: 
         plan = replace(plan, brought=read_graph(plan.settings.graph, asked))
     name, settings, target = plan.adapter.name, plan.settings, plan.target
     if settings.to != target.format:  # what the engine cannot get is refused before the work
+        find_builder(settings.to).check_build(settings.target, settings.options)
         manager().gather("convkit_graph_rewrites", of=Rewrite, adapter=name, target=replace(target, format=settings.to))
     if plan.output:
-        _reserve(plan.output, overwrite=overwrite)
+        reserve(plan.output, overwrite=overwrite)
     runner = Runner(find_graph_backend(settings.backend, settings.device), settings.device)
     judge = Runner(judge_of(settings.backend, settings.device, plan.precision), settings.device)
     if settings.keep_fp32 and not settings.keep_fp32.is_file():
@@ -209,7 +202,7 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress, clock: 
     shown = plan.precision if plan.brought else settings.precision
     output = plan.output or default_output(plan.adapter, source, settings.form, shown)
     if not plan.output:
-        _reserve(output, overwrite=overwrite)
+        reserve(output, overwrite=overwrite)
     progress("checking the adapter on two samples")
     with clock.stage(CHECK, plugin):
         inputs = _inputs(plan, source)
@@ -260,8 +253,8 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress, clock: 
             write_device_kernels(source.spec, folder, progress)
             progress("writing the artifact")
             manifest = conversion_record(plan, source, exported, rewritten, proved, typed)
-            done = _write(folder, output, manifest, rewritten, proved, typed, overwrite=overwrite)
-    return replace(done, seconds=clock.seconds)
+            artifact = write_artifact(folder, output, manifest, rewritten, proved, typed, overwrite=overwrite)
+    return Conversion(artifact, proved.verdict, proved.ladder, seconds=clock.seconds)
 
 
 def _load(plan: ConversionPlan, plugin: str) -> SourceModel:
@@ -309,59 +302,6 @@ def _calibration(plan: ConversionPlan, source: SourceModel, inputs: RawInputs) -
     return CalibrationSamples(source.spec, items, inputs.names, inputs.origin)
 
 
-def _write(
-    folder: Path,
-    output: Path,
-    manifest: dict[str, Any],
-    rewritten: Rewritten,
-    proved: Proved,
-    typed: Typed | None,
-    *,
-    overwrite: bool,
-) -> Conversion:
-    from convkit.reporting import ReportParts, layers_of, render_report
-
-    verdict = proved.verdict
-    document = {**verdict.to_json(), "ladder": proved.ladder.to_json()}
-    graphs = [*rewritten.graphs, *(typed.graphs if typed else ())]
-    (folder / GRAPHS).write_text(json.dumps(graphs, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / VERDICT).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    parts = ReportParts(
-        pictures=proved.drawings,
-        layers=layers_of(typed.model, typed.types.kinds) if typed else (),
-        precision=typed.to_json() if typed else {},
-        graphs=graphs,
-        sizes={
-            file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()
-        },
-    )
-    (folder / REPORT).write_text(render_report(manifest, document, parts), encoding="utf-8")
-    if verdict.passed:
-        return Conversion(publish(folder, output, manifest, overwrite=overwrite), verdict, proved.ladder)
-    rejected = _rejected(output)
-    publish(folder, rejected, manifest, overwrite=True)
-    if not verdict.comparable:
-        raise ProofFailedError(
-            f"Nothing can be proved of the results: {verdict.headline()}.",
-            hint="An engine that is right cannot be told from a wrong one on these results. Give better weights, or"
-            " samples on which the model finds what it was trained for (--inputs DIR)."
-            f" The result was kept as {rejected}.",
-            verdict=verdict,
-        )
-    lost = next((check for check in verdict.failures if check.kind == "metric"), None)
-    if lost:
-        raise ProofFailedError(
-            f"The task loses too much: {lost.note} on {lost.case}; {lost.limits['drop']:g} less is allowed.",
-            hint=f"Keep more in float32 (--precision auto, --keep-fp32). The result was kept as {rejected}.",
-            verdict=verdict,
-        )
-    raise ProofFailedError(
-        f"The ONNX model does not compute what PyTorch computes: {verdict.headline()}.",
-        hint=f"The result was kept as {rejected} for inspection; `convkit validate {rejected}` shows every check.",
-        verdict=verdict,
-    )
-
-
 def default_output(adapter: Adapter, source: SourceModel, form: str, precision: str = "fp32") -> Path:
     """Return for example ``centernet-resdcn18-512`` or ``centernet-resdcn18-64x96-detections-fp16``."""
     dims = {dim.name: dim for dim in source.spec.dims}
@@ -374,16 +314,6 @@ def default_output(adapter: Adapter, source: SourceModel, form: str, precision: 
     if precision != "fp32":
         parts.append(precision)
     return Path("-".join(part for part in parts if part))
-
-
-def _reserve(output: Path, *, overwrite: bool) -> None:
-    """Refuse early what could not be written later: the artifact, or a rejected one beside it."""
-    check_destination(output, overwrite=overwrite)
-    check_destination(_rejected(output), overwrite=True)
-
-
-def _rejected(output: Path) -> Path:
-    return output.with_name(output.name + ".rejected")
 
 
 def _read_names(path: Path | None) -> tuple[str, ...] | None:

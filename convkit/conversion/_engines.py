@@ -93,12 +93,13 @@ def build_engine(
         raise SettingError(
             "Inputs for calibration are for int8 engines of float32 artifacts.", hint="Leave --calibrate out."
         )
+    backend = find_builder(to)
+    target = _target(artifact, to, kind, options or {})
+    backend.check_build(targets, target.options)
     progress("checking hashes")
     artifact.verify()
-    backend = find_builder(to)
     spec = spec_from_manifest(artifact.manifest)
     wish = _wish(kind, spec, calibrate, method) if typing else None
-    target = _target(artifact, to, kind, options or {})
     with engine_staging(artifact.path, to) as staged:
         folder = staged.folder
         golden = GoldenSamples.load(artifact.path, spec, artifact.manifest["files"])

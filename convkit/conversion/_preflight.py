@@ -184,7 +184,7 @@ def _samples(spec: ModelSpec, inputs: RawInputs, case: Case, plugin: str) -> Sam
             raise
         raise AdapterError(
             f"{named('the preprocess', plugin)} does not take what samples() returns: {error.message}",
-            hint=f"Adapter.samples must return raw inputs as the preprocess takes them. {error.hint}".strip(),
+            hint=f"Adapter.samples must return raw inputs as the preprocess takes them. {error.hint}",
         ) from error
     preprocess = find_preprocess(spec.preprocess, dict(case.item_sizes))
     who = named(f"the preprocess {type(preprocess).__name__}", manager().origin(preprocess))

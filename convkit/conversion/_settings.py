@@ -218,7 +218,7 @@ def resolve_settings(
     if values["form"] not in adapter.forms:
         raise SettingError(
             f"Adapter {adapter.name!r} has no output form {values['form']!r}.",
-            hint=f"{suggest(str(values['form']), adapter.forms)} It offers {', '.join(adapter.forms)}.".strip(),
+            hint=f"{suggest(str(values['form']), adapter.forms)} It offers {', '.join(adapter.forms)}.",
         )
     if values.get("to", "onnx") != "onnx":
         find_builder(values["to"])
@@ -308,7 +308,7 @@ def _options(adapter: Adapter, sources: Iterable[tuple[str, Any]]) -> tuple[dict
             if name not in declared:
                 raise SettingError(
                     f"Adapter {adapter.name!r} has no option {name!r}.",
-                    hint=f"{suggest(name, declared)} It has {', '.join(declared) or 'none'}.".strip(),
+                    hint=f"{suggest(name, declared)} It has {', '.join(declared) or 'none'}.",
                 )
             given.setdefault(name, (label, _convert(declared[name], value)))
     found = {name: given.get(name, ("adapter", option.default)) for name, option in declared.items()}
@@ -375,7 +375,7 @@ def _convert(option: Option, value: Any) -> Any:
     if option.choices and converted not in option.choices:
         raise SettingError(
             f"Option {option.name!r} cannot be {converted!r}.",
-            hint=f"{suggest(str(converted), option.choices)} Choices: {', '.join(option.choices)}.".strip(),
+            hint=f"{suggest(str(converted), option.choices)} Choices: {', '.join(option.choices)}.",
         )
     return converted
 

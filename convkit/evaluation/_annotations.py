@@ -25,13 +25,12 @@ BEYOND = 0.02
 class Annotations:
     """What `read_annotations` found: pycocotools' table; by image id the file name and the (height, width), if any.
 
-    ``count`` is the number of annotations that count; ``notes`` say what was repaired or left out.
+    ``notes`` say what was repaired or left out.
     """
 
     truth: Any
     names: Mapping[int, str]
     sizes: Mapping[int, tuple[int, int]]
-    count: int
     notes: tuple[str, ...]
 
 
@@ -79,7 +78,7 @@ def read_annotations(path: Path) -> Annotations:
         raise SettingError(
             f"{path} has no annotations of the listed images.", hint="Without boxes to find there are no figures."
         )
-    return Annotations(truth, names, sizes, len(document["annotations"]), tuple(notes))
+    return Annotations(truth, names, sizes, tuple(notes))
 
 
 def _check_ids(path: Path, document: Mapping[str, Any]) -> None:

@@ -187,13 +187,14 @@ class _Task:
         spent, kept = runner(self.engines, self.images, store, batch=batch, progress=progress, check=self._check)
         progress("computing AP")
         figures, classes = {}, {}
+        ids = [image.id for image in self.images]
+        known = set(ids)
         for name in self.engines:
-            ids = [image.id for image in self.images]
             figures[name], classes[name] = self.source.figures(self.data, self._table(store, name), ids, self.sigmas)
         return EvaluationReport(
             figures,
             len(self.images),
-            self.data.count,
+            sum(entry["image_id"] in known for entry in self.data.truth.dataset["annotations"]),
             time.perf_counter() - self.started,
             tuple(self.notes),
             classes=classes,

@@ -57,7 +57,7 @@ def read_voc(folder: Path, split: str | None, classes: Sequence[str]) -> Annotat
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in categories.items()],
     }
-    return Annotations(SimpleNamespace(dataset=document), images, sizes, len(annotations), ())
+    return Annotations(SimpleNamespace(dataset=document), images, sizes, ())
 
 
 def _names(folder: Path, split: str | None) -> list[str]:

@@ -168,7 +168,7 @@ def in_phases(found: Mapping[str, Sequence[Rewrite]]) -> list[tuple[str, Rewrite
         if rewrite.phase not in PHASES:
             raise PluginError(
                 f"Rewrite {rewrite.name!r} of plugin {plugin!r} has the phase {rewrite.phase!r}.",
-                hint=f"{suggest(rewrite.phase, PHASES)} Use one of {', '.join(PHASES)}.".strip(),
+                hint=f"{suggest(rewrite.phase, PHASES)} Use one of {', '.join(PHASES)}.",
             )
     return sorted(pairs, key=lambda pair: PHASES.index(pair[1].phase))
 

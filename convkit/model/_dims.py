@@ -92,7 +92,7 @@ def apply_overrides(dims: Iterable[Dim], shapes: Iterable[str]) -> tuple[Dim, ..
         if name not in table:
             raise SettingError(
                 f"This adapter has no dimension {name!r}.",
-                hint=f"Its dimensions are {', '.join(table)}. {suggest(name, table)}".strip(),
+                hint=f"Its dimensions are {', '.join(table)}. {suggest(name, table)}",
             )
         if name in seen:
             raise SettingError(f"--shape gives {name!r} twice.", hint="Give each dimension once.")

@@ -89,7 +89,7 @@ def _evaluate(expression: str, sizes: Mapping[str, int]) -> int:
     if unknown:
         raise AdapterError(
             f"The shape {expression!r} names an unknown dimension {unknown[0]!r}.",
-            hint=f"{suggest(unknown[0], sizes)} Its dimensions are {', '.join(sizes) or 'none'}.".strip(),
+            hint=f"{suggest(unknown[0], sizes)} Its dimensions are {', '.join(sizes) or 'none'}.",
         )
     value = sum(
         (coefficient * prod(sizes[name] for name in names) for coefficient, names in parse_extent(expression)),

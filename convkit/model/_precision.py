@@ -46,6 +46,4 @@ def find_precision(value: Any, *, floating: bool = False) -> Precision:
     if value in known:
         return known[value]
     hint = _LATER.get(str(value), suggest(str(value), known))
-    raise SettingError(
-        f"precision cannot be {value!r}.", hint=f"{hint} This convkit offers {', '.join(known)}.".strip()
-    )
+    raise SettingError(f"precision cannot be {value!r}.", hint=f"{hint} This convkit offers {', '.join(known)}.")

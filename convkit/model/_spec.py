@@ -63,12 +63,12 @@ class TensorSpec:
         if self.dtype not in DTYPES:
             raise AdapterError(
                 f"The tensor {self.name!r} has the dtype {self.dtype!r}.",
-                hint=f"{suggest(str(self.dtype), DTYPES)} Use one of {', '.join(DTYPES)}.".strip(),
+                hint=f"{suggest(str(self.dtype), DTYPES)} Use one of {', '.join(DTYPES)}.",
             )
         if self.compare not in COMPARISONS:
             raise AdapterError(
                 f"The tensor {self.name!r} is compared by {self.compare!r}.",
-                hint=f"{suggest(self.compare, COMPARISONS)} Use one of {', '.join(COMPARISONS)}.".strip(),
+                hint=f"{suggest(self.compare, COMPARISONS)} Use one of {', '.join(COMPARISONS)}.",
             )
 
     @property
@@ -121,7 +121,7 @@ class ModelSpec:
                 if unknown:
                     raise AdapterError(
                         f"The shape of {tensor.name!r} names an unknown dimension {unknown[0]!r}.",
-                        hint=f"{suggest(unknown[0], known)} Its dimensions are {', '.join(known) or 'none'}.".strip(),
+                        hint=f"{suggest(unknown[0], known)} Its dimensions are {', '.join(known) or 'none'}.",
                     )
         if not self.decode and any(tensor.compare == "results" for tensor in self.outputs):
             raise AdapterError(

@@ -84,9 +84,7 @@ class Layers:
             ]
         )
         names = tuple(
-            name
-            for name in axes
-            if name in right and name in found and np.isfinite([right[name], found[name]]).all()
+            name for name in axes if name in right and name in found and np.isfinite([right[name], found[name]]).all()
         )
         figures = tuple(np.stack([right[name], found[name]]) for name in names)
         errors = np.array([_beyond(np.stack([right[name]] * 2), found[name]) for name in names], np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -54,13 +54,26 @@ class TensorRT(Backend):
 
         return self.flavour.targets or tuple(filter(None, [local_target()]))
 
-    def build(self, graph: Path, folder: Path, request: BuildRequest, progress: Progress = silent) -> Engine:
-        """Parse, replay and build in a child process; the plan is ``folder/model.plan``.
+    def check_build(self, targets: Sequence[str], options: Mapping[str, Any]) -> None:
+        """Check settings, targets, the packages, and of a flavour that builds only for a GPU here that there is one.
 
         Raises:
             SettingError: a target is no compute capability, or the flavour has no such setting.
             ConversionError: the flavour makes no engines for a target.
             EnvironmentProblem: the flavour is not installed, or builds only for a GPU that is there.
+        """
+        from convkit.backends.tensorrt._targets import find_targets
+
+        read_settings(options, self.flavour)
+        find_targets(self.flavour, targets)
+        self.flavour.require()
+
+    def build(self, graph: Path, folder: Path, request: BuildRequest, progress: Progress = silent) -> Engine:
+        """Parse, replay and build in a child process; the plan is ``folder/model.plan``.
+
+        Raises:
+            SettingError: the settings do not go with the graph.
+            SettingError, ConversionError, EnvironmentProblem: see `check_build`.
             PluginError: a plugin for TensorRT fails.
         """
         import onnx

@@ -159,7 +159,7 @@ def _check_inputs(given: Sequence[GraphInput], inputs: Mapping[str, np.ndarray])
     for name in inputs:
         if name not in names:
             raise SettingError(
-                f"The model has no input {name!r}.", hint=f"{suggest(name, names)} It has {', '.join(names)}.".strip()
+                f"The model has no input {name!r}.", hint=f"{suggest(name, names)} It has {', '.join(names)}."
             )
     for item in given:
         if item.name not in inputs:

@@ -91,7 +91,7 @@ def parse_ranges(inputs: Sequence[GraphInput], texts: Iterable[str]) -> dict[str
         else:
             raise SettingError(
                 f"The model has no input and no dimension {name!r}.",
-                hint=f"{suggest(name, names | set(by_name))} Its inputs are {', '.join(map(str, inputs))}.".strip(),
+                hint=f"{suggest(name, names | set(by_name))} Its inputs are {', '.join(map(str, inputs))}.",
             )
     return {given.name: shapes.get(given.name) or _resolve(given, sizes) for given in inputs}
 

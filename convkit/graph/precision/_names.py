@@ -24,7 +24,7 @@ def check_names(names: Collection[str], graph: gs.Graph, purpose: str) -> None:
     if unknown:
         raise SettingError(
             f"The graph has no node {listing(map(repr, unknown))} {purpose}.",
-            hint=f"{suggest(unknown[0], known)} `convkit bisect ARTIFACT` lists names.".strip(),
+            hint=f"{suggest(unknown[0], known)} `convkit bisect ARTIFACT` lists names.",
         )
 
 

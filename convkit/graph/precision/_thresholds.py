@@ -33,7 +33,7 @@ def find_method(name: str) -> str:
     if name not in METHODS:
         raise SettingError(
             f"The method of calibration cannot be {name!r}.",
-            hint=f"{suggest(name, METHODS)} There are {', '.join(METHODS)}.".strip(),
+            hint=f"{suggest(name, METHODS)} There are {', '.join(METHODS)}.",
         )
     return name
 

@@ -79,8 +79,8 @@ def test_an_unknown_target_is_refused_before_anything_is_built(artifact: Artifac
 @pytest.mark.parametrize(
     ("to", "settings", "message"),
     [
-        ("tensorrt-rtxx", {}, "cannot convert to"),
-        ("onnxruntime", {}, "cannot convert to"),
+        ("tensorrt-rtxx", {}, "builds no "),
+        ("onnxruntime", {}, "builds no "),
         (NAME, {"options": {"dcm": "gather"}}, "no plugin has an option|No plugin has an option"),
         (NAME, {"options": {"dcn": "sideways"}}, "cannot be"),
     ],
@@ -168,6 +168,33 @@ def test_convert_builds_the_engine_that_was_asked_for(toy: ToyPlugin, toy_weight
 def test_a_target_without_an_engine_is_refused(toy: ToyPlugin, toy_weights_file: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="ONNX"):
         convert("toy", weights=toy_weights_file, output=tmp_path / "toy", target="sm86")
+
+
+def test_a_target_that_cannot_be_is_refused_before_the_work(
+    toy: ToyPlugin, toy_weights_file: Path, tmp_path: Path
+) -> None:
+    steps: list[str] = []
+    with pytest.raises(ConversionError, match="sm90") as caught:
+        convert(
+            "toy", weights=toy_weights_file, output=tmp_path / "toy", to=NAME, target="sm90",
+            progress=lambda step, *_: steps.append(step),
+        )  # fmt: skip
+    assert "was written" not in caught.value.hint
+    assert not steps
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_that_cannot_be_built_leaves_an_artifact_that_is_named(
+    toy: ToyPlugin, toy_weights_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object, **options: object) -> None:
+        raise ConversionError("It cannot be built.", hint="Build another.")
+
+    monkeypatch.setattr("convkit.conversion._engines.build_engine", fails)
+    with pytest.raises(ConversionError) as caught:
+        convert("toy", weights=toy_weights_file, output=tmp_path / "toy", to=NAME, samples=2)
+    assert caught.value.hint == f"Build another. The artifact {tmp_path / 'toy'} was written, without an engine."
+    assert Artifact.open(tmp_path / "toy").verify() is None
 
 
 def test_what_a_killed_build_left_behind_goes(artifact: Artifact) -> None:

@@ -142,7 +142,7 @@ REFUSED = [
     ({"form": "box"}, {}, "no output form 'box'", "Did you mean 'boxes'"),
     ({"opset": 12}, {}, "opset cannot be 12", "19"),
     ({"opset": 99}, {}, "opset cannot be 99", "23"),
-    ({"to": "coreml"}, {}, "coreml", "onnx"),
+    ({"to": "coreml"}, {}, "coreml", "ONNX"),
     ({"precision": "int4"}, {}, "int4", "fp32, fp16, bf16"),
     ({"precision": "fp8"}, {}, "fp8", "calibrated"),
     ({"precision": "fp8"}, {}, "fp8", "calibrated"),

@@ -138,7 +138,7 @@ def test_names_may_differ_in_case_and_spaces(blobs, blob_artifact, tmp_path):
 def test_names_may_differ_in_spelling(own, names):
     categories = [{"id": 3, "name": names[1]}, {"id": 7, "name": names[0]}]
     truth = SimpleNamespace(dataset={"categories": categories, "annotations": []})
-    assert category_ids(Annotations(truth, {}, {}, 0, ()), own) == ([7, 3], [])
+    assert category_ids(Annotations(truth, {}, {}, ()), own) == ([7, 3], [])
 
 
 @pytest.mark.parametrize(
@@ -223,6 +223,9 @@ def test_of_weights_in_a_folder_every_file_counts(blobs, blob_artifact, dataset,
     report = evaluate(folder.rename(tmp_path / "elsewhere"))
     assert report.agrees
     assert "pytorch" in report.figures
+    entries = json.loads((dataset / "annotations.json").read_text())
+    first = sorted(entry["id"] for entry in entries["images"])[:4]
+    assert report.annotations == sum(entry["image_id"] in first for entry in entries["annotations"])
     folder = tmp_path / "elsewhere"
     bias = (folder / "tone.bias.pth").read_bytes()
     for name, content, difference in (
@@ -236,8 +239,9 @@ def test_of_weights_in_a_folder_every_file_counts(blobs, blob_artifact, dataset,
         assert caught.value.hint
         (folder / "more.pth").unlink(missing_ok=True)
         (folder / "tone.bias.pth").write_bytes(bias)
-    with pytest.raises(SettingError, match="that was a folder"):
-        evaluate(folder / "tone.bias.pth")
+    for weights, difference in ((folder / "tone.bias.pth", "that was a folder"), (folder / "no", "it does not exist")):
+        with pytest.raises(SettingError, match=difference):
+            evaluate(weights)
 
 
 def test_engines_agree_to_a_thousandth():
