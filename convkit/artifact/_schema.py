@@ -302,6 +302,7 @@ class EngineDocument(Struct):
     command: Text = ""
     plugins: list[Text] = field(default_factory=list)
     settings: dict[Text, Any] = field(default_factory=dict)
+    io: dict[Text, Literal["float16"]] = field(default_factory=dict)
 
 
 class EngineVerdict(Struct):

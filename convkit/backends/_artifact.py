@@ -91,7 +91,9 @@ def open_artifact(
     if stored is None:
         return open_engine(backend, Engine(name, artifact.model), device=device)
     targets = tuple(stored.description["targets"])
-    return open_engine(backend, Engine(name, stored.plan, targets, stored.description), device=device)
+    session = open_engine(backend, Engine(name, stored.plan, targets, stored.description), device=device)
+    session.edges = stored.description.get("io", {})
+    return session
 
 
 def coverage(artifact: Artifact, name: str, device: str) -> Coverage:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from convkit.backends._ladder import Ladder
@@ -65,6 +66,8 @@ class Session(ABC):
     """A loaded model that runs."""
 
     device: str = "cpu"
+    edges: Mapping[str, str] = MappingProxyType({})
+    """Types of inputs and outputs by name, where an engine has others than its artifact; convkit sets it."""
 
     @abstractmethod
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -25,6 +25,9 @@ def build(
     precision: Annotated[
         str | None, typer.Option("--precision", help="fp32, fp16, bf16 or int8; default that of the artifact.")
     ] = None,
+    io_precision: Annotated[
+        str | None, typer.Option("--io-precision", help="Of inputs and outputs of an fp16 or int8 engine: fp16.")
+    ] = None,
     calibrate: CalibrateOption = None,
     calibration: CalibrationOption = None,
     option: Annotated[
@@ -50,6 +53,7 @@ def build(
             to,
             targets=tuple(target or ()),
             precision=precision,
+            io_precision=io_precision,
             calibrate=calibrate,
             method=calibration,
             options=option_pairs(option or ()),

@@ -29,6 +29,7 @@ from convkit.backends import (
 from convkit.conversion._audit import audit
 from convkit.conversion._calibration import CalibrationFiles
 from convkit.conversion._changes import DEFAULT_METHOD, Changes, Wish, measure_changes
+from convkit.conversion._edges import changed_edges, engine_edges
 from convkit.conversion._export import check_graph, save_onnx
 from convkit.conversion._settings import resolve_options
 from convkit.conversion._typed import prove_typed
@@ -63,6 +64,7 @@ def build_engine(
     *,
     targets: Sequence[str] = (),
     precision: str | None = None,
+    io_precision: str | None = None,
     calibrate: Path | None = None,
     method: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -73,8 +75,9 @@ def build_engine(
     The rewrites of phase *target* fit the graph to the backend; what they change is proved on the golden samples
     before the backend parses it. ``precision`` ``fp16``, ``bf16`` or ``int8`` types a float32 graph first, by the
     rewrites of phase *precision*, and is proved by a rung of its own; the default is that of the artifact, whose types
-    a typed artifact keeps. int8 of a float32 artifact is calibrated with the inputs of the folder ``calibrate``, by
-    ``method``. An engine of that name is replaced. ``options`` override those of the conversion.
+    a typed artifact keeps. ``io_precision`` ``fp16`` makes inputs and outputs of an engine in fp16 or int8 float16; the
+    default is that of the artifact. int8 of a float32 artifact is calibrated with the inputs of the folder
+    ``calibrate``, by ``method``. An engine of that name is replaced. ``options`` override those of the conversion.
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved.
@@ -99,6 +102,7 @@ def build_engine(
     progress("checking hashes")
     artifact.verify()
     spec = spec_from_manifest(artifact.manifest)
+    edges = engine_edges(spec, kind, io_precision)
     wish = _wish(kind, spec, calibrate, method) if typing else None
     with engine_staging(artifact.path, to) as staged:
         folder = staged.folder
@@ -107,16 +111,19 @@ def build_engine(
         rungs, known = _prove_fitted(artifact, spec, golden, fitted, progress)
         details: dict[str, Any] = {}
         if kind.name != _FLOAT32 and rungs[0].status == PASSED:
-            fitted, typed, details = _type(artifact, spec, golden, target, kind, wish, folder, progress)
+            fitted, typed, details = _type(artifact, spec, edges, golden, target, kind, wish, folder, progress)
             known, rungs = _Known(), [*rungs, *typed]
         ladder = Ladder(()).replaced(rungs)
         engine = Engine(backend.name, folder / "model.plan")
         if ladder.exit_code == 0:
-            engine = backend.build(fitted.graph, folder, _request(spec, golden, targets, target, known), progress)
+            request = _request(edges, golden.fitted(edges), targets, target, known)
+            engine = backend.build(fitted.graph, folder, request, progress)
             ladder = ladder.replaced((*engine.ladder.rungs, _pipeline(to)))
         if kind.name == _FLOAT32:
             ladder = ladder.completed(NOT_APPLICABLE, {"typed": "The engine is float32."})
         ladder = ladder.completed(PENDING, {}, "A rung below has to pass first.")
+        if edges != spec:
+            details["io"] = changed_edges(spec, edges)
         _write(folder, artifact, backend, target, engine, ladder, fitted.records, details)
         kept = staged.publish(rejected=ladder.exit_code != 0)
     if ladder.exit_code:
@@ -173,6 +180,7 @@ def _wish(kind: Precision, spec: ModelSpec, calibrate: Path | None, method: str 
 def _type(
     artifact: Artifact,
     spec: ModelSpec,
+    edges: ModelSpec,
     golden: GoldenSamples,
     target: Target,
     kind: Precision,
@@ -182,8 +190,8 @@ def _type(
 ) -> tuple[_Fitted, list[Rung], dict[str, Any]]:
     """Return the graph in the types of a precision, its rungs, and what int8 was calibrated with, for ``engine.json``.
 
-    ``wish`` is None for an artifact that is typed already. Without inputs for calibration nothing is known of the
-    ranges of values.
+    ``edges`` is the specification with the types that inputs and outputs get; ``wish`` is None for an artifact that is
+    typed already. Without inputs for calibration nothing is known of the ranges of values.
 
     Raises:
         ConversionError: too little of the arithmetic has the types that were asked for.
@@ -193,12 +201,12 @@ def _type(
     model, changes = onnx.load(str(artifact.model)), None
     if wish and wish.calibration:
         changes = measure_changes(model, wish, (), progress=progress)
-    fitted = _fit(artifact, spec, target, folder, progress, changes)
+    fitted = _fit(artifact, spec, target, folder, progress, changes, edges)
     records = [*_typing(artifact), *(record for _, record in fitted.records)]
     audit(_types(fitted.graph, spec), kind, [miss for record in records for miss in record.near_misses])
     yardstick = changes.write_yardstick(model, artifact.model, folder) if changes else artifact.model
     try:
-        rungs = prove_typed(artifact, spec, golden, fitted.graph, kind, records, yardstick, progress)
+        rungs = prove_typed(artifact, spec, edges, golden, fitted.graph, kind, records, yardstick, progress)
     finally:
         Changes.forget_yardstick(folder)
     calibrated = changes.calibration if changes else None
@@ -219,10 +227,12 @@ def _fit(
     folder: Path,
     progress: Progress,
     changes: Changes | None = None,
+    edges: ModelSpec | None = None,
 ) -> _Fitted:
     """Fit the graph to the backend; for a precision that is not float32, type it first unless the artifact is typed.
 
-    Of a typed artifact float32 means the same graph with float32 in place of its 16-bit types.
+    Of a typed artifact float32 means the same graph with float32 in place of its 16-bit types. ``edges`` are other
+    types of inputs and outputs, those of the artifact by default.
     """
     import onnx
 
@@ -231,16 +241,19 @@ def _fit(
     model = onnx.load(str(artifact.model))
     if _is_typed(artifact) and target.precision == _FLOAT32:
         model = widened_model(model)
-        edges = [tensor.name for tensor in (*spec.inputs, *spec.outputs) if tensor.dtype == "float16"]
-        model = apply_rewrite(model, NarrowEdges(edges))[0] if edges else model
+        narrow = [tensor.name for tensor in (*spec.inputs, *spec.outputs) if tensor.dtype == "float16"]
+        model = apply_rewrite(model, NarrowEdges(narrow))[0] if narrow else model
     phases = ("target",) if target.precision == _FLOAT32 or _is_typed(artifact) else ("precision", "target")
+    todo = [(plugin, change) for plugin, change in in_phases(found) if change.phase in phases]
+    if edges and edges != spec:
+        place = sum(change.phase == "precision" for _, change in todo)
+        todo.insert(place, ("graph", NarrowEdges(changed_edges(spec, edges))))
     records = []
-    for plugin, change in in_phases(found):
-        if change.phase in phases:
-            progress(f"rewriting: {change.name}")
-            rewrite = changes.of(change) if changes else change
-            model, record = apply_rewrite(model, rewrite, spec.expect.get(change.name))
-            records.append((plugin, record))
+    for plugin, change in todo:
+        progress(f"rewriting: {change.name}")
+        rewrite = changes.of(change) if changes else change
+        model, record = apply_rewrite(model, rewrite, spec.expect.get(change.name))
+        records.append((plugin, record))
     if not any(record.fired for _, record in records):
         return _Fitted(artifact.model, records)
     check_graph(model, f"the rewrites of phase {' and '.join(phases)}")
@@ -316,7 +329,7 @@ def _prove_fitted(
 def _request(
     spec: ModelSpec, golden: GoldenSamples, targets: Sequence[str], target: Target, known: _Known
 ) -> BuildRequest:
-    corners = [{dim.name: size for dim, size in zip(spec.dims, sizes, strict=True)} for sizes in _corners(spec)]
+    corners = [{dim.name: getattr(dim, corner) for dim in spec.dims} for corner in ("min", "opt", "max")]
     ranges = {
         tensor.name: tuple(resolve(tensor.shape, sizes) for sizes in corners)
         for tensor in spec.inputs
@@ -332,10 +345,6 @@ def _request(
         known.of(feeds),
         known.by,
     )
-
-
-def _corners(spec: ModelSpec) -> list[list[int]]:
-    return [[getattr(dim, corner) for dim in spec.dims] for corner in ("min", "opt", "max")]
 
 
 def _pipeline(to: str) -> Rung:

@@ -12,6 +12,7 @@ from typing import Any
 
 from convkit._text import printable, read_text
 from convkit.backends import find_builder
+from convkit.conversion._edges import read_edges
 from convkit.errors import AdapterError, CheckpointError, SettingError, blamed_on, named, suggest
 from convkit.model import Adapter, Dim, Option, apply_overrides, find_precision
 from convkit.plugins import manager
@@ -36,8 +37,6 @@ CONFIG_FILE = "convkit.toml"
 OPSETS = range(19, 24)
 """DeformConv enters ONNX at 19; 23 is the newest that PyTorch 2.9 to 2.13 writes."""
 MAX_SAMPLES = 64
-EDGES = ("fp32", "fp16")
-"""The precisions of inputs and outputs."""
 AUTO = "auto"
 """The precision in which a search says which nodes stay float32; the others are float16."""
 
@@ -96,14 +95,6 @@ def _precision(value: Any) -> str:
         raise ValueError(error.hint) from None
 
 
-def _edges(value: Any) -> str:
-    if value == "bf16":
-        raise ValueError("NumPy has no bfloat16, so that inputs and outputs of bf16 graphs are fp32.")
-    if value not in EDGES:
-        raise ValueError(f"Give {' or '.join(EDGES)}: the other types of inputs and outputs are the model's own.")
-    return str(value)
-
-
 def _method(value: Any) -> str:
     from convkit.graph.precision import find_method
 
@@ -132,7 +123,7 @@ class ConvertSettings:
     to: str = _setting(_text, "onnx")
     target: tuple[str, ...] = _setting(_words, ())
     precision: str = _setting(_precision, "fp32")
-    io_precision: str = _setting(_edges, "fp32")
+    io_precision: str = _setting(read_edges, "fp32")
     keep_fp32: Path | None = _setting(_path, None)
     graph: Path | None = _setting(_path, None)
     calibrate: Path | None = _setting(_path, None)

@@ -33,6 +33,7 @@ HOW = "operators compute in float32 and round their results once"
 def prove_typed(
     artifact: Artifact,
     spec: ModelSpec,
+    edges: ModelSpec,
     golden: GoldenSamples,
     graph: Path,
     precision: Precision,
@@ -44,14 +45,15 @@ def prove_typed(
 
     Its error against float64 may be a small multiple of what PyTorch errs with the graph ``yardstick``, the artifact's
     in float32, when every tensor of that is 16-bit, for int8 rounded to its steps besides; a typed artifact has that in
-    its proof. ``records`` are those of the rewrites that made the graph. The rungs are pending where PyTorch lacks an
-    operator.
+    its proof. ``edges`` is the specification with the types of the typed graph's inputs and outputs; rounding to these
+    counts as the graph's. ``records`` are those of the rewrites that made the graph. The rungs are pending where
+    PyTorch lacks an operator.
     """
     fired = {record.name: record.fired for record in records if record.fired}
     kept = [miss for record in records if record.name == f"graph.to-{precision.name}" for miss in record.near_misses]
     facts: dict[str, Any] = {"precision": precision.name, "how": HOW, "rewrites": fired, "float32": kept}
     try:
-        verdict = _verdict(artifact, spec, golden, graph, precision, yardstick, progress)
+        verdict = _verdict(artifact, spec, edges, golden, graph, precision, yardstick, progress)
     except EnvironmentProblem as error:
         text = f"{error.message} Nothing was compared."
         return [Rung("typed", PENDING, text, {**facts, "hint": error.hint}), Rung("decoded", PENDING, text)]
@@ -69,26 +71,27 @@ def prove_typed(
 def _verdict(
     artifact: Artifact,
     spec: ModelSpec,
+    edges: ModelSpec,
     golden: GoldenSamples,
     graph: Path,
     precision: Precision,
     yardstick: Path,
     progress: Progress,
 ) -> Verdict:
-    cases, decode, reference = shape_cases(spec.dims), find_decode(spec.decode), golden.reference()
+    cases, decode, fed = shape_cases(spec.dims), find_decode(spec.decode), golden.fitted(edges)
     recorded = Verdict.from_json(artifact.verdict).baselines
     baselines = (
-        measure_yardstick(spec, yardstick, reference, golden.samples, cases, decode, precision, progress)
+        measure_yardstick(spec, yardstick, golden.reference(), golden.samples, cases, decode, precision, progress)
         if artifact.manifest["graph"]["precision"] == "fp32"
         else recorded
     )
     session = open_session("torch", graph)
     try:
         return prove(
-            spec,
-            reference=reference,
+            edges,
+            reference=fed.reference(),
             engine=session.run,
-            samples=golden.samples,
+            samples=fed.samples,
             cases=cases,
             baselines=baselines,
             decode=decode,

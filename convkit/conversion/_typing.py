@@ -27,6 +27,7 @@ from convkit.conversion._audit import audit
 from convkit.conversion._brought import BroughtGraph
 from convkit.conversion._calibration import CalibrationSet
 from convkit.conversion._changes import Changes, Wish, measure_changes
+from convkit.conversion._edges import changed_edges, narrow_edges
 from convkit.conversion._export import check_graph, save_onnx
 from convkit.conversion._inputs import RawInputs
 from convkit.conversion._layers import measure_layers
@@ -40,7 +41,7 @@ from convkit.errors import ConversionError
 from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases
 from convkit.graph.precision import NARROW, NarrowEdges, Range, Search, To16Bit, read_keep_file, write_keep_file
 from convkit.inspection import GraphPrecision, graph_precision, graph_stats
-from convkit.model import ModelSpec, Precision, Target, TensorSpec, find_precision
+from convkit.model import ModelSpec, Precision, Target
 from convkit.plugins import manager
 from convkit.processing import collate
 from convkit.progress import Progress
@@ -152,9 +153,8 @@ def type_graph(
             records.append((plugin, record))
     edges = spec
     if wish.edges != "fp32":
-        edges = _narrow_edges(spec, wish.edges)
-        changed = [old.name for old, new in zip(_edges(spec), _edges(edges), strict=True) if old.dtype != new.dtype]
-        model, record = apply_rewrite(model, NarrowEdges(changed))
+        edges = narrow_edges(spec, wish.edges)
+        model, record = apply_rewrite(model, NarrowEdges(changed_edges(spec, edges)))
         records.append((records[-1][0], record))
     check_graph(model, "the rewrites of phase precision")
     types = graph_precision(model, graph_stats(model, {dim.name: dim.opt for dim in spec.dims}))
@@ -196,26 +196,6 @@ def bring_graph(
     _write_graph(brought.model, folder)
     calibration = changes.calibration if changes else None
     return Typed(brought.model, [], brought.precision, types, {}, baselines, None, calibration, brought.name, spec=spec)
-
-
-def _edges(spec: ModelSpec) -> tuple[TensorSpec, ...]:
-    return (*spec.inputs, *spec.outputs)
-
-
-def _narrow_edges(spec: ModelSpec, precision: str) -> ModelSpec:
-    """Return the specification with inputs and outputs of a precision.
-
-    Raises:
-        ConversionError: none of them is float32.
-    """
-    found = spec.with_edges(find_precision(precision).dtype)
-    if found == spec:
-        types = ", ".join(f"{tensor.name} {tensor.dtype}" for tensor in _edges(spec))
-        raise ConversionError(
-            f"No input or output can become {precision}: {types}.",
-            hint="Leave --io-precision out. Integers stay what they are, and so do rows of results.",
-        )
-    return found
 
 
 def _measured(

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convkit.artifact import Artifact, ProofRecord, StoredEngine, record_file, stored_engines, write_record
+from convkit.artifact import (
+    Artifact,
+    ProofRecord,
+    StoredEngine,
+    record_file,
+    spec_from_manifest,
+    stored_engines,
+    write_record,
+)
 from convkit.backends import (
     Ladder,
     backend_named,
@@ -143,7 +151,9 @@ def prove_predictor(
     other shapes after a failure. ``layers`` compares those of the artifact's graph, or of the ``model`` that the
     predictor runs in its place.
     """
-    golden = golden or GoldenSamples.load(predictor.artifact.path, predictor.spec, predictor.artifact.manifest["files"])
+    manifest = predictor.artifact.manifest
+    golden = golden or GoldenSamples.load(predictor.artifact.path, spec_from_manifest(manifest), manifest["files"])
+    golden = golden.fitted(predictor.spec)
     verdict = prove_again(
         predictor.artifact,
         predictor.session,

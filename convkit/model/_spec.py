@@ -141,6 +141,14 @@ class ModelSpec:
 
         return replace(self, inputs=tuple(map(typed, self.inputs)), outputs=tuple(map(typed, self.outputs)))
 
+    def with_types(self, types: Mapping[str, str]) -> ModelSpec:
+        """Return the specification with other dtypes of the inputs and outputs that ``types`` names."""
+
+        def typed(tensor: TensorSpec) -> TensorSpec:
+            return replace(tensor, dtype=types.get(tensor.name, tensor.dtype))
+
+        return replace(self, inputs=tuple(map(typed, self.inputs)), outputs=tuple(map(typed, self.outputs)))
+
     @property
     def batch(self) -> Dim:
         """The batch dimension, fixed at 1 for a model without one."""

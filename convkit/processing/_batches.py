@@ -91,7 +91,7 @@ def fitted_inputs(inputs: Sequence[TensorSpec], arrays: Mapping[str, np.ndarray]
                 raise InputError(
                     f"{tensor.name!r} has numbers up to {float(np.abs(value).max()):.6g}, and this model takes float16,"
                     " which ends at 65504.",
-                    hint="Convert without --io-precision, or scale the input.",
+                    hint="Leave --io-precision out, or scale the input.",
                 )
     return found
 

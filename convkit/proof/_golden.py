@@ -84,6 +84,8 @@ class GoldenSamples:
 
     def fitted(self, spec: ModelSpec) -> GoldenSamples:
         """Return the samples with inputs rounded to the types of another specification of the same model."""
+        if spec == self.samples.spec:
+            return self
         prepared = {
             sizes: [replace(item, tensors=fitted_inputs(spec.inputs, item.tensors)) for item in items]
             for sizes, items in self.samples.prepared.items()

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from convkit.artifact import Artifact, spec_from_manifest, stored_engines
 from convkit.backends import Session, backend_named, open_session
 from convkit.errors import ConvkitError
+from convkit.model import ModelSpec
 from convkit.processing import find_decode
 from convkit.progress import Progress, silent
 from convkit.proof._cases import shape_cases
+from convkit.proof._computes import Compute
 from convkit.proof._golden import GoldenSamples
 from convkit.proof._layers import Layers
 from convkit.proof._prove import prove
@@ -41,9 +45,9 @@ def prove_again(
 
     The limits are those that were measured when the artifact, or its 16-bit engine, was made; preprocess and decode are
     replayed on what is stored. Another ``backend`` than ONNX Runtime is also compared with ONNX Runtime, by polygraphy.
-    ``save_results`` keeps the outputs of all engines as polygraphy's JSON; ``stop_early`` ends the proof after the
-    first shape in which something failed. ``layers`` compares the layers of the graph, too: that of the artifact, or
-    the ``model`` that the session runs in its place.
+    ``golden`` has the types of the session's inputs and outputs. ``save_results`` keeps the outputs of all engines as
+    polygraphy's JSON; ``stop_early`` ends the proof after the first shape in which something failed. ``layers``
+    compares the layers of the graph, too: that of the artifact, or the ``model`` that the session runs in its place.
 
     Raises:
         ValidationError: the session lacks an output.
@@ -51,7 +55,7 @@ def prove_again(
     """
     recorded = Verdict.from_json(artifact.verdict)
     baselines = _baselines(artifact, backend, recorded)
-    spec = spec_from_manifest(artifact.manifest)
+    spec, own = golden.samples.spec, spec_from_manifest(artifact.manifest)
     decode, cases = find_decode(spec.decode), shape_cases(spec.dims)
     verdict = prove(
         spec,
@@ -83,7 +87,7 @@ def prove_again(
         feeds = {str(case): golden.samples.feed(case) for case in cases}
         other = open_session(COMPARED_WITH, artifact.model) if compared else None
         try:
-            engines = {COMPARED_WITH: other.run, backend: session.run} if other else {backend: session.run}
+            engines = {COMPARED_WITH: _widening(other, own), backend: session.run} if other else {backend: session.run}
             verdict.checks += compare_engines(spec, engines, feeds, baselines, save_results)
         finally:
             if other is not None:
@@ -94,6 +98,12 @@ def prove_again(
     progress("replaying preprocess and decode")
     verdict.checks += golden.replay(decode)
     return verdict
+
+
+def _widening(session: Session, spec: ModelSpec) -> Compute:
+    """Return what runs a session whose inputs have the types of ``spec``, whatever those of a feed are."""
+    types = {tensor.name: tensor.dtype for tensor in spec.inputs}
+    return lambda feed: session.run({name: np.asarray(value, types[name]) for name, value in feed.items()})
 
 
 def _compare_layers(artifact: Artifact, golden: GoldenSamples, verdict: Verdict, model: onnx.ModelProto | None) -> None:

@@ -122,7 +122,7 @@ class Predictor:
     ) -> None:
         self.artifact = artifact
         self.session = session
-        self.spec: ModelSpec = spec_from_manifest(artifact.manifest)
+        self.spec: ModelSpec = spec_from_manifest(artifact.manifest).with_types(session.edges)
         self._preprocess = preprocess or find_preprocess(self.spec.preprocess)
         self._decode = decode or find_decode(self.spec.decode)
         self._finite = FiniteCheck(artifact, self.spec.outputs)

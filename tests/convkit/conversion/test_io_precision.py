@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,16 @@ def half(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Ar
         ).artifact  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def plain(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The same with float32 inputs and outputs."""
+    from support.plugins import registered
+
+    with registered(ToyPlugin()):
+        output = tmp_path_factory.mktemp("plain") / "toy"
+        return convert("toy", weights=toy_weights_file, output=output, precision="fp16", samples=2).artifact
+
+
 def edges(model: onnx.ModelProto) -> dict[str, int]:
     return {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
 
@@ -55,10 +66,7 @@ def test_the_proof_holds_and_holds_again(half: Artifact, toy: ToyPlugin) -> None
     assert golden.outputs[sizes][0]["logits"].dtype == np.float32, "the reference is not rounded"
 
 
-def test_results_are_those_of_the_float32_edges(
-    half: Artifact, toy: ToyPlugin, toy_weights_file: Path, tmp_path: Path
-) -> None:
-    plain = convert("toy", weights=toy_weights_file, output=tmp_path / "toy", precision="fp16", samples=2).artifact
+def test_results_are_those_of_the_float32_edges(half: Artifact, plain: Artifact, toy: ToyPlugin) -> None:
     images = synthetic_scenes(3, seed=4)
     with load(half.path) as one, load(plain.path) as other:
         assert one.outputs(images[0])["logits"].dtype == np.float16
@@ -118,3 +126,43 @@ def test_an_engine_takes_and_gives_float16(half: Artifact, toy: ToyPlugin) -> No
     assert {name: built.ladder[name].status for name in ("exported", "typed", "accepted", "understood", "built")} == {
         "exported": "passed", "typed": "passed", "accepted": "passed", "understood": "passed", "built": "passed",
     }  # fmt: skip
+
+
+def test_an_engine_gets_float16_edges_when_it_is_built(toy: ToyPlugin, toy_artifact: Artifact, tmp_path: Path) -> None:
+    """The artifact has float32 ones; NVIDIA's genuine parser and builder take the others."""
+    pytest.importorskip("tensorrt_rtx_bindings")
+    copy = shutil.copytree(toy_artifact.path, tmp_path / "toy")
+    built = build_engine(copy, "tensorrt-rtx", targets=["sm86"], precision="fp16", io_precision="fp16")
+    assert built.ladder.exit_code == 0
+    assert [built.ladder[name].status for name in ("typed", "understood", "built")] == ["passed"] * 3
+    assert set(edges(onnx.load(built.folder / "model.onnx")).values()) == {10}
+
+
+def test_an_artifact_that_is_typed_already_gets_them_too(toy: ToyPlugin, plain: Artifact) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    built = build_engine(plain.path, "tensorrt-rtx", targets=["sm86"], io_precision="fp16")
+    assert built.ladder.exit_code == 0
+    model = onnx.load(built.folder / "model.onnx")
+    assert set(edges(model).values()) == {10}
+    assert [node.op_type for node in model.graph.node].count("Cast") == 0
+
+
+@pytest.mark.parametrize(
+    ("artifact", "settings", "message"),
+    [
+        ("toy_artifact", {"io_precision": "bf16", "precision": "bf16"}, "io_precision cannot be 'bf16'"),
+        ("toy_artifact", {"io_precision": "fp16"}, "for engines in fp16 or int8, and this one is in fp32"),
+        ("toy_artifact", {"io_precision": "fp16", "precision": "bf16"}, "and this one is in bf16"),
+        ("half", {"io_precision": "fp32"}, "cannot be fp32: images, logits of the artifact are float16"),
+    ],
+)
+def test_edges_that_an_engine_cannot_have_are_refused_before_the_work(
+    toy: ToyPlugin, request: pytest.FixtureRequest, artifact: str, settings: dict[str, str], message: str
+) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    found: Artifact = request.getfixturevalue(artifact)
+    before = sorted(found.path.rglob("*"))
+    with pytest.raises(SettingError, match=message) as caught:
+        build_engine(found.path, "tensorrt-rtx", **settings)  # type: ignore[arg-type]
+    assert caught.value.hint
+    assert sorted(found.path.rglob("*")) == before

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import pytest
 from support.plugins import registered
 from support.toy import ToyPlugin
@@ -150,6 +151,34 @@ def test_a_proof_writes_the_upper_rungs_and_then_the_engine_is_loaded(artifact, 
         assert (ladder[name]["compute_capability"], ladder[name]["version"]) == ("8.6", "1.0")
     with load(artifact, backend=NAME) as predictor:
         assert len(predictor.predict(raws)) == 2
+
+
+def test_an_engine_may_have_float16_inputs_and_outputs(bare, raws):
+    build_engine(bare.path, NAME, precision="fp16", io_precision="fp16")
+    stored = stored_engines(bare)[NAME]
+    assert stored.description["io"] == {"images": "float16", "logits": "float16"}
+    graph = onnx.load(stored.plan).graph
+    assert {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT16}
+    assert "Cast" not in {node.op_type for node in graph.node}
+    proof = prove_artifact(bare, backend=NAME)
+    assert proof.verdict is not None
+    assert proof.verdict.passed
+    assert {"shape", "values", "engines", "preprocess", "pipeline"} <= {check.kind for check in proof.verdict.checks}
+    with load(bare, backend=NAME) as predictor, load(bare) as own:
+        assert predictor.prepare(raws[0]).tensors["images"].dtype == np.float16
+        assert predictor.outputs(raws[0])["logits"].dtype == np.float16
+        assert own.outputs(raws[0])["logits"].dtype == np.float32
+        for mine, theirs in zip(predictor.predict(raws), own.predict(raws), strict=True):
+            assert np.abs(mine.probabilities - theirs.probabilities).max() < 2e-3
+    build_engine(bare.path, NAME, precision="fp16")
+    assert "io" not in json.loads((stored.folder / "engine.json").read_text())
+
+
+def test_types_of_inputs_that_nobody_builds_are_refused(artifact):
+    file = artifact.path / "engines" / NAME / "engine.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "io": {"images": "float8"}}))
+    with pytest.raises(IntegrityError, match=r"float8.*\$\.io"):
+        load(artifact, backend=NAME, unproved=True)
 
 
 def test_every_shape_of_the_profile_is_proved(artifact):
