@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
-from support.installs import fresh_venv, install, run
+from sklearn.datasets import load_digits
+from support.installs import fresh_venv, install, run, session
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "convkit-adapter-minimal"
 WEIGHTS = EXAMPLE / "digits.pt"
@@ -17,40 +21,71 @@ WEIGHTS = EXAMPLE / "digits.pt"
 pytestmark = pytest.mark.slow
 
 
+PRECISIONS = ("fp32", "fp16", "bf16")
+ROWS = range(1757, 1797)
+"""The last digits that scikit-learn bundles: training never saw them."""
+
+
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment that has the example."""
+def others(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
+    """A fresh environment, and the adapters that it has without the example."""
     executable = fresh_venv(tmp_path_factory.mktemp("venv") / "venv")
+    return executable, set(adapters(executable))
+
+
+@pytest.fixture(scope="module")
+def python(others: tuple[Path, set[str]]) -> Path:
+    """The Python of an environment that has the example."""
+    executable, _ = others
     install(executable, EXAMPLE)
     return executable
 
 
 @pytest.fixture(scope="module")
-def converted(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The artifact that the command line makes of the shipped checkpoint."""
+def said(python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What commands print that convert the shipped checkpoint, and use and build the artifact; "folder" is theirs."""
     folder = tmp_path_factory.mktemp("converted")
-    done = convkit(python, "convert", "minimal-digits", "-w", str(WEIGHTS), "-o", "digits", cwd=folder)
-    assert done.splitlines() == ["digits"]
-    return folder / "digits"
+    (folder / "images").mkdir()
+    digits = load_digits()
+    for row in ROWS:  # ten times enlarged and dark on light
+        image = np.kron(np.rint(digits.images[row] * 255 / 16).astype(np.uint8), np.ones((10, 10), np.uint8))
+        assert cv2.imwrite(str(folder / "images" / f"{row}.png"), image)
+    commands = {
+        "adapters": ["adapters", "--json"],
+        "convert": ["convert", "minimal-digits", "-w", str(WEIGHTS), "-o", "digits"],
+        "validate": ["validate", "digits", "--json"],
+        "run": ["run", "digits", "images", "--json"],
+    }
+    if importlib.util.find_spec("tensorrt_rtx_bindings"):
+        for precision in PRECISIONS:
+            words = ["--to", "tensorrt-rtx", "--target", "sm86", "--precision", precision, "--json", "-q"]
+            commands[precision] = ["build", "digits", *words]
+    done = session(python, folder, *commands.values())
+    for name, (code, _, error) in zip(commands, done, strict=True):
+        assert code == 0, f"{name}: {error}"
+    return {name: out for name, (_, out, _) in zip(commands, done, strict=True)} | {"folder": str(folder)}
 
 
-def convkit(python: Path, *arguments: str, cwd: Path, code: int = 0) -> str:
-    """Return what the command wrote to stdout."""
-    return run(python, "-m", "convkit", *arguments, cwd=cwd, code=code).stdout
+@pytest.fixture(scope="module")
+def converted(said: dict[str, str]) -> Path:
+    """The artifact that the command line makes of the shipped checkpoint."""
+    assert said["convert"].splitlines() == ["digits"]
+    return Path(said["folder"], "digits")
 
 
-def adapters(python: Path, cwd: Path) -> dict[str, Any]:
-    return {entry["name"]: entry for entry in json.loads(convkit(python, "adapters", "--json", cwd=cwd))}
+def adapters(python: Path) -> dict[str, Any]:
+    """Return what a command of its own lists."""
+    return {entry["name"]: entry for entry in json.loads(run(python, "-m", "convkit", "adapters", "--json").stdout)}
 
 
-def test_adapter_is_listed_with_its_distribution(python: Path, tmp_path: Path) -> None:
-    entry = adapters(python, tmp_path)["minimal-digits"]
+def test_adapter_is_listed_with_its_distribution(said: dict[str, str]) -> None:
+    (entry,) = (entry for entry in json.loads(said["adapters"]) if entry["name"] == "minimal-digits")
     assert (entry["distribution"], entry["version"]) == ("convkit-adapter-minimal", "0.1.0")
     assert entry["forms"] == ["logits", "probabilities"]
 
 
-def test_converted_artifact_is_proved_and_validates(python: Path, converted: Path) -> None:
-    verdict = json.loads(convkit(python, "validate", str(converted), "--json", cwd=converted.parent))
+def test_converted_artifact_is_proved_and_validates(said: dict[str, str]) -> None:
+    verdict = json.loads(said["validate"])
     assert verdict["passed"], verdict["headline"]
     assert {check["kind"] for check in verdict["checks"]} >= {"values", "decoded", "shape", "batch"}
 
@@ -66,21 +101,23 @@ def test_manifest_records_the_rewrite_and_the_patch(converted: Path) -> None:
     assert (patch["name"], patch["fired"]) == ("minimal.single-output", 1)
 
 
-def test_digits_are_recognised(python: Path, converted: Path, tmp_path: Path) -> None:
-    """Digits that scikit-learn bundles and training never saw, ten times enlarged and dark on light."""
-    import cv2
-    import numpy as np
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    rows = range(len(digits.target) - 40, len(digits.target))
-    for row in rows:
-        image = np.kron(np.rint(digits.images[row] * 255 / 16).astype(np.uint8), np.ones((10, 10), np.uint8))
-        assert cv2.imwrite(str(tmp_path / f"{row}.png"), image)
-    lines = convkit(python, "run", str(converted), str(tmp_path), "--json", cwd=tmp_path).splitlines()
-    found = {Path(entry["image"]).stem: entry["classes"][0]["class_id"] for entry in map(json.loads, lines)}
-    right = [found[str(row)] == digits.target[row] for row in rows]
+def test_digits_are_recognised(said: dict[str, str]) -> None:
+    found = {
+        Path(entry["image"]).stem: entry["classes"][0]["class_id"]
+        for entry in map(json.loads, said["run"].splitlines())
+    }
+    target = load_digits().target
+    assert len(target) == ROWS.stop
+    right = [found[str(row)] == target[row] for row in ROWS]
     assert sum(right) >= 38
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_its_engine_is_built(said: dict[str, str], precision: str) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    ladder = json.loads(said[precision])["ladder"]
+    passed = {"exported", "decoded", "accepted", "understood", "built"} | ({"typed"} if precision != "fp32" else set())
+    assert {name for name, rung in ladder.items() if rung["status"] == "passed"} == passed
 
 
 def test_its_own_tests_pass(python: Path, tmp_path: Path) -> None:
@@ -93,24 +130,11 @@ def test_its_own_tests_pass(python: Path, tmp_path: Path) -> None:
     assert re.fullmatch(r"\d+ passed, 4 skipped in .*", summary), summary  # it has no device sides
 
 
-def test_uninstalled_adapter_is_gone(tmp_path: Path) -> None:
-    python = fresh_venv(tmp_path / "venv")
-    before = set(adapters(python, tmp_path))
-    install(python, EXAMPLE)
-    assert set(adapters(python, tmp_path)) - before == {"minimal-digits"}
+def test_uninstalled_adapter_is_gone(others: tuple[Path, set[str]], python: Path) -> None:
+    """The last test: it takes the example out of the environment of all."""
+    _, before = others
+    assert set(adapters(python)) - before == {"minimal-digits"}
     run(python, "-m", "pip", "uninstall", "--yes", "--quiet", "convkit-adapter-minimal")
-    assert set(adapters(python, tmp_path)) == before
-    done = run(python, "-m", "convkit", "convert", "minimal-digits", "-w", str(WEIGHTS), cwd=tmp_path, code=1)
+    assert set(adapters(python)) == before
+    done = run(python, "-m", "convkit", "convert", "minimal-digits", "-w", str(WEIGHTS), code=1)
     assert "There is no adapter 'minimal-digits'" in done.stderr
-
-
-def test_its_engines_are_built_in_every_precision(python: Path, converted: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt_rtx_bindings")
-    shutil.copytree(converted, tmp_path / "digits")
-    for precision in ("fp32", "fp16", "bf16"):
-        words = ("--to", "tensorrt-rtx", "--target", "sm86", "--precision", precision, "--json", "-q")
-        ladder = json.loads(convkit(python, "build", "digits", *words, cwd=tmp_path))["ladder"]
-        passed = {"exported", "decoded", "accepted", "understood", "built"} | (
-            {"typed"} if precision != "fp32" else set()
-        )
-        assert {name for name, rung in ladder.items() if rung["status"] == "passed"} == passed

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 OFFLINE = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet")
+
+_SESSION = """
+import contextlib, io, json, sys
+from convkit.cli import execute
+for words in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = execute(words)
+    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+"""
 
 
 def fresh_venv(folder: Path) -> Path:
     """Make a virtual environment in which everything of the running one is visible; return its Python.
 
-    What is installed there stays there. ``site.addsitedir`` reads the .pth files of the running
-    environment as well, so that packages installed as editable are seen too.
+    What is installed there stays there; pip is that of the running environment. ``site.addsitedir`` reads the .pth
+    files of the running environment as well, so that packages installed as editable are seen too.
     """
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     own = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
     parents = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
@@ -45,3 +56,11 @@ def run(
     )
     assert done.returncode == code, f"{arguments} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def session(python: Path, folder: Path, *commands: Sequence[str]) -> list[tuple[int, str, str]]:
+    """Run ``convkit`` commands one after the other in one process; return the exit code and both streams of each."""
+    words = [str(python), "-c", _SESSION]
+    done = subprocess.run(words, cwd=folder, input=json.dumps(commands), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
