@@ -32,7 +32,9 @@ from typing import Any
 __all__ = ["commands"]
 
 _SLOW = (
-    "torch", "onnx", "onnxruntime", "onnxscript", "onnx_graphsurgeon", "polygraphy.backend.onnxrt", "cv2",
+    "torch", "onnx", "onnxruntime", "onnxscript", "onnx_graphsurgeon", "polygraphy.backend.onnxrt", "cv2", "cupy",
+    "pycocotools.cocoeval", "pluggy", "typer", "pydantic.fields", "pydantic.types", "rich.table", "rich.progress",
+    "jinja2", "msgspec.json", "sqlite3", "packaging.requirements",
 )  # fmt: skip
 _LOST = 70
 """The exit status of a command whose process could not be made."""
