@@ -23,8 +23,9 @@ def fit_levels(levels: np.ndarray, dtype: str) -> tuple[int, np.ndarray]:
     wanted = rounded(levels, dtype)
     if not np.isfinite(wanted).all():
         return 0, levels
-    one = np.array([(*_middle(channel, dtype), 0, 0) for channel in wanted], np.float32)
-    for count, lines in ((1, one), (2, two_lines(wanted, dtype))):
+    middles = [_middle(channel, dtype) for channel in wanted]
+    for count, rows in ((1, [(*middle, 0, 0) for middle in middles]), (2, [_split(*middle) for middle in middles])):
+        lines = np.array(rows, np.float32)
         if np.array_equal(rounded(line_values(lines), dtype), wanted):
             return count, lines
     return 0, levels
