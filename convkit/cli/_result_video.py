@@ -23,6 +23,8 @@ CODECS = {".avi": "MJPG", ".mov": "mp4v", ".mp4": "mp4v"}
 """What OpenCV's wheels can write into a container of that suffix: Motion JPEG and MPEG-4 Part 2."""
 MORE = 1 << 20
 """Bytes that a disk with room takes besides an image: what a video has at its end is less."""
+EVERY = 25
+"""Images after which room is looked for anew: what other files take meanwhile counts, too."""
 RATE = 25.0
 """Images a second where the inputs are no video, or it does not say."""
 
@@ -54,6 +56,7 @@ class VideoFile:
         self._folder: Any = None
         self._file = path
         self._writer: Any = None
+        self._reserve: _Reserve | None = None
         self._size = (0, 0)
         self.count = 0
         self.scaled = False
@@ -64,9 +67,12 @@ class VideoFile:
             self._open(image, rate or RATE)
         if image.shape[1::-1] != self._size:
             image, self.scaled = _fitted(image, self._size), True
-        if shutil.disk_usage(self._file.parent).free < image.nbytes + MORE:
+        try:
+            self._hold_room(image.nbytes + MORE)
+        except OSError as problem:
             kept = f"; it has the first {self.count} images" if self.count else ""
-            raise self._unwritten(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC) + kept))
+            code = problem.errno or errno.ENOSPC
+            raise self._unwritten(OSError(code, os.strerror(code) + kept)) from problem
         self._writer.write(image)
         self.count += 1
 
@@ -75,6 +81,8 @@ class VideoFile:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
+            if self._reserve is not None:
+                self._reserve.close()
             if self._writer is not None:
                 self._writer.release()
             if self.count:
@@ -95,6 +103,7 @@ class VideoFile:
             folder = scratch_beside(self._path)
             self._file = folder.__enter__() / f"video{suffix}"
             self._folder = folder
+            self._reserve = _Reserve(self._file.with_name("reserve"))
         except OSError as problem:
             raise self._unwritten(problem) from problem
         self._size = image.shape[1::-1]
@@ -106,6 +115,19 @@ class VideoFile:
                 hint="Is the image too large, or too small?",
             )
         self._writer = writer
+
+    def _hold_room(self, size: int) -> None:
+        """Make sure that the video can grow by ``size`` bytes, since its writer does not say when it cannot.
+
+        Raises:
+            OSError: the disk is full, a quota used up, or the file as large as the system allows.
+        """
+        if shutil.disk_usage(self._file.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        assert self._reserve is not None
+        written = self._file.stat().st_size
+        if self.count % EVERY == 0 or written + size > self._reserve.end:
+            self._reserve.hold(written, size + MORE)
 
     def _finish(self) -> None:
         """Give the video its name if it is whole: a writer of OpenCV does not say that the disk is full."""
@@ -144,6 +166,39 @@ class VideoFile:
         from convkit.errors import unwritten
 
         return unwritten(self._path, problem, "Give another --save-video.")
+
+
+class _Reserve:
+    """Room for a file that grows, tried by another file: quotas count that, which the free bytes of a disk do not.
+
+    The file can grow up to ``end`` bytes. From then on `MORE` bytes stay held for what is written at its end, whatever
+    other files take, until `close`. Where the system cannot allocate room, all that is unknown.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("wb")
+        self.end = 0
+
+    def hold(self, start: int, size: int) -> None:
+        """Make sure of ``size`` bytes from ``start`` on.
+
+        Raises:
+            OSError: there is no such room, or no file may be that large.
+        """
+        self._stream.truncate(0)
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self._stream.fileno(), start, size + MORE)
+                self._stream.truncate(start + MORE)
+            except OSError as problem:
+                if problem.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+        self.end = start + size
+
+    def close(self) -> None:
+        """Give the room back."""
+        self._stream.truncate(0)
+        self._stream.close()
 
 
 def _mark(suffix: str) -> bytes:
