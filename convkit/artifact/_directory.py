@@ -36,6 +36,8 @@ GRAPHS = "proof/rewrites.json"
 """For people: one place of each rewrite, as `convkit.reporting.excerpt` describes it."""
 SAMPLES = "proof/samples.npz"
 _RESTORE = "Restore the artifact or convert again."
+WRITABLE = "Copy the artifact to a folder that you may write to."
+"""The remedy where something cannot be added to an artifact."""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from convkit._documents import inner_file, read_document
-from convkit.artifact._directory import Artifact, anchored, unreadable
-from convkit.artifact._publish import output_error
+from convkit.artifact._directory import WRITABLE, Artifact, anchored, unreadable
 from convkit.artifact._unlisted import refuse_unlisted_in_folder
-from convkit.errors import IntegrityError
+from convkit.errors import IntegrityError, unwritten
 from convkit.files import clear_leftovers, move_into_place, scratch_beside, sha256, sync, sync_tree, write_atomic
 
 __all__ = ["ENGINES", "StagedEngine", "StoredEngine", "engine_staging", "stored_engines"]
@@ -46,7 +45,7 @@ class StoredEngine:
             text = json.dumps({"ladder": ladder}, indent=2, ensure_ascii=False) + "\n"
             write_atomic(self.folder / VERDICT, text, durable=True)
         except OSError as error:
-            raise output_error(self.folder / VERDICT, error) from error
+            raise unwritten(self.folder / VERDICT, error, WRITABLE) from error
         return replace(self, ladder=ladder)
 
     def summary(self) -> dict[str, Any]:
@@ -139,7 +138,7 @@ def engine_staging(artifact: Path, name: str) -> Iterator[StagedEngine]:
             folder.chmod(0o755)
             yield StagedEngine(folder, target)
     except OSError as error:
-        raise output_error(target, error) from error
+        raise unwritten(target, error, WRITABLE) from error
     finally:
         with suppress(OSError):  # of a folder with engines
             target.parent.rmdir()

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from convkit.artifact._directory import MANIFEST, SCHEMA_VERSION, Artifact, anchored, check_manifest, seal_of
-from convkit.errors import ConvkitError, Interrupted, OutputError, unwritten
+from convkit.errors import Interrupted, OutputError, unwritten
 from convkit.files import clear_leftovers, move_into_place, scratch_beside, sha256, sync, sync_tree
 
-__all__ = ["check_destination", "output_error", "publish", "staging"]
+__all__ = ["check_destination", "publish", "staging"]
+
+_ELSEWHERE = "Give an --output in a folder that you may write to."
 
 
 def check_destination(path: Path, *, overwrite: bool) -> None:
@@ -29,7 +31,7 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
         with scratch_beside(path):
             pass
     except OSError as error:
-        raise output_error(path, error) from error
+        raise unwritten(path, error, _ELSEWHERE) from error
 
 
 @contextlib.contextmanager
@@ -54,7 +56,7 @@ def staging(path: Path) -> Iterator[Path]:
                     raise Interrupted(f"{name} was written") from error
                 raise
     except OSError as error:
-        raise output_error(path, error) from error
+        raise unwritten(path, error, _ELSEWHERE) from error
 
 
 def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite: bool) -> Artifact:
@@ -93,11 +95,6 @@ def publish(folder: Path, path: Path, manifest: Mapping[str, Any], *, overwrite:
     with contextlib.suppress(OSError):  # it has its name, on the disk a little later
         sync(path.parent)
     return Artifact(given if given.exists() else path, document)
-
-
-def output_error(path: Path, error: OSError) -> ConvkitError:
-    """Return what a failed write to ``path`` means to people."""
-    return unwritten(path, error, "Give an --output in a folder that you may write to.")
 
 
 def _check_replaceable(path: Path, *, overwrite: bool) -> None:

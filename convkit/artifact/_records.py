@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from convkit._documents import read_document
-from convkit.artifact._directory import Artifact, seal_of, unreadable
-from convkit.artifact._publish import output_error
+from convkit.artifact._directory import WRITABLE, Artifact, seal_of, unreadable
+from convkit.errors import unwritten
 from convkit.files import write_atomic
 
 __all__ = ["ProofRecord", "read_records", "record_file", "write_record"]
@@ -87,7 +87,7 @@ def write_record(artifact: Artifact, record: ProofRecord) -> Path:
     try:
         write_atomic(file, json.dumps(document, indent=2, ensure_ascii=False) + "\n", durable=True)
     except OSError as error:
-        raise output_error(file, error) from error
+        raise unwritten(file, error, WRITABLE) from error
     return file
 
 

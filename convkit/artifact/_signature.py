@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convkit._documents import read_bounded
-from convkit.artifact._directory import Artifact, anchored
+from convkit.artifact._directory import WRITABLE, Artifact, anchored
 from convkit.artifact._engines import stored_engines
-from convkit.artifact._publish import output_error
-from convkit.errors import EnvironmentProblem, IntegrityError, SettingError, ValidationError
+from convkit.errors import EnvironmentProblem, IntegrityError, SettingError, ValidationError, unwritten
 from convkit.files import clear_leftovers, scratch_beside, write_atomic
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def sign_artifact(artifact: Artifact, key: Path, *, password: str | None = None)
             config.set_hashing_config(_hashing(library)).sign(artifact.path, made)
             write_atomic(file, made.read_bytes(), durable=True)
     except OSError as error:
-        raise output_error(file, error) from error
+        raise unwritten(file, error, WRITABLE) from error
     except ValueError as error:
         raise IntegrityError(
             f"{artifact.path} cannot be signed: {error}", hint="Put the files there themselves."

@@ -240,5 +240,5 @@ def test_a_full_disk_leaves_the_artifact_as_it_was(artifact: Artifact, tmp_path:
                 filler.write(bytes(4096))
         with pytest.raises(EnvironmentProblem, match="space") as caught:
             build_engine(copy, NAME, targets=["sm86"])
-        assert caught.value.hint
+        assert caught.value.hint == "Free some space, or copy the artifact to a folder that you may write to."
         assert sorted(path.relative_to(copy) for path in copy.rglob("*")) == before
