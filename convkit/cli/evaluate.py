@@ -93,7 +93,7 @@ def evaluate(
     from convkit.cli._coverage import say_unproved
     from convkit.cli._layout import show
     from convkit.cli._result_files import DrawingFiles
-    from convkit.errors import SettingError
+    from convkit.errors import SettingError, ValidationError
     from convkit.evaluation import EvaluationOptions, check_plot, evaluate_artifacts, write_class_plot
     from convkit.processing import ImageReader
     from convkit.results import DRAW_SCORE
@@ -133,8 +133,16 @@ def evaluate(
         tables = [_figures(report), *([_classes(report)] if classes else [])]
         show(stdout(), *tables, *_summary(report))
     if weights is not None and not report.agrees:
-        return 4
-    return 4 if max_drop is not None and report.drop > max_drop else 0
+        raise ValidationError(
+            "The AP of the checkpoint and of the first artifact differ by more than 0.001.",
+            hint="`convkit bisect ARTIFACT` shows the nodes where a precision or backend departs from float64.",
+        )
+    if max_drop is not None and report.drop > max_drop:
+        raise ValidationError(
+            f"The AP falls by {report.drop:.4f}; --max-drop allows {max_drop:g}.",
+            hint="Of a lower precision more can be kept in float32: --precision auto or --keep-fp32 FILE.",
+        )
+    return 0
 
 
 def _data(coco: Path | None, images: Path | None, voc: Path | None, split: str | None) -> DataSet:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from convkit.artifact import weights_difference
 from convkit.backends import Session
 from convkit.errors import SettingError
+from convkit.evaluation._report import PYTORCH
 from convkit.results import Result
 
 if TYPE_CHECKING:
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
     from convkit.model import ModelSpec
     from convkit.runtime import Predictor
 
-__all__ = ["PYTORCH", "Engine", "artifact_engine", "artifact_key", "engines_of", "plain_engine", "torch_engine"]
-
-PYTORCH = "pytorch"
-"""The name of the checkpoint's figures."""
+__all__ = ["Engine", "artifact_engine", "artifact_key", "engines_of", "plain_engine", "torch_engine"]
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from convkit.evaluation._annotations import read_annotations
 from convkit.evaluation._categories import category_ids
 from convkit.evaluation._changes import Changes, changes_between
 from convkit.evaluation._data_sets import CocoFiles, DataSet
-from convkit.evaluation._engines import PYTORCH, Engine, engines_of, plain_engine
+from convkit.evaluation._engines import Engine, engines_of, plain_engine
 from convkit.evaluation._flow import Image, Read, reading, run_images
 from convkit.evaluation._image_files import find_images
 from convkit.evaluation._options import DEFAULTS, EvaluationOptions
-from convkit.evaluation._report import EvaluationReport
+from convkit.evaluation._report import PYTORCH, EvaluationReport
 from convkit.evaluation._scheme import Scheme
 from convkit.evaluation._store import Store
 from convkit.progress import Progress, silent

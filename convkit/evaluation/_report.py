@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from convkit.evaluation._changes import Changes
 
-__all__ = ["EvaluationReport"]
+__all__ = ["PYTORCH", "EvaluationReport"]
 
+PYTORCH = "pytorch"
+"""The name of the checkpoint's figures."""
 AGREEMENT = 1e-3
 """By how much the AP of the artifact and of PyTorch may differ."""
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """The figures of the data set by engine; ``agrees`` is False when two engines' AP differ by more than 0.001."""
+    """The figures of the data set by engine: of the artifacts in their order, and of the first one's checkpoint."""
 
     figures: Mapping[str, Mapping[str, float]]
     images: int
@@ -38,15 +40,21 @@ class EvaluationReport:
 
     @property
     def agrees(self) -> bool:
-        """Whether every engine has the same AP to 0.001."""
-        values = [table["AP"] for table in self.figures.values()]
-        return max(values) - min(values) <= AGREEMENT
+        """Whether the first artifact has the AP of its checkpoint to 0.001; without one, whether all artifacts have."""
+        first, *artifacts = self._artifacts
+        others = [self.figures[PYTORCH]["AP"]] if PYTORCH in self.figures else artifacts
+        return max([first, *others]) - min([first, *others]) <= AGREEMENT
 
     @property
     def drop(self) -> float:
-        """By how much the lowest AP of the others is below that of the first engine; negative where all are above."""
-        first, *others = [table["AP"] for table in self.figures.values()]
+        """By how much the lowest AP of other artifacts is below that of the first; negative where all are above."""
+        first, *others = self._artifacts
         return first - min(others, default=first)
+
+    @property
+    def _artifacts(self) -> list[float]:
+        """The AP of each artifact."""
+        return [table["AP"] for name, table in self.figures.items() if name != PYTORCH]
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as a JSON object."""

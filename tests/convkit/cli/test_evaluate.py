@@ -94,6 +94,7 @@ def test_a_drop_beyond_the_limit_exits_4_and_changes_are_said(cli, blob_artifact
     for limit, code in (("0.04", 4), ("0.06", 0)):
         said = cli("evaluate", blob_artifact.path, twin, *arguments, "--max-drop", limit)
         assert said.code == code
+        assert ("AP falls by 0.0500; --max-drop allows 0.04." in said.err) == bool(code)
         assert said.lines[1].split() == ["AP", "0.5000", "0.4500", "-0.0500"]
         assert said.lines[-1] == "2 images differ: found 3 only by blobs, 1 only by twin (score 0.3 or more)"
 

@@ -245,11 +245,15 @@ def test_of_weights_in_a_folder_every_file_counts(blobs, blob_artifact, dataset,
 
 
 def test_engines_agree_to_a_thousandth():
-    def report(first: float, second: float) -> EvaluationReport:
-        return EvaluationReport({"a": {"AP": first}, "b": {"AP": second}}, 1, 1, 0.1)
+    def report(first: float, second: float, **checkpoint: float) -> EvaluationReport:
+        values = {"a": first, "b": second, **checkpoint}
+        return EvaluationReport({name: {"AP": value} for name, value in values.items()}, 1, 1, 0.1)
 
     assert report(0.5, 0.5009).agrees
     assert not report(0.5, 0.5011).agrees
+    assert report(0.5, 0.4, pytorch=0.5).agrees, "the checkpoint is that of the first"
+    assert not report(0.5, 0.5, pytorch=0.6).agrees
+    assert report(0.5, 0.49, pytorch=0.1).drop == pytest.approx(0.01), "the checkpoint is no artifact"
     document = json.loads(json.dumps(report(0.5, 0.6).to_json()))
     assert document["agrees"] is False
     assert document["figures"]["b"] == {"AP": 0.6}
