@@ -144,14 +144,16 @@ class TorchCompute:
 
 
 def run_parallel(calls: Sequence[Callable[[], object]], done: Callable[[int], object] = int) -> None:
-    """Run calls side by side, one for each core, with one PyTorch thread each; ``done`` gets how many are over.
+    """Run calls side by side, one for each core, and divide PyTorch's threads; ``done`` gets how many are over.
 
-    One thread for each item is faster than all threads for one item: nobody waits for anybody.
+    One thread for each item is faster than all threads for one item: nobody waits for anybody. Where there are fewer
+    items than threads, each has several.
     """
     import torch
 
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, "convkit-reference", initializer=torch.set_num_threads, initargs=(1,))
+    own = max(1, threads // max(1, len(calls)))
+    pool = ThreadPoolExecutor(threads, "convkit-reference", initializer=torch.set_num_threads, initargs=(own,))
     try:
         for count, future in enumerate(as_completed([pool.submit(call) for call in calls]), start=1):
             future.result()

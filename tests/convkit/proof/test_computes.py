@@ -13,7 +13,7 @@ from torch import nn
 
 from convkit import Dim, ModelSpec, SourceModel, TensorSpec
 from convkit.errors import AdapterError
-from convkit.proof import TorchCompute, by_items, feed_key, patched_compute
+from convkit.proof import TorchCompute, by_items, feed_key, patched_compute, run_parallel
 
 RNG = np.random.default_rng(0)
 
@@ -268,3 +268,15 @@ def test_a_patched_module_may_take_more_than_the_declared_inputs_where_it_has_de
     source = source_of(module, None, PAIR, {"difference": ("batch", 2)})
     feed = {"a": np.full((1, 2), 1, np.float32), "b": np.full((1, 2), 5, np.float32)}
     assert patched_compute(source)(feed)["difference"].tolist() == [[15, 15]]
+
+
+@pytest.mark.parametrize(("calls", "each"), [(1, 5), (2, 2), (5, 1), (7, 1)])
+def test_calls_side_by_side_divide_the_threads(calls: int, each: int) -> None:
+    threads, seen, over = torch.get_num_threads(), [], []
+    try:
+        torch.set_num_threads(5)
+        run_parallel([lambda: seen.append(torch.get_num_threads())] * calls, over.append)
+        assert torch.get_num_threads() == 5
+    finally:
+        torch.set_num_threads(threads)
+    assert (seen, over) == ([each] * calls, list(range(1, calls + 1)))
