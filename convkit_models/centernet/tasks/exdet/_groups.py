@@ -81,6 +81,8 @@ def _pairs(
         peaks = rows[top.label[t], (top.y[t] + bottom.y) // 2]
         possible = (bottom.label == top.label[t]) & (bottom.y >= top.y[t]) & (peaks >= least_centre)
         b = np.flatnonzero(possible & lefts.any(axis=1) & rights.any(axis=1))
+        if not len(b):  # a side may have no point at all
+            continue
         first, last = lefts[b].argmax(axis=1), rights[b].argmax(axis=1)
         found.append(np.stack([np.full_like(b, t), first, b, last], axis=1))
         bounds.append(_score(top.scores[t], left.scores[first], bottom.scores[b], right.scores[last], peaks[b]))

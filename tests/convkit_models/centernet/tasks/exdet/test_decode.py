@@ -198,6 +198,13 @@ def test_without_offsets_and_with_none_found() -> None:
     assert len(decode(nothing, spec())) == 0
 
 
+@pytest.mark.parametrize("side", "tlbrc")
+def test_an_image_without_a_point_on_one_side_has_no_boxes(side: str) -> None:
+    maps = heads(seed=1, mean=1)
+    assert len(decode(maps, spec())) > 0
+    assert len(decode({**maps, f"hm_{side}": np.full_like(maps[f"hm_{side}"], -9)}, spec())) == 0
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_suppression_against_loops(seed: int) -> None:
     """Also with rows that fall below the limit, and what they leave behind the remaining ones."""
