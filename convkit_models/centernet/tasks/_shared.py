@@ -20,16 +20,12 @@ __all__ = [
     "PREPROCESS",
     "THRESHOLDS",
     "check_channels",
-    "check_options",
     "check_room_for",
     "checked_dims",
     "expected_patches",
     "model_spec",
-    "narrowed",
     "output_maps",
     "preprocess_of",
-    "refuse_decoding",
-    "refuse_form",
 ]
 
 PREPROCESS = "centernet.affine"
@@ -56,10 +52,10 @@ def checked_dims(
     Raises:
         SettingError: a dimension does not go with the network, or the task lacks the form, the decoding or an option.
     """
-    dims = narrowed(request, layout)
-    check_options(dims, options)
-    refuse_form(request.form, forms, task)
-    refuse_decoding(options, decodings, task)
+    dims = _narrowed(request, layout)
+    _check_options(dims, options)
+    _refuse_form(request.form, forms, task)
+    _refuse_decoding(options, decodings, task)
     return dims
 
 
@@ -94,7 +90,7 @@ def model_spec(
     )
 
 
-def narrowed(request: Request, layout: Layout) -> dict[str, Dim]:
+def _narrowed(request: Request, layout: Layout) -> dict[str, Dim]:
     """Return the dimensions that were asked for by name; height and width are multiples of what the network needs.
 
     Raises:
@@ -106,7 +102,7 @@ def narrowed(request: Request, layout: Layout) -> dict[str, Dim]:
     }
 
 
-def check_options(dims: Mapping[str, Dim], options: Mapping[str, Any]) -> None:
+def _check_options(dims: Mapping[str, Dim], options: Mapping[str, Any]) -> None:
     """Check the options that every task has.
 
     Raises:
@@ -137,7 +133,7 @@ def check_room_for(topk: int, dims: Mapping[str, Dim], what: str) -> None:
         )
 
 
-def refuse_form(form: str, known: tuple[str, ...], task: str) -> None:
+def _refuse_form(form: str, known: tuple[str, ...], task: str) -> None:
     """Refuse an output form that the task has not.
 
     Raises:
@@ -149,7 +145,7 @@ def refuse_form(form: str, known: tuple[str, ...], task: str) -> None:
         )
 
 
-def refuse_decoding(options: Mapping[str, Any], known: tuple[str, ...], task: str) -> None:
+def _refuse_decoding(options: Mapping[str, Any], known: tuple[str, ...], task: str) -> None:
     """Refuse a way of decoding, or a threshold, that the task has not.
 
     Raises:

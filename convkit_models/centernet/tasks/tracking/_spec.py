@@ -11,12 +11,10 @@ from convkit_models.centernet._names import INPUT, PRE_HM, PRE_IMAGES, class_nam
 from convkit_models.centernet.networks import Layout
 from convkit_models.centernet.tasks._shared import (
     check_channels,
-    check_options,
+    checked_dims,
     expected_patches,
-    narrowed,
     output_maps,
     preprocess_of,
-    refuse_form,
 )
 
 __all__ = ["check_heads", "describe"]
@@ -42,11 +40,7 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], info:
     Raises:
         SettingError: the request does not go with this network.
     """
-    dims = narrowed(request, layout)
-    check_options(dims, options)
-    refuse_form(request.form, ("heads",), "tracking")
-    if options["decode"] != "official":
-        raise SettingError("The maps of the task tracking are not decoded.", hint="Leave --set decode out.")
+    dims = checked_dims(request, layout, options, "tracking", decodings=("official",))
     alone = layout.inputs == (INPUT,)
     if not alone and options["resize"] == "keep_res":
         raise SettingError(

@@ -49,8 +49,10 @@ def test_centertrack_has_three_inputs_and_says_what_is_not_decoded(centertrack: 
     (note,) = spec.info["notes"]
     assert "hm, wh, reg, tracking, ltrb_amodal are returned as they are: nothing decodes them or tracks" in note
     assert "arrays images, pre_images, pre_hm, normalised" in note
-    with pytest.raises(SettingError, match="are not decoded"):
+    with pytest.raises(SettingError, match="tracking has no decoding 'fixed'"):
         read(centertrack, decode="fixed")
+    with pytest.raises(SettingError, match="'confidence' is 0.5, but the official decoding has no such threshold"):
+        read(centertrack, confidence=0.5)
 
 
 def test_what_was_before_is_added_behind_the_first_layer(centertrack: Path) -> None:
