@@ -51,10 +51,11 @@ class StoredEngine:
     def summary(self) -> dict[str, Any]:
         """Return backend, version, targets, files, and the command of the backend's own tool (empty if there is none).
 
-        That is the description without options, layers and rewrites.
+        Also, by name, the types of inputs and outputs that are not those of the artifact. That is the description
+        without options, layers and rewrites.
         """
         known = {key: self.description[key] for key in ("backend", "version", "targets", "files")}
-        return {**known, "command": self.description.get("command", "")}
+        return {**known, "command": self.description.get("command", ""), "io": dict(self.description.get("io", {}))}
 
     def verify(self, artifact: Artifact) -> None:
         """Compare every file with its hash, and the graph that the engine was built from with the artifact's.

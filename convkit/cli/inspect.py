@@ -160,7 +160,9 @@ def _engine_parts(artifact: Artifact | None) -> Iterator[RenderableType]:
     from convkit.cli._layout import styled
 
     for name, engine in _engines(artifact).items():
-        yield styled(f"engine {name} for {', '.join(engine.summary()['targets'])}", style="bold")
+        narrow = engine.summary()["io"]
+        io = f", with {', '.join(f'{edge} {dtype}' for edge, dtype in narrow.items())}" if narrow else ""
+        yield styled(f"engine {name} for {', '.join(engine.summary()['targets'])}{io}", style="bold")
         yield ladder_rows(Ladder.from_json(engine.ladder))
         if engine.summary()["command"]:
             yield f"built there by the backend's own tool: {engine.summary()['command']}"

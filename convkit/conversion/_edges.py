@@ -20,7 +20,7 @@ def read_edges(value: Any) -> str:
         ValueError: there is none; its text is what to do.
     """
     if value == "bf16":
-        raise ValueError("NumPy has no bfloat16, so that inputs and outputs of bf16 graphs are fp32.")
+        raise ValueError("NumPy has no bfloat16: leave it out, inputs and outputs of a bf16 graph are then fp32.")
     if value not in EDGES:
         raise ValueError(f"Give {' or '.join(EDGES)}: the other types of inputs and outputs are the model's own.")
     return str(value)

@@ -11,7 +11,8 @@ import pytest
 from support.toy import ToyPlugin
 
 from convkit import Artifact, convert, load
-from convkit.artifact import spec_from_manifest
+from convkit.artifact import spec_from_manifest, stored_engines
+from convkit.bisection import bisect_artifact
 from convkit.conversion import build_engine, plan_conversion
 from convkit.errors import InputError, SettingError
 from convkit.evaluation import validate
@@ -136,6 +137,9 @@ def test_an_engine_gets_float16_edges_when_it_is_built(toy: ToyPlugin, toy_artif
     assert built.ladder.exit_code == 0
     assert [built.ladder[name].status for name in ("typed", "understood", "built")] == ["passed"] * 3
     assert set(edges(onnx.load(built.folder / "model.onnx")).values()) == {10}
+    assert stored_engines(Artifact.open(copy))["tensorrt-rtx"].summary()["io"]["images"] == "float16"
+    found = bisect_artifact(copy, ["torch:tensorrt-rtx"], samples=1)
+    assert found.nodes
 
 
 def test_an_artifact_that_is_typed_already_gets_them_too(toy: ToyPlugin, plain: Artifact) -> None:
