@@ -52,7 +52,8 @@ class SourceModel:
 
     ``module`` is on the CPU, in float32 and eval mode. ``reference`` runs it *unpatched* on a mapping of input tensors
     (float inputs in any float dtype, others as declared) and returns the outputs under the names of ``spec.outputs``:
-    it defines what the engine has to compute. Under the export patches the module itself takes the inputs in the order
+    it defines what the engine has to compute. Threads call it side by side, each with a copy of the module that shares
+    its parameters and buffers. Under the export patches the module itself takes the inputs in the order
     of ``spec.inputs`` and returns the outputs as a tuple in the order of ``spec.outputs``.
     """
 

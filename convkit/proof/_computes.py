@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,8 @@ class TorchCompute:
     Single items make every batch that an engine runs a comparison of batch against single as well, and an item that
     several shapes share is computed once. ``remember`` False keeps nothing, for long streams. ``plugin`` is the one
     whose adapter made the model, for errors.
+
+    Threads run copies of the module that share its parameters and buffers: research code keeps tensors on ``self``.
     """
 
     def __init__(
@@ -62,7 +64,8 @@ class TorchCompute:
 
         self.remember, self.plugin = remember, plugin
         self.source, self.dtype = source, getattr(torch, dtype)
-        self._module: torch.nn.Module | None = module
+        self._idle = [module]
+        self._pattern: torch.nn.Module | None = None
         self._known: dict[bytes, dict[str, np.ndarray]] = {}
 
     def __call__(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -79,11 +82,14 @@ class TorchCompute:
 
         for feed in feeds:
             by_items(self.source.spec, note, feed)
+        if len(items) > 1 and self._idle:
+            with blamed_on("copying the module", self.plugin):
+                self._pattern = _shared_copy(self._idle[0])  # while nothing runs
         return [partial(self._item, item) for key, item in items.items() if key not in self._known]
 
     def release(self) -> None:
         """Drop the module; a copy of the source's is made should an item come that is not known."""
-        self._module = None
+        self._idle, self._pattern = [], None
 
     def _item(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if not self.remember:
@@ -98,14 +104,29 @@ class TorchCompute:
 
         from convkit._float64 import in_strips
 
-        if self._module is None:
-            self._module = copy.deepcopy(self.source.module).to(self.dtype)
-        with torch.no_grad(), in_strips() if self.dtype == torch.float64 else nullcontext():
+        with (
+            self._own_module() as module,
+            torch.no_grad(),
+            in_strips() if self.dtype == torch.float64 else nullcontext(),
+        ):
             tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feed.items()}
             cast = {n: t.to(self.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
             with blamed_on(f"the adapter's reference in {self._precision}", self.plugin, self._advice):
-                outputs = self.source.reference(self._module, cast)
+                outputs = self.source.reference(module, cast)
         return self._checked(outputs)
+
+    @contextmanager
+    def _own_module(self) -> Iterator[torch.nn.Module]:
+        """Give a thread a module that no other one runs meanwhile."""
+        try:
+            module = self._idle.pop()
+        except IndexError:
+            pattern = self._pattern
+            module = _shared_copy(pattern) if pattern else copy.deepcopy(self.source.module).to(self.dtype)
+        try:
+            yield module
+        finally:
+            self._idle.append(module)
 
     @property
     def _precision(self) -> str:
@@ -141,6 +162,11 @@ class TorchCompute:
             if not isinstance(outputs[name], torch.Tensor):
                 raise AdapterError(f"{who} returned a {type(outputs[name]).__name__} for {name!r}.", hint=hint)
         return {name: outputs[name].detach().numpy() for name in declared}
+
+
+def _shared_copy(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy of a module with the same parameters and buffers."""
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
 
 
 def run_parallel(calls: Sequence[Callable[[], object]], done: Callable[[int], object] = int) -> None:

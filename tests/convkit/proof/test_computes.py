@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -280,3 +281,34 @@ def test_calls_side_by_side_divide_the_threads(calls: int, each: int) -> None:
     finally:
         torch.set_num_threads(threads)
     assert (seen, over) == ([each] * calls, list(range(1, calls + 1)))
+
+
+BOTH = threading.Barrier(2)
+
+
+class Keeps(nn.Module):
+    """Keeps what it was given, as much research code does, and returns it once another thread has come as far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.kept = x
+        BOTH.wait(60)
+        return self.linear(self.kept), self.kept * 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_items_side_by_side_do_not_see_what_a_module_keeps_of_another(dtype: str) -> None:
+    torch.manual_seed(0)
+    net = Keeps().to(getattr(torch, dtype))
+    compute, x = compute_of(net, dtype), RNG.standard_normal((2, 4)).astype(np.float32)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        run_parallel(compute.pending([{"x": x}]))
+    finally:
+        torch.set_num_threads(threads)
+    expected = net.linear(torch.from_numpy(x).to(net.linear.weight)).detach().numpy()
+    np.testing.assert_allclose(compute({"x": x})["line"], expected, rtol=1e-6, atol=1e-7)
