@@ -160,10 +160,22 @@ def test_the_callers_streams_do_not_matter(gpu, images):
         assert same_bits([gpu(image) for image in images], before)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_16_bit_artifact_is_proved_on_the_gpu_from_inputs_to_results(tmp_path, images, precision):
+TYPED = {
+    "fp16": {"precision": "fp16"},
+    "bf16": {"precision": "bf16"},
+    "int8": {"precision": "int8", "calibrate": Path("examples/digits/heldout/images")},
+    "fp16 from float16 to float16": {"precision": "fp16", "io_precision": "fp16"},
+    "int8 from float16 to float16": {
+        "precision": "int8", "calibrate": Path("examples/digits/heldout/images"), "io_precision": "fp16",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TYPED)
+def test_a_typed_artifact_is_proved_on_the_gpu_from_inputs_to_results(tmp_path, images, case):
     """By the rule of its precision; it runs channels-last, enters in 16 bits, and repeats its results."""
-    made = convert("centernet", weights=WEIGHTS, output=tmp_path / "typed", precision=precision, samples=2).artifact
+    settings = TYPED[case]
+    made = convert("centernet", weights=WEIGHTS, output=tmp_path / "typed", samples=2, **settings).artifact
     verdict = validate(made.path, backend="torch", device="cuda")
     assert verdict.passed, [check for check in verdict.checks if not check.passed]
     from convkit.backends.torch import Torch
@@ -171,7 +183,7 @@ def test_a_16_bit_artifact_is_proved_on_the_gpu_from_inputs_to_results(tmp_path,
     session: Any = Torch().open(Engine("torch", made.model), device="cuda")
     program = session.program
     assert program.channels_last
-    assert str(program.entry("images")).endswith({"fp16": ".float16", "bf16": "bfloat16"}[precision])
+    assert str(program.entry("images")).endswith("bfloat16" if case == "bf16" else ".float16")
     with load(made.path, backend="torch", device="cuda") as gpu:
         found = gpu(images)
         for _ in range(4):
