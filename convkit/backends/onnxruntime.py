@@ -66,6 +66,12 @@ class _OnnxRuntimeSession(Session):
     def __init__(self, model: Path, device: str) -> None:
         self.device = device
         self._session = _open(model, device)
+        edges = (*self._session.get_inputs(), *self._session.get_outputs())
+        if narrow := [value.name for value in edges if value.type == "tensor(bfloat16)"]:
+            raise EnvironmentProblem(
+                f"From Python, ONNX Runtime has no bfloat16 inputs and outputs: {listing(narrow)}.",
+                hint="Use --backend torch, or convert without --io-precision.",
+            )
 
     def on_device(self, stream: int) -> DeviceSession | None:
         """Return the session for arrays on its GPU."""

@@ -48,7 +48,7 @@ def convert(
         str | None, typer.Option("--precision", help="Of graph and engine: fp32, fp16, bf16, int8 or auto.")
     ] = None,
     io_precision: Annotated[
-        str | None, typer.Option("--io-precision", help="Of inputs and outputs of a typed graph: fp32 or fp16.")
+        str | None, typer.Option("--io-precision", help="Of inputs and outputs of a typed graph: fp32, fp16 or bf16.")
     ] = None,
     keep_fp32: Annotated[
         Path | None,

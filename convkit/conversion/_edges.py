@@ -7,10 +7,12 @@ from typing import Any
 from convkit.errors import ConversionError, SettingError
 from convkit.model import ModelSpec, Precision, TensorSpec, find_precision
 
-__all__ = ["changed_edges", "engine_edges", "narrow_edges", "read_edges"]
+__all__ = ["changed_edges", "check_edges_fit", "engine_edges", "narrow_edges", "read_edges", "refuse_for_engines"]
 
-EDGES = ("fp32", "fp16")
+EDGES = ("fp32", "fp16", "bf16")
 """The precisions of inputs and outputs."""
+_GRAPHS = {"fp16": ("fp16", "int8", "auto"), "bf16": ("bf16",)}
+"""The precisions of graphs that can have them."""
 
 
 def read_edges(value: Any) -> str:
@@ -19,11 +21,36 @@ def read_edges(value: Any) -> str:
     Raises:
         ValueError: there is none; its text is what to do.
     """
-    if value == "bf16":
-        raise ValueError("NumPy has no bfloat16: leave it out, inputs and outputs of a bf16 graph are then fp32.")
     if value not in EDGES:
         raise ValueError(f"Give {' or '.join(EDGES)}: the other types of inputs and outputs are the model's own.")
     return str(value)
+
+
+def check_edges_fit(edges: str, precision: str, what: str) -> None:
+    """Refuse inputs and outputs that are narrower than the graph, or of another type.
+
+    Raises:
+        SettingError: ``edges`` do not go with ``precision``, that of ``what``, as a text names it.
+    """
+    known = _GRAPHS.get(edges, EDGES)
+    if edges != "fp32" and precision not in known:
+        raise SettingError(
+            f"io_precision {edges} is for {what} in {' or '.join(known)}, and this is in {precision}.",
+            hint=f"Add --precision {edges}, or leave --io-precision out.",
+        )
+
+
+def refuse_for_engines(edges: str) -> None:
+    """Refuse inputs and outputs that convkit cannot give to an engine.
+
+    Raises:
+        SettingError: they are bfloat16.
+    """
+    if edges == "bf16":
+        raise SettingError(
+            "convkit cannot run engines of TensorRT whose inputs and outputs are bfloat16: NumPy and cupy have none.",
+            hint="Convert and build without --io-precision: an engine in bf16 rounds its inputs itself.",
+        )
 
 
 def narrow_edges(spec: ModelSpec, precision: str) -> ModelSpec:
@@ -54,13 +81,16 @@ def engine_edges(spec: ModelSpec, kind: Precision, asked: str | None) -> ModelSp
     ``asked`` is the precision of inputs and outputs, by default that of the artifact.
 
     Raises:
-        SettingError: there is no such precision, the engine does not compute in it, or the artifact has a narrower one.
+        SettingError: there is no such precision, the engine does not compute in it or cannot be given it, or the
+            artifact has a narrower one.
         ConversionError: no input or output can have it.
     """
+    if any(tensor.dtype == "bfloat16" for tensor in _edges(spec)):
+        refuse_for_engines("bf16")
     if asked is None:
         return spec
     try:
-        read_edges(asked)
+        refuse_for_engines(read_edges(asked))
     except ValueError as error:
         raise SettingError(f"io_precision cannot be {asked!r}.", hint=str(error)) from None
     narrow = [tensor.name for tensor in _edges(spec) if tensor.dtype == "float16" and tensor.compare == "values"]
@@ -72,11 +102,7 @@ def engine_edges(spec: ModelSpec, kind: Precision, asked: str | None) -> ModelSp
                 hint="Leave --io-precision out, or convert again without it.",
             )
         return spec
-    if asked not in (kind.name, kind.rest):
-        raise SettingError(
-            f"io_precision {asked} is for engines in {asked} or int8, and this one is in {kind.name}.",
-            hint=f"Add --precision {asked}, or leave --io-precision out.",
-        )
+    check_edges_fit(asked, kind.name, "engines")
     return spec if narrow else narrow_edges(spec, asked)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from convkit._text import printable, read_text
 from convkit.backends import find_builder
-from convkit.conversion._edges import read_edges
+from convkit.conversion._edges import check_edges_fit, read_edges, refuse_for_engines
 from convkit.errors import AdapterError, CheckpointError, SettingError, blamed_on, named, suggest
 from convkit.model import Adapter, Dim, Option, apply_overrides, find_precision
 from convkit.plugins import manager
@@ -269,13 +269,15 @@ def _check_precision(values: Mapping[str, Any]) -> None:
             "keep_fp32 lists nodes to keep in float32, and all of a float32 graph are.",
             hint="Add --precision fp16 or bf16.",
         )
-    if values.get("io_precision", "fp32") != "fp32" and (
-        values.get("graph") or values.get("precision", "fp32") not in ("fp16", "int8", AUTO)
-    ):
+    edges = values.get("io_precision", "fp32")
+    if edges != "fp32" and values.get("graph"):
         raise SettingError(
-            "io_precision fp16 is for graphs that convkit gives the precision fp16, int8 or auto.",
-            hint="Add --precision fp16, or leave --io-precision out.",
+            "io_precision changes a graph that convkit types, and this one is brought.",
+            hint="Leave it out, or --graph.",
         )
+    check_edges_fit(edges, values.get("precision", "fp32"), "graphs")
+    if values.get("to", "onnx") != "onnx":
+        refuse_for_engines(edges)
     calibrated = values.get("calibrate") or values.get("calibration")
     if calibrated and not values.get("graph") and values.get("precision") != "int8":
         raise SettingError("Inputs for calibration are for int8.", hint="Add --precision int8.")

@@ -154,7 +154,7 @@ def type_graph(
     edges = spec
     if wish.edges != "fp32":
         edges = narrow_edges(spec, wish.edges)
-        model, record = apply_rewrite(model, NarrowEdges(changed_edges(spec, edges)))
+        model, record = apply_rewrite(model, NarrowEdges(changed_edges(spec, edges), wish.edges))
         records.append((records[-1][0], record))
     check_graph(model, "the rewrites of phase precision")
     types = graph_precision(model, graph_stats(model, {dim.name: dim.opt for dim in spec.dims}))

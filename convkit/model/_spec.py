@@ -72,6 +72,11 @@ class TensorSpec:
             )
 
     @property
+    def host_dtype(self) -> str:
+        """The dtype of arrays on the host: NumPy has no bfloat16, whose numbers are in float32 there."""
+        return "float32" if self.dtype == "bfloat16" else self.dtype
+
+    @property
     def batched(self) -> bool:
         """Whether axis 0 is the batch, so that the inputs of several items are stacked along it."""
         return bool(self.shape) and self.shape[0] == BATCH

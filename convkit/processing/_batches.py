@@ -28,7 +28,7 @@ __all__ = [
 
 
 def prepare(spec: ModelSpec, preprocess: Preprocess, raw: Any) -> Prepared:
-    """Return one raw input as the preprocess makes it ready; float32 is rounded where the model takes float16.
+    """Return one raw input as the preprocess makes it ready; float32 is rounded where the model takes 16 bits.
 
     Raises:
         InputError: it is no input that the model takes.
@@ -60,11 +60,11 @@ def _checked(spec: ModelSpec, prepared: Prepared, error: type[ConvkitError], giv
     fitted = replace(prepared, tensors=fitted_inputs(spec.inputs, prepared.tensors))
     for tensor in spec.inputs:
         value = fitted.tensors[tensor.name]
-        if not isinstance(value, np.ndarray) or str(value.dtype) != tensor.dtype:
+        if not isinstance(value, np.ndarray) or str(value.dtype) != tensor.host_dtype:
             kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
             raise error(
-                f"{gives} {kind} for {tensor.name!r}; the model takes {tensor.dtype}.",
-                hint=f"A NumPy array of that dtype is needed, for example from .astype({tensor.dtype!r}).",
+                f"{gives} {kind} for {tensor.name!r}; the model takes {tensor.host_dtype}.",
+                hint=f"A NumPy array of that dtype is needed, for example from .astype({tensor.host_dtype!r}).",
             )
         if value.ndim != len(tensor.item_shape):
             raise error(
@@ -76,7 +76,9 @@ def _checked(spec: ModelSpec, prepared: Prepared, error: type[ConvkitError], giv
 
 
 def fitted_inputs(inputs: Sequence[TensorSpec], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return input arrays with float32 rounded where the model takes float16; others stay what they are.
+    """Return input arrays with float32 rounded where the model takes 16 bits; others stay what they are.
+
+    Those that are rounded to bfloat16 remain arrays of float32.
 
     Raises:
         InputError: a number is beyond the range of float16.
@@ -84,6 +86,10 @@ def fitted_inputs(inputs: Sequence[TensorSpec], arrays: Mapping[str, np.ndarray]
     found = dict(arrays)
     for tensor in inputs:
         value = found.get(tensor.name)
+        if tensor.dtype == "bfloat16" and isinstance(value, np.ndarray) and value.dtype == np.float32:
+            import ml_dtypes
+
+            found[tensor.name] = value.astype(ml_dtypes.bfloat16).astype(np.float32)
         if tensor.dtype == "float16" and isinstance(value, np.ndarray) and value.dtype == np.float32:
             with np.errstate(over="ignore"):
                 found[tensor.name] = value.astype(np.float16)

@@ -36,7 +36,7 @@ class _Runner(BaseRunner):  # type: ignore[misc]
         self._metadata = TensorMetadata()
         for tensor in spec.inputs:
             shape = [extent if isinstance(extent, int) else -1 for extent in tensor.shape]
-            self._metadata.add(tensor.name, np.dtype(tensor.dtype), shape)
+            self._metadata.add(tensor.name, np.dtype(tensor.host_dtype), shape)
 
     def get_input_metadata_impl(self) -> Any:
         return self._metadata

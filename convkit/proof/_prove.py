@@ -175,8 +175,8 @@ def _shape_check(output: TensorSpec, case: Case, expected: Outputs, actual: Outp
         )
     wanted = resolve(output.shape, {BATCH: 1, **case.table})
     found, dtype = actual[output.name].shape, str(actual[output.name].dtype)
-    passed = found == wanted and dtype == output.dtype
-    note = f"{list(found)} {dtype}" + ("" if passed else f" where {list(wanted)} {output.dtype} is declared")
+    passed = found == wanted and dtype == output.host_dtype
+    note = f"{list(found)} {dtype}" + ("" if passed else f" where {list(wanted)} {output.host_dtype} is declared")
     broken = broken_values(expected[output.name], actual[output.name])
     if broken:
         passed, note = False, f"{note}, {broken} values are NaN or infinite"

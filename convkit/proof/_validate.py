@@ -102,7 +102,7 @@ def prove_again(
 
 def _widening(session: Session, spec: ModelSpec) -> Compute:
     """Return what runs a session whose inputs have the types of ``spec``, whatever those of a feed are."""
-    types = {tensor.name: tensor.dtype for tensor in spec.inputs}
+    types = {tensor.name: tensor.host_dtype for tensor in spec.inputs}
     return lambda feed: session.run({name: np.asarray(value, types[name]) for name, value in feed.items()})
 
 

@@ -53,7 +53,7 @@ class FiniteOnDevice:
 
     def __init__(self, check: FiniteCheck, outputs: Sequence[TensorSpec]) -> None:
         self._check = check
-        self.outputs = [output for output in outputs if output.dtype.startswith("float")]
+        self.outputs = [output for output in outputs if output.host_dtype.startswith("float")]
         self.seen: set[str] = set()
         self.flags = ArraySpec("convkit.not_finite", (len(self.outputs), BLOCKS), "int32")
 

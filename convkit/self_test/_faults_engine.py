@@ -96,7 +96,7 @@ def _is_square(output: TensorSpec, shape: tuple[int, ...]) -> bool:
 
 
 def _is_float(output: TensorSpec, shape: tuple[int, ...]) -> bool:
-    return np.issubdtype(np.dtype(output.dtype), np.floating) and 0 not in shape
+    return np.issubdtype(np.dtype(output.host_dtype), np.floating) and 0 not in shape
 
 
 def _exchanged(value: np.ndarray) -> np.ndarray:
@@ -151,7 +151,7 @@ def _outputs_exchanged(judge: Judge, rng: np.random.Generator) -> Iterator[Site]
 
 def _nondeterministic(judge: Judge, rng: np.random.Generator) -> Iterator[Site]:
     for output in judge.spec.outputs:
-        if np.issubdtype(np.dtype(output.dtype), np.floating):
+        if np.issubdtype(np.dtype(output.host_dtype), np.floating):
 
             def run(feed: Arrays, name: str = output.name) -> Found:
                 found = judge.run(feed)

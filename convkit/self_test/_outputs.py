@@ -30,10 +30,10 @@ def plant_output(fault: OutputFault, value: np.ndarray, output: TensorSpec) -> n
 def changes_nothing(fault: OutputFault, output: TensorSpec, shape: tuple[int, ...]) -> bool:
     """Tell whether the fault leaves any tensor of this shape as it is: channels moved where there is one."""
     rng = np.random.default_rng(0)
-    if np.issubdtype(np.dtype(output.dtype), np.floating):
-        probe = rng.standard_normal(shape).astype(output.dtype)
+    if np.issubdtype(np.dtype(output.host_dtype), np.floating):
+        probe = rng.standard_normal(shape).astype(output.host_dtype)
     else:
-        probe = rng.integers(1, 100, shape).astype(output.dtype)
+        probe = rng.integers(1, 100, shape).astype(output.host_dtype)
     return bool(np.array_equal(plant_output(fault, probe, output), probe))
 
 

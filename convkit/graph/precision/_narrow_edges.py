@@ -1,4 +1,4 @@
-"""The rewrite ``graph.edges-fp16``: inputs and outputs of a typed graph become float16."""
+"""The rewrites ``graph.edges-fp16`` and ``-bf16``: inputs and outputs of a typed graph become 16-bit."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ if TYPE_CHECKING:
 
 __all__ = ["NarrowEdges"]
 
-_FLOAT32, _FLOAT16 = 1, 10
+_FLOAT32 = 1
+_NUMBERS = {"fp16": 10, "bf16": 16}
+"""ONNX's numbers of the types that inputs and outputs can get."""
 
 
 class NarrowEdges(Rewrite):
-    """Give inputs and outputs of a graph the type float16, those of these ``names`` that are float32.
+    """Give inputs and outputs of a graph the type of ``precision``, those of these ``names`` that are float32.
 
     A Cast at the edge of a typed graph goes; where the graph computes in float32 there, it gets one.
     """
 
-    name: ClassVar[str] = "graph.edges-fp16"
+    name: ClassVar[str] = "graph.edges-16-bit"
     reason: ClassVar[str] = "inputs and outputs of half the size were asked for"
     phase: ClassVar[Phase] = "precision"
 
-    def __init__(self, names: Collection[str]) -> None:
-        self.names = frozenset(names)
+    def __init__(self, names: Collection[str], precision: str = "fp16") -> None:
+        self.names, self._number = frozenset(names), _NUMBERS[precision]
+        self.name = f"graph.edges-{precision}"  # type: ignore[misc]
 
     def apply(self, graph: gs.Graph, near_misses: list[str]) -> int:
-        """Change the types, and count the inputs and outputs that became float16."""
+        """Change the types, and count the inputs and outputs that became 16-bit."""
         del near_misses
-        edges = _Edges(graph)
+        edges = _Edges(graph, self._number)
         inputs = [tensor for tensor in graph.inputs if edges.wide(tensor) and tensor.name in self.names]
         outputs = [
             tensor for tensor in graph.outputs if edges.wide(tensor) and tensor.name in self.names and tensor.inputs
@@ -47,9 +50,10 @@ class NarrowEdges(Rewrite):
 
 
 class _Edges:
-    """The inputs and outputs of one graph."""
+    """The inputs and outputs of one graph, and ONNX's number of the type that they get."""
 
-    def __init__(self, graph: gs.Graph) -> None:
+    def __init__(self, graph: gs.Graph, number: int) -> None:
+        self.number = number
         self.graph, self.names, self.types = graph, FreeNames(graph), element_types(graph)
 
     def wide(self, tensor: gs.Tensor) -> bool:
@@ -57,12 +61,12 @@ class _Edges:
         return self.types.get(tensor.name) == _FLOAT32
 
     def narrow_input(self, tensor: gs.Tensor) -> None:
-        """Make an input float16: what casts it to that reads it itself, and others a Cast to float32."""
+        """Make an input narrow: what casts it to that reads it itself, and others a Cast to float32."""
         readers = list(tensor.outputs)
-        tensor.dtype = _FLOAT16
+        tensor.dtype = self.number
         wide: gs.Tensor | None = None
         for node in readers:
-            made = node.outputs[0] if node.op == "Cast" and node.attrs["to"] == _FLOAT16 else None
+            made = node.outputs[0] if node.op == "Cast" and node.attrs["to"] == self.number else None
             if made is not None and not self._is_output(made):
                 _replace(made, tensor)
                 node.inputs.clear()
@@ -74,11 +78,11 @@ class _Edges:
             node.inputs = [wide if other is tensor else other for other in node.inputs]
 
     def narrow_output(self, tensor: gs.Tensor) -> None:
-        """Make an output float16: the value behind its last Cast, or else what a Cast makes of it."""
+        """Make an output narrow: the value behind its last Cast, or else what a Cast makes of it."""
         (node,) = tensor.inputs
-        tensor.dtype = _FLOAT16
+        tensor.dtype = self.number
         source = node.inputs[0]
-        last = node.op == "Cast" and not tensor.outputs and self.types.get(source.name) == _FLOAT16 and source.inputs
+        last = node.op == "Cast" and not tensor.outputs and self.types.get(source.name) == self.number and source.inputs
         if last and len(source.outputs) == 1 and not self._is_output(source):
             (maker,) = source.inputs
             node.inputs.clear()
@@ -88,7 +92,7 @@ class _Edges:
         wide = self._new(tensor, _FLOAT32)
         node.outputs = [wide if other is tensor else other for other in node.outputs]
         _replace(tensor, wide)
-        self._cast(wide, tensor, _FLOAT16)
+        self._cast(wide, tensor, self.number)
 
     def _is_output(self, tensor: gs.Tensor) -> bool:
         return any(tensor is output for output in self.graph.outputs)

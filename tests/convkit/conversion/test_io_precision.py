@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+from onnx import TensorProto, helper
 from support.toy import ToyPlugin
 
 from convkit import Artifact, convert, load
 from convkit.artifact import spec_from_manifest, stored_engines
+from convkit.backends import open_session
 from convkit.bisection import bisect_artifact
 from convkit.conversion import build_engine, plan_conversion
-from convkit.errors import InputError, SettingError
+from convkit.errors import EnvironmentProblem, InputError, SettingError
 from convkit.evaluation import validate
 from convkit.model import Dim, ModelSpec, TensorSpec
 from convkit.processing import fitted_inputs, synthetic_scenes
@@ -42,6 +45,18 @@ def plain(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> A
         return convert("toy", weights=toy_weights_file, output=output, precision="fp16", samples=2).artifact
 
 
+@pytest.fixture(scope="module")
+def brain(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The toy with bfloat16 inputs and outputs."""
+    from support.plugins import registered
+
+    with registered(ToyPlugin()):
+        return convert(
+            "toy", weights=toy_weights_file, output=tmp_path_factory.mktemp("brain") / "toy", precision="bf16",
+            io_precision="bf16", samples=2,
+        ).artifact  # fmt: skip
+
+
 def edges(model: onnx.ModelProto) -> dict[str, int]:
     return {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
 
@@ -55,6 +70,33 @@ def test_the_graph_takes_and_gives_float16_without_a_cast(half: Artifact) -> Non
     assert [tensor.dtype for tensor in (*spec.inputs, *spec.outputs)] == ["float16", "float16"]
     assert half.manifest["precision"]["io"] == {"images": "float16", "logits": "float16"}
     assert {setting["name"]: setting["value"] for setting in half.manifest["settings"]}["io_precision"] == "fp16"
+
+
+def test_bfloat16_is_in_the_graph_and_float32_on_the_host(brain: Artifact, toy: ToyPlugin) -> None:
+    model = onnx.load(brain.model)
+    onnx.checker.check_model(model, full_check=True)
+    assert edges(model) == {"images": 16, "logits": 16}
+    assert [node.op_type for node in model.graph.node].count("Cast") == 0
+    assert brain.manifest["precision"]["io"] == {"images": "bfloat16", "logits": "bfloat16"}
+    again = validate(brain.path)
+    assert again.passed
+    assert {"shape", "values", "layers", "preprocess", "decode", "pipeline"} <= {check.kind for check in again.checks}
+    image = synthetic_scenes(1, seed=4)[0]
+    with load(brain.path) as predictor:
+        given = predictor.prepare(image).tensors["images"]
+        found = predictor.outputs(image)["logits"]
+        assert len(predictor.predict([image])) == 1
+    for array in (given, found):
+        assert array.dtype == np.float32
+        assert not (array.view(np.uint32) & 0xFFFF).any(), "numbers that bfloat16 has"
+
+
+def test_onnx_runtime_cannot_be_given_bfloat16(tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.BFLOAT16, [2]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "same", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), tmp_path / "m.onnx")
+    with pytest.raises(EnvironmentProblem, match="no bfloat16 inputs and outputs: x, y"):
+        open_session("onnxruntime", tmp_path / "m.onnx")
 
 
 def test_the_proof_holds_and_holds_again(half: Artifact, toy: ToyPlugin) -> None:
@@ -78,7 +120,8 @@ def test_results_are_those_of_the_float32_edges(half: Artifact, plain: Artifact,
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"io_precision": "bf16", "precision": "bf16"}, "io_precision cannot be 'bf16'"),
+        ({"io_precision": "bf16", "precision": "fp16"}, "io_precision bf16 is for graphs in bf16, and this is in fp16"),
+        ({"io_precision": "bf16", "precision": "bf16", "to": "tensorrt-rtx"}, "inputs and outputs are bfloat16"),
         ({"io_precision": "int8", "precision": "int8"}, "io_precision cannot be 'int8'"),
         ({"io_precision": "fp16"}, "io_precision fp16 is for graphs"),
         ({"io_precision": "fp16", "precision": "bf16"}, "io_precision fp16 is for graphs"),
@@ -90,6 +133,13 @@ def test_what_makes_no_sense_is_refused_before_the_work(
     with pytest.raises(SettingError, match=message) as caught:
         plan_conversion("toy", weights=toy_weights_file, settings=settings)
     assert caught.value.hint
+
+
+def test_numbers_are_rounded_to_bfloat16_in_float32() -> None:
+    values = np.array([1 + 2**-8, 1 + 3 * 2**-8, 3e38, np.nan], np.float32)
+    (found,) = fitted_inputs([TensorSpec("x", (4,), "bfloat16")], {"x": values}).values()
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, torch.from_numpy(values).bfloat16().float().numpy())
 
 
 def test_numbers_beyond_float16_are_refused_and_others_rounded() -> None:
@@ -154,9 +204,10 @@ def test_an_artifact_that_is_typed_already_gets_them_too(toy: ToyPlugin, plain: 
 @pytest.mark.parametrize(
     ("artifact", "settings", "message"),
     [
-        ("toy_artifact", {"io_precision": "bf16", "precision": "bf16"}, "io_precision cannot be 'bf16'"),
-        ("toy_artifact", {"io_precision": "fp16"}, "for engines in fp16 or int8, and this one is in fp32"),
-        ("toy_artifact", {"io_precision": "fp16", "precision": "bf16"}, "and this one is in bf16"),
+        ("toy_artifact", {"io_precision": "bf16", "precision": "bf16"}, "inputs and outputs are bfloat16"),
+        ("toy_artifact", {"io_precision": "fp16"}, "for engines in fp16 or int8 or auto, and this is in fp32"),
+        ("toy_artifact", {"io_precision": "fp16", "precision": "bf16"}, "and this is in bf16"),
+        ("brain", {}, "inputs and outputs are bfloat16"),
         ("half", {"io_precision": "fp32"}, "cannot be fp32: images, logits of the artifact are float16"),
     ],
 )

@@ -165,6 +165,7 @@ TYPED = {
     "bf16": {"precision": "bf16"},
     "int8": {"precision": "int8", "calibrate": Path("examples/digits/heldout/images")},
     "fp16 from float16 to float16": {"precision": "fp16", "io_precision": "fp16"},
+    "bf16 from bfloat16 to bfloat16": {"precision": "bf16", "io_precision": "bf16"},
     "int8 from float16 to float16": {
         "precision": "int8", "calibrate": Path("examples/digits/heldout/images"), "io_precision": "fp16",
     },
@@ -183,7 +184,7 @@ def test_a_typed_artifact_is_proved_on_the_gpu_from_inputs_to_results(tmp_path, 
     session: Any = Torch().open(Engine("torch", made.model), device="cuda")
     program = session.program
     assert program.channels_last
-    assert str(program.entry("images")).endswith("bfloat16" if case == "bf16" else ".float16")
+    assert str(program.entry("images")).endswith("bfloat16" if case.startswith("bf16") else ".float16")
     with load(made.path, backend="torch", device="cuda") as gpu:
         found = gpu(images)
         for _ in range(4):

@@ -74,3 +74,11 @@ def test_integers_are_spoilt_too() -> None:
 
 def test_the_kit_plants_the_same_faults() -> None:
     assert FAULTS is OUTPUT_FAULTS
+
+
+@pytest.mark.parametrize("name", FAULT)
+def test_outputs_of_bfloat16_are_probed_as_the_host_has_them(name: str) -> None:
+    """In float32, for NumPy has no bfloat16."""
+    narrow = TensorSpec("y", ("batch", 3), "bfloat16")
+    wide = TensorSpec("y", ("batch", 3), "float32")
+    assert changes_nothing(FAULT[name], narrow, (2, 3)) == changes_nothing(FAULT[name], wide, (2, 3))
