@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from convkit.artifact import weights_difference
 from convkit.backends import Session
-from convkit.errors import SettingError
+from convkit.errors import SettingError, blamed_on
 from convkit.evaluation._report import PYTORCH
 from convkit.results import Result
 
@@ -123,10 +123,10 @@ class _TorchSession(Session):
 
         graph, name = manifest["graph"], manifest["adapter"]["name"]
         request = Request(weights, graph["form"], spec.dims, tuple(spec.classes), graph["options"])
-        source = manager().adapter(name).load(request)
-        self._compute = TorchCompute(
-            source, source.module, "float32", remember=False, plugin=manager().owner(name).name
-        )
+        plugin = manager().owner(name).name
+        with blamed_on(f"load() of adapter {name!r}", plugin):
+            source = manager().adapter(name).load(request)
+        self._compute = TorchCompute(source, source.module, "float32", remember=False, plugin=plugin)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return every output of a batch."""

@@ -15,12 +15,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support.blobs import blob_weights, write_coco
+from support.blobs import BlobAdapter, blob_weights, write_coco
 from support.mutants import resealed
 
 from convkit import load
 from convkit.artifact import weights_record
-from convkit.errors import ConversionError, EnvironmentProblem, ImageError, SettingError
+from convkit.errors import AdapterError, ConversionError, EnvironmentProblem, ImageError, SettingError
 from convkit.evaluation import (
     METRICS,
     CocoFiles,
@@ -193,6 +193,13 @@ def test_another_checkpoint_than_the_converted_one_is_refused(blobs, blob_artifa
             dataset / "images",
             EvaluationOptions(weights=toy_weights_file),
         )
+
+
+def test_an_adapter_that_cannot_load_is_blamed(blobs, blob_artifact, blob_weights_file, dataset, monkeypatch):
+    monkeypatch.setattr(BlobAdapter, "load", lambda self, request: request.options["new"])
+    options = EvaluationOptions(weights=blob_weights_file)
+    with pytest.raises(AdapterError, match=r"load\(\) of adapter 'blobs' raised KeyError"):
+        evaluate_artifact(blob_artifact, dataset / "annotations.json", dataset / "images", options)
 
 
 def test_checkpoint_and_artifact_have_the_same_augmentation(blobs, blob_artifact, blob_weights_file, tmp_path):
