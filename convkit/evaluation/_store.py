@@ -36,7 +36,7 @@ class Store:
 
     Raises:
         SettingError: the file is something else.
-        OutputError: it cannot be opened or written.
+        OutputError: it cannot be opened or written, or another process writes it.
         EnvironmentProblem: the disk is full.
     """
 
@@ -144,9 +144,10 @@ class Store:
                 raise unwritten(
                     str(self.file), OSError(errno.ENOSPC, str(error)), "Give another --resume file."
                 ) from error
-            raise OutputError(
-                f"{self.file} cannot be read or written: {error}.", hint="Check its folder, its permissions, the disk."
-            ) from error
+            hint = "Check its folder, its permissions, the disk."
+            if "is locked" in str(error):
+                hint = "Another evaluation writes it: wait for its end, or give another --resume file."
+            raise OutputError(f"{self.file} cannot be read or written: {error}.", hint=hint) from error
         except (sqlite3.DatabaseError, ValueError, TypeError, LookupError) as error:
             assert self.file is not None
             raise _stranger(self.file) from error

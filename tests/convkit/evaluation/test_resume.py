@@ -104,6 +104,16 @@ def put_all(store: Store, rows: np.ndarray) -> None:
         store.write()
 
 
+def test_a_file_that_another_evaluation_writes_is_named_so(tmp_path):
+    rows = np.zeros((1, 6))
+    with Store(tmp_path / "state") as first, Store(tmp_path / "state") as second:
+        first.put("engine", 1, "stamp", Scheme(), rows)
+        second._base.execute("PRAGMA busy_timeout = 0")
+        with pytest.raises(OutputError, match="is locked") as caught:
+            second.put("engine", 2, "stamp", Scheme(), rows)
+        assert "Another evaluation" in caught.value.hint
+
+
 def test_rows_that_do_not_fit_are_refused(blobs, blob_artifact, data, tmp_path):
     import sqlite3
 
