@@ -165,7 +165,7 @@ class VideoFile:
     def _unwritten(self, problem: OSError) -> ConvkitError:
         from convkit.errors import unwritten
 
-        return unwritten(self._path, problem, "Give another --save-video.")
+        return unwritten(self._path, problem, "Give another --save-video file.")
 
 
 class _Reserve:
