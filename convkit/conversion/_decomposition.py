@@ -27,6 +27,7 @@ _NEW = {
     "aten.gather.default",
     "aten.linear.default",
     "aten.max_pool2d.default",
+    "aten.mean.dim",
     "aten.mul.Tensor",
     "aten.relu.default",
     "aten.sigmoid.default",

@@ -39,7 +39,7 @@ def network(layers: Layers, x: torch.Tensor) -> torch.Tensor:
     after = total - before
     functional.silu(total, inplace=True)
     wide = torch.cat([layers.up(total + after), functional.interpolate(down, scale_factor=2.0)], dim=1)
-    return layers.grow(wide[:, 2:6] / 2)
+    return layers.grow(wide[:, 2:6] / 2) - first.mean((2, 3), keepdim=True)[:, :2]
 
 
 def detections(layers: Layers, x: torch.Tensor) -> torch.Tensor:
