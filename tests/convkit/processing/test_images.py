@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
+from support.scenes import forget
 
 from convkit.errors import ImageError, InputError
 from convkit.processing import ImageReader, as_bgr, read_image, synthetic_scenes, to_image
@@ -504,7 +505,9 @@ def test_what_is_no_image_is_refused_by_name(kind):
 
 
 def test_scenes_depend_on_the_seed_alone():
-    one, again, other = synthetic_scenes(3, seed=5), synthetic_scenes(3, seed=5), synthetic_scenes(3, seed=6)
+    one, other = synthetic_scenes(3, seed=5), synthetic_scenes(3, seed=6)
+    forget()
+    again = synthetic_scenes(3, seed=5)
     for a, b, c in zip(one, again, other, strict=True):
         np.testing.assert_array_equal(a, b)
         assert (a != c).any(-1).mean() > 0.9
