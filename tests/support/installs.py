@@ -12,12 +12,25 @@ from pathlib import Path
 OFFLINE = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet")
 
 _SESSION = """
-import contextlib, io, json, sys
-from convkit.cli import execute
-for words in json.load(sys.stdin):
+import contextlib, io, json, runpy, sys
+
+def script(file, *rest):
+    sys.argv = [file, *rest]
+    runpy.run_path(file, run_name="__main__")
+
+def convkit(*words):
+    from convkit.cli import execute
+    return execute(list(words))
+
+def pytest(*words):
+    import pytest
+    return int(pytest.main(list(words)))
+
+programs = {"convkit": convkit, "python": script, "pytest": pytest}
+for program, *words in json.load(sys.stdin):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = execute(words)
+        code = programs[program](*words) or 0
     print(json.dumps([code, out.getvalue(), err.getvalue()]))
 """
 
@@ -58,9 +71,19 @@ def run(
     return done
 
 
-def session(python: Path, folder: Path, *commands: Sequence[str]) -> list[tuple[int, str, str]]:
-    """Run ``convkit`` commands one after the other in one process; return the exit code and both streams of each."""
-    words = [str(python), "-c", _SESSION]
-    done = subprocess.run(words, cwd=folder, input=json.dumps(commands), capture_output=True, text=True, check=False)
+def session(
+    python: Path | str, folder: Path, commands: Sequence[Sequence[str]], environment: Mapping[str, str] | None = None
+) -> list[str]:
+    """Run commands of ``convkit``, ``python FILE`` and ``pytest`` one after the other in one process.
+
+    Return what each wrote to stdout; fail with its output when one exits with another code than 0.
+    """
+    words, given = [str(python), "-c", _SESSION], json.dumps(commands)
+    done = subprocess.run(words, cwd=folder, env=environment, input=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+    printed = []
+    for command, line in zip(commands, done.stdout.splitlines(), strict=True):
+        code, out, err = json.loads(line)
+        assert code == 0, f"{command} exited with {code}:\n{out}\n{err}"
+        printed.append(out)
+    return printed

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.installs import install, run
+from support.installs import install, session
 
 from convkit.cli import execute as convkit
 from convkit.cli.new import write_adapter
@@ -158,11 +158,11 @@ def test_generated_adapter_passes_its_own_tests_and_converts(folder: Path) -> No
     path, _ = write_adapter("my-net", folder / "source")
     install(Path(sys.executable), path, target=folder / "site")
     environment = {**os.environ, "PYTHONPATH": str(folder / "site")}
-    done = run(sys.executable, "-m", "pytest", "-q", cwd=path, environment=environment)
-    summary = done.stdout.splitlines()[-1]
+    convert = ["convert", "my-net", "--weights", "tiny.pt", "--output", "out", "--json"]
+    commands = [["python", "tests/make_weights.py", "tiny.pt"], ["convkit", *convert], ["pytest", "-q"]]
+    weights, report, tests = session(sys.executable, path, commands, environment)
+    assert weights.strip() == "tiny.pt"
+    assert json.loads(report)["proved"]
+    assert json.loads(report)["variant"] == "width8"
+    summary = tests.splitlines()[-1]
     assert re.fullmatch(r"\d+ passed, 2 skipped in .*", summary), summary  # it has no device sides
-    weights = run(sys.executable, "tests/make_weights.py", "tiny.pt", cwd=path, environment=environment).stdout.strip()
-    convert = ["-m", "convkit", "convert", "my-net", "--weights", weights, "--output", "out", "--json"]
-    report = json.loads(run(sys.executable, *convert, cwd=path, environment=environment).stdout)
-    assert report["proved"]
-    assert report["variant"] == "width8"
