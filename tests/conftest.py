@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from support.exporter import quick_exports
 from support.gpu import missing_gpu
 from support.heavy import heaviest_first
 from support.plugins import registered
+from support.scenes import quick_scenes
 
 if TYPE_CHECKING:
     from support.blobs import BlobPlugin
@@ -57,6 +59,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     lack = missing_gpu() if marked else ""
     for item in marked if lack else ():
         item.add_marker(pytest.mark.skip(reason=lack))
+
+
+def pytest_collection_finish() -> None:
+    """Draw each scene once, now that the tests have imported what draws them."""
+    quick_scenes()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Begin with the same random numbers in each test and in the fixtures that it is the first to need."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
@@ -220,16 +237,35 @@ def _digits(factory: pytest.TempPathFactory, form: str, shape: tuple[str, ...]) 
 
 
 @pytest.fixture(scope="session")
-def narrow_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """A narrow resdcn_18 whose batch, height and width vary: random, but worth comparing; raw heads."""
+def narrow_weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a narrow resdcn_18: random, but worth comparing."""
     from support.checkpoints import make_checkpoint
+    from support.shared import made_once
+
+    return made_once(tmp_path_factory, "narrow.pth", lambda path: make_checkpoint(path, width=0.125))
+
+
+@pytest.fixture(scope="session")
+def narrow_forms(narrow_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifact]:
+    """What makes an artifact of that network in an output form: batch, height and width vary.
+
+    All workers share them: tests that change one work on a copy.
+    """
     from support.shared import made_once
 
     from convkit import Artifact, convert
 
-    def make(output: Path) -> None:
-        weights = make_checkpoint(output.with_suffix(".pth"), width=0.125)
-        shape = ["batch=1:1:2", "height=64:64:96", "width=64:96:96"]
-        convert("centernet", weights=weights, output=output, shape=shape, samples=2)
+    def artifact(form: str) -> Artifact:
+        def make(output: Path) -> None:
+            shape = ["batch=1:1:2", "height=64:64:96", "width=64:96:96"]
+            convert("centernet", weights=narrow_weights_file, output=output, form=form, shape=shape, samples=2)
 
-    return Artifact.open(made_once(tmp_path_factory, "narrow", make))
+        return Artifact.open(made_once(tmp_path_factory, f"narrow-{form}", make))
+
+    return artifact
+
+
+@pytest.fixture(scope="session")
+def narrow_artifact(narrow_forms: Callable[[str], Artifact]) -> Artifact:
+    """The narrow resdcn_18 with raw heads."""
+    return narrow_forms("heads")

@@ -15,11 +15,10 @@ from typing import Any
 import onnx
 import pytest
 from onnx import numpy_helper
-from support.checkpoints import make_checkpoint
 from support.plugins import registered
 from support.toy import ToyPlugin
 
-from convkit import Artifact, Verdict, convert, validate
+from convkit import Artifact, Verdict, validate
 from convkit.artifact import MODEL, publish, staging
 from convkit.self_test import VARIANTS, self_test
 
@@ -57,18 +56,12 @@ def toy_subject(toy_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module", params=["heads", "detections"])
-def centernet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    """A narrow resdcn_18: one whose batch, height and width vary, and one at 64 x 96 with a batch of 1 to 3."""
+def centernet(
+    request: pytest.FixtureRequest, narrow_forms: Callable[[str], Artifact], tmp_path_factory: pytest.TempPathFactory
+) -> Subject:
+    """A narrow resdcn_18 whose batch, height and width vary."""
     folder = tmp_path_factory.mktemp(request.param)
-    if request.param == "heads":
-        narrow: Artifact = request.getfixturevalue("narrow_artifact")
-        return Subject(Artifact.open(shutil.copytree(narrow.path, folder / "artifact")), folder)
-    weights = make_checkpoint(folder / "narrow.pth", width=0.25)
-    shape = ["batch=1:1:3", "height=64", "width=96"]
-    artifact = convert(
-        "centernet", weights=weights, output=folder / "artifact", form=request.param, shape=shape, samples=2
-    ).artifact
-    return Subject(artifact, folder)
+    return Subject(Artifact.open(shutil.copytree(narrow_forms(request.param).path, folder / "artifact")), folder)
 
 
 def test_the_sound_toy_passes(toy_subject):

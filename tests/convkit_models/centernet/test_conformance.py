@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,12 +30,20 @@ class TestDeformable(AdapterConformance):
     """A narrow resdcn_18 in all output forms; the DCNv2 plugin brings translation and rewrite."""
 
     adapter = "centernet"
-    shapes = ("height=64", "width=96")
+    shapes = ("batch=1:1:2", "height=64:64:96", "width=64:96:96")
 
     @pytest.fixture(scope="class")
     @classmethod
-    def weights(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return make_checkpoint(tmp_path_factory.mktemp("weights") / "resdcn_18.pth")
+    def weights(cls, narrow_weights_file: Path) -> Path:
+        return narrow_weights_file
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def artifact(
+        cls, form: str, narrow_forms: Callable[[str], Artifact], tmp_path_factory: pytest.TempPathFactory
+    ) -> Artifact:
+        """Return a copy of what other tests run, too: the kit converts by itself for the other classes here."""
+        return Artifact.open(shutil.copytree(narrow_forms(form).path, tmp_path_factory.mktemp("artifact") / form))
 
 
 class TestPoses(AdapterConformance):

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from support.centernet import TorchOnDevice, TorchSession
-from support.checkpoints import make_checkpoint
 from support.device_pipeline import HostAffine, HostDecode, NumpyDevice, WatchOnHost
 
-from convkit import Artifact, Detections, convert, load, validate
+from convkit import Artifact, Detections, load, validate
 from convkit.processing import synthetic_scenes
 from convkit.runtime import DevicePredictor, Predictor
 from convkit_models.centernet._preprocess import Affine
@@ -22,16 +21,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", params=["heads", "tensorrt-pro", "detections"])
-def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def artifact(request: pytest.FixtureRequest, narrow_forms: Callable[[str], Artifact]) -> Artifact:
     """A small network whose batch, height and width vary, so that shapes within the graph depend on the input."""
-    form = request.param
-    if form == "heads":
-        narrow: Artifact = request.getfixturevalue("narrow_artifact")
-        return narrow
-    folder = tmp_path_factory.mktemp("network")
-    weights = make_checkpoint(folder / "net.pth", classes=3)
-    shape = ["batch=1:1:3", "height=64:64:128", "width=64:96:128"]
-    return convert("centernet", weights=weights, output=folder / "a", form=form, shape=shape, samples=2).artifact
+    return narrow_forms(request.param)
 
 
 def test_it_is_proved_and_finds_the_same_boxes(artifact):
