@@ -80,20 +80,36 @@ def _keep_operators() -> None:
     """Look each operator of C++ up once; the exporter asks for all of them 28 times, twice an export."""
     import torch
     from torch._export import utils
+    from torch.export import decomp_utils, exported_program
 
     look_up = getattr(utils, "_materialize_cpp_cia_ops", None)
+    collect = getattr(utils, "_collect_all_valid_cia_ops", None)
     names = getattr(torch._C, "_dispatch_get_registrations_for_dispatch_key", None)
-    if look_up is None or names is None:
+    if look_up is None or collect is None or names is None:
         return
     known: list[str] = []
+    collecting = False
 
     def once() -> None:
-        found = names("CompositeImplicitAutograd")
-        if found != known:
-            look_up()
-            known[:] = found
+        if not collecting:
+            found = names("CompositeImplicitAutograd")
+            if found != known:
+                look_up()
+                known[:] = found
+
+    def collect_once() -> Any:
+        nonlocal collecting
+        once()
+        collecting = True
+        try:
+            return collect()
+        finally:
+            collecting = False
 
     utils._materialize_cpp_cia_ops = once
+    for module in (utils, decomp_utils, exported_program):
+        if getattr(module, "_collect_all_valid_cia_ops", None) is collect:
+            module._collect_all_valid_cia_ops = collect_once
 
 
 def _keep_hints() -> None:
