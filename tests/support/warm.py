@@ -88,6 +88,8 @@ def _serve(path: str) -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     _export_once()
+    torch: Any = sys.modules["torch"]
+    torch.manual_seed(0)  # what is random in a document, and in its text needs no seed, is the same in each run
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(64)

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -36,11 +35,9 @@ def doctor(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 class TestMachine:
     def test_a_working_machine(self) -> None:
-        started = time.perf_counter()
         result = doctor(stdin=subprocess.DEVNULL)
         assert result.returncode == 0, result.stdout
         assert result.stdout.splitlines()[-1].startswith("convkit works here")
-        assert time.perf_counter() - started < 20  # it takes one; a busy machine may need longer
         words = [line.split()[:2] for line in result.stdout.splitlines()]
         for package in ("Python", "convkit", "torch", "onnx", "onnxruntime"):
             assert ["ok", package] in words

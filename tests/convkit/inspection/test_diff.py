@@ -456,9 +456,9 @@ class TestHostileGraphs:
     def test_long_graphs_with_nothing_in_common_but_their_operators(self) -> None:
         before = chain(["Relu", "Neg"] * 1500, "a")
         after = chain(["Neg", "Relu", "Relu"] * 1000, "b")
-        started = time.perf_counter()
+        started = time.process_time()
         diff = diff_graphs(before, after)
-        assert time.perf_counter() - started < 20
+        assert time.process_time() - started < 20
         assert diff.matched_by == "structure"
         assert diff.operators == {"Neg": (1500, 1000), "Relu": (1500, 2000)}
 

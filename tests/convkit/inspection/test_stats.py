@@ -359,10 +359,10 @@ class TestHostileGraphs:
         assert graph_stats(calling(3), {}).operators == {"Relu": 2**4 + 1}
 
     def test_functions_that_double_at_each_level_are_refused(self) -> None:
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(ArtifactError, match=r"has 1\.13e\+15 nodes"):
             graph_stats(calling(49), {})
-        assert time.perf_counter() - started < 5
+        assert time.process_time() - started < 5
 
     @pytest.mark.parametrize("depth", [0, 3])
     def test_functions_that_call_each_other_are_refused(self, depth: int) -> None:
