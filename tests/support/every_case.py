@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any, TypeVar
+
+import pytest
 
 T = TypeVar("T")
 
@@ -18,6 +20,12 @@ def covering(cases: Sequence[T], values: Callable[[T], Mapping[str, Any]], toget
     With 1 each value of each name occurs in what is returned; with 2 each two values that occur together in a case.
     """
     return list(cases) if EVERY_CASE else _covering(cases, values, together)
+
+
+def crossed(**values: Sequence[Any]) -> pytest.MarkDecorator:
+    """Parametrise by the product of values, of which each two of different names meet in what is left."""
+    cases = list(product(*values.values()))
+    return pytest.mark.parametrize(tuple(values), covering(cases, lambda case: dict(zip(values, case, strict=True))))
 
 
 def _covering(cases: Sequence[T], values: Callable[[T], Mapping[str, Any]], together: int) -> list[T]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from support.deform_host import Inputs, distance, inputs, launch_on_host
+from support.every_case import crossed
 from torch import Tensor
 
 from convkit.cuda import LaunchConfig, Variant
@@ -174,12 +175,9 @@ LAYERS = {
     "one tap": (Layer(33, (1, 1)), 8, (3, 17)),
 }
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-BY_NAME = {"dtype": str, "last": lambda last: "last" if last else "planes"}
 
 
-@pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", LAYERS)
+@crossed(name=[*LAYERS], dtype=DTYPES, last=[False, True])
 def test_the_plain_kernel_computes_what_the_operator_does(
     name: str, dtype: torch.dtype, last: bool, device: Device
 ) -> None:
@@ -195,9 +193,7 @@ def test_the_plain_kernel_computes_what_the_operator_does(
 
 
 @pytest.mark.usefixtures("tf32")
-@pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", LAYERS)
+@crossed(name=[*LAYERS], dtype=DTYPES, last=[False, True])
 def test_the_tensor_cores_compute_what_the_operator_does(
     name: str, dtype: torch.dtype, last: bool, device: Device
 ) -> None:

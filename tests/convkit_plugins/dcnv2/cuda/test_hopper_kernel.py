@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from support.deform_host import Call, Inputs, distance
+from support.every_case import EVERY_CASE
 from support.kernel_faults import CHOSEN, Fault, plant
 from torch import Tensor
 
@@ -123,10 +124,11 @@ def test_computes_the_definition_in_many_turns_in_any_order_of_threads(case: Cas
     height, width = given.raw.shape[2:]
     patches = case.batch * -(-height // 8) * -(-width // 8)
     assert -(-patches // case.tactic.patches) >= 5
-    results = [compute(case, given, multiprocessors=1, order=order) for order in ORDERS]
+    orders = ORDERS if EVERY_CASE else ORDERS[:4]  # both ends and two at random; planted faults meet all
+    results = [compute(case, given, multiprocessors=1, order=order) for order in orders]
     expected = given.definition(sigmoid=case.sigmoid, relu=case.relu)
     assert distance(results[0], expected) < BOUNDS[case.dtype]
-    for order, result in zip(ORDERS, results, strict=True):
+    for order, result in zip(orders, results, strict=True):
         assert torch.equal(result, results[0]), order
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support.deform_host import launch_on_host
+from support.every_case import crossed
 from torch import Tensor
 
 from convkit_plugins.dcnv2.cuda import Layer, Packing, _weights, pack_for_mma, pack_for_plain, pack_for_wgmma
@@ -42,9 +43,7 @@ def filter_of(column: int) -> int:
     return block * 32 + q * 8 + 2 * j + e
 
 
-@pytest.mark.parametrize("dtype", SIXTEEN)
-@pytest.mark.parametrize("columns", [32, 64, 128, 256])
-@pytest.mark.parametrize("shape", SHAPES)
+@crossed(shape=SHAPES, columns=[32, 64, 128, 256], dtype=SIXTEEN)
 def test_tiles_of_wgmma_hold_what_the_kernel_multiplies(
     shape: tuple[int, int, int, int], columns: int, dtype: torch.dtype
 ) -> None:
@@ -67,9 +66,7 @@ def test_tiles_of_wgmma_hold_what_the_kernel_multiplies(
             assert found == expected, (output, block, tap, n, step)
 
 
-@pytest.mark.parametrize("dtype", [*SIXTEEN, torch.float32])
-@pytest.mark.parametrize("columns", [32, 64, 128])
-@pytest.mark.parametrize("shape", SHAPES)
+@crossed(shape=SHAPES, columns=[32, 64, 128], dtype=[*SIXTEEN, torch.float32])
 def test_tiles_of_mma_hold_what_the_kernel_multiplies(
     shape: tuple[int, int, int, int], columns: int, dtype: torch.dtype
 ) -> None:
@@ -233,13 +230,16 @@ def test_weights_of_inference_mode_are_packed_once() -> None:
     assert pack.calls == 1
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("dtype", [torch.float32, *SIXTEEN])
-@pytest.mark.parametrize(("mma", "columns"), [(False, 32), (False, 64), (True, 32), (True, 64), (True, 128)])
-@pytest.mark.parametrize("shape", SHAPES)
+@crossed(
+    shape=SHAPES,
+    order=[(False, 32), (False, 64), (True, 32), (True, 64), (True, 128)],
+    dtype=[torch.float32, *SIXTEEN],
+    groups=[1, 2],
+)
 def test_the_kernel_packs_as_pytorch_does(
-    shape: tuple[int, int, int, int], mma: bool, columns: int, dtype: torch.dtype, groups: int
+    shape: tuple[int, int, int, int], order: tuple[bool, int], dtype: torch.dtype, groups: int
 ) -> None:
+    mma, columns = order
     weight, name = numbered(shape, dtype), str(dtype).removeprefix("torch.")
     filters, channels, height, width = shape
     layer, packing = Layer(filters, (height, width), groups=groups), Packing(mma, columns)

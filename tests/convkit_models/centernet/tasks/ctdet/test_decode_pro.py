@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.decoding import DTYPES, OnHost, assert_equal, heads, metas_for, packed
+from support.every_case import crossed
 
 from convkit import Detections
 from convkit.errors import SettingError
@@ -112,9 +113,7 @@ def test_suppression_is_by_class_and_a_dropped_box_still_drops_others() -> None:
     assert found.class_ids.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", ["heads", "cells", "tensorrt-pro"])
-@pytest.mark.parametrize("classes", [1, 3, 40])
+@crossed(form=["heads", "cells", "tensorrt-pro"], dtype=[*DTYPES], classes=[1, 3, 40])
 def test_the_kernel_gives_the_same(form: str, dtype: str, classes: int) -> None:
     maps = {name: value.to(DTYPES[dtype]) for name, value in heads(2, classes).items()}
     outputs = packed(maps) if form == "tensorrt-pro" else maps

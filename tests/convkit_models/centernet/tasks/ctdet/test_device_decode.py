@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.decoding import DTYPES, SMALL, OnHost, assert_equal, described, heads, metas_for, packed
-from support.every_case import covering
+from support.every_case import covering, crossed
 from torch.nn import functional as F
 
 from convkit import Detections, DeviceDecode
@@ -71,9 +71,11 @@ def test_detections(dtype: str) -> None:
     assert 0 < len(found[0]) < 45
 
 
-@pytest.mark.parametrize("form", ["heads", "tensorrt-pro"])
-@pytest.mark.parametrize("kind", ["flat", "steps", "ramp", "descending", "low", "infinite", "nan", "some nan", "zeros"])
-@pytest.mark.parametrize("topk", [1, 20, 700])
+@crossed(
+    form=["heads", "tensorrt-pro"],
+    kind=["flat", "steps", "ramp", "descending", "low", "infinite", "nan", "some nan", "zeros"],
+    topk=[1, 20, 700],
+)
 def test_awkward_maps(form: str, kind: str, topk: int) -> None:
     """Ties, plateaus, no peaks, all cells peaks; more of them than lists hold, so that bounds must be raised."""
     maps = heads(1, 4, 32, 48)
