@@ -7,6 +7,7 @@ __all__ = ["HEAVY", "heaviest_first"]
 HEAVY = (
     "docs/test_code_blocks.py",
     "convkit_models/centernet/test_conformance.py",
+    "examples/test_minimal_adapter.py",
     "convkit/cuda/test_all_kernels.py",
     "convkit/conversion/test_fuzz.py",
     "convkit/backends/tensorrt/test_every_model.py",
@@ -16,6 +17,7 @@ HEAVY = (
     "convkit_plugins/dcnv2/cuda/test_hopper_code.py",
     "convkit/conversion/test_typed_engines.py",
     "convkit/cli/test_doctor.py",
+    "convkit/cli/test_new.py",
     "convkit/testing/test_checks.py",
     "convkit/processing/image_warp/test_warp.py",
     "convkit/graph/test_standard.py",
@@ -38,7 +40,6 @@ HEAVY = (
     "convkit/backends/tensorrt/test_precision.py",
     "convkit_plugins/dcnv2/tensorrt/test_creator.py",
     "convkit/evaluation/test_evaluate.py",
-    "convkit/cli/test_new.py",
 )
 """By the processor's time that they take, the longest first: all that take 15 s or more."""
 
