@@ -176,7 +176,8 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress, clock: 
     from convkit.conversion._preflight import preflight
     from convkit.conversion._proving import prove_graph
     from convkit.conversion._record import conversion_record
-    from convkit.conversion._stages import Runner, export, measure_reference, rewrite, write_device_kernels
+    from convkit.conversion._reference import Reference
+    from convkit.conversion._stages import Runner, export, rewrite, write_device_kernels
     from convkit.conversion._typing import bring_graph, judge_of, prove_typed_graph, read_kept, type_graph
 
     if plan.settings.graph:
@@ -210,14 +211,17 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress, clock: 
         checked = preflight(name, source, settings.dims, inputs, target, plugin)
     with staging(output) as folder:
         with clock.stage(MEASURE, plugin):
-            measured = measure_reference(source, inputs, checked.float32, plugin, progress)
-        with clock.stage(EXPORT, plugin):
-            exported = export(source, target, checked.patches, measured.ledger, plugin, progress)
-        with clock.stage(REWRITE):
-            rewritten = rewrite(
-                name, source.spec, target, checked.rewrites, exported, runner, measured.ledger, folder, progress,
-                keep_exported=settings.keep_exported,
-            )  # fmt: skip
+            reference = Reference(source, inputs, checked.float32, plugin, progress)
+        with reference:
+            with clock.stage(EXPORT, plugin):
+                exported = export(source, target, checked.patches, reference.ledger, plugin, progress)
+            with clock.stage(REWRITE):
+                rewritten = rewrite(
+                    name, source.spec, target, checked.rewrites, exported, runner, reference.ledger, folder, progress,
+                    keep_exported=settings.keep_exported,
+                )  # fmt: skip
+            with clock.stage(MEASURE, plugin):
+                measured = reference.measured(progress)
         exported = replace(exported, model=rewritten.model)  # each copy of a graph holds all weights
         keep = read_kept(settings.keep_fp32, rewritten.model)
         with clock.stage(PROVE):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from convkit.conversion._inputs import RawInputs
 from convkit.conversion._patching import AttributePatch, ModulePatch, Patch, patched
-from convkit.errors import AdapterError, ConversionError, InputError, PluginError, blamed_on, named, suggest
+from convkit.errors import AdapterError, ConversionError, InputError, PatchError, PluginError, blamed_on, named, suggest
 from convkit.graph import Rewrite, in_phases
 from convkit.model import BATCH, Dim, ModelSpec, SourceModel, Target, TensorSpec, json_fault, resolve
 from convkit.plugins import manager
@@ -258,13 +259,27 @@ def _check_patched(
     case: Case,
     plugin: str,
 ) -> None:
-    """Run the patched model once: module patches must fire, and the outputs be tensors as declared."""
-    spec = source.spec
+    """Run the patched model once: module patches fire, outputs are tensors as declared, and the weights stay."""
+    spec, before = source.spec, _weights(source.module)
     with patched(source.module, [patch for group in patches.values() for patch in group], spec.expect, calls=False):
         outputs = patched_compute(source, plugin)(feed)
+    after = _weights(source.module)
+    if changed := [name for name in before if before[name] != after.get(name)]:
+        owners = " or ".join(repr(patch.name) for group in patches.values() for patch in group)
+        raise PatchError(
+            f"The patched model changes its own weights when it runs: {_some(changed)}. Patches: {owners or 'none'}.",
+            hint="Work on copies: the network without patches is the reference of the proof.",
+        )
     sizes = {**case.table, BATCH: 1}
     for tensor in spec.outputs:
         _check_tensor(outputs[tensor.name], tensor, sizes, named("the patched model", plugin))
+
+
+def _weights(module: Any) -> dict[str, int]:
+    """Return a check sum of each parameter."""
+    return {
+        name: zlib.crc32(np.ascontiguousarray(value.detach().numpy()).data) for name, value in module.named_parameters()
+    }
 
 
 def _check_tensor(value: np.ndarray, tensor: TensorSpec, sizes: Mapping[str, int], who: str) -> None:

@@ -14,7 +14,8 @@ from convkit.backends import Ladder
 from convkit.conversion._inputs import RawInputs
 from convkit.conversion._layers import measure_layers
 from convkit.conversion._recall import RecallingSession
-from convkit.conversion._stages import STORED_SAMPLES, Measured, Runner
+from convkit.conversion._reference import STORED_SAMPLES, Measured
+from convkit.conversion._stages import Runner
 from convkit.errors import ConvkitError, blamed_on
 from convkit.evaluation import check_pipeline
 from convkit.model import PRECISIONS, ModelSpec
@@ -157,7 +158,7 @@ def prove_graph(
     if layers:
         layers.save(folder)
     verdict, drawings = prove_written(
-        spec, measured, inputs, golden, runner, folder, baselines, measured.ledger.stages, progress, layers
+        spec, measured, inputs, golden, runner, folder, baselines, measured.ledger, progress, layers
     )
     verdict.notes += [reason] if reason else []
     machine = runner.backend.machine(runner.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from convkit.artifact import EXPORTED, KERNELS, MODEL
 from convkit.backends import Backend, Engine, Session, open_engine
 from convkit.conversion._export import check_graph, export_onnx, save_onnx
 from convkit.conversion._export_errors import named_in_exports
-from convkit.conversion._inputs import RawInputs
 from convkit.conversion._patching import Patch, PatchRecord, patched
 from convkit.cuda import write_kernels
 from convkit.errors import blamed_on
@@ -24,8 +22,6 @@ from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, i
 from convkit.model import ModelSpec, SourceModel, Target
 from convkit.plugins import manager
 from convkit.processing import (
-    Decode,
-    collate,
     device_decode,
     device_preprocess,
     find_decode,
@@ -33,16 +29,8 @@ from convkit.processing import (
 )
 from convkit.progress import Progress
 from convkit.proof import (
-    Case,
-    Compute,
     Ledger,
-    Samples,
-    TorchCompute,
-    measure_baselines,
-    own_sizes,
     patched_compute,
-    run_parallel,
-    shape_cases,
 )
 from convkit.reporting import excerpts_of
 
@@ -50,19 +38,13 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = [
-    "STORED_SAMPLES",
     "Exported",
-    "Measured",
     "Rewritten",
     "Runner",
     "export",
-    "measure_reference",
     "rewrite",
     "write_device_kernels",
 ]
-
-STORED_SAMPLES = 2
-"""Samples whose inputs and reference outputs the artifact carries."""
 
 
 @dataclass(frozen=True)
@@ -86,20 +68,6 @@ class Runner:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What PyTorch computes: the reference, its own float32 errors, and the samples of the proof."""
-
-    cases: Sequence[Case]
-    opt: Case
-    samples: Samples
-    stored: Samples
-    reference: Compute
-    baselines: Mapping[str, Mapping[str, float]]
-    decode: Decode | None
-    ledger: Ledger
-
-
-@dataclass(frozen=True)
 class Exported:
     """The graph as PyTorch exported it, and by which patches and translations."""
 
@@ -115,33 +83,6 @@ class Rewritten:
     model: onnx.ModelProto
     rewrites: Sequence[tuple[str, RewriteRecord]]
     graphs: Sequence[Mapping[str, Any]] = ()
-
-
-def measure_reference(
-    source: SourceModel, inputs: RawInputs, float32: TorchCompute, plugin: str, progress: Progress
-) -> Measured:
-    """Run the untouched network in float64 and float32 in every case; ``float32`` knows what the preflight computed."""
-    spec = source.spec
-    cases = shape_cases(spec.dims)
-    opt = next(case for case in cases if "opt" in case.name.split("="))
-    decode = find_decode(spec.decode)
-    progress("preparing the samples")
-    samples = Samples.prepare(spec, inputs.values, [case.item_sizes for case in cases])
-    step = f"running PyTorch in float64 and float32 on {inputs.origin}"
-    progress(step)
-    with blamed_on("copying the module for float64", plugin):
-        exact = TorchCompute(source, copy.deepcopy(source.module).double(), "float64", plugin=plugin)
-    feeds = [samples.feed(case) for case in cases]
-    kept = inputs.values[:STORED_SAMPLES]
-    stored = Samples.prepare(spec, kept, [*samples.prepared, *filter(None, own_sizes(spec, kept))])
-    own = [collate(spec.inputs, [item]) for items in stored.prepared.values() for item in items]
-    calls = [*exact.pending([*feeds, *own]), *float32.pending(feeds)]
-    run_parallel(calls, lambda count: progress(step, count, len(calls)))
-    exact.release()
-    baselines = measure_baselines(spec, exact, float32, samples, cases, decode)
-    ledger = Ledger(spec, stored.feed(opt), stored.metas(opt), exact, baselines, decode)
-    ledger.add("PyTorch float32", float32, "the checkpoint's own network")
-    return Measured(cases, opt, samples, stored, exact, baselines, decode, ledger)
 
 
 def export(

@@ -33,8 +33,9 @@ from convkit.conversion._inputs import RawInputs
 from convkit.conversion._layers import measure_layers
 from convkit.conversion._metric import Metric
 from convkit.conversion._proving import Proved, prove_written
+from convkit.conversion._reference import Measured
 from convkit.conversion._settings import AUTO
-from convkit.conversion._stages import Measured, Rewritten, Runner
+from convkit.conversion._stages import Rewritten, Runner
 from convkit.conversion._typed import remedy, worst, yardstick_text
 from convkit.conversion._yardstick import measure_yardstick
 from convkit.errors import ConversionError

@@ -1,5 +1,6 @@
 """Proof: cases, metrics, the float64 rule, the ledger, golden samples and the verdict."""
 
+from convkit.proof._beside import Beside, Task
 from convkit.proof._cases import Case, ItemSizes, engine_cases, shape_cases
 from convkit.proof._computes import Compute, TorchCompute, by_items, feed_key, patched_compute, run_parallel
 from convkit.proof._golden import GoldenSamples
@@ -27,6 +28,7 @@ __all__ = [
     "ILL_CONDITIONED",
     "LAYERS",
     "METRIC",
+    "Beside",
     "Case",
     "Check",
     "Compute",
@@ -37,6 +39,7 @@ __all__ = [
     "Runs",
     "Samples",
     "Stage",
+    "Task",
     "TensorError",
     "TorchCompute",
     "Verdict",

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,8 +72,8 @@ class TorchCompute:
         """Return the outputs of a batch."""
         return by_items(self.source.spec, self._item, feed)
 
-    def pending(self, feeds: Iterable[Mapping[str, np.ndarray]]) -> list[Callable[[], object]]:
-        """Return calls that compute, each on its own, what is not known yet of these batches."""
+    def pending(self, feeds: Iterable[Mapping[str, np.ndarray]]) -> list[PendingItem]:
+        """Return what is not known yet of these batches, item by item."""
         items: dict[bytes, Mapping[str, np.ndarray]] = {}
 
         def note(item: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -85,21 +85,10 @@ class TorchCompute:
         if len(items) > 1 and self._idle:
             with blamed_on("copying the module", self.plugin):
                 self._pattern = _shared_copy(self._idle[0])  # while nothing runs
-        return [partial(self._item, item) for key, item in items.items() if key not in self._known]
+        return [PendingItem(self, key, item) for key, item in items.items() if key not in self._known]
 
-    def release(self) -> None:
-        """Drop the module; a copy of the source's is made should an item come that is not known."""
-        self._idle, self._pattern = [], None
-
-    def _item(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if not self.remember:
-            return self._run(feed)
-        key = feed_key(feed)
-        if key not in self._known:
-            self._known[key] = self._run(feed)
-        return self._known[key]
-
-    def _run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, item: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the outputs of one item, computed anew."""
         import torch
 
         from convkit._float64 import in_strips
@@ -109,11 +98,27 @@ class TorchCompute:
             torch.no_grad(),
             in_strips() if self.dtype == torch.float64 else nullcontext(),
         ):
-            tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feed.items()}
+            tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in item.items()}
             cast = {n: t.to(self.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
             with blamed_on(f"the adapter's reference in {self._precision}", self.plugin, self._advice):
                 outputs = self.source.reference(module, cast)
         return self._checked(outputs)
+
+    def learn(self, key: bytes, outputs: Mapping[str, np.ndarray]) -> None:
+        """Remember what the item of a key gave."""
+        self._known[key] = dict(outputs)
+
+    def release(self) -> None:
+        """Drop the module; a copy of the source's is made should an item come that is not known."""
+        self._idle, self._pattern = [], None
+
+    def _item(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if not self.remember:
+            return self.run(feed)
+        key = feed_key(feed)
+        if key not in self._known:
+            self.learn(key, self.run(feed))
+        return self._known[key]
 
     @contextmanager
     def _own_module(self) -> Iterator[torch.nn.Module]:
@@ -167,6 +172,27 @@ class TorchCompute:
 def _shared_copy(module: torch.nn.Module) -> torch.nn.Module:
     """Return a copy of a module with the same parameters and buffers."""
     return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+
+
+@dataclass(frozen=True)
+class PendingItem:
+    """An item that a `TorchCompute` does not know yet."""
+
+    compute: TorchCompute
+    key: bytes
+    item: Mapping[str, np.ndarray]
+
+    def __call__(self) -> None:
+        """Compute it."""
+        self.learn(self.run())
+
+    def run(self) -> dict[str, np.ndarray]:
+        """Return its outputs."""
+        return self.compute.run(self.item)
+
+    def learn(self, outputs: Mapping[str, np.ndarray]) -> None:
+        """Let the compute remember its outputs."""
+        self.compute.learn(self.key, outputs)
 
 
 def run_parallel(calls: Sequence[Callable[[], object]], done: Callable[[int], object] = int) -> None:

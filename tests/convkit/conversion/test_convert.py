@@ -312,7 +312,14 @@ def explode(module: Any, original: Any, images: torch.Tensor) -> tuple[torch.Ten
     return logits_of(module, original, images)
 
 
+def shrink(module: Any, original: Any, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    with torch.no_grad():
+        module.body.weight.mul_(0.999)
+    return logits_of(module, original, images)
+
+
 FAILING = [
+    (Patching(shrink), PatchError, "changes its own weights when it runs: body.weight. Patches: 'toy.tuple'"),
     (Patching(lambda module, original, images: (images, images)), ConversionError, "returns 2 values"),
     (Patching(logits_of, lambda path, module: False), PatchError, "matches 0 modules"),
     (Patching(explode), ExportError, "cannot be traced"),
@@ -325,6 +332,30 @@ def test_a_conversion_that_fails_leaves_nothing(toy_weights_file, tmp_path, plug
         convert("toy", weights=toy_weights_file, output=tmp_path / "out", samples=1)
     assert caught.value.exit_code == 3
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_the_export_does_to_the_network_does_not_reach_the_reference(toy_weights_file, tmp_path, threads):
+    seen: list[Any] = []
+
+    def shrink_the_second_time(path: str, module: Any) -> bool:
+        if path == "":
+            seen.append(module)
+            if len(seen) == 2:
+                module.body.weight.data.mul_(0.9)
+        return path == ""
+
+    count = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with registered(Patching(logits_of, shrink_the_second_time)), pytest.raises(ProofFailedError) as caught:
+            convert("toy", weights=toy_weights_file, output=tmp_path / "out", samples=4)
+    finally:
+        torch.set_num_threads(count)
+    assert caught.value.verdict is not None
+    exported = {row.name: row for row in caught.value.verdict.ledger}["exported"]
+    assert exported.against_float64 > 1e-3
+    assert exported.limit < 1e-5
 
 
 def expecting(monkeypatch: pytest.MonkeyPatch, **expect: Any) -> None:

@@ -1,0 +1,127 @@
+"""Tasks in forked processes: computed there, and what cannot be computed there is computed here."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+import torch
+
+from convkit.proof import Beside
+
+PARENT = os.getpid()
+FACTOR = {"value": 1.0}
+"""What a patch may change after the processes were forked."""
+
+
+class Product:
+    """A task: a matrix product, and in which process it was computed. ``fault`` happens in other processes first."""
+
+    def __init__(self, size: int, fault: Callable[[], object] = int) -> None:
+        self.size, self.fault, self.outputs = size, fault, {}
+
+    def run(self) -> dict[str, np.ndarray]:
+        if os.getpid() != PARENT:
+            self.fault()
+        matrix = torch.arange(self.size**2, dtype=torch.float64).reshape(self.size, -1)
+        return {
+            "product": (FACTOR["value"] * matrix @ matrix).numpy(),
+            "process": np.array(os.getpid()),
+            "threads": np.array(torch.get_num_threads()),
+        }
+
+    def learn(self, outputs: Mapping[str, np.ndarray]) -> None:
+        assert not self.outputs, "each task is learned once"
+        self.outputs = dict(outputs)
+
+    def right(self) -> np.ndarray:
+        matrix = np.arange(self.size**2, dtype=np.float64).reshape(self.size, -1)
+        return matrix @ matrix
+
+
+@pytest.fixture(autouse=True)
+def two_cores():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def check(tasks: list[Product]) -> set[int]:
+    """Check what all tasks learned, and return the processes that computed them."""
+    for task in tasks:
+        np.testing.assert_allclose(task.outputs["product"], task.right(), rtol=1e-14)
+    return {int(task.outputs["process"]) for task in tasks}
+
+
+def test_tasks_are_computed_in_other_processes_as_this_one_was(monkeypatch):
+    torch.ones(1 << 20).add(1).sum()  # PyTorch's threads exist before the fork
+    tasks = [Product(size) for size in (3, 40, 300, 5, 6)]
+    counts: list[int] = []
+    with Beside(tasks) as beside:
+        monkeypatch.setitem(FACTOR, "value", 2.0)
+        assert beside.works
+        beside.finish(counts.append)
+    assert PARENT not in check(tasks)
+    assert {int(task.outputs["threads"]) for task in tasks} == {1}
+    assert counts == sorted(counts)
+    assert torch.get_num_threads() == 2
+
+
+def exit_at_once() -> None:
+    os._exit(3)
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hangs() -> None:
+    time.sleep(3600)
+
+
+def raises() -> None:
+    raise RuntimeError("not here")
+
+
+@pytest.mark.parametrize("fault", [exit_at_once, killed, hangs, raises])
+def test_what_fails_there_is_computed_here(fault, monkeypatch):
+    monkeypatch.setattr("convkit.proof._beside.PATIENCE", 0.5)
+    tasks = [Product(4), Product(5, fault), Product(6), Product(7, fault), Product(8)]
+    with Beside(tasks) as beside:
+        beside.finish()
+    assert PARENT in check(tasks)
+    assert {int(tasks[row].outputs["process"]) for row in (1, 3)} == {PARENT}
+
+
+class Failing(Product):
+    def run(self) -> dict[str, np.ndarray]:
+        raise ValueError(f"in process {os.getpid()}")
+
+
+def test_an_error_shows_where_the_tasks_are_finished():
+    with Beside([Product(3), Failing(4)]) as beside, pytest.raises(ValueError, match=f"in process {PARENT}"):
+        beside.finish()
+
+
+def test_the_processes_end_with_the_block():
+    with Beside([Product(3, hangs), Product(4, hangs)]):
+        assert len(multiprocessing.active_children()) == 2
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_with_one_core_nothing_is_forked(threads, monkeypatch):
+    torch.set_num_threads(threads)
+    if threads > 1:
+        monkeypatch.setattr("sys.platform", "darwin")
+    tasks = [Product(3), Product(4)]
+    with Beside(tasks) as beside:
+        assert not beside.works
+        beside.finish()
+    assert check(tasks) == {PARENT}
