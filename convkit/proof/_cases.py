@@ -79,7 +79,7 @@ def engine_cases(dims: Iterable[Dim]) -> list[Case]:
 
 
 def odd_size(dim: Dim) -> int:
-    """Return a size that nobody tuned for: a prime number of steps, neither min, opt nor max."""
+    """Return a size that nobody tuned for: a prime number of steps, neither min, opt nor max; of a batch the smallest."""
     inside = [
         size
         for size in range(dim.min + (-dim.min % dim.multiple_of), dim.max + 1, dim.multiple_of)
@@ -87,7 +87,9 @@ def odd_size(dim: Dim) -> int:
     ]
     primes = [size for size in inside if _prime(size // dim.multiple_of) and size // dim.multiple_of > 2]
     candidates = primes or inside
-    return candidates[len(candidates) // 2] if candidates else dim.opt
+    if not candidates:
+        return dim.opt
+    return candidates[0 if dim.name == BATCH else len(candidates) // 2]
 
 
 def _prime(number: int) -> bool:

@@ -135,6 +135,8 @@ def prove(
         progress(f"proving {case}", number, len(cases))
         feed = samples.feed(case)
         expected, actual = reference(feed), engine(feed)
+        if case.batch == 1:
+            alone[feed_key(feed)] = actual
         shapes = [_shape_check(output, case, expected, actual) for output in spec.outputs]
         verdict.checks.extend(shapes)
         for output in _by_values(spec):
@@ -215,7 +217,7 @@ def _batch_checks(
 ) -> list[Check]:
     """Compare a batch with its items run one by one, or in reverse where single ones are not allowed.
 
-    ``alone`` is what items gave that were run by themselves after an earlier batch; each is run once.
+    ``alone`` is what items gave that were run by themselves before; each is run once.
     """
     feed = samples.feed(case)
     if spec.batch.min == 1:
