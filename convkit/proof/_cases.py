@@ -79,7 +79,7 @@ def engine_cases(dims: Iterable[Dim]) -> list[Case]:
 
 
 def odd_size(dim: Dim) -> int:
-    """Return a size that nobody tuned for: a prime number of steps, neither min, opt nor max; of a batch the smallest."""
+    """Return a size that nobody tuned for: a prime number of steps, neither min, opt nor max; the smallest batch."""
     inside = [
         size
         for size in range(dim.min + (-dim.min % dim.multiple_of), dim.max + 1, dim.multiple_of)
