@@ -73,6 +73,16 @@ class Session(ABC):
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return every output by name; batch on axis 0."""
 
+    def visit(self, inputs: Mapping[str, np.ndarray], take: Callable[[str, np.ndarray], object]) -> None:
+        """Call ``take`` with name and value of every output.
+
+        A session that can does so as soon as an output is computed, and keeps none: that of a graph with all its
+        layers as outputs needs no more memory than the graph. The default calls it for all that `run` returns.
+        """
+        outputs = self.run(inputs)
+        for name in list(outputs):
+            take(name, outputs.pop(name))
+
     def on_device(self, stream: int) -> DeviceSession | None:
         """Return the side of the session that stays on the GPU, bound to a CUDA stream (its address).
 

@@ -12,7 +12,7 @@ from convkit.backends.torch import session_in
 from convkit.errors import ConvkitError
 from convkit.graph.precision import with_outputs
 from convkit.model import PRECISIONS, Precision
-from convkit.proof import Compute, Layers, Runs
+from convkit.proof import Layers, Runs, Visit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ def measure_layers(
 def _runs(dtype: str, graph: Path | None = None) -> Runs:
     """Return what runs graphs by PyTorch with a dtype in place of float32; ``graph`` in place of those given."""
 
-    def opened(model: onnx.ModelProto) -> Compute:
+    def opened(model: onnx.ModelProto) -> Visit:
         import onnx
 
         with _OPENING:
@@ -52,6 +52,6 @@ def _runs(dtype: str, graph: Path | None = None) -> Runs:
             with TemporaryDirectory() as folder:
                 file = Path(folder) / "layers.onnx"
                 file.write_bytes(model.SerializeToString())
-                return session_in(file, dtype).run
+                return session_in(file, dtype).visit
 
     return opened

@@ -13,7 +13,7 @@ from convkit.proof._ladder import (
     pipeline_rung,
     rung_of,
 )
-from convkit.proof._layers import LAYERS, Layers, Runs, layer_feed
+from convkit.proof._layers import LAYERS, Layers, Runs, Visit, layer_feed
 from convkit.proof._ledger import Ledger
 from convkit.proof._metrics import TensorError, measure
 from convkit.proof._prove import check_repeated, measure_baselines, prove, score_slack
@@ -43,6 +43,7 @@ __all__ = [
     "TensorError",
     "TorchCompute",
     "Verdict",
+    "Visit",
     "artifact_ladder",
     "baselines_of",
     "by_items",

@@ -7,7 +7,7 @@ rounding of forty others stands out in its own mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from convkit.errors import IntegrityError, SettingError
 from convkit.graph.precision import model_types, with_outputs
 from convkit.model import ModelSpec, find_precision
 from convkit.processing import collate, read_arrays
-from convkit.proof._computes import Compute, feed_key, run_parallel
+from convkit.proof._computes import feed_key, run_parallel
 from convkit.proof._samples import Samples
 from convkit.proof._verdict import Check
 
@@ -40,9 +40,11 @@ FLOOR_ULPS, FLOOR_ULPS_16 = 8.0, 0.125
 SPATIAL = ("Conv", "ConvTranspose", "DeformConv")
 PLAIN = ("Gemm", "MatMul")
 AT_ONCE = 3 << 29
-"""Bytes of the layers whose tensors are held in memory together: each part runs the whole graph again."""
+"""Bytes of the layers that an engine holds in memory together: each part runs the whole graph again."""
 
-Runs = Callable[["onnx.ModelProto"], Compute]
+Visit = Callable[[Mapping[str, np.ndarray], Callable[[str, np.ndarray], object]], None]
+"""Runs a graph on a feed and calls a function with each output, see `Session.visit`."""
+Runs = Callable[["onnx.ModelProto"], Visit]
 """Makes a graph ready to run; the session lives as long as what it returns."""
 
 
@@ -69,6 +71,8 @@ class Layers:
     ) -> Layers:
         """Return the layers of a float32 graph; ``exact`` runs it in float64, ``baseline`` as PyTorch in the precision.
 
+        Both run it once, and must hand on each layer without keeping it.
+
         An error is never smaller than that of a layer before: what one layer got right by luck says nothing.
 
         Raises:
@@ -79,8 +83,8 @@ class Layers:
         found: dict[str, np.ndarray] = {}
         run_parallel(
             [
-                lambda: right.update(_figures(model, axes, exact, feed, 8)),
-                lambda: found.update(_figures(model, axes, baseline, feed, 8)),  # both are in memory
+                lambda: right.update(_figures(model, axes, exact, feed)),
+                lambda: found.update(_figures(model, axes, baseline, feed)),
             ]
         )
         names = tuple(
@@ -150,7 +154,9 @@ class Layers:
         axes = {name: axis for name, axis in zip(self.names, self.axes, strict=True) if name in made}
         if feed is None or not axes:
             return None
-        found = dict(_figures(model, axes, graph_runs(backend, device), feed))
+        found: dict[str, np.ndarray] = {}
+        for part in _parts(model, axes, feed):
+            found |= _figures(model, {name: axes[name] for name in part}, graph_runs(backend, device), feed)
         factor, floor = self._rule(device)
         worst, note = 0.0, ""
         for name, figures, error in zip(self.names, self.figures, self.errors.tolist(), strict=True):
@@ -190,11 +196,11 @@ def layer_feed(spec: ModelSpec, samples: Samples, sizes: tuple[tuple[str, int], 
 def graph_runs(backend: str, device: str) -> Runs:
     """Return what runs graphs by a backend."""
 
-    def opened(model: onnx.ModelProto) -> Compute:
+    def opened(model: onnx.ModelProto) -> Visit:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "layers.onnx"
             file.write_bytes(model.SerializeToString())
-            return open_session(backend, file, device=device).run
+            return open_session(backend, file, device=device).visit
 
     return opened
 
@@ -215,10 +221,8 @@ def _axes(model: onnx.ModelProto) -> dict[str, int]:
     return axes
 
 
-def _parts(
-    model: onnx.ModelProto, names: Sequence[str], feed: Mapping[str, np.ndarray], width: int
-) -> Iterator[list[str]]:
-    """Yield the layers in as few parts as memory has room for, at ``width`` bytes a number.
+def _parts(model: onnx.ModelProto, names: Iterable[str], feed: Mapping[str, np.ndarray]) -> Iterator[list[str]]:
+    """Yield the layers in as few parts as memory has room for.
 
     One of an unknown size counts as a 64th of the room.
     """
@@ -232,7 +236,7 @@ def _parts(
     sizes = {}
     for value in (*model.graph.value_info, *model.graph.output):
         shape = [dim.dim_value or fixed.get(dim.dim_param, 0) for dim in value.type.tensor_type.shape.dim]
-        sizes[value.name] = width * math.prod(shape)
+        sizes[value.name] = 4 * math.prod(shape)
     part: list[str] = []
     room = AT_ONCE
     for name in names:
@@ -247,18 +251,21 @@ def _parts(
 
 
 def _figures(
-    model: onnx.ModelProto, axes: Mapping[str, int], runs: Runs, feed: Mapping[str, np.ndarray], width: int = 4
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield mean and root mean square [2, channels] of each layer that has values, of ``width`` bytes each."""
-    for part in _parts(model, list(axes), feed, width):
-        with np.errstate(all="ignore"):
-            values = dict(runs(with_outputs(model, part))(feed))
-            for name in part:
-                value = values.pop(name, None)  # its memory is for the next part
-                if value is not None and value.ndim > 1 and value.size:
-                    rows = np.moveaxis(value, axes[name], 0).astype(np.float64, copy=False)
-                    rows = rows.reshape(len(rows), -1)
-                    yield name, np.stack([rows.mean(axis=1), np.sqrt(np.mean(rows**2, axis=1))])
+    model: onnx.ModelProto, axes: Mapping[str, int], runs: Runs, feed: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return mean and root mean square [2, channels] of each layer that has values."""
+    figures = {}
+
+    def take(name: str, value: np.ndarray | None) -> None:
+        if name in axes and value is not None and value.ndim > 1 and value.size:
+            rows = np.moveaxis(value, axes[name], 0).astype(np.float64, copy=False)
+            rows = rows.reshape(len(rows), -1)
+            squares = np.einsum("ij,ij->i", rows, rows) / rows.shape[1]
+            figures[name] = np.stack([rows.mean(axis=1), np.sqrt(squares)])
+
+    with np.errstate(all="ignore"):
+        runs(with_outputs(model, list(axes)))(feed, take)
+    return figures
 
 
 def _beyond(known: np.ndarray, found: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,8 @@ _CASTS = ("Cast", "CastLike")
 class _Step:
     """One call: the slots that it reads (-1 for nothing), writes, and empties when it is done.
 
+    ``passed`` are those that it empties where no output is kept.
+
     ``uploads`` are the positions of arguments that lie on the host and have to go to the device;
     ``known`` holds what went there before, by position and value. ``checked`` tells that the types of all arguments
     were known and checked when the program was made.
@@ -63,6 +65,7 @@ class _Step:
     sources: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     spent: list[int] = field(default_factory=list)
+    passed: list[int] = field(default_factory=list)
     uploads: list[int] = field(default_factory=list)
     known: dict[tuple[int, bytes], Tensor] = field(default_factory=dict)
     wanted: int = field(init=False)
@@ -112,6 +115,9 @@ class Program:
         self._results = {name: name for name in self.outputs} | _narrow_results(self._steps, self.outputs, types)
         spared = {name for name, source in self._results.items() if name != source}
         self._steps = [step for step in self._steps if spared.isdisjoint(step.node.outputs)]
+        self._names: dict[str, list[str]] = {}
+        for name, source in self._results.items():
+            self._names.setdefault(source, []).append(name)
         self.running = ""
         self._slots: dict[str, int] = {}
         self._template: list[Tensor | None] = []
@@ -119,8 +125,13 @@ class Program:
         self._wide: dict[int, tuple[Tensor, Tensor]] = {}
         self._place(constants)
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the outputs as they were computed, on the device, for tensors in the types of `entry`."""
+    def run(
+        self, inputs: Mapping[str, Tensor], take: Callable[[str, Tensor], object] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the outputs as they were computed, on the device, for tensors in the types of `entry`.
+
+        With ``take`` none is returned: it is called with each, once it is computed.
+        """
         values = list(self._template)
         for name, value in inputs.items():
             if name in self._slots:
@@ -141,9 +152,20 @@ class Program:
                     )
                 for slot, value in zip(step.targets, results, strict=False):
                     values[slot] = value
-                for slot in step.spent:
+                if take is not None:
+                    for name, value in zip(step.node.outputs, results, strict=False):
+                        for output in self._names.get(name, ()):
+                            take(output, value.to(self.device))
+                for slot in step.spent if take is None else step.passed:
                     values[slot] = None
             self.running = ""
+        if take is not None:
+            made = {name for step in self._steps for name in step.node.outputs}
+            for name, source in self._results.items():
+                kept = values[self._slots[source]]
+                if source not in made and kept is not None:
+                    take(name, kept.to(self.device))
+            return {}
         found = {name: values[self._slots[source]] for name, source in self._results.items()}
         return {name: value.to(self.device) for name, value in found.items() if value is not None}
 
@@ -223,10 +245,16 @@ class Program:
         for name in self.outputs:
             if name not in slot and name in constants:
                 constant(name, False)
-        kept = set(fixed) | {slot[name] for name in self._results.values()}
-        for step in reversed(self._steps):
-            step.spent = [number for number in {*step.sources, *step.targets} - kept if number >= 0]
-            kept.update(step.spent)
+        results = {slot[name] for name in self._results.values()}
+        made = {slot[name] for step in self._steps for name in step.node.outputs}
+        for kept, all_kept in ((set(fixed) | results, True), (set(fixed) | (results - made), False)):
+            for step in reversed(self._steps):
+                spent = [number for number in {*step.sources, *step.targets} - kept if number >= 0]
+                kept.update(spent)
+                if all_kept:
+                    step.spent = spent
+                else:
+                    step.passed = spent
         self._slots = slot
         self._steady = set(fixed) | {target for step in self._steps if not step.sources for target in step.targets}
         self._template = [fixed.get(number) for number in range(next(numbers))]

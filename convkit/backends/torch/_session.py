@@ -70,10 +70,24 @@ class TorchSession(Session):
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return every output by name, in the types that the graph declares."""
+        with self._running(inputs) as tensors:
+            return {name: self.leave(name, value) for name, value in self.program.run(tensors).items()}
+
+    def visit(self, inputs: Mapping[str, np.ndarray], take: Callable[[str, np.ndarray], object]) -> None:
+        """Call ``take`` with each output as soon as it is computed, in the type that it has then."""
+
+        def leave(name: str, value: Tensor) -> None:
+            take(name, (value.float() if value.dtype == torch.bfloat16 else value).contiguous().cpu().numpy())
+
+        with self._running(inputs) as tensors:
+            self.program.run(tensors, leave)
+
+    @contextmanager
+    def _running(self, inputs: Mapping[str, np.ndarray]) -> Iterator[dict[str, Tensor]]:
+        """Give the inputs as tensors to a block that runs the program, and explain its errors."""
         try:
             with self.settings():
-                results = self.program.run({name: self.enter(name, value) for name, value in inputs.items()})
-                outputs = {name: self.leave(name, value) for name, value in results.items()}
+                yield {name: self.enter(name, value) for name, value in inputs.items()}
         except ConvkitError:
             raise
         except Exception as error:
@@ -84,7 +98,6 @@ class TorchSession(Session):
                 f"The torch backend cannot run the model on {shapes}: {where}{text}",
                 hint="The graph may hold a size as a number that was asked to vary; give that dimension one size.",
             ) from error
-        return outputs
 
     def enter(self, name: str, value: np.ndarray) -> Tensor:
         """Return an input on the device in the type and layout in which the program takes it."""

@@ -184,7 +184,11 @@ def test_the_casts_at_the_edges_of_a_typed_graph_are_left_to_who_feeds_and_reads
     results = session.program.run({"x": torch.from_numpy(x).to(narrow)})
     assert session.program.entry("x") == narrow
     assert (results["y"].dtype, results["z"].dtype) == (narrow, torch.float32)
-    found = session.run({"x": x})
+    found, visited = session.run({"x": x}), {}
+    session.visit({"x": x}, visited.__setitem__)
+    assert {name: value.astype(np.float32).tolist() for name, value in visited.items()} == {
+        name: value.tolist() for name, value in found.items()
+    }
     assert found["y"].dtype == np.float32
     np.testing.assert_array_equal(found["y"], results["y"].float().numpy())
     np.testing.assert_array_equal(found["z"], found["y"] * np.float32(1 / 3))
@@ -237,10 +241,12 @@ def test_a_graph_of_float16_is_run_as_it_is(tmp_path):
     np.testing.assert_array_equal(found, np.array([1, 2, 3], np.float16) + np.float16(0.1))
 
 
-def test_values_are_dropped_after_their_last_use(tmp_path):
-    """A chain of 40 sums of 4 MiB each may hold a few of them, not all."""
+@pytest.mark.parametrize("visited", [False, True])
+def test_values_are_dropped_after_their_last_use(tmp_path, visited):
+    """A chain of 40 sums of 4 MiB each may hold a few of them, not all; even where all are outputs that are visited."""
     names = ["x", *(f"v{i}" for i in range(39)), "y"]
-    model = make_model([node("Add", [a, a], [b]) for a, b in pairwise(names)], {"x": [1, 2**20]}, {"y": [1, 2**20]})
+    outputs = {name: [1, 2**20] for name in (names[1:] if visited else ["y"])}
+    model = make_model([node("Add", [a, a], [b]) for a, b in pairwise(names)], {"x": [1, 2**20]}, outputs)
     session: Any = Torch().open(Engine("torch", save(model, tmp_path)))
     alive: list[int] = []
     made: list[ref[torch.Tensor]] = []
@@ -254,9 +260,32 @@ def test_values_are_dropped_after_their_last_use(tmp_path):
             return result
 
         step.function = counted
-    session.run({"x": np.zeros((1, 2**20), np.float32)})
+    feed = {"x": np.ones((1, 2**20), np.float32)}
+    if visited:
+        found: dict[str, float] = {}
+        session.visit(feed, lambda name, value: found.update({name: value.max()}))
+        assert found == {name: 2.0 ** (row + 1) for row, name in enumerate(names[1:])}
+    else:
+        session.run(feed)
     assert len(alive) == 40
     assert max(alive) <= 2
+
+
+def test_a_visit_gives_what_a_run_gives(tmp_path):
+    """An input and a constant as outputs, one that is read again, and one without a reader; in float64 unrounded."""
+    nodes = [node("Mul", ["x", "third"], ["y"]), node("Add", ["y", "y"], ["z"]), node("Neg", ["z"], ["w"])]
+    shapes = {name: [4] for name in ("w", "y", "z", "x")} | {"third": []}
+    model = make_model(nodes, {"x": [4]}, shapes, {"third": np.float32(1 / 3)})
+    x = random(4)
+    for dtype in (None, "float64", "bfloat16"):
+        session, visited = session_in(save(model, tmp_path), dtype), {}
+        session.visit({"x": x}, visited.__setitem__)
+        found = session.run({"x": x})
+        assert list(visited)[:3] == ["y", "z", "w"], "in the order in which they are computed"
+        assert visited.keys() == found.keys()
+        for name, value in found.items():
+            np.testing.assert_array_equal(visited[name].astype(value.dtype), value)
+        assert visited["y"].dtype == (dtype if dtype == "float64" else np.float32)
 
 
 class Gate:
