@@ -8,7 +8,8 @@ Run with two cores to compare with docs/performance.md.
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
+import resource
 import statistics
 import subprocess
 import sys
@@ -24,16 +25,37 @@ LIMIT_RATIO = 0.75
 
 
 def convert(weights: Path, output: Path, extra: list[str]) -> tuple[float, float]:
-    """Run the command in a process of its own; return seconds and peak resident memory in GiB."""
+    """Run the command in a process of its own; return seconds and peak memory in GiB, of its own processes too.
+
+    Pages that processes share count once (the proportional set size of Linux, read four times a second).
+    """
     command = [sys.executable, "-m", "convkit", "convert", "centernet", "-w", str(weights), "-o", str(output), *extra]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    peak = 0.0
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = process.wait(0.25)
+            break
+        peak = max(peak, memory_of(process.pid))
     seconds = time.perf_counter() - started
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"{usage.ru_utime + usage.ru_stime:.0f} s of CPU time", file=sys.stderr)
     if status:
-        sys.exit(f"the conversion failed with status {os.waitstatus_to_exitcode(status)}")
-    return seconds, usage.ru_maxrss / 2**20
+        sys.exit(f"the conversion failed with status {status}")
+    return seconds, peak
+
+
+def memory_of(process: int) -> float:
+    """Return the memory of a process and of those that it forked, in GiB."""
+    total = 0.0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if process in (parent, int(folder.name)):
+                lines = (folder / "smaps_rollup").read_text().splitlines()
+                total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 2**20
+    return total
 
 
 def inference(weights: Path, artifact: Path, runs: int) -> tuple[float, float]:
@@ -92,7 +114,7 @@ def main() -> None:
     print("|---|---|---|")
     what = f"convert {options.arch} 512x512, batch 1:1:8, to a proved artifact"
     print(f"| {what} | {seconds:.1f} s | {limit_seconds:.0f} s |")
-    print(f"| peak resident memory of that | {memory:.2f} GiB | {limit_gib:.0f} GiB |")
+    print(f"| peak memory of that | {memory:.2f} GiB | {limit_gib:.0f} GiB |")
     print(f"| PyTorch eager, batch 1 | {torch_ms:.1f} ms | |")
     print(f"| ONNX Runtime, batch 1 | {ort_ms:.1f} ms ({ratio:.2f} of eager) | {LIMIT_RATIO} of eager |")
     sys.exit(not (seconds <= limit_seconds and memory <= limit_gib and ratio <= LIMIT_RATIO))
