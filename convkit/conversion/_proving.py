@@ -23,6 +23,7 @@ from convkit.plugins import manager
 from convkit.processing import decode_batch, fitted_inputs
 from convkit.progress import Progress
 from convkit.proof import (
+    Check,
     Compute,
     GoldenSamples,
     Layers,
@@ -74,7 +75,8 @@ def prove_written(
 
     ``layers`` is what its layers have to give.
     """
-    session = runner.open(folder / MODEL)
+    compared, reason = _compared_layers(layers, folder / MODEL, golden, runner) if layers else (None, "")
+    session = runner.open(folder / MODEL)  # after that of the layers: neither needs the other's memory besides
     if session.device == "cpu":
         session = RecallingSession(session)
 
@@ -99,8 +101,8 @@ def prove_written(
             ),
             progress=progress,
         )
-        if layers:
-            _compare_layers(layers, folder / MODEL, golden, verdict)
+        verdict.checks += [compared] if compared else []
+        verdict.notes += [reason] if reason else []
         if isinstance(session, RecallingSession):
             session.recall()
         drawings = _drawings(measured, inputs, engine, verdict.backend)
@@ -121,16 +123,14 @@ def _whole(spec: ModelSpec, measured: Measured, inputs: RawInputs, golden: Golde
     ).fitted(spec)
 
 
-def _compare_layers(layers: Layers, file: Path, golden: GoldenSamples, verdict: Verdict) -> None:
+def _compared_layers(layers: Layers, file: Path, golden: GoldenSamples, runner: Runner) -> tuple[Check | None, str]:
+    """Return the check of the layers, or why there is none."""
     import onnx
 
     try:
-        found = layers.check(onnx.load(str(file)), golden.samples, verdict.backend, verdict.device)
+        return layers.check(onnx.load(str(file)), golden.samples, runner.backend.name, runner.device), ""
     except ConvkitError as error:
-        verdict.notes.append(f"the layers were not compared: {error.message}")
-        return
-    if found:
-        verdict.checks.append(found)
+        return None, f"the layers were not compared: {error.message}"
 
 
 def prove_graph(

@@ -24,8 +24,6 @@ from convkit.proof._computes import run_parallel
 
 __all__ = ["Beside", "Task"]
 
-MOST = 4
-"""Processes at most: each needs the memory of a run of its own."""
 PATIENCE = 30.0
 """Seconds without any processor time after which a process hangs."""
 
@@ -47,7 +45,7 @@ class Task(Protocol):
 class Beside:
     """Computes tasks from now on in forked processes, one for each core.
 
-    They share the memory of this process as it was: what is patched here meanwhile is not seen there. What could not be
+    They share the memory of this process as it was, weights included: what is patched here meanwhile is not seen there. What could not be
     computed there (it raised an error, the process was killed or hangs) is computed by `finish`, here, and only then do
     errors show. Where nothing can be forked (without Linux, with one core, once CUDA is in use) that is all of it.
     """
@@ -62,7 +60,7 @@ class Beside:
         self._failed: list[int] = []
         threads = torch.get_num_threads()
         forks = sys.platform == "linux" and threads > 1 and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        self._processes = [_Process(self) for _ in range(min(threads, len(tasks), MOST) if forks else 0)]
+        self._processes = [_Process(self) for _ in range(min(threads, len(tasks)) if forks else 0)]
 
     def __enter__(self) -> Beside:
         return self
