@@ -45,9 +45,10 @@ class Task(Protocol):
 class Beside:
     """Computes tasks from now on in forked processes, one for each core.
 
-    They share the memory of this process as it was, weights included: what is patched here meanwhile is not seen there. What could not be
-    computed there (it raised an error, the process was killed or hangs) is computed by `finish`, here, and only then do
-    errors show. Where nothing can be forked (without Linux, with one core, once CUDA is in use) that is all of it.
+    They share the memory of this process as it was, weights included: what is patched here meanwhile is not seen there.
+    What could not be computed there (it raised an error, the process was killed or hangs) is computed by `finish`,
+    here, and only then do errors show. Where nothing can be forked (without Linux, with one core, once CUDA is in use)
+    that is all of it.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from convkit.backends.torch._accept import (
     refuse,
     unread_attributes,
 )
+from convkit.backends.torch._edges import NARROW, entries, narrow_results
 from convkit.backends.torch._element_types import element_types
 from convkit.backends.torch._node import (
     Builder,
@@ -41,13 +42,12 @@ if TYPE_CHECKING:
 __all__ = ["Program"]
 
 LONGEST_CHAIN = 3
-_NARROW = (torch.float16, torch.bfloat16)
 _CASTS = ("Cast", "CastLike")
 """Operators whose result is not of the type that they read."""
 
 
 @dataclass
-class _Step:
+class Step:
     """One call: the slots that it reads (-1 for nothing), writes, and empties when it is done.
 
     ``passed`` are those that it empties where no output is kept.
@@ -111,8 +111,8 @@ class Program:
         nodes = _nodes(model, constants, device=device, precision=precision)
         types = element_types(model)
         self._steps = _steps(nodes, table, set(self.outputs), types)
-        self._entries = _entries(self._steps, self.inputs, self.outputs)
-        self._results = {name: name for name in self.outputs} | _narrow_results(self._steps, self.outputs, types)
+        self._entries = entries(self._steps, self.inputs, self.outputs)
+        self._results = {name: name for name in self.outputs} | narrow_results(self._steps, self.outputs, types)
         spared = {name for name, source in self._results.items() if name != source}
         self._steps = [step for step in self._steps if spared.isdisjoint(step.node.outputs)]
         self._names: dict[str, list[str]] = {}
@@ -159,24 +159,22 @@ class Program:
                 for slot in step.spent if take is None else step.passed:
                     values[slot] = None
             self.running = ""
-        if take is not None:
-            made = {name for step in self._steps for name in step.node.outputs}
-            for name, source in self._results.items():
-                kept = values[self._slots[source]]
-                if source not in made and kept is not None:
-                    take(name, kept.to(self.device))
-            return {}
         found = {name: values[self._slots[source]] for name, source in self._results.items()}
-        return {name: value.to(self.device) for name, value in found.items() if value is not None}
+        given = {name: value.to(self.device) for name, value in found.items() if value is not None}
+        if take is not None:  # inputs and constants, which no step computes
+            for name, value in given.items():
+                take(name, value)
+            return {}
+        return given
 
     def entry(self, name: str) -> torch.dtype:
         """Return the type in which an input enters the program."""
         dtype = self._entries.get(name, self.inputs[name])
         return self.precision if self.precision is not None and dtype == torch.float32 else dtype
 
-    def _computed_wide(self, step: _Step, arguments: Sequence[Tensor | None]) -> Any:
+    def _computed_wide(self, step: Step, arguments: Sequence[Tensor | None]) -> Any:
         """Return what a step computes in float32 from 16-bit tensors, rounded to their type."""
-        narrow = next((value.dtype for value in arguments if value is not None and value.dtype in _NARROW), None)
+        narrow = next((value.dtype for value in arguments if value is not None and value.dtype in NARROW), None)
         if narrow is None or step.node.op_type in _CASTS:
             return step.function(*arguments)
         result = step.function(*map(self._widened, step.sources, arguments))
@@ -186,7 +184,7 @@ class Program:
 
     def _widened(self, slot: int, value: Tensor | None) -> Tensor | None:
         """Return a 16-bit argument in float32; of a constant there is one copy."""
-        if value is None or value.dtype not in _NARROW:
+        if value is None or value.dtype not in NARROW:
             return value
         if slot not in self._steady:
             return value.float()
@@ -195,7 +193,7 @@ class Program:
             kept = self._wide[slot] = (value, value.float())
         return kept[1]
 
-    def _upload(self, step: _Step, position: int, value: Tensor | None) -> Tensor | None:
+    def _upload(self, step: Step, position: int, value: Tensor | None) -> Tensor | None:
         """Return a small host tensor on the device; one that was there before is not copied again.
 
         A captured run thus finds everything in place that the run before it needed.
@@ -246,15 +244,9 @@ class Program:
             if name not in slot and name in constants:
                 constant(name, False)
         results = {slot[name] for name in self._results.values()}
-        made = {slot[name] for step in self._steps for name in step.node.outputs}
-        for kept, all_kept in ((set(fixed) | results, True), (set(fixed) | (results - made), False)):
-            for step in reversed(self._steps):
-                spent = [number for number in {*step.sources, *step.targets} - kept if number >= 0]
-                kept.update(spent)
-                if all_kept:
-                    step.spent = spent
-                else:
-                    step.passed = spent
+        made = {number for step in self._steps for number in step.targets}
+        _empty(self._steps, "spent", set(fixed) | results)
+        _empty(self._steps, "passed", set(fixed) | (results - made))
         self._slots = slot
         self._steady = set(fixed) | {target for step in self._steps if not step.sources for target in step.targets}
         self._template = [fixed.get(number) for number in range(next(numbers))]
@@ -267,35 +259,12 @@ class Program:
         return tensor
 
 
-def _casts_to(step: _Step) -> torch.dtype | None:
-    """Return the type that a Cast makes; None for another operator."""
-    return torch_dtype(step.node.attributes["to"]) if step.node.op_type == "Cast" and not step.node.domain else None
-
-
-def _entries(
-    steps: Sequence[_Step], inputs: Mapping[str, torch.dtype], outputs: Collection[str]
-) -> dict[str, torch.dtype]:
-    """Return the 16-bit type of each float32 input that nothing but casts to that type reads."""
-    found = {}
-    for name, dtype in inputs.items():
-        kinds = {_casts_to(step) for step in steps if name in step.inputs}
-        if dtype == torch.float32 and name not in outputs and len(kinds) == 1 and (kind := kinds.pop()) in _NARROW:
-            found[name] = kind
-    return {name: kind for name, kind in found.items() if kind is not None}
-
-
-def _narrow_results(
-    steps: Sequence[_Step], outputs: Mapping[str, torch.dtype], types: Mapping[str, torch.dtype | str]
-) -> dict[str, str]:
-    """Return the 16-bit value behind each float32 output that a cast of it makes, and nothing else reads."""
-    read = {name for step in steps for name in step.inputs}
-    return {
-        step.node.outputs[0]: step.inputs[0]
-        for step in steps
-        if _casts_to(step) == outputs.get(step.node.outputs[0]) == torch.float32
-        and step.node.outputs[0] not in read
-        and types.get(step.inputs[0]) in _NARROW
-    }
+def _empty(steps: Sequence[Step], field: str, kept: set[int]) -> None:
+    """Set a field of each step to the slots that nothing needs after it."""
+    for step in reversed(steps):
+        numbers = [number for number in {*step.sources, *step.targets} - kept if number >= 0]
+        setattr(step, field, numbers)
+        kept.update(numbers)
 
 
 def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -335,7 +304,7 @@ def _value(node: TorchNode) -> np.ndarray:
 
 def _steps(
     nodes: Sequence[TorchNode], table: Mapping[Key, Builder], wanted: set[str], types: Mapping[str, torch.dtype | str]
-) -> list[_Step]:
+) -> list[Step]:
     """Return the steps for the values that are wanted, in order; what none of them needs is left out."""
     needed, steps = set(wanted), []
     for node in reversed(nodes):
@@ -347,7 +316,7 @@ def _steps(
     return steps[::-1]
 
 
-def _build(node: TorchNode, table: Mapping[Key, Builder], types: Mapping[str, torch.dtype | str]) -> _Step:
+def _build(node: TorchNode, table: Mapping[Key, Builder], types: Mapping[str, torch.dtype | str]) -> Step:
     """Return the step of a node, by the builder of the longest chain that ends in it and does not decline.
 
     A chain whose builder passes over an attribute of one of its nodes is left to the single operators.
@@ -368,7 +337,7 @@ def _build(node: TorchNode, table: Mapping[Key, Builder], types: Mapping[str, to
         own = declared_by(builder) if len(chain) == 1 else Declared()
         known = [_accepted(link, table, types) for link in chain]
         check_arity(node, function, len(inputs))
-        return _Step(node, function, inputs, own, all(known))
+        return Step(node, function, inputs, own, all(known))
     raise EnvironmentProblem(
         f"The torch backend has no operator {node.domain or 'ai.onnx'}::{node.op_type} (opset {node.opset},"
         f" node {node.name!r}).",
