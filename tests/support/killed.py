@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 from support.exporter import quick_exports
+from support.scenes import quick_scenes
 
-from convkit import convert
+from convkit import convert, synthetic_scenes
 from convkit.cli import _console, main
 
 HALF = "half of "
@@ -71,6 +72,8 @@ def arm(strike: Callable[[], None], moment: str) -> None:
 def strike_all(folder: Path, weights: str, events: list[str]) -> None:
     """Convert once to import and compile everything, then cut others short."""
     quick_exports()
+    synthetic_scenes(1)
+    quick_scenes()
     torch.set_num_threads(1)
     convert("toy", weights=weights, output=folder / "warm", samples=2)
     for event in events:
