@@ -27,7 +27,7 @@ LIMIT_RATIO = 0.75
 def convert(weights: Path, output: Path, extra: list[str]) -> tuple[float, float]:
     """Run the command in a process of its own; return seconds and peak memory in GiB, of its own processes too.
 
-    Pages that processes share count once (the proportional set size of Linux, read four times a second).
+    Pages that processes share count once (the proportional set size of Linux, read every two seconds).
     """
     command = [sys.executable, "-m", "convkit", "convert", "centernet", "-w", str(weights), "-o", str(output), *extra]
     started = time.perf_counter()
@@ -35,7 +35,7 @@ def convert(weights: Path, output: Path, extra: list[str]) -> tuple[float, float
     peak = 0.0
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            status = process.wait(0.25)
+            status = process.wait(2)
             break
         peak = max(peak, memory_of(process.pid))
     seconds = time.perf_counter() - started

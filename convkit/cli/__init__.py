@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 import os
 import signal
 import sys
@@ -20,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     # PyTorch's threads wait for each other by spinning; on cores that are busy otherwise that costs up to tenfold.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    atexit.register(gc.freeze)  # the process ends: collecting what PyTorch's exporter left takes seconds
     from convkit.cli._streams import guard_streams
 
     guard_streams()
