@@ -55,9 +55,8 @@ class Beside:
         import torch
 
         self.tasks = tasks
-        self.known = 0
-        """How many are computed."""
         self._waiting = deque(range(len(tasks)))
+        self._known: list[int] = []
         self._failed: list[int] = []
         threads = torch.get_num_threads()
         forks = sys.platform == "linux" and threads > 1 and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
@@ -90,16 +89,16 @@ class Beside:
             self._failed.append(number)
         else:
             self.tasks[number].learn(outputs)
-            self.known += 1
+            self._known.append(number)
 
     def finish(self, done: Callable[[int], object] = int) -> None:
         """Wait for the processes, and compute what they left; ``done`` gets how many tasks are known."""
         for process in self._processes:
             while process.works():
-                done(self.known)
+                done(len(self._known))
         left = [*self._failed, *self._waiting]
         self._waiting.clear()
-        run_parallel([partial(self._here, number) for number in left], lambda count: done(self.known))
+        run_parallel([partial(self._here, number) for number in left], lambda count: done(len(self._known)))
 
     def _here(self, number: int) -> None:
         self.learn(number, self.tasks[number].run())
