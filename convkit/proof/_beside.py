@@ -43,7 +43,7 @@ class Task(Protocol):
 
 
 class Beside:
-    """Computes tasks from now on in forked processes, one for each core.
+    """Computes tasks from now on in forked processes, one for each core, which have PyTorch's threads between them.
 
     They share the memory of this process as it was, weights included: what is patched here meanwhile is not seen there.
     What could not be computed there (it raised an error, the process was killed or hangs) is computed by `finish`,
@@ -60,7 +60,8 @@ class Beside:
         self._failed: list[int] = []
         threads = torch.get_num_threads()
         forks = sys.platform == "linux" and threads > 1 and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        self._processes = [_Process(self) for _ in range(min(threads, len(tasks)) if forks else 0)]
+        count = min(threads, len(tasks)) if forks else 0
+        self._processes = [_Process(self, threads // count) for _ in range(count)]
 
     def __enter__(self) -> Beside:
         return self
@@ -107,10 +108,10 @@ class Beside:
 class _Process:
     """A process, and the thread here that hands it one task after the other."""
 
-    def __init__(self, owner: Beside) -> None:
+    def __init__(self, owner: Beside, threads: int) -> None:
         context = multiprocessing.get_context("fork")
         self._pipe, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, self._pipe, owner.tasks), daemon=True)
+        self._process = context.Process(target=_serve, args=(there, self._pipe, owner.tasks, threads), daemon=True)
         with warnings.catch_warnings():  # of other threads: a process that waits for a lock of theirs is given up
             warnings.simplefilter("ignore", DeprecationWarning)
             self._process.start()
@@ -147,20 +148,27 @@ class _Process:
                 owner.learn(number, outputs)
 
 
-def _serve(pipe: Connection[Any, Any], other: Connection[Any, Any], tasks: Sequence[Task]) -> None:
+def _serve(pipe: Connection[Any, Any], other: Connection[Any, Any], tasks: Sequence[Task], threads: int) -> None:
     """Compute the tasks that are asked for, until nobody asks; an error gives None."""
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that forked this one ends it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     other.close()
-    torch.set_num_threads(1)  # the threads of the process that was forked are not here
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            number, outputs = pipe.recv(), None
-            with contextlib.suppress(Exception):
-                outputs = dict(tasks[number].run())
-            pipe.send(outputs)
+
+    def serve() -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                number, outputs = pipe.recv(), None
+                with contextlib.suppress(Exception):
+                    outputs = dict(tasks[number].run())
+                pipe.send(outputs)
+
+    # The forked thread would wait for threads of OpenMP that were not forked with it; a new one has its own.
+    thread = Thread(target=serve, daemon=True)
+    thread.start()
+    thread.join()
 
 
 def _processor_ticks(process: int | None) -> int:

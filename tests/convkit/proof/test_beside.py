@@ -73,6 +73,15 @@ def test_tasks_are_computed_in_other_processes_as_this_one_was(monkeypatch):
     assert torch.get_num_threads() == 2
 
 
+def test_one_task_has_all_threads():
+    torch.ones(1 << 20).add(1).sum()
+    tasks = [Product(400)]
+    with Beside(tasks) as beside:
+        beside.finish()
+    assert PARENT not in check(tasks)
+    assert int(tasks[0].outputs["threads"]) == 2
+
+
 def exit_at_once() -> None:
     os._exit(3)
 
