@@ -135,8 +135,6 @@ def prove(
         progress(f"proving {case}", number, len(cases))
         feed = samples.feed(case)
         expected, actual = reference(feed), engine(feed)
-        if case.batch == 1:
-            alone[feed_key(feed)] = actual
         shapes = [_shape_check(output, case, expected, actual) for output in spec.outputs]
         verdict.checks.extend(shapes)
         for output in _by_values(spec):
@@ -144,6 +142,8 @@ def prove(
             verdict.checks.append(judge(errors, output, str(case), baselines[output.name]))
         if not all(check.passed for check in shapes):
             continue  # what has another shape, or no numbers, can be neither decoded nor taken apart
+        if case.batch == 1:
+            alone[feed_key(feed)] = actual
         if decode:
             metas = samples.metas(case)
             check_repeated(decode, expected, metas, decode_batch(decode, expected, metas))
