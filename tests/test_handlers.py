@@ -28,6 +28,7 @@ CALLS = {
     "convkit/conversion/_export.py": "PyTorch's exporter, and code of plugins in it",
     "convkit/doctor/_plugins.py": "libraries that do not load",
     "convkit/plugins.py": "code of plugins",
+    "convkit/proof/_beside.py": "code of adapters, which runs again where its errors show",
     "convkit_plugins/dcnv2/tensorrt/_aot.py": "TensorRT, which swallows what a plugin raises",
     "convkit_plugins/dcnv2/tensorrt/_creator.py": "TensorRT, which swallows what a plugin raises",
     "convkit_plugins/dcnv2/tensorrt/_guard.py": "TensorRT, which swallows what a plugin raises",

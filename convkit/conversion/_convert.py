@@ -185,8 +185,8 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress, clock: 
         plan = replace(plan, brought=read_graph(plan.settings.graph, asked))
     name, settings, target = plan.adapter.name, plan.settings, plan.target
     if settings.to != target.format:  # what the engine cannot get is refused before the work
-        find_builder(settings.to).check_build(settings.target, settings.options)
         manager().gather("convkit_graph_rewrites", of=Rewrite, adapter=name, target=replace(target, format=settings.to))
+        find_builder(settings.to).check_build(settings.target, settings.options)
     if plan.output:
         reserve(plan.output, overwrite=overwrite)
     runner = Runner(find_graph_backend(settings.backend, settings.device), settings.device)

@@ -103,7 +103,8 @@ def build_engine(
     artifact.verify()
     spec = spec_from_manifest(artifact.manifest)
     edges = engine_edges(spec, kind, io_precision)
-    wish = _wish(kind, spec, calibrate, method) if typing else None
+    files = CalibrationFiles(spec, calibrate) if calibrate else None
+    wish = Wish(kind, calibration=files, method=method or DEFAULT_METHOD) if typing else None
     with engine_staging(artifact.path, to) as staged:
         folder = staged.folder
         golden = GoldenSamples.load(artifact.path, spec, artifact.manifest["files"])
@@ -159,8 +160,12 @@ def _typing(artifact: Artifact) -> list[RewriteRecord]:
 
 
 def _target(artifact: Artifact, to: str, precision: Precision, options: Mapping[str, Any]) -> Target:
-    graph = artifact.manifest["graph"]
-    return Target(to, graph["opset"], graph["form"], precision.name, {**graph["options"], **resolve_options(options)})
+    """Return what is built for; a setting that such an engine cannot have is refused by who brings the rewrites."""
+    graph, name = artifact.manifest["graph"], artifact.manifest["adapter"]["name"]
+    chosen = {**graph["options"], **resolve_options(options)}
+    target = Target(to, graph["opset"], graph["form"], precision.name, chosen)
+    manager().gather("convkit_graph_rewrites", of=Rewrite, adapter=name, target=target)
+    return target
 
 
 @dataclass(frozen=True)
@@ -169,12 +174,6 @@ class _Fitted:
 
     graph: Path
     records: Sequence[tuple[str, RewriteRecord]]
-
-
-def _wish(kind: Precision, spec: ModelSpec, calibrate: Path | None, method: str | None) -> Wish:
-    """Return what is asked of the types of a float32 artifact's graph."""
-    files = CalibrationFiles(spec, calibrate) if calibrate else None
-    return Wish(kind, calibration=files, method=method or DEFAULT_METHOD)
 
 
 def _type(
