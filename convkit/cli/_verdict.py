@@ -49,8 +49,9 @@ def _checks(verdict: Verdict, *, verbose: bool) -> Table:
     for checks in groups.values():
         worst = max(checks, key=_tightness)
         cases = worst.case if verbose or not worst.passed else str(len(checks))
-        add_row(result, worst.output, worst.kind, cases, *_headline(worst), _mark(worst.state))
-        if not worst.passed and worst.note:
+        figure, limit = _headline(worst)
+        add_row(result, worst.output, worst.kind, cases, figure, limit, _mark(worst.state))
+        if not worst.passed and worst.note not in figure:
             add_row(result, "", "", "", styled(worst.note, "red"), "", "")
     return result
 

@@ -257,7 +257,9 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress, clock: 
             write_device_kernels(source.spec, folder, progress)
             progress("writing the artifact")
             manifest = conversion_record(plan, source, exported, rewritten, proved, typed)
-            artifact = write_artifact(folder, output, manifest, rewritten, proved, typed, overwrite=overwrite)
+            artifact = write_artifact(
+                folder, output, manifest, rewritten, proved, typed, overwrite=overwrite, progress=progress
+            )
     return Conversion(artifact, proved.verdict, proved.ladder, seconds=clock.seconds)
 
 

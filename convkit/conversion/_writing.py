@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convkit.artifact import GRAPHS, REPORT, VERDICT, Artifact, check_destination, publish
+from convkit.conversion._culprit import graph_is_right
 from convkit.errors import ProofFailedError
+from convkit.progress import Progress
 
 if TYPE_CHECKING:
     from convkit.conversion._proving import Proved
@@ -32,6 +34,7 @@ def write_artifact(
     typed: Typed | None,
     *,
     overwrite: bool,
+    progress: Progress,
 ) -> Artifact:
     """Write verdict and report, and publish the artifact; one that failed its proof beside ``output``, as rejected.
 
@@ -75,9 +78,17 @@ def write_artifact(
             hint=f"Keep more in float32 (--precision auto, --keep-fp32). The result was kept as {rejected}.",
             verdict=verdict,
         )
+    shown = f"The result was kept as {rejected} for inspection; `convkit validate {rejected}` shows every check."
+    if graph_is_right(rejected, verdict.backend, progress):
+        raise ProofFailedError(
+            f"{verdict.backend} does not compute what PyTorch computes: {verdict.headline()}.",
+            hint=f"The graph is right: PyTorch runs it within the same limits. {verdict.backend} computes less exactly."
+            f" With --backend torch it is proved, and `run` and `load` use PyTorch. {shown}",
+            verdict=verdict,
+        )
     raise ProofFailedError(
         f"The ONNX model does not compute what PyTorch computes: {verdict.headline()}.",
-        hint=f"The result was kept as {rejected} for inspection; `convkit validate {rejected}` shows every check.",
+        hint=shown,
         verdict=verdict,
     )
 

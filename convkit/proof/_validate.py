@@ -44,7 +44,8 @@ def prove_again(
     """Compare a session of an artifact with the stored float64 results in every shape.
 
     The limits are those that were measured when the artifact, or its 16-bit engine, was made; preprocess and decode are
-    replayed on what is stored. Another ``backend`` than ONNX Runtime is also compared with ONNX Runtime, by polygraphy.
+    replayed on what is stored. Another ``backend`` than ONNX Runtime is also compared with ONNX Runtime, by polygraphy,
+    where ONNX Runtime is within the limits.
     ``golden`` has the types of the session's inputs and outputs. ``save_results`` keeps the outputs of all engines as
     polygraphy's JSON; ``stop_early`` ends the proof after the first shape in which something failed. ``layers``
     compares the layers of the graph, too: that of the artifact, or the ``model`` that the session runs in its place.
@@ -88,7 +89,9 @@ def prove_again(
         other = open_session(COMPARED_WITH, artifact.model) if compared else None
         try:
             engines = {COMPARED_WITH: _widening(other, own), backend: session.run} if other else {backend: session.run}
-            verdict.checks += compare_engines(spec, engines, feeds, baselines, save_results)
+            checks, notes = compare_engines(spec, engines, feeds, baselines, golden.reference(), save_results)
+            verdict.checks += checks
+            verdict.notes += notes
         finally:
             if other is not None:
                 other.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -94,7 +95,9 @@ def json_difference(
     if isinstance(expected, dict) and isinstance(actual, dict) and expected.keys() == actual.keys():
         found = (json_difference(expected[key], actual[key], slack, f"{where}.{key}", scales) for key in expected)
         return next(filter(None, found), "")
-    if isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
+    if isinstance(expected, list) and isinstance(actual, list):
+        if len(expected) != len(actual):
+            return f"{where}: {len(expected)} items and {len(actual)}"
         pairs = enumerate(zip(expected, actual, strict=True))
         return next(filter(None, (json_difference(a, b, slack, f"{where}[{i}]", scales) for i, (a, b) in pairs)), "")
     if isinstance(expected, float) and isinstance(actual, float | int):
@@ -102,7 +105,7 @@ def json_difference(
         scale = max(1.0, abs(expected), scales.get(_field(where), 0.0) if scales else 0.0)
         near = math.isfinite(expected) and abs(expected - actual) <= slack * scale
         return "" if near or expected == actual else f"{where}: {expected} and {actual}"
-    return "" if expected == actual else f"{where}: {expected!r} and {actual!r}"
+    return "" if expected == actual else f"{where}: {reprlib.repr(expected)} and {reprlib.repr(actual)}"
 
 
 def json_scales(value: Any, where: str) -> dict[str, float]:

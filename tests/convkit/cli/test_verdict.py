@@ -52,6 +52,12 @@ def test_a_failure_stands_on_its_own_with_its_case_and_its_note():
     assert lines[-1].startswith("NOT proved: 1 of 2 checks failed")
 
 
+def test_a_note_that_the_row_shows_already_is_not_repeated():
+    figures, limits = {"unexplained": 2.0, "max_box": 1.0}, {"unexplained": 0.0, "max_box": 0.01}
+    lines = shown(check(passed=False, figures=figures, limits=limits, note="0 of 2 matched"))
+    assert sum("0 of 2 matched" in line for line in lines) == 1
+
+
 def test_infinite_and_missing_figures_can_be_shown():
     for value in (math.inf, None):
         lines = shown(check(passed=False, figures={"max_abs": value, "rel_l2": value}, note="3 values are NaN"))

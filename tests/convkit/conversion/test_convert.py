@@ -15,6 +15,7 @@ import onnx
 import pytest
 import torch
 from support.disks import small_disk
+from support.imprecise import change_onnxruntime
 from support.plugins import registered
 from support.toy import ToyAdapter, ToyNet, ToyPlugin, toy_weights
 
@@ -280,6 +281,21 @@ def test_a_result_that_fails_its_proof_is_kept_as_rejected_and_never_used(toy_we
         with pytest.raises(ValidationError, match="was rejected"):
             load(rejected)
         assert not validate(rejected).passed
+
+
+def test_a_backend_that_computes_too_inexactly_is_told_from_a_graph_that_is_wrong(
+    toy, toy_weights_file, tmp_path, monkeypatch
+):
+    change_onnxruntime(monkeypatch, lambda value: value * 1.001)
+    with pytest.raises(ProofFailedError) as caught:
+        convert("toy", weights=toy_weights_file, output=tmp_path / "out", samples=2)
+    assert caught.value.message.startswith("onnxruntime does not compute what PyTorch computes: NOT proved: ")
+    assert caught.value.hint.startswith("The graph is right: PyTorch runs it within the same limits.")
+    assert "--backend torch" in caught.value.hint
+    assert "out.rejected" in caught.value.hint
+    done = convert("toy", weights=toy_weights_file, output=tmp_path / "out", samples=2, backend="torch")
+    assert done.verdict.passed
+    assert validate(done.artifact).passed
 
 
 def test_another_rejected_result_replaces_the_one_before(toy_weights_file, tmp_path, toy_artifact):

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from polygraphy.comparator import Comparator, RunResults
+from support.imprecise import change_onnxruntime
 from support.plugins import registered
 from support.toy import ToyPlugin
 
@@ -104,7 +105,19 @@ def test_two_engines_may_differ_by_twice_the_limit_of_each(artifact):
             assert figure == pytest.approx(by, rel=0.2)  # added to float32 logits
 
 
-def test_an_engine_that_is_right_alone_fails_where_it_differs_from_the_other(artifact):
+def test_onnxruntime_is_no_judge_where_it_misses_the_limits_itself(artifact, monkeypatch):
+    """Else nothing that PyTorch proved could be validated again where ONNX Runtime computes less exactly."""
+    change_onnxruntime(monkeypatch, lambda value: value + 0.5 * (len(value) > 1))
+    verdict = validate(artifact, backend="torch")
+    assert verdict.passed, verdict.failures
+    cases = {str(case) for case in shape_cases(spec_from_manifest(artifact.manifest).dims)}
+    assert set(engines(verdict)) == {case for case in cases if "batch 1" in case} < cases
+    (note,) = (note for note in verdict.notes if "onnxruntime" in note)
+    assert "not compared" in note
+    assert "logits" in note
+
+
+def test_an_engine_that_differs_from_the_other_fails(artifact):
     with other_engine(shifted(0.5)):
         verdict = validate(artifact, backend="other")
     assert not verdict.passed

@@ -147,6 +147,14 @@ def test_the_first_difference_of_two_documents_is_named(expected, actual, where)
     assert found.partition(":")[0] == where
 
 
+def test_what_differs_is_named_in_a_line_however_long_it_is():
+    mask, other = {"starts": list(range(200_000))}, {"starts": list(range(199_999))}
+    assert json_difference(mask, other, SLACK, "it") == "it.starts: 200000 items and 199999"
+    found = json_difference({"text": "a" * 10_000, "ids": 1}, {"text": ["b" * 10_000], "ids": 1}, SLACK, "it")
+    assert found.startswith("it.text: 'aaa")
+    assert len(found) < 200
+
+
 def test_a_difference_becomes_json():
     difference = Difference(3, 2, 1, 0, {"max_box": 0.5}, {"max_box": 0.01}, "note", {"max_box": 1.0})
     assert json.loads(json.dumps(difference.to_json())) == {
