@@ -204,12 +204,15 @@ def _open(model: Path, device: str) -> Any:
 def _limited_cores() -> int:
     """Return how many cores this process may use where these are not all of the machine, else 0.
 
-    By itself ONNX Runtime makes a thread for each core of the machine, and binds them there.
+    By itself ONNX Runtime makes a thread for each core of the machine, and binds them there. ``OMP_NUM_THREADS`` is how
+    other libraries are told, and clusters tell their workers.
     """
-    if not hasattr(os, "sched_getaffinity"):
-        return 0
-    cores = len(os.sched_getaffinity(0))
-    return cores if cores < (os.cpu_count() or 1) else 0
+    machine = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isascii() and asked.isdigit() and int(asked):
+        cores = min(cores, int(asked))
+    return cores if cores < machine else 0
 
 
 def _foreign_operators(model: Path) -> list[str]:

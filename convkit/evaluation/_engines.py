@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from convkit.model import ModelSpec
     from convkit.runtime import Predictor
 
-__all__ = ["Engine", "artifact_engine", "artifact_key", "engines_of", "plain_engine", "torch_engine"]
+__all__ = ["Engine", "artifact_engine", "artifact_facts", "engines_of", "plain_engine", "torch_engine"]
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,23 @@ class Engine:
     """Makes results of raw inputs in two steps, of which any thread may do the first.
 
     ``prepare`` makes one raw input ready, ``run`` returns the results of some of these. ``classes`` are the names of
-    the class numbers in results; ``key`` stands for all on which results depend.
+    the class numbers in results; ``facts`` are all on which results depend.
     """
 
     prepare: Callable[[Any], Any]
     run: Callable[[Sequence[Any]], Sequence[Result]]
     classes: Sequence[str]
-    key: str
+    facts: Mapping[str, Any]
+
+    @cached_property
+    def key(self) -> str:
+        """A text that stands for the facts."""
+        return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
 
 
 def plain_engine(name: str, function: Callable[[Path], Result], classes: Sequence[str]) -> Engine:
     """Return an engine of anything that makes a result of a file."""
-    return Engine(lambda file: file, lambda files: [function(file) for file in files], classes, name)
+    return Engine(lambda file: file, lambda files: [function(file) for file in files], classes, {"name": name})
 
 
 def engines_of(predictors: Mapping[str, Predictor], weights: Path | None) -> dict[str, Engine]:
@@ -59,30 +65,28 @@ def artifact_engine(predictor: Predictor) -> Engine:
     """Return an engine of what `load` returned: its preprocess runs beside it, unless the GPU does that."""
     from convkit.runtime import DevicePredictor
 
-    key, classes = artifact_key(predictor), predictor.spec.classes
+    facts, classes = artifact_facts(predictor), predictor.spec.classes
     if isinstance(predictor, DevicePredictor) and predictor.pipeline:
-        return Engine(lambda raw: raw, lambda raws: list(predictor.stream(raws, batch=len(raws))), classes, key)
-    return Engine(predictor.prepare, predictor.run, classes, key)
+        return Engine(lambda raw: raw, lambda raws: list(predictor.stream(raws, batch=len(raws))), classes, facts)
+    return Engine(predictor.prepare, predictor.run, classes, facts)
 
 
-def artifact_key(predictor: Predictor) -> str:
-    """Return a text that stands for an artifact, its backend and device, and their versions."""
+def artifact_facts(predictor: Predictor) -> dict[str, Any]:
+    """Return what stands for an artifact, its backend and device, and their versions."""
     from convkit import __version__
     from convkit.backends import backend_named
     from convkit.runtime import AugmentedPredictor
 
     device, artifact = predictor.session.device, predictor.artifact
     engine = artifact.engine(predictor.backend) if backend_named(predictor.backend).builds else None
-    return _key(
-        {
-            "artifact": artifact.manifest["seal"],
-            "backend": predictor.backend,
-            "machine": dict(backend_named(predictor.backend).machine(device)),
-            "plan": engine.description["files"][engine.plan.name]["sha256"] if engine else "",
-            "convkit": __version__,
-            "augment": predictor.settings if isinstance(predictor, AugmentedPredictor) else {},
-        }
-    )
+    return {
+        "artifact": artifact.manifest["seal"],
+        "backend": predictor.backend,
+        "machine": dict(backend_named(predictor.backend).machine(device)),
+        "plan": engine.description["files"][engine.plan.name]["sha256"] if engine else "",
+        "convkit": __version__,
+        "augment": predictor.settings if isinstance(predictor, AugmentedPredictor) else {},
+    }
 
 
 def torch_engine(weights: Path, predictor: Predictor) -> Engine:
@@ -110,7 +114,7 @@ def torch_engine(weights: Path, predictor: Predictor) -> Engine:
     augment = predictor.settings if isinstance(predictor, AugmentedPredictor) else None
     module = predictor_of(predictor.artifact, _TorchSession(weights, manifest, predictor.spec), augment)
     facts = {"artifact": manifest["seal"], "torch": str(torch.__version__), "convkit": __version__}
-    return Engine(module.prepare, module.run, predictor.spec.classes, _key({**facts, "augment": augment or {}}))
+    return Engine(module.prepare, module.run, predictor.spec.classes, {**facts, "augment": augment or {}})
 
 
 class _TorchSession(Session):
@@ -131,7 +135,3 @@ class _TorchSession(Session):
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return every output of a batch."""
         return self._compute(inputs)
-
-
-def _key(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -72,7 +72,11 @@ def check_size(file: Path, size: tuple[int, int] | None) -> None:
 
     if size is None:
         return
-    small = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8) if file.stat().st_size else None
+    try:
+        data = np.fromfile(file, np.uint8)
+    except OSError:
+        return
+    small = cv2.imdecode(data, cv2.IMREAD_REDUCED_GRAYSCALE_8) if data.size else None
     if small is None or all(abs(8 * have - want) < 16 for have, want in zip(small.shape, size, strict=True)):
         return
     shape = read_image(file).shape[:2]

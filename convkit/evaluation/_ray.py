@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +28,36 @@ __all__ = ["LOCAL", "run_on_ray"]
 
 LOCAL = "local"
 """The address that starts Ray on this machine, and ends it afterwards."""
+SECONDS = 10
+"""How long an address is waited for; Ray itself tries for minutes without a word."""
+SAME = (
+    "Artifacts, images and weights have to be at the same paths on all machines of the cluster, with the same packages."
+)
 
 
 class _Worker:
-    """Loads the artifacts once, and runs batches of images."""
+    """Loads the artifacts once, and runs batches of images.
 
-    def __init__(self, artifacts: Mapping[str, Path], options: EvaluationOptions) -> None:
+    ``facts`` are those of the engines where the evaluation was started: other versions would give other results. What
+    goes wrong is returned as a row, because Ray starts a worker anew that fails.
+    """
+
+    def __init__(
+        self,
+        artifacts: Mapping[str, Path],
+        options: EvaluationOptions,
+        facts: Mapping[str, Mapping[str, Any]],
+    ) -> None:
         from convkit.runtime import load
 
-        predictors = {name: load(folder, **options.loading) for name, folder in artifacts.items()}
-        self._engines = engines_of(predictors, options.weights)
-        self._read = reading(next(iter(predictors.values())).reader)
+        self._failure: ConvkitError | None = None
+        try:
+            predictors = {name: load(folder, **options.loading) for name, folder in artifacts.items()}
+            self._engines = engines_of(predictors, options.weights)
+            _check_same(facts, {name: engine.facts for name, engine in self._engines.items()})
+            self._read = reading(next(iter(predictors.values())).reader)
+        except ConvkitError as error:
+            self._failure = error
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
         """Return a row for each image and engine, or a single one with the error that ended the batch."""
@@ -46,6 +69,8 @@ class _Worker:
 
         columns = [batch[name].tolist() for name in ("id", "file", "height", "width", "fields", "engines")]
         try:
+            if self._failure:
+                raise self._failure
             ready = []
             for number, file, height, width, fields, names in zip(*columns, strict=True):
                 image = Image(number, Path(file), (height, width) if height else None, json.loads(fields))
@@ -57,8 +82,30 @@ class _Worker:
                     data = np.ascontiguousarray(scheme.rows(result), "<f8").tobytes()
                     add(loaded.image.id, name, loaded.stamp, scheme.to_json(), data)
         except ConvkitError as error:
-            add(-1, "", "", {"error": type(error).__name__, "message": error.message, "hint": error.hint}, b"")
+            message = f"On {socket.gethostname()}: {error.message}"
+            add(
+                -1,
+                "",
+                "",
+                {"error": type(error).__name__, "message": message, "hint": f"{error.hint} {SAME}".strip()},
+                b"",
+            )
         return found
+
+
+def _check_same(here: Mapping[str, Mapping[str, Any]], there: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that a worker has the engines of the machine where the evaluation was started.
+
+    Raises:
+        EnvironmentProblem: it has others.
+    """
+    for name, facts in here.items():
+        other = [key for key, value in sorted(facts.items()) if there[name].get(key) != value]
+        if other:
+            told = "; ".join(
+                f"{key} {str(there[name].get(key))[:40]} instead of {str(facts[key])[:40]}" for key in other
+            )
+            raise EnvironmentProblem(f"{name} is another one than where the evaluation was started: {told}.")
 
 
 def run_on_ray(
@@ -97,7 +144,10 @@ def run_on_ray(
         return 0.0, kept
     progress("starting Ray")
     with _cluster(str(options.ray)) as ray, store.writing():
-        for row in _rows(ray, artifacts, options, items, batch):
+        facts = {name: engine.facts for name, engine in engines.items()}
+        for row in _rows(
+            ray, items, batch, {"artifacts": dict(artifacts), "options": options.anywhere(), "facts": facts}
+        ):
             document = json.loads(row["document"])
             if "error" in document:
                 raise _again(document)
@@ -122,19 +172,19 @@ def run_on_ray(
 
 
 def _rows(
-    ray: Any, artifacts: Mapping[str, Path], options: EvaluationOptions, items: list[dict[str, Any]], batch: int
+    ray: Any, items: list[dict[str, Any]], batch: int, arguments: Mapping[str, Any]
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of all batches as they come; an errored block ends it."""
+    """Yield the rows of all batches as they come from workers with these arguments; an errored block ends it."""
     from ray.data import ActorPoolStrategy, DataContext
 
     context = DataContext.get_current()
     context.max_errored_blocks, context.enable_progress_bars = 0, False
-    gpu = str(options.device or "").startswith("cuda")
+    gpu = str(arguments["options"].device or "").startswith("cuda")
     blocks = -(-len(items) // batch)
     workers = min(max(1, int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1))), blocks)
     data = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
         _Worker,
-        fn_constructor_kwargs={"artifacts": dict(artifacts), "options": options.anywhere()},
+        fn_constructor_kwargs=dict(arguments),
         batch_size=batch,
         compute=ActorPoolStrategy(size=workers),
         **({"num_gpus": 1} if gpu else {"num_cpus": 1}),
@@ -142,9 +192,8 @@ def _rows(
     try:
         yield from data.iter_rows()
     except ray.exceptions.RayError as error:
-        raise EnvironmentProblem(
-            f"Ray gave up: {str(error).strip().splitlines()[-1]}", hint="Results until then are in the --resume file."
-        ) from error
+        kept = " Results until then are in the --resume file." if arguments["options"].resume else ""
+        raise EnvironmentProblem(f"Ray gave up: {_reason(error)}", hint=f"{SAME}{kept}") from error
 
 
 @contextmanager
@@ -158,24 +207,51 @@ def _cluster(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    try:
-        ray.init(
-            None if address == LOCAL else address,
-            include_dashboard=False if address == LOCAL else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise EnvironmentProblem(
-            f"There is no Ray cluster at {address!r}: {str(error).splitlines()[0]}",
-            hint=f"Give the address of one, or --ray {LOCAL}.",
-        ) from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    _check_listening(address)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with redirect_stdout(sys.stderr):  # where Ray says what became of its workers
+        try:
+            ray.init(
+                address,
+                include_dashboard=False if address == LOCAL else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
+        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            raise _unconnected(address, " ".join(str(error).split())) from error
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _check_listening(address: str) -> None:
+    """Check that somebody listens at an address ``HOST:PORT``; what is wrong with others Ray says at once.
+
+    Raises:
+        EnvironmentProblem: nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise _unconnected(address, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _unconnected(address: str, why: str) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"Ray cannot connect to {address!r}: {why.rstrip('.')}.",
+        hint=f"Give HOST:PORT of a cluster with the same Ray and Python, as `ray start` prints it, or --ray {LOCAL}.",
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of an error of Ray that says what happened: that of the error behind it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception): ", line)), lines[-1]).strip()
 
 
 def _again(document: Mapping[str, str]) -> ConvkitError:
