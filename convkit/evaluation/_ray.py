@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -210,6 +212,7 @@ def _cluster(address: str) -> Iterator[Any]:
     _check_listening(address)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with redirect_stdout(sys.stderr):  # where Ray says what became of its workers
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address,
@@ -220,6 +223,8 @@ def _cluster(address: str) -> Iterator[Any]:
             )
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise _unconnected(address, " ".join(str(error).split())) from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray puts a handler of its own in its place
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         try:
             yield ray
