@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from convkit.backends._backend import Engine, Session, backend_named, find_backend
 from convkit.backends._guarded import open_engine
 from convkit.backends._ladder import NOT_APPLICABLE, PASSED, Ladder
-from convkit.errors import EnvironmentProblem, ValidationError
+from convkit.errors import EnvironmentProblem, SettingError, ValidationError
 
 if TYPE_CHECKING:
     from convkit.artifact import Artifact, StoredEngine
@@ -35,10 +35,19 @@ def proved_engine(artifact: Artifact, backend: str | None = None, device: str | 
     Another backend than that runs where it does by default.
 
     Raises:
-        EnvironmentProblem: there is no such backend.
+        SettingError: there is no such backend.
+        EnvironmentProblem: no plugin here offers the one that proved the artifact.
     """
     known = artifact.manifest["environment"]["engine"]
     name = backend or str(known["backend"])
+    if not backend:
+        try:
+            backend_named(name)
+        except SettingError as error:
+            raise EnvironmentProblem(
+                f"{artifact.path} was proved with the backend {name!r}, which no plugin here offers.",
+                hint="Install the plugin, or give a --backend that `convkit validate` proves.",
+            ) from error
     if device:
         return name, device
     return name, str(known["device"]) if name == known["backend"] else backend_named(name).default_device
@@ -63,7 +72,8 @@ def open_artifact(
     files with their hashes.
 
     Raises:
-        EnvironmentProblem: there is no such backend, it cannot run here, or is no judge of the artifact's precision.
+        SettingError: there is no such backend.
+        EnvironmentProblem: it cannot run here, or is no judge of the artifact's precision.
         ArtifactError: the backend builds engines, and the artifact contains none of it.
         IntegrityError: a file of the engine is not the one that was built, or of another graph.
         ValidationError: no proof covers the backend on this device.
@@ -104,7 +114,8 @@ def coverage(artifact: Artifact, name: str, device: str) -> Coverage:
     Another version of a backend that runs ONNX still counts, with a note; of one that builds engines it does not.
 
     Raises:
-        EnvironmentProblem: there is no such backend, or no such device.
+        SettingError: there is no such backend.
+        EnvironmentProblem: there is no such device.
         ArtifactError, IntegrityError: the artifact lacks the engine, or its records cannot be read.
     """
     backend = backend_named(name)

@@ -217,7 +217,7 @@ def backend_named(name: str) -> Backend:
     """Return the backend of that name, whether or not it can run here.
 
     Raises:
-        EnvironmentProblem: there is no such backend.
+        SettingError: there is no such backend.
     """
     table = {
         backend.name: backend
@@ -225,7 +225,7 @@ def backend_named(name: str) -> Backend:
         for backend in found
     }
     if name not in table:
-        raise EnvironmentProblem(
+        raise SettingError(
             f"There is no backend {name!r}.", hint=f"{suggest(name, table)} Known: {', '.join(table) or 'none'}."
         )
     backend: Backend = table[name]
@@ -236,7 +236,8 @@ def find_backend(name: str, device: str = "cpu") -> Backend:
     """Return the backend of that name, which can run on ``device``.
 
     Raises:
-        EnvironmentProblem: there is no such backend, or it cannot run here.
+        SettingError: there is no such backend.
+        EnvironmentProblem: it cannot run here.
     """
     backend = backend_named(name)
     problem = backend.problem(device)
@@ -249,8 +250,8 @@ def find_graph_backend(name: str, device: str = "cpu") -> Backend:
     """Return the backend of that name, which runs ONNX graphs on ``device``.
 
     Raises:
-        SettingError: it runs engines that it builds.
-        EnvironmentProblem: there is no such backend, or it cannot run here.
+        SettingError: there is no such backend, or it runs engines that it builds.
+        EnvironmentProblem: it cannot run here.
     """
     if backend_named(name).builds:
         raise SettingError(

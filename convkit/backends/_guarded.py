@@ -40,8 +40,8 @@ def open_session(name: str, graph: Path, *, device: str = "cpu") -> Session:
     """Return a session of an ONNX file by the backend of that name.
 
     Raises:
-        SettingError: the backend runs engines that it builds.
-        EnvironmentProblem: there is no such backend, or it cannot run here.
+        SettingError: there is no such backend, or it runs engines that it builds.
+        EnvironmentProblem: it cannot run here.
     """
     return open_engine(find_graph_backend(name, device), Engine(name, graph), device=device)
 

@@ -31,8 +31,9 @@ def bench(
 
     Raises:
         ArtifactError, IntegrityError: one of them is no artifact, or not the one that was proved.
-        SettingError: they take different inputs, or not the batch that was asked for; there are no such threads.
-        EnvironmentProblem: there is no such backend, or no engine runs here.
+        SettingError: they take different inputs, or not the batch that was asked for; there are no such threads, or no
+            such backend.
+        EnvironmentProblem: no engine runs here.
     """
     settings = settings or BenchSettings()
     artifacts = [Artifact.open(path) for path in dict.fromkeys(map(Path, paths))]

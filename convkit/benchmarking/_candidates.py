@@ -58,7 +58,7 @@ def find_candidates(
     run.
 
     Raises:
-        EnvironmentProblem: there is no backend of a name.
+        SettingError: there is no backend of a name.
     """
     engines, seal = stored_engines(artifact), str(artifact.manifest.get("seal", ""))
     for backend in _backends(backends):

@@ -99,7 +99,8 @@ def prove_artifact(
 
     Raises:
         ArtifactError, IntegrityError: it is no artifact, or not the one that was proved; it lacks such an engine.
-        EnvironmentProblem: there is no such backend, or one that runs ONNX cannot run here.
+        SettingError: there is no such backend.
+        EnvironmentProblem: one that runs ONNX cannot run here.
     """
     artifact = Artifact.open(path)
     progress("checking hashes")

@@ -96,10 +96,10 @@ def test_what_cannot_run_here_is_refused_with_its_reason(echo):
     with pytest.raises(EnvironmentProblem, match="'echo' cannot run here: there is no cuda:0") as caught:
         open_session("echo", Path("model.onnx"), device="cuda:0")
     assert "convkit doctor" in caught.value.hint
-    with pytest.raises(EnvironmentProblem, match="no backend 'ecko'") as caught:
+    with pytest.raises(SettingError, match="no backend 'ecko'") as caught:
         find_backend("ecko")
     assert "Did you mean 'echo'" in caught.value.hint
-    assert caught.value.exit_code == 5
+    assert caught.value.exit_code == 2
 
 
 class Broken(Backend):

@@ -14,7 +14,7 @@ from support.graphs import make_model, node, run_model
 from convkit import Backend, Session, hookimpl
 from convkit.backends import open_session
 from convkit.backends.onnxruntime import OnnxRuntime, _OnnxRuntimeOnDevice, _open, session_options
-from convkit.errors import EnvironmentProblem
+from convkit.errors import EnvironmentProblem, SettingError
 from convkit.plugins import manager
 
 
@@ -83,7 +83,7 @@ def test_it_describes_itself():
 
 
 def test_an_unknown_backend_is_an_error_with_a_suggestion(model):
-    with pytest.raises(EnvironmentProblem, match="no backend 'onnxrt'") as caught:
+    with pytest.raises(SettingError, match="no backend 'onnxrt'") as caught:
         open_session("onnxrt", model)
     assert "Did you mean 'onnxruntime'" in caught.value.hint
 

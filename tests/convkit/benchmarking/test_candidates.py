@@ -40,7 +40,7 @@ def test_every_backend_is_a_candidate_and_what_cannot_run_says_why(toy_artifact)
     assert reasons["onnxruntime", "cpu"] == reasons["torch", "cpu"] == ""
     assert ("cuda" in reasons["torch", "cuda"]) != torch.cuda.is_available()
     assert reasons["tensorrt-rtx", "cuda"].endswith(f"`convkit build {toy_artifact.path} --to tensorrt-rtx` makes one")
-    with pytest.raises(EnvironmentProblem, match="There is no backend 'onnxruntme'"):
+    with pytest.raises(SettingError, match="There is no backend 'onnxruntme'"):
         list(find_candidates(toy_artifact, ("onnxruntme",), ()))
 
 

@@ -236,5 +236,5 @@ def test_bad_questions_are_refused():
         compare_runners(model, [], [{"x": X}])
     with pytest.raises(SettingError, match="0 samples"):
         compare_runners(model, [Runner("it", model)], [])
-    with pytest.raises(EnvironmentProblem, match="no backend 'nowhere'"):
+    with pytest.raises(SettingError, match="no backend 'nowhere'"):
         compare_runners(model, [Runner("it", model, "nowhere")], [{"x": X}])

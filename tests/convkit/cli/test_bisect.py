@@ -114,7 +114,7 @@ def test_a_search_keeps_the_fewest_nodes(cli, toy_artifact, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        (["--engine", "nowhere"], 5, "There is no backend 'nowhere'"),
+        (["--engine", "nowhere"], 2, "There is no backend 'nowhere'"),
         (["--engine", "torch:fp61"], 2, "There is no graph 'fp61' to run."),
         (["--engine", "tensorrt-rtx"], 2, "not ONNX graphs"),
         (["--engine", "torch", "--engine", "torch", "--engine", "torch"], 2, "3 runners"),

@@ -431,8 +431,8 @@ def test_a_broken_hook_is_reported_with_the_name_of_its_plugin(toy, toy_weights_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_engine_that_is_missing_is_a_problem_of_the_environment(toy, toy_weights_file, tmp_path):
-    with pytest.raises(EnvironmentProblem, match="no backend 'tensorrtx'"):
+def test_an_engine_that_is_unknown_is_refused(toy, toy_weights_file, tmp_path):
+    with pytest.raises(SettingError, match="no backend 'tensorrtx'"):
         convert("toy", weights=toy_weights_file, output=tmp_path / "out", backend="tensorrtx", samples=1)
     assert list(tmp_path.iterdir()) == []
 

@@ -16,7 +16,7 @@ from support.toy import ToyPlugin
 
 from convkit import Artifact, Backend, Engine, Session, convert, hookimpl, load, validate
 from convkit.backends import RUNGS, open_session
-from convkit.errors import IntegrityError, ValidationError
+from convkit.errors import EnvironmentProblem, IntegrityError, SettingError, ValidationError
 from convkit.evaluation import prove_artifact
 
 NAME = "other"
@@ -219,3 +219,20 @@ def test_a_failed_proof_has_its_ladder(artifact, other):
 def test_a_model_without_decode_has_nothing_decoded(embedding, embedding_artifact):
     assert embedding_artifact.verdict["ladder"]["decoded"]["status"] == "not applicable"
     assert embedding_artifact.verdict["ladder"]["pipeline"]["status"] == "passed"
+
+
+def test_without_the_plugin_of_its_backend_an_artifact_says_so_and_a_misspelt_backend_is_a_usage_error(
+    toy: ToyPlugin, toy_weights_file: Path, tmp_path: Path
+) -> None:
+    with registered(OtherPlugin(), NAME):
+        path = convert("toy", weights=toy_weights_file, output=tmp_path / "out", backend=NAME, samples=1).artifact.path
+    for use in (load, validate):
+        with pytest.raises(EnvironmentProblem, match=f"proved with the backend '{NAME}'") as caught:
+            use(path)
+        assert "Install the plugin" in caught.value.hint
+        assert caught.value.exit_code == 5
+        with pytest.raises(SettingError, match="no backend 'onnxrt'") as refused:
+            use(path, backend="onnxrt")
+        assert refused.value.exit_code == 2
+    validate(path, backend="onnxruntime")
+    load(path, backend="onnxruntime").close()
