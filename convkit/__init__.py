@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from convkit.artifact import Artifact
     from convkit.backends import Backend, DeviceSession, Engine, EngineProbe, Session, TensorRTPlugin
     from convkit.backends.torch._node import TorchNode
-    from convkit.conversion import AttributePatch, Conversion, ModulePatch, convert
+    from convkit.conversion import Conversion, convert
     from convkit.doctor import KnownError
     from convkit.errors import CheckpointError, ConvkitError, InputError
     from convkit.evaluation import validate
     from convkit.graph import NodeRewrite, NoMatch, Rewrite
     from convkit.model import (
         Adapter,
+        AttributePatch,
         Dim,
         Expect,
         ModelSpec,
+        ModulePatch,
         Option,
         Request,
         SourceModel,
@@ -61,14 +63,14 @@ _HOMES = {
     "convkit.artifact": ("Artifact",),
     "convkit.backends": ("Backend", "DeviceSession", "Engine", "EngineProbe", "Session", "TensorRTPlugin"),
     "convkit.backends.torch._node": ("TorchNode",),
-    "convkit.conversion": ("AttributePatch", "Conversion", "ModulePatch", "convert"),
+    "convkit.conversion": ("Conversion", "convert"),
     "convkit.doctor": ("KnownError",),
     "convkit.errors": ("CheckpointError", "ConvkitError", "InputError"),
     "convkit.evaluation": ("validate",),
     "convkit.graph": ("NoMatch", "NodeRewrite", "Rewrite"),
     "convkit.model": (
-        "Adapter", "Dim", "Expect", "ModelSpec", "Option", "Request", "SourceModel", "Target", "TensorSpec",
-        "Tolerance", "at_least", "exactly", "optional",
+        "Adapter", "AttributePatch", "Dim", "Expect", "ModelSpec", "ModulePatch", "Option", "Request", "SourceModel",
+        "Target", "TensorSpec", "Tolerance", "at_least", "exactly", "optional",
     ),
     "convkit.processing": (
         "ArrayReader", "ArraySpec", "Decode", "DeviceDecode", "DevicePreprocess", "ImageReader", "JsonReader",

@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     import typer
 
     from convkit.backends import Backend, EngineProbe, TensorRTPlugin
-    from convkit.conversion import Patch
     from convkit.doctor import KnownError
     from convkit.graph import Rewrite
-    from convkit.model import Adapter, Option, SourceModel, Target
+    from convkit.model import Adapter, Option, Patch, SourceModel, Target
     from convkit.processing import Decode, Preprocess
 
 hookspec = pluggy.HookspecMarker("convkit")

@@ -28,7 +28,9 @@ def print_engine(built: BuiltEngine, console: Console) -> None:
     print_ladder(built.ladder, console)
     command = built.engine.details.get("command", "")
     if command:
-        console.print(f"built in {built.folder} by the backend's own tool:\n  {command}", markup=False, soft_wrap=True)
+        console.print(
+            f"The backend's own tool builds the same in {built.folder}:\n  {command}", markup=False, soft_wrap=True
+        )
 
 
 def prove_command(built: BuiltEngine) -> str:

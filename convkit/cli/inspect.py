@@ -165,7 +165,7 @@ def _engine_parts(artifact: Artifact | None) -> Iterator[RenderableType]:
         yield styled(f"engine {name} for {', '.join(engine.summary()['targets'])}{io}", style="bold")
         yield ladder_rows(Ladder.from_json(engine.ladder))
         if engine.summary()["command"]:
-            yield f"built there by the backend's own tool: {engine.summary()['command']}"
+            yield f"the backend's own tool builds the same there: {engine.summary()['command']}"
         yield ""
 
 

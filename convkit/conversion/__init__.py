@@ -21,7 +21,6 @@ from convkit.conversion._convert import (
 from convkit.conversion._engines import BuiltEngine, build_engine
 from convkit.conversion._export import check_graph, clean_names, export_onnx, save_onnx
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
-from convkit.conversion._patching import AttributePatch, ModulePatch, Patch, PatchRecord, patched
 from convkit.conversion._preflight import Checked, check_source, preflight
 from convkit.conversion._settings import (
     CONFIG_FILE,
@@ -38,7 +37,6 @@ __all__ = [
     "MIN_CALIBRATION",
     "OPSETS",
     "STAGES",
-    "AttributePatch",
     "BuiltEngine",
     "CalibrationFiles",
     "CalibrationInputs",
@@ -49,9 +47,6 @@ __all__ = [
     "ConversionPlan",
     "ConvertSettings",
     "InputRange",
-    "ModulePatch",
-    "Patch",
-    "PatchRecord",
     "RawInputs",
     "adapter_inputs",
     "build_engine",
@@ -63,7 +58,6 @@ __all__ = [
     "export_onnx",
     "option_pairs",
     "own_inputs",
-    "patched",
     "plan_conversion",
     "preflight",
     "quantize_with",

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from convkit.conversion._patching import ModulePatch, Patch
 from convkit.errors import ExportError, named
+from convkit.model import ModulePatch, Patch
 
 __all__ = ["named_in_exports"]
 

@@ -13,10 +13,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convkit.conversion._inputs import RawInputs
-from convkit.conversion._patching import AttributePatch, ModulePatch, Patch, patched
 from convkit.errors import AdapterError, ConversionError, InputError, PatchError, PluginError, blamed_on, named, suggest
 from convkit.graph import Rewrite, in_phases
-from convkit.model import BATCH, Dim, ModelSpec, SourceModel, Target, TensorSpec, json_fault, resolve
+from convkit.model import (
+    BATCH,
+    AttributePatch,
+    Dim,
+    ModelSpec,
+    ModulePatch,
+    Patch,
+    SourceModel,
+    Target,
+    TensorSpec,
+    json_fault,
+    patched,
+    resolve,
+)
 from convkit.plugins import manager
 from convkit.processing import (
     Decode,

@@ -15,11 +15,10 @@ from convkit.artifact import EXPORTED, KERNELS, MODEL
 from convkit.backends import Backend, Engine, Session, open_engine
 from convkit.conversion._export import check_graph, export_onnx, save_onnx
 from convkit.conversion._export_errors import named_in_exports
-from convkit.conversion._patching import Patch, PatchRecord, patched
 from convkit.cuda import write_kernels
 from convkit.errors import blamed_on
 from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases
-from convkit.model import ModelSpec, SourceModel, Target
+from convkit.model import ModelSpec, Patch, PatchRecord, SourceModel, Target, patched
 from convkit.plugins import manager
 from convkit.processing import (
     device_decode,

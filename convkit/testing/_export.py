@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import onnx
 import pytest
 
-from convkit.conversion import patched
 from convkit.graph import apply_rewrite
-from convkit.model import optional, resolve
+from convkit.model import optional, patched, resolve
 from convkit.proof import patched_compute, shape_cases
 from convkit.testing._fixtures import Fixtures
 from convkit.testing._state import module_state, owner_state, state_changes
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from convkit.artifact import Artifact
-    from convkit.conversion import Patch
-    from convkit.model import SourceModel
+    from convkit.model import Patch, SourceModel
     from convkit.testing._subject import Subject
 
 __all__ = ["ExportChecks"]

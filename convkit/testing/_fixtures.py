@@ -23,13 +23,14 @@ class Fixtures:
     """Base of the checks. Model and artifact are made once for each output form.
 
     ``adapter`` is the adapter's name. ``shapes`` are as for ``--shape``: choose small ones, the
-    checks convert for real. ``options`` are as for ``--set``. ``forms`` None checks every output
-    form.
+    checks convert for real. ``options`` are as for ``--set`` and ``backend`` as for ``--backend``. ``forms`` None
+    checks every output form.
     """
 
     adapter: ClassVar[str]
     shapes: ClassVar[Sequence[str]] = ()
     options: ClassVar[Mapping[str, Any]] = {}
+    backend: ClassVar[str] = "onnxruntime"
     forms: ClassVar[Sequence[str] | None] = None
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -55,7 +56,7 @@ class Fixtures:
     @classmethod
     def subject(cls, weights: Path) -> Subject:
         """Return the adapter under test."""
-        return Subject.find(cls.adapter, weights, cls.shapes, cls.options)
+        return Subject.find(cls.adapter, weights, cls.shapes, cls.options, cls.backend)
 
     @pytest.fixture(scope="class")
     @classmethod

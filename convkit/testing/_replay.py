@@ -26,29 +26,30 @@ class Replay:
     """Proves an artifact as ``convkit validate`` does; what the real engine gave is remembered."""
 
     def __init__(self, artifact: Artifact) -> None:
-        self.baselines = Verdict.from_json(artifact.verdict).baselines
+        proved = Verdict.from_json(artifact.verdict)
+        self.backend, self.baselines = proved.backend, proved.baselines
         self.spec = spec_from_manifest(artifact.manifest)
         self.cases = shape_cases(self.spec.dims)
         self.golden = GoldenSamples.load(artifact.path, self.spec, artifact.manifest["files"])
         self.reference = self.golden.reference()
-        self._session = open_session("onnxruntime", artifact.model)
+        self._session = open_session(self.backend, artifact.model)
         self._known: dict[bytes, dict[str, np.ndarray]] = {}
 
     def engine(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return what ONNX Runtime gives."""
+        """Return what the backend that proved the artifact gives."""
         key = feed_key(feed)
         if key not in self._known:
             self._known[key] = self._session.run(feed)
         return dict(self._known[key])
 
     def backwards(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return what ONNX Runtime gives for the batch in reverse, in the order of the feed again."""
+        """Return what that backend gives for the batch in reverse, in the order of the feed again."""
         reverse = slice(None, None, -1)
         outputs = self.engine(take_items(self.spec.inputs, feed, reverse))
         return take_items(self.spec.outputs, outputs, reverse)
 
     def alone(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return what ONNX Runtime gives for each sample in a batch of its own, the smallest that is allowed."""
+        """Return what that backend gives for each sample in a batch of its own, the smallest that is allowed."""
 
         def alone(item: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             repeated = self.engine(take_items(self.spec.inputs, item, [0] * self.spec.batch.min))
@@ -66,7 +67,7 @@ class Replay:
             cases=self.cases,
             baselines=self.baselines,
             decode=find_decode(self.spec.decode),
-            verdict=Verdict("onnxruntime", "cpu", baselines=self.baselines),
+            verdict=Verdict(self.backend, "cpu", baselines=self.baselines),
         )
 
     def unnoticed(self, fault: OutputFault) -> list[str]:

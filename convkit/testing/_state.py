@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from convkit.conversion import Patch
+    from convkit.model import Patch
 
 __all__ = ["module_state", "owner_state", "state_changes"]
 
@@ -29,7 +29,7 @@ def module_state(model: torch.nn.Module) -> dict[str, Any]:
 
 def owner_state(patches: list[Patch]) -> dict[str, Any]:
     """Return the attributes that the patches replace outside the model, such as functions of a library."""
-    from convkit.conversion import AttributePatch
+    from convkit.model import AttributePatch
 
     return {
         f"{getattr(patch.owner, '__name__', patch.owner)}.{patch.attribute}": vars(patch.owner).get(

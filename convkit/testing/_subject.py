@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from convkit.artifact import Artifact
-    from convkit.conversion import Patch
     from convkit.graph import Rewrite
+    from convkit.model import Patch
     from convkit.processing import Decode
 
 __all__ = ["Subject"]
@@ -34,14 +34,18 @@ class Subject:
     weights: Path
     shapes: tuple[str, ...] = ()
     options: Mapping[str, Any] | None = None
+    backend: str = "onnxruntime"
 
     @classmethod
-    def find(cls, name: str, weights: Path, shapes: Sequence[str], options: Mapping[str, Any]) -> Subject:
+    def find(
+        cls, name: str, weights: Path, shapes: Sequence[str], options: Mapping[str, Any], backend: str = "onnxruntime"
+    ) -> Subject:
         """Return the subject; a batch that may vary is kept to three samples unless ``shapes`` names it."""
         adapter = manager().adapter(name)
         varies = any(dim.name == "batch" and dim.dynamic for dim in adapter.dims)
         named = any(shape.partition("=")[0] == "batch" for shape in shapes)
-        return cls(adapter, Path(weights), (*shapes, SMALL_BATCH) if varies and not named else tuple(shapes), options)
+        kept = (*shapes, SMALL_BATCH) if varies and not named else tuple(shapes)
+        return cls(adapter, Path(weights), kept, options, backend)
 
     @property
     def plugin(self) -> str:
@@ -123,4 +127,5 @@ class Subject:
             shape=list(self.shapes),
             set=dict(self.options or {}),
             samples=4,
+            backend=self.backend,
         ).artifact

@@ -49,6 +49,7 @@ def imported_by(statement: str) -> set[str]:
         "import convkit",
         "from convkit import hookimpl",
         "from convkit import Adapter, Dim, Option, Request, TensorSpec, Tolerance, exactly, ConvkitError",
+        "from convkit import AttributePatch, ModulePatch, NodeRewrite, NoMatch, KnownError",
         "from convkit.plugins import manager; manager().adapters()",
     ],
 )

@@ -16,7 +16,6 @@ __all__ = ["GraphInput", "ShapeRange", "graph_inputs", "parse_ranges"]
 
 ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """The lowest, best and highest shape of an input."""
-LABELS = ("MIN", "OPT", "MAX")
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,16 @@ def test_hooks_learn_the_options_of_the_adapter_and_of_plugins(toy_weights_file:
         assert set_.request("logits").options == {"scale": 2.0}
 
 
+def test_the_kit_proves_on_the_backend_that_a_class_names(toy: object, toy_weights_file: Path, tmp_path: Path) -> None:
+    """An adapter with nodes of its own, or with more exact sums than ONNX Runtime has, is tested as it is converted."""
+    subject = Subject.find("toy", toy_weights_file, ("batch=1:1:2",), {}, "torch")
+    artifact = subject.convert("logits", tmp_path / "artifact")
+    replay = Replay(artifact)
+    verdict = replay.prove(replay.engine)
+    assert artifact.verdict["backend"] == replay.backend == verdict.backend == "torch"
+    assert verdict.passed
+
+
 @pytest.mark.parametrize("part", ["preprocess", "decode"])
 def test_sides_that_an_adapter_lacks_are_not_checked(part: str, toy_weights_file: Path, tmp_path: Path) -> None:
     with pytest.raises(pytest.skip.Exception, match=f"the {part} has no device side"):

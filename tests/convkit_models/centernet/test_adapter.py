@@ -12,8 +12,8 @@ import torch
 from support.checkpoints import make_checkpoint, make_network
 
 from convkit import Dim, Request, SourceModel, exactly
-from convkit.conversion import patched
 from convkit.errors import CheckpointError, SettingError
+from convkit.model import patched
 from convkit_models.centernet import (
     convkit_adapters,
     convkit_decode,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convkit import Target
-from convkit.conversion import PatchRecord, patched
+from convkit.model import PatchRecord, patched
 from convkit_plugins import dcnv2
 from convkit_plugins.dcnv2 import DCN, deform_conv2d
 

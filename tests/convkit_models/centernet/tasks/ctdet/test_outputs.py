@@ -7,7 +7,7 @@ import torch
 from support.checkpoints import make_network
 from torch import Tensor, nn
 
-from convkit.conversion import patched
+from convkit.model import patched
 from convkit_models.centernet.tasks.ctdet import output_patch, reference
 
 FORMS = ("heads", "tensorrt-pro", "detections")

@@ -13,8 +13,8 @@ from support.suppression import suppress_by_loops
 from torch import nn
 
 from convkit import Poses
-from convkit.conversion import patched
 from convkit.errors import SettingError
+from convkit.model import patched
 from convkit.results import COCO_JOINTS
 from convkit_models.centernet.tasks.multi_pose import PoseDecode, output_patch, reference
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from convkit.conversion import AttributePatch, ModulePatch, patched
 from convkit.errors import AdapterError, PatchError
-from convkit.model import at_least, exactly, optional
+from convkit.model import AttributePatch, ModulePatch, at_least, exactly, optional, patched
 
 
 class Net(nn.Module):

@@ -10,7 +10,7 @@ from inspect import Signature, getattr_static, signature
 from typing import TYPE_CHECKING, Any
 
 from convkit.errors import PatchError, blamed_on, named, suggest
-from convkit.model import Expect, at_least
+from convkit.model._expect import Expect, at_least
 from convkit.plugins import manager
 
 if TYPE_CHECKING:
