@@ -265,6 +265,7 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress, clock: 
 
 def _load(plan: ConversionPlan, plugin: str) -> SourceModel:
     from convkit.conversion._preflight import check_source
+    from convkit.conversion._unused import refuse_unused
 
     if plan.weights.is_dir() and not plan.adapter.weights_folder:
         raise CheckpointError(
@@ -275,6 +276,7 @@ def _load(plan: ConversionPlan, plugin: str) -> SourceModel:
     with blamed_on(f"load() of adapter {plan.adapter.name!r}", plugin):
         found = plan.adapter.load(request)
     source = check_source(found, plan.adapter.name, plugin)
+    refuse_unused(source, plan.settings, own, plugin)
     for name, tensor in source.module.state_dict().items():
         if not bool(tensor.isfinite().all()):
             raise CheckpointError(

@@ -55,11 +55,15 @@ class SourceModel:
     it defines what the engine has to compute. Threads call it side by side, each with a copy of the module that shares
     its parameters and buffers. Under the export patches the module itself takes the inputs in the order
     of ``spec.inputs`` and returns the outputs as a tuple in the order of ``spec.outputs``.
+
+    ``unused`` are those of the adapter's options that change nothing for this model, each with the reason, with which a
+    user who sets one is refused.
     """
 
     module: torch.nn.Module
     spec: ModelSpec
     reference: Callable[[torch.nn.Module, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+    unused: Mapping[str, str] = field(default_factory=dict)
 
 
 class Adapter(ABC):

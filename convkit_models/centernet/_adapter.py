@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from convkit import Adapter, Dim, ModelSpec, Option, Request, SourceModel
-from convkit.errors import SettingError
 from convkit_models.centernet._names import COCO_MEAN, COCO_STD, KITTI_CALIBRATION
 
 __all__ = ["CenterNet"]
@@ -78,7 +77,7 @@ class CenterNet(Adapter):
         """
         from convkit_models.centernet._checkpoint import read_checkpoint
         from convkit_models.centernet.networks import check_fit, expected_shapes, infer_layout, restore
-        from convkit_models.centernet.tasks import choose_task, graph_spec
+        from convkit_models.centernet.tasks import choose_task, graph_spec, unused_options
 
         checkpoint = read_checkpoint(request.weights, request.options.get("entry", ""))
         shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.state.items()}
@@ -90,11 +89,6 @@ class CenterNet(Adapter):
         declared = {option.name: option.default for option in self.options}
         followed = {name: value for name, value in task.defaults.items() if name in declared}
         options = declared | followed | dict(request.options)
-        if (options["aggregate"] and task.name != "exdet") or not 0 <= options["aggregate"] <= 1:
-            raise SettingError(
-                f"Option 'aggregate' is {options['aggregate']}, and the task is {task.name}.",
-                hint="It is for exdet, from 0 to 1; ExtremeNet has 0.1.",
-            )
         network = restore(layout, checkpoint.state)
         info: dict[str, Any] = {
             "architecture": layout.architecture,
@@ -109,7 +103,7 @@ class CenterNet(Adapter):
         }
         spec = task.room.describe(request, layout, options, info)
         spec = replace(spec, info={**spec.info, "classes": len(spec.classes)})
-        return SourceModel(network, spec, task.room.reference(graph_spec(spec)))
+        return SourceModel(network, spec, task.room.reference(graph_spec(spec)), unused_options(spec, options))
 
     def samples(self, spec: ModelSpec, count: int, seed: int) -> Sequence[Any]:
         """Return synthetic scenes: shapes on a textured ground, with the spectrum of natural images.

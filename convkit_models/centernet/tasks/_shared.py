@@ -30,8 +30,8 @@ __all__ = [
 
 PREPROCESS = "centernet.affine"
 OUTPUT_PATCH = "centernet.output-form"
-THRESHOLDS = {"confidence": 0.25, "nms": 0.5}
-"""The options that only the decoding of tensorRT_Pro has, with their defaults."""
+THRESHOLDS = ("confidence", "nms")
+"""The options that only the decoding of tensorRT_Pro has."""
 
 LOGITS = Tolerance(atol=1e-5, reason="float32 sums in another order; 1e-5 of a logit moves a score by 3e-6 at most")
 CELLS = Tolerance(atol=1e-5, reason="float32 sums in another order; 1e-5 of a cell is 0.00004 px of the input")
@@ -146,23 +146,16 @@ def _refuse_form(form: str, known: tuple[str, ...], task: str) -> None:
 
 
 def _refuse_decoding(options: Mapping[str, Any], known: tuple[str, ...], task: str) -> None:
-    """Refuse a way of decoding, or a threshold, that the task has not.
+    """Refuse a way of decoding that the task has not.
 
     Raises:
-        SettingError: the option ``decode`` is none of the known ones, or a threshold is set.
+        SettingError: the option ``decode`` is none of the known ones.
     """
     if options["decode"] not in known:
         raise SettingError(
             f"The task {task} has no decoding {options['decode']!r}.",
             hint=f"Use --set decode={' or decode='.join(known)}.",
         )
-    if options["decode"] != "tensorrt-pro":
-        for name, default in THRESHOLDS.items():
-            if options[name] != default:
-                raise SettingError(
-                    f"Option {name!r} is {options[name]}, but the {options['decode']} decoding has no such threshold.",
-                    hint="Add --set decode=tensorrt-pro, or leave it out.",
-                )
 
 
 def check_channels(layout: Layout, wanted: Mapping[str, int], source: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from convkit import Dim
 from convkit.errors import CheckpointError, listing
 from convkit_models.centernet._names import KITTI_MEAN, KITTI_STD
+from convkit_models.centernet.tasks._shared import THRESHOLDS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from convkit import Decode, ModelSpec, ModulePatch, Request
     from convkit_models.centernet.networks import Layout
 
-__all__ = ["TASKS", "Room", "Task", "choose_task", "graph_spec", "room_of"]
+__all__ = ["TASKS", "Room", "Task", "choose_task", "graph_spec", "room_of", "unused_options"]
 
 
 class Room(Protocol):
@@ -129,6 +130,23 @@ def choose_task(layout: Layout, source: str) -> Task:
 def room_of(spec: Mapping[str, Any]) -> Room | None:
     """Return the package whose decode specification this is, if any."""
     return next((task.room for task in TASKS if spec.get("kind") == task.kind), None)
+
+
+def unused_options(spec: ModelSpec, options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options that change nothing for a model, each with the reason."""
+    task = spec.info["task"]
+    found = {}
+    if options["decode"] != "tensorrt-pro":
+        found.update(dict.fromkeys(THRESHOLDS, "it is a threshold of --set decode=tensorrt-pro"))
+    if task != "ddd":
+        found["calibration"] = f"it is the camera's of boxes in space (ddd), and the task is {task}"
+    if task != "exdet":
+        found["aggregate"] = f"it is for extreme points (exdet), and the task is {task}"
+    if not spec.decode:
+        found["topk"] = "nothing decodes its outputs"
+    if not spec.preprocess:
+        found.update(dict.fromkeys(("resize", "mean", "std"), "its inputs are arrays that are normalised already"))
+    return found
 
 
 def graph_spec(spec: ModelSpec) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from convkit import ModelSpec, Request
-from convkit.errors import CheckpointError
+from convkit.errors import CheckpointError, SettingError
 from convkit_models.centernet._names import class_names
 from convkit_models.centernet.networks import Layout
 from convkit_models.centernet.tasks._shared import check_channels, checked_dims, model_spec
@@ -43,6 +43,11 @@ def describe(request: Request, layout: Layout, options: Mapping[str, Any], info:
         SettingError: the request does not go with this network.
     """
     dims = checked_dims(request, layout, options, "exdet")
+    if not 0 <= options["aggregate"] <= 1:
+        raise SettingError(
+            f"Option 'aggregate' cannot be {options['aggregate']}.",
+            hint="Give a number from 0 to 1; ExtremeNet has 0.1.",
+        )
     names = class_names(layout.channels["hm_c"], request.names)
     decode = {
         "kind": DECODE,

@@ -51,8 +51,8 @@ def test_centertrack_has_three_inputs_and_says_what_is_not_decoded(centertrack: 
     assert "arrays images, pre_images, pre_hm, normalised" in note
     with pytest.raises(SettingError, match="tracking has no decoding 'fixed'"):
         read(centertrack, decode="fixed")
-    with pytest.raises(SettingError, match=r"'confidence' is 0\.5, but the official decoding has no such threshold"):
-        read(centertrack, confidence=0.5)
+    unused = {"resize", "mean", "std", "topk", "confidence", "nms", "calibration", "aggregate"}
+    assert set(model.unused) == unused
 
 
 def test_what_was_before_is_added_behind_the_first_layer(centertrack: Path) -> None:
