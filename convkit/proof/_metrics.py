@@ -10,8 +10,8 @@ import numpy as np
 
 __all__ = ["TensorError", "broken_values", "measure"]
 
-BLOCK = 1 << 14
-"""Numbers at once: they stay in a core's cache."""
+BLOCK = 1 << 13
+"""Numbers at once: they stay in a core's cache, and are too few for a BLAS to share among threads."""
 
 
 @dataclass(frozen=True)
