@@ -45,7 +45,7 @@ def _has_cupy() -> bool:
     return False
 
 
-def register_backward(operator: Any, compute: Callable[..., Tensor], count: int) -> None:
+def register_backward(operator: str, compute: Callable[..., Tensor], count: int) -> None:
     """Register the backward pass of an operator as that of ``compute``, which takes the same arguments.
 
     The first ``count`` of these are tensors. The backward pass computes the output once more, differentiably, and lets
@@ -70,7 +70,7 @@ def register_backward(operator: Any, compute: Callable[..., Tensor], count: int)
         gradients = iter(torch.autograd.grad(output, wanted, gradient))
         return (*(next(gradients) if tensor.requires_grad else None for tensor in tensors), *[None] * len(ctx.settings))
 
-    operator.register_autograd(backward, setup_context=save)
+    torch.library.register_autograd(operator, backward, setup_context=save)
 
 
 def autocast_on_cuda(name: str, operator: Callable[..., Tensor]) -> None:

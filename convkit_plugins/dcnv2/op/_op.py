@@ -31,6 +31,7 @@ from convkit_plugins.dcnv2.op._dispatch import autocast_on_cuda, layer_of, on_ke
 
 __all__ = ["check", "deform_conv2d", "output_size", "pair"]
 
+NAME = "convkit::deform_conv2d"
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -93,8 +94,17 @@ def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-@torch.library.custom_op("convkit::deform_conv2d", mutates_args=())
-def _operator(
+# What torch.library.custom_op makes of a function imports the whole compiler when it is first called: a second.
+torch.library.define(
+    NAME,
+    "(Tensor x, Tensor weight, Tensor offset, Tensor bias, Tensor mask, SymInt[] stride, SymInt[] padding,"
+    " SymInt[] dilation, SymInt offset_groups, bool sigmoid, bool relu) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+@torch.library.impl(NAME, "default")
+def _everywhere(
     x: Tensor,
     weight: Tensor,
     offset: Tensor,
@@ -112,13 +122,13 @@ def _operator(
     return compute(x, weight, offset, bias, mask, *settings, sigmoid, relu)
 
 
-@_operator.register_fake
+@torch.library.register_fake(NAME)  # type: ignore[untyped-decorator]
 def _fake(x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor, mask: Tensor, *settings: Any) -> Tensor:
     size = check(x, weight, offset, bias, mask, *settings[:4])
     return empty_output(x, weight.shape[0], size)
 
 
-@_operator.register_kernel("cuda")
+@torch.library.impl(NAME, "cuda")
 def _on_cuda(x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor, mask: Tensor, *settings: Any) -> Tensor:
     check(x, weight, offset, bias, mask, *settings[:4])
     if not on_kernels(x):
@@ -127,8 +137,8 @@ def _on_cuda(x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor, mask: Tens
     return convolve(x, weight, offset, bias, mask, layer_of(weight, *settings[:4]), sigmoid=sigmoid, relu=relu)
 
 
-register_backward(_operator, compute, 5)
-_operator.register_autocast("cpu", torch.float32)
+register_backward(NAME, compute, 5)
+torch.library.register_autocast(NAME, "cpu", torch.float32)
 autocast_on_cuda("deform_conv2d", torch.ops.convkit.deform_conv2d)
 
 
