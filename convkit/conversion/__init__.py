@@ -19,7 +19,7 @@ from convkit.conversion._convert import (
     run_plan,
 )
 from convkit.conversion._engines import BuiltEngine, build_engine
-from convkit.conversion._export import check_graph, clean_names, export_onnx, save_onnx
+from convkit.conversion._export import check_graph, clean_names, export_onnx
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
 from convkit.conversion._preflight import Checked, check_source, preflight
 from convkit.conversion._settings import (
@@ -65,5 +65,4 @@ __all__ = [
     "resolve_options",
     "resolve_settings",
     "run_plan",
-    "save_onnx",
 ]

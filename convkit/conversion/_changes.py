@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convkit.conversion._calibration import CalibrationInputs, CalibrationSet
-from convkit.conversion._export import save_onnx
 from convkit.errors import SettingError
-from convkit.graph import Rewrite
+from convkit.graph import Rewrite, save_onnx
 from convkit.graph.precision import Open, Range, To16Bit, ToInt8, calibrate, fake_quantised, find_method, ranges
 from convkit.model import Precision
 from convkit.progress import Progress, silent

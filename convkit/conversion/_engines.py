@@ -30,12 +30,12 @@ from convkit.conversion._audit import audit
 from convkit.conversion._calibration import CalibrationFiles
 from convkit.conversion._changes import DEFAULT_METHOD, Changes, Wish, measure_changes
 from convkit.conversion._edges import changed_edges, engine_edges
-from convkit.conversion._export import check_graph, save_onnx
+from convkit.conversion._export import check_graph
 from convkit.conversion._settings import resolve_options
 from convkit.conversion._typed import prove_typed
 from convkit.errors import ConversionError, ProofFailedError, SettingError
 from convkit.files import sha256
-from convkit.graph import Rewrite, RewriteRecord, apply_rewrite, in_phases
+from convkit.graph import Rewrite, RewriteRecord, apply_rewrite, in_phases, save_onnx
 from convkit.graph.precision import NarrowEdges, widened_model
 from convkit.inspection import GraphPrecision, graph_precision, graph_stats
 from convkit.model import ModelSpec, Precision, Target, find_precision, resolve

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from convkit.conversion._decomposition import quick_exports
 from convkit.errors import ConvkitError, ExportError
-from convkit.graph import MODULE_KEY
+from convkit.graph import MODULE_KEY, fits_in_one_file, save_onnx
 from convkit.model import Dim, Extent, extent_names, resolve, substitute
 
 if TYPE_CHECKING:
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 
     from convkit.model import ModelSpec
 
-__all__ = ["check_graph", "export_onnx", "save_onnx"]
-
-PROTO_LIMIT = 2**31 - 2**24
-"""Bytes of weights in one protobuf file: 2 GiB, with room for the nodes."""
+__all__ = ["check_graph", "export_onnx"]
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 WEIGHT = ".weight"
@@ -116,7 +113,7 @@ def check_graph(model: onnx.ModelProto, maker: str = "") -> None:
     import onnx
 
     try:
-        if _weight_bytes(model) <= PROTO_LIMIT:
+        if fits_in_one_file(model):
             onnx.checker.check_model(model, full_check=True)
         else:  # the checker serialises what it gets, which protobuf refuses beyond 2 GiB
             with tempfile.TemporaryDirectory() as folder:
@@ -127,22 +124,6 @@ def check_graph(model: onnx.ModelProto, maker: str = "") -> None:
             f"The ONNX checker rejects the graph{' after ' + maker if maker else ''}: {_first_line(error)}",
             hint=f"It is made by {maker}: mend that." if maker else "A translation made an invalid node.",
         ) from error
-
-
-def save_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model; weights of more than 2 GiB, which protobuf cannot hold, go to ``<name>.data`` beside it."""
-    import onnx
-
-    if _weight_bytes(model) <= PROTO_LIMIT:
-        path.write_bytes(model.SerializeToString())
-        return
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)  # saving turns the weights of the model that it gets into references
-    onnx.save_model(copy, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
-
-
-def _weight_bytes(model: onnx.ModelProto) -> int:
-    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
 
 
 def clean_names(model: onnx.ModelProto) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from convkit.backends.torch import session_in
 from convkit.errors import ConvkitError
-from convkit.graph.precision import with_outputs
+from convkit.graph.precision import outputs_of
 from convkit.model import PRECISIONS, Precision
 from convkit.proof import Layers, Runs, Visit
 
@@ -19,9 +17,6 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["measure_layers"]
-
-_OPENING = Lock()
-"""Graphs are opened one at a time: that takes several times the memory of their weights."""
 
 
 def measure_layers(
@@ -45,13 +40,9 @@ def _runs(dtype: str, graph: Path | None = None) -> Runs:
     def opened(model: onnx.ModelProto) -> Visit:
         import onnx
 
-        with _OPENING:
-            if graph:
-                asked = [value.name for value in model.graph.output]
-                model = with_outputs(onnx.load(str(graph)), asked)
-            with TemporaryDirectory() as folder:
-                file = Path(folder) / "layers.onnx"
-                file.write_bytes(model.SerializeToString())
-                return session_in(file, dtype).visit
+        if graph is None:
+            return session_in(model, dtype).visit
+        with outputs_of(onnx.load(str(graph)), [value.name for value in model.graph.output]) as asked:
+            return session_in(asked, dtype).visit
 
     return opened

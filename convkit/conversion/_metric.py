@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from convkit._text import printable
 from convkit.artifact import MODEL, Artifact, spec_to_json
-from convkit.conversion._export import save_onnx
 from convkit.errors import SettingError
 from convkit.evaluation import check_data, evaluate_engines
 from convkit.files import sha256
+from convkit.graph import save_onnx
 from convkit.model import ModelSpec
 from convkit.progress import Progress
 from convkit.proof import METRIC, Check

@@ -61,6 +61,7 @@ class Proved:
 
 def prove_written(
     spec: ModelSpec,
+    model: onnx.ModelProto,
     measured: Measured,
     inputs: RawInputs,
     golden: GoldenSamples,
@@ -73,9 +74,9 @@ def prove_written(
 ) -> tuple[Verdict, Sequence[Sequence[tuple[str, np.ndarray]]]]:
     """Return the verdict of the graph in ``folder`` under the baselines, pipeline included, and drawings of results.
 
-    ``layers`` is what its layers have to give.
+    ``model`` is that graph, ``layers`` is what its layers have to give.
     """
-    compared, reason = _compared_layers(layers, folder / MODEL, golden, runner) if layers else (None, "")
+    compared, reason = _compared_layers(layers, model, golden, runner) if layers else (None, "")
     session = runner.open(folder / MODEL)  # after that of the layers: neither needs the other's memory besides
     if session.device == "cpu":
         session = RecallingSession(session)
@@ -123,12 +124,12 @@ def _whole(spec: ModelSpec, measured: Measured, inputs: RawInputs, golden: Golde
     ).fitted(spec)
 
 
-def _compared_layers(layers: Layers, file: Path, golden: GoldenSamples, runner: Runner) -> tuple[Check | None, str]:
+def _compared_layers(
+    layers: Layers, model: onnx.ModelProto, golden: GoldenSamples, runner: Runner
+) -> tuple[Check | None, str]:
     """Return the check of the layers, or why there is none."""
-    import onnx
-
     try:
-        return layers.check(onnx.load(str(file)), golden.samples, runner.backend.name, runner.device), ""
+        return layers.check(model, golden.samples, runner.backend.name, runner.device), ""
     except ConvkitError as error:
         return None, f"the layers were not compared: {error.message}"
 
@@ -158,7 +159,7 @@ def prove_graph(
     if layers:
         layers.save(folder)
     verdict, drawings = prove_written(
-        spec, measured, inputs, golden, runner, folder, baselines, measured.ledger, progress, layers
+        spec, model, measured, inputs, golden, runner, folder, baselines, measured.ledger, progress, layers
     )
     verdict.notes += [reason] if reason else []
     machine = runner.backend.machine(runner.device)

@@ -13,11 +13,11 @@ import numpy as np
 from convkit import __version__
 from convkit.artifact import EXPORTED, KERNELS, MODEL
 from convkit.backends import Backend, Engine, Session, open_engine
-from convkit.conversion._export import check_graph, export_onnx, save_onnx
+from convkit.conversion._export import check_graph, export_onnx
 from convkit.conversion._export_errors import named_in_exports
 from convkit.cuda import write_kernels
 from convkit.errors import blamed_on
-from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases
+from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases, save_onnx
 from convkit.model import ModelSpec, Patch, PatchRecord, SourceModel, Target, patched
 from convkit.plugins import manager
 from convkit.processing import (

@@ -28,7 +28,7 @@ from convkit.conversion._brought import BroughtGraph
 from convkit.conversion._calibration import CalibrationSet
 from convkit.conversion._changes import Changes, Wish, measure_changes
 from convkit.conversion._edges import changed_edges, narrow_edges
-from convkit.conversion._export import check_graph, save_onnx
+from convkit.conversion._export import check_graph
 from convkit.conversion._inputs import RawInputs
 from convkit.conversion._layers import measure_layers
 from convkit.conversion._metric import Metric
@@ -39,7 +39,7 @@ from convkit.conversion._stages import Rewritten, Runner
 from convkit.conversion._typed import remedy, worst, yardstick_text
 from convkit.conversion._yardstick import measure_yardstick
 from convkit.errors import ConversionError
-from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases
+from convkit.graph import REWRITES_KEY, Rewrite, RewriteRecord, apply_rewrite, in_phases, save_onnx
 from convkit.graph.precision import NARROW, NarrowEdges, Range, Search, To16Bit, read_keep_file, write_keep_file
 from convkit.inspection import GraphPrecision, graph_precision, graph_stats
 from convkit.model import ModelSpec, Precision, Target
@@ -253,8 +253,9 @@ def prove_typed_graph(
     if layers:
         layers.save(folder)
     verdict, drawings = prove_written(
-        typed.spec, measured, inputs, golden, runner, folder, typed.baselines, before.verdict.ledger, progress, layers
-    )
+        typed.spec, typed.model, measured, inputs, golden, runner, folder, typed.baselines, before.verdict.ledger,
+        progress, layers,
+    )  # fmt: skip
     found = metric() if metric and verdict.passed else None
     if found:
         verdict.checks.append(found.check())

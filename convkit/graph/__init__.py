@@ -12,6 +12,7 @@ from convkit.graph._metadata import (
     module_of,
 )
 from convkit.graph._rewrite import PHASES, NodeRewrite, NoMatch, Phase, Rewrite, RewriteRecord, apply_rewrite, in_phases
+from convkit.graph._save import fits_in_one_file, save_onnx
 
 __all__ = [
     "INT8_KEY",
@@ -28,7 +29,9 @@ __all__ = [
     "RewriteRecord",
     "annotate",
     "apply_rewrite",
+    "fits_in_one_file",
     "in_phases",
     "metadata_of",
     "module_of",
+    "save_onnx",
 ]

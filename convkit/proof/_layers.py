@@ -18,10 +18,11 @@ import numpy as np
 from convkit.artifact import Artifact
 from convkit.backends import open_session
 from convkit.errors import IntegrityError, SettingError
-from convkit.graph.precision import model_types, with_outputs
+from convkit.graph import save_onnx
+from convkit.graph.precision import model_types, outputs_of
 from convkit.model import ModelSpec, find_precision
 from convkit.processing import collate, read_arrays
-from convkit.proof._computes import feed_key, run_parallel
+from convkit.proof._computes import feed_key
 from convkit.proof._samples import Samples
 from convkit.proof._verdict import Check
 
@@ -79,14 +80,7 @@ class Layers:
             EnvironmentProblem, ConversionError: the graph cannot be run.
         """
         axes = _axes(model)
-        right: dict[str, np.ndarray] = {}
-        found: dict[str, np.ndarray] = {}
-        run_parallel(
-            [
-                lambda: right.update(_figures(model, axes, exact, feed)),
-                lambda: found.update(_figures(model, axes, baseline, feed)),
-            ]
-        )
+        right, found = (_figures(model, axes, runs, feed) for runs in (exact, baseline))
         names = tuple(
             name for name in axes if name in right and name in found and np.isfinite([right[name], found[name]]).all()
         )
@@ -199,7 +193,7 @@ def graph_runs(backend: str, device: str) -> Runs:
     def opened(model: onnx.ModelProto) -> Visit:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "layers.onnx"
-            file.write_bytes(model.SerializeToString())
+            save_onnx(model, file)
             return open_session(backend, file, device=device).visit
 
     return opened
@@ -264,7 +258,9 @@ def _figures(
             figures[name] = np.stack([rows.mean(axis=1), np.sqrt(squares)])
 
     with np.errstate(all="ignore"):
-        runs(with_outputs(model, list(axes)))(feed, take)
+        with outputs_of(model, list(axes)) as asked:
+            visit = runs(asked)
+        visit(feed, take)
     return figures
 
 

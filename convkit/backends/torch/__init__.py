@@ -11,10 +11,13 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convkit.backends import Backend, Engine, Session
 from convkit.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["Torch", "session_in"]
 
@@ -59,7 +62,9 @@ class Torch(Backend):
         return {"version": importlib.metadata.version("torch"), "build": _build()}
 
 
-def session_in(graph: Path, dtype: str | None, *, device: str = "cpu", channels_last: bool | None = None) -> Session:
+def session_in(
+    graph: Path | onnx.ModelProto, dtype: str | None, *, device: str = "cpu", channels_last: bool | None = None
+) -> Session:
     """Return a session that runs a graph with ``dtype`` in place of float32 everywhere inside; None keeps its types.
 
     With ``float16`` and ``bfloat16`` it is the yardstick for typed graphs: what a precision costs PyTorch itself.

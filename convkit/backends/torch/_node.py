@@ -60,10 +60,13 @@ def torch_dtype(number: int, precision: torch.dtype | None = None) -> torch.dtyp
 
 
 def host_tensor(values: np.ndarray) -> torch.Tensor:
-    """Return a copy of an array as a tensor on the host; bfloat16, which NumPy has from elsewhere, stays what it is."""
+    """Return an array as a tensor on the host, in the same memory where it may be written to.
+
+    Bfloat16, which NumPy has from elsewhere, stays what it is.
+    """
     if values.dtype.name == "bfloat16":
-        return torch.tensor(values.view(np.int16)).view(torch.bfloat16)
-    return torch.tensor(values)
+        return host_tensor(values.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(values) if values.flags.writeable else torch.tensor(values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,7 +104,7 @@ class Program:
 
         self.device, self.precision, self.channels_last = device, precision, channels_last
         self._widens = device.type == "cpu"
-        constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+        constants = {item.name: np.array(numpy_helper.to_array(item)) for item in model.graph.initializer}
         fed = [value for value in model.graph.input if value.name not in constants]
         self.inputs = {value.name: torch_dtype(value.type.tensor_type.elem_type) for value in fed}
         self.outputs = {value.name: torch_dtype(value.type.tensor_type.elem_type) for value in model.graph.output}

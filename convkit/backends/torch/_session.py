@@ -36,13 +36,17 @@ class TorchSession(Session):
     """
 
     def __init__(
-        self, model: Path, device: str, precision: str | None = None, channels_last: bool | None = None
+        self,
+        model: Path | onnx.ModelProto,
+        device: str,
+        precision: str | None = None,
+        channels_last: bool | None = None,
     ) -> None:
         import onnx
 
         self.device = device
         try:
-            proto = onnx.load(str(model))
+            proto = onnx.load(str(model)) if isinstance(model, Path) else model
             if proto.functions:
                 from onnx import inliner
 
@@ -51,7 +55,7 @@ class TorchSession(Session):
                 raise ValueError("it holds no graph with outputs")
         except onnx_errors() as error:
             raise EnvironmentProblem(
-                f"The torch backend cannot load {model.name}: {str(error).splitlines()[0]}",
+                f"The torch backend cannot load {getattr(model, 'name', 'the graph')}: {str(error).splitlines()[0]}",
                 hint="The file is no ONNX model, or damaged; convert again.",
             ) from error
         dtype = None if precision is None else getattr(torch, precision)

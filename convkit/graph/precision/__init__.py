@@ -4,7 +4,7 @@ from convkit.graph.precision._fake_quantize import FAKE_QUANTIZE, fake_quantised
 from convkit.graph.precision._keep_file import keep_file_text, read_keep_file, write_keep_file
 from convkit.graph.precision._local_errors import SQNR_LIMIT, LocalError, local_errors, require_local
 from convkit.graph.precision._narrow_edges import NarrowEdges
-from convkit.graph.precision._observe import Open, ranges, with_outputs
+from convkit.graph.precision._observe import Open, outputs_of, ranges
 from convkit.graph.precision._quantize import Calibration, calibrate, quantize
 from convkit.graph.precision._search import Accept, Search, Trial, search
 from convkit.graph.precision._thresholds import METHODS, find_method
@@ -35,12 +35,12 @@ __all__ = [
     "keep_file_text",
     "local_errors",
     "model_types",
+    "outputs_of",
     "quantize",
     "ranges",
     "read_keep_file",
     "require_local",
     "search",
     "widened_model",
-    "with_outputs",
     "write_keep_file",
 ]

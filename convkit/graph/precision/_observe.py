@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +22,9 @@ __all__ = [
     "float32_tensors",
     "observe",
     "open_onnxruntime",
+    "outputs_of",
     "range_of",
     "ranges",
-    "with_outputs",
 ]
 
 Feed = Mapping[str, np.ndarray]
@@ -104,7 +105,8 @@ def observe(
         EnvironmentProblem: the graph cannot be run here.
     """
     given = {value.name for value in model.graph.input}
-    run = (open_graph or open_onnxruntime)(with_outputs(model, [name for name in names if name not in given]))
+    with outputs_of(model, [name for name in names if name not in given]) as asked:
+        run = (open_graph or open_onnxruntime)(asked)
     number = -1
     for number, feed in enumerate(feeds):
         made = run(feed)
@@ -128,17 +130,20 @@ def _check_numbers(name: str, values: np.ndarray, number: int) -> None:
         )
 
 
-def with_outputs(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
-    """Return a copy of a model whose outputs are these tensors."""
+@contextmanager
+def outputs_of(model: onnx.ModelProto, names: Collection[str]) -> Iterator[onnx.ModelProto]:
+    """Let a model have these tensors as outputs within a block: a copy would hold all its weights."""
     import onnx
     from onnx import helper
 
-    types = model_types(model)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    del result.graph.output[:]
-    result.graph.output.extend(helper.make_tensor_value_info(name, types[name], None) for name in names)
-    return result
+    types, own = model_types(model), onnx.GraphProto(output=model.graph.output).output
+    del model.graph.output[:]
+    model.graph.output.extend(helper.make_tensor_value_info(name, types[name], None) for name in names)
+    try:
+        yield model
+    finally:
+        del model.graph.output[:]
+        model.graph.output.extend(own)
 
 
 def open_onnxruntime(model: onnx.ModelProto) -> Run:

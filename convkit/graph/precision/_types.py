@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 if TYPE_CHECKING:
     import onnx
@@ -32,40 +31,37 @@ def element_types(graph: gs.Graph) -> dict[str, int]:
     """Return the ONNX type number of each tensor of the outer graph that is known or can be inferred."""
     import onnx_graphsurgeon as gs
 
-    return _inferred(gs.export_onnx(graph, do_type_check=False))
+    return model_types(gs.export_onnx(graph, do_type_check=False))
 
 
 def model_types(model: onnx.ModelProto) -> dict[str, int]:
     """Return the ONNX type number of each tensor of the outer graph of a model that is known or can be inferred."""
     import onnx
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return _inferred(copy)
-
-
-def _inferred(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the types of a model that may be changed."""
-    import onnx
-
-    _drop_weights(model)
-    typed = onnx.shape_inference.infer_shapes(model).graph
+    typed = onnx.shape_inference.infer_shapes(_without_weights(model)).graph
     values = (*typed.input, *typed.output, *typed.value_info)
     table = {value.name: value.type.tensor_type.elem_type for value in values if value.type.HasField("tensor_type")}
     table.update({tensor.name: tensor.data_type for tensor in typed.initializer})
     return {name: number for name, number in table.items() if number}
 
 
-def _drop_weights(model: onnx.ModelProto) -> None:
-    """Make inputs of large constants: inference needs their types, and copies what it gets."""
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which large constants are inputs: inference needs their types, and copies what it gets."""
+    import onnx
     from onnx import helper
 
-    large = [tensor for tensor in model.graph.initializer if np.prod(tensor.dims) > _SMALL]
-    known = {value.name for value in model.graph.input}
-    for tensor in large:
-        if tensor.name not in known:
-            model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-        model.graph.initializer.remove(tensor)
+    copy, graph = onnx.ModelProto(ir_version=model.ir_version), model.graph
+    copy.opset_import.extend(model.opset_import)
+    copy.functions.extend(model.functions)
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(copy.graph, field).extend(getattr(graph, field))
+    known = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if math.prod(tensor.dims) <= _SMALL:
+            copy.graph.initializer.append(tensor)
+        elif tensor.name not in known:
+            copy.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return copy
 
 
 def is_float32(types: Mapping[str, int], tensor: gs.Tensor) -> bool:

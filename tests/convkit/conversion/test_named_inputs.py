@@ -200,7 +200,7 @@ def large_artifact(embedding_weights_file: Path, tmp_path_factory: pytest.TempPa
 
     folder = tmp_path_factory.mktemp("large")
     with pytest.MonkeyPatch.context() as patch, registered(EmbeddingPlugin(), "embedding"):
-        patch.setattr("convkit.conversion._export.PROTO_LIMIT", 1024)
+        patch.setattr("convkit.graph._save.PROTO_LIMIT", 1024)
         return convert("embedding", weights=embedding_weights_file, output=folder / "out", samples=2).artifact
 
 

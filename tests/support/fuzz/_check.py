@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from convkit import Dim, ModelSpec, Target, TensorSpec
 from convkit.backends import foreign_operators, open_session
-from convkit.conversion import export_onnx, save_onnx
+from convkit.conversion import export_onnx
 from convkit.errors import ExportError, RewriteError, SettingError
-from convkit.graph import apply_rewrite, in_phases
+from convkit.graph import apply_rewrite, in_phases, save_onnx
 from convkit.model import find_precision
 from convkit.plugins import manager
 from convkit.proof import ILL_CONDITIONED, Case, baselines_of, judge, measure, shape_cases
