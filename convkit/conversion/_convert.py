@@ -173,7 +173,7 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress, clock: 
     from convkit.conversion._brought import check_edges, read_graph
     from convkit.conversion._changes import Wish
     from convkit.conversion._metric import measure_metric, metric_task
-    from convkit.conversion._preflight import preflight
+    from convkit.conversion._preflight import check_network, check_processing
     from convkit.conversion._proving import prove_graph
     from convkit.conversion._record import conversion_record
     from convkit.conversion._reference import Reference
@@ -208,11 +208,15 @@ def _run_plan(plan: ConversionPlan, overwrite: bool, progress: Progress, clock: 
     with clock.stage(CHECK, plugin):
         inputs = _inputs(plan, source)
         calibration = _calibration(plan, source, inputs) if find_precision(plan.precision).rest else None
-        checked = preflight(name, source, settings.dims, inputs, target, plugin)
+        checked = check_processing(name, source, settings.dims, inputs, target, plugin)
     with staging(output) as folder:
         with clock.stage(MEASURE, plugin):
-            reference = Reference(source, inputs, checked.float32, plugin, progress)
+            reference = Reference(source, inputs, plugin, progress)
         with reference:
+            with clock.stage(CHECK, plugin):
+                check_network(checked, reference.float32)
+            with clock.stage(MEASURE, plugin):
+                reference.check_in(progress)
             with clock.stage(EXPORT, plugin):
                 exported = export(source, target, checked.patches, reference.ledger, plugin, progress)
             with clock.stage(REWRITE):

@@ -49,7 +49,7 @@ from convkit.results import SLACK, json_difference
 if TYPE_CHECKING:
     from convkit.processing import Prepared
 
-__all__ = ["Checked", "check_source", "preflight"]
+__all__ = ["Checked", "check_network", "check_processing", "check_source", "preflight"]
 
 LOOKED_AT = 2
 """Samples that the preflight runs."""
@@ -59,11 +59,15 @@ Outputs = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Checked:
-    """What the preflight found and computed, for the stages after it."""
+    """What the preflight found, for the stages after it."""
 
-    float32: TorchCompute
+    source: SourceModel
+    plugin: str
     patches: Mapping[str, Sequence[Patch]]
     rewrites: Mapping[str, Sequence[Rewrite]]
+    case: Case
+    samples: Samples
+    raw: Any
 
 
 def check_source(source: Any, adapter: str, plugin: str) -> SourceModel:
@@ -109,6 +113,15 @@ def preflight(
         AdapterError, PluginError, PatchError: something breaks its contract; the error names it.
         ConversionError: the model expects a patch or rewrite that no loaded plugin brings.
     """
+    checked = check_processing(adapter, source, dims, inputs, target, plugin)
+    check_network(checked, TorchCompute(source, source.module, "float32", plugin=plugin))
+    return checked
+
+
+def check_processing(
+    adapter: str, source: SourceModel, dims: Sequence[Dim], inputs: RawInputs, target: Target, plugin: str
+) -> Checked:
+    """Do the part of the `preflight` that runs no network."""
     spec = source.spec
     _check_dims(spec, dims, named(f"adapter {adapter!r}", plugin))
     images = isinstance(find_preprocess(spec.preprocess).reader, ImageReader)
@@ -121,14 +134,19 @@ def preflight(
     in_phases(rewrites)
     case = next(case for case in shape_cases(spec.dims) if "opt" in case.name.split("="))
     samples = _samples(spec, inputs, case, plugin)
-    compute = TorchCompute(source, source.module, "float32", plugin=plugin)
-    outputs, metas = _reference(source, compute, samples, case, plugin)
+    return Checked(source, plugin, patches, rewrites, case, samples, inputs.values[0])
+
+
+def check_network(checked: Checked, float32: TorchCompute) -> None:
+    """Do the rest of the `preflight`; ``float32`` runs the network, and remembers what it gave."""
+    source, case, samples, plugin = checked.source, checked.case, checked.samples, checked.plugin
+    spec = source.spec
+    outputs, metas = _reference(source, float32, samples, case, plugin)
     decode = find_decode(spec.decode)
     if decode:
         _check_decode(decode, spec, outputs, metas)
-    _check_device_sides(find_preprocess(spec.preprocess, dict(case.item_sizes)), decode, inputs.values[0], metas[0])
-    _check_patched(source, patches, samples.feed(_of(case, 1)), case, plugin)
-    return Checked(compute, patches, rewrites)
+    _check_device_sides(find_preprocess(spec.preprocess, dict(case.item_sizes)), decode, checked.raw, metas[0])
+    _check_patched(source, checked.patches, samples.feed(_of(case, 1)), case, plugin)
 
 
 def _check_module(module: Any, who: str) -> None:

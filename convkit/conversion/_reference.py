@@ -51,20 +51,19 @@ class Measured:
 class Reference:
     """Runs the untouched network in float64 and float32 in every case, from now on, until `measured`.
 
-    ``float32`` knows what the preflight computed. ``ledger`` takes what each stage gives on the stored samples.
+    ``float32`` is for the checks of the network meanwhile: what it knows is not run again. ``ledger`` takes what each
+    stage gives on the stored samples, once `check_in` was called.
     """
 
-    def __init__(
-        self, source: SourceModel, inputs: RawInputs, float32: TorchCompute, plugin: str, progress: Progress
-    ) -> None:
+    def __init__(self, source: SourceModel, inputs: RawInputs, plugin: str, progress: Progress) -> None:
         spec = source.spec
-        self._spec, self._float32 = spec, float32
+        self._spec = spec
         self._cases = shape_cases(spec.dims)
         self._opt = next(case for case in self._cases if "opt" in case.name.split("="))
         progress("preparing the samples")
         self._samples = Samples.prepare(spec, inputs.values, [case.item_sizes for case in self._cases])
         self._step = f"running PyTorch in float64 and float32 on {inputs.origin}"
-        progress(self._step)
+        self.float32 = TorchCompute(source, source.module, "float32", plugin=plugin)
         with blamed_on("copying the module for float64", plugin):
             self._exact = TorchCompute(source, copy.deepcopy(source.module).double(), "float64", plugin=plugin)
         feeds = [self._samples.feed(case) for case in self._cases]
@@ -72,9 +71,13 @@ class Reference:
         self._stored = Samples.prepare(spec, kept, [*self._samples.prepared, *filter(None, own_sizes(spec, kept))])
         own = [collate(spec.inputs, [item]) for items in self._stored.prepared.values() for item in items]
         self.ledger = Ledger(spec, self._stored.feed(self._opt), self._stored.metas(self._opt))
-        self.ledger.add("PyTorch float32", float32, "the checkpoint's own network")
-        self._beside = Beside([*self._exact.pending([*feeds, *own]), *float32.pending(feeds)])
-        if not self._beside.works:  # never under patches
+        self._beside = Beside([*self._exact.pending([*feeds, *own]), *self.float32.pending(feeds)])
+
+    def check_in(self, progress: Progress) -> None:
+        """Enter the network itself into the ledger; what no other process computes is computed before patches come."""
+        progress(self._step)
+        self.ledger.add("PyTorch float32", self.float32, "the checkpoint's own network")
+        if not self._beside.works:
             self._finish(progress)
 
     def __enter__(self) -> Reference:
@@ -88,7 +91,7 @@ class Reference:
         self._finish(progress)
         self._exact.release()
         decode = find_decode(self._spec.decode)
-        baselines = measure_baselines(self._spec, self._exact, self._float32, self._samples, self._cases, decode)
+        baselines = measure_baselines(self._spec, self._exact, self.float32, self._samples, self._cases, decode)
         stages = self.ledger.stages(self._exact, baselines, decode)
         return Measured(self._cases, self._opt, self._samples, self._stored, self._exact, baselines, decode, stages)
 

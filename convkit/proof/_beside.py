@@ -41,6 +41,11 @@ class Task(Protocol):
         """Keep outputs that were computed."""
         ...
 
+    @property
+    def known(self) -> bool:
+        """Whether somebody computed them meanwhile."""
+        ...
+
 
 class Beside:
     """Computes tasks from now on in forked processes, one for each core, which have PyTorch's threads between them.
@@ -58,19 +63,24 @@ class Beside:
         self._waiting = deque(range(len(tasks)))
         self._known: list[int] = []
         self._failed: list[int] = []
-        threads = torch.get_num_threads()
+        self._threads = threads = torch.get_num_threads()
         forks = sys.platform == "linux" and threads > 1 and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         count = min(threads, len(tasks)) if forks else 0
         self._processes = [_Process(self, threads // count) for _ in range(count)]
+        if self._processes:
+            torch.set_num_threads(1)  # several would wait for each other: every core has work
 
     def __enter__(self) -> Beside:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """End the processes."""
+        import torch
+
         self._waiting.clear()
         for process in self._processes:
             process.kill()
+        torch.set_num_threads(self._threads)
 
     @property
     def works(self) -> bool:
@@ -79,26 +89,35 @@ class Beside:
 
     def take(self) -> int | None:
         """Return the number of a task that nobody has begun."""
-        try:
-            return self._waiting.popleft()
-        except IndexError:
-            return None
+        while True:
+            try:
+                number = self._waiting.popleft()
+            except IndexError:
+                return None
+            if not self.tasks[number].known:
+                return number
+            self._known.append(number)
 
     def learn(self, number: int, outputs: Outputs | None) -> None:
-        """Keep what a task gave; None leaves it to this process."""
+        """Keep what a task gave, the first time; None leaves it to this process."""
         if outputs is None:
             self._failed.append(number)
         else:
-            self.tasks[number].learn(outputs)
+            if not self.tasks[number].known:
+                self.tasks[number].learn(outputs)
             self._known.append(number)
 
     def finish(self, done: Callable[[int], object] = int) -> None:
         """Wait for the processes, and compute what they left; ``done`` gets how many tasks are known."""
+        import torch
+
         for process in self._processes:
             while process.works():
                 done(len(self._known))
-        left = [*self._failed, *self._waiting]
-        self._waiting.clear()
+        torch.set_num_threads(self._threads)
+        left = list(self._failed)
+        while (number := self.take()) is not None:
+            left.append(number)
         run_parallel([partial(self._here, number) for number in left], lambda count: done(len(self._known)))
 
     def _here(self, number: int) -> None:

@@ -108,6 +108,10 @@ class TorchCompute:
         """Remember what the item of a key gave."""
         self._known[key] = dict(outputs)
 
+    def knows(self, key: bytes) -> bool:
+        """Return whether the outputs of a key are remembered."""
+        return key in self._known
+
     def release(self) -> None:
         """Drop the module; a copy of the source's is made should an item come that is not known."""
         self._idle, self._pattern = [], None
@@ -193,6 +197,11 @@ class PendingItem:
     def learn(self, outputs: Mapping[str, np.ndarray]) -> None:
         """Let the compute remember its outputs."""
         self.compute.learn(self.key, outputs)
+
+    @property
+    def known(self) -> bool:
+        """Whether the compute remembers them already."""
+        return self.compute.knows(self.key)
 
 
 def run_parallel(calls: Sequence[Callable[[], object]], done: Callable[[int], object] = int) -> None:

@@ -35,6 +35,10 @@ class Product:
             "threads": np.array(torch.get_num_threads()),
         }
 
+    @property
+    def known(self) -> bool:
+        return bool(self.outputs)
+
     def learn(self, outputs: Mapping[str, np.ndarray]) -> None:
         assert not self.outputs, "each task is learned once"
         self.outputs = dict(outputs)
@@ -70,6 +74,30 @@ def test_tasks_are_computed_in_other_processes_as_this_one_was(monkeypatch):
     assert PARENT not in check(tasks)
     assert {int(task.outputs["threads"]) for task in tasks} == {1}
     assert counts == sorted(counts)
+    assert torch.get_num_threads() == 2
+
+
+def test_what_this_process_computed_meanwhile_is_not_computed_again():
+    go_on = multiprocessing.get_context("fork").Event()
+    begun, own = [Product(4, go_on.wait), Product(5, go_on.wait)], [Product(6), Product(7)]
+    counts: list[int] = []
+    with Beside([*begun, *own]) as beside:
+        for task in own:
+            task.learn(task.run())
+        go_on.set()
+        beside.finish(counts.append)
+    assert check(own) == {PARENT}
+    assert PARENT not in check(begun)
+    assert max(counts, default=4) == 4
+
+
+def test_meanwhile_this_process_has_one_thread():
+    with Beside([Product(3), Product(4)]) as beside:
+        assert torch.get_num_threads() == 1
+        beside.finish()
+        assert torch.get_num_threads() == 2
+    with Beside([Product(3), Product(4)]):
+        assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
 
 
