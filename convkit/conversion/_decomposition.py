@@ -55,6 +55,15 @@ _VIEWS = {
 }
 """Others that PyTorch decomposes so; their results may share memory with what they read."""
 
+_SIZES = {
+    "<built-in function add>",
+    "<built-in function floordiv>",
+    "<built-in function mul>",
+    "<built-in function sub>",
+    "aten.sym_size.int",
+}
+"""What computes sizes, of which PyTorch decomposes none."""
+
 _IN_PLACE = {"aten.relu_.default": "relu", "aten.sigmoid_.default": "sigmoid", "aten.silu_.default": "silu"}
 """What writes over what it reads, and the operator that computes the same anew."""
 
@@ -74,6 +83,7 @@ def quick_exports(translations: Collection[Callable[..., Any]] = ()) -> Iterator
     It traces the graph again to replace operators without a translation and those that write over their input, and
     runs it again to see which numbers are to be cast. Sizes that vary make both slow. A graph of well-known operators
     is settled in place instead, by a few rules; all others are left to PyTorch. What a node returns is known from then.
+    Axes that ``flatten`` joins have the size -1 where PyTorch would multiply sizes in the graph.
     ``translations`` names the operators that a plugin translates: they stay.
     """
     import torch
@@ -126,7 +136,9 @@ def _well_known(graph: torch.fx.Graph, table: Mapping[Any, Any], translations: C
             known = None not in arguments[3:5] and arguments[5] is False and node not in outputs
         elif name == "aten.flatten.using_ints":
             value, source = node.meta["val"], arguments[0].meta["val"]
-            known = value.ndim < source.ndim and all(type(size) is int or str(size) in sizes for size in value.shape)
+            known = value.ndim < source.ndim and len([size for size in value.shape if not _plain(size, sizes)]) <= 1
+        elif name in _SIZES:
+            known = isinstance(node.meta.get("val"), torch.SymInt)
         elif name == "aten.to.dtype":
             known = len(arguments) == 2 and arguments[1] != arguments[0].meta["val"].dtype
         else:
@@ -146,6 +158,11 @@ def _sizes(graph: torch.fx.Graph) -> dict[str, tuple[torch.fx.Node, int]]:
     return found
 
 
+def _plain(size: int | torch.SymInt, sizes: Collection[str]) -> bool:
+    """Tell whether a size is a number or that of an axis of an input."""
+    return isinstance(size, int) or str(size) in sizes
+
+
 def _alone(node: torch.fx.Node) -> bool:
     """Tell whether nothing else sees what ``node`` writes over but those who read it later."""
     source: Any = node.args[0]
@@ -161,8 +178,10 @@ def _settle(module: torch.fx.GraphModule) -> None:
     latest: dict[torch.fx.Node, torch.fx.Node] = {}  # what was written over, and what holds it since
     sizes, extents, inputs = _sizes(module.graph), {}, list(module.graph.find_nodes(op="placeholder"))
 
-    def extent(size: torch.SymInt) -> torch.fx.Node:
-        """Return the node that reads a size from an input: one for all who ask."""
+    def extent(size: int | torch.SymInt) -> int | torch.fx.Node:
+        """Return a number, or the node that reads it from an input: one for all who ask."""
+        if isinstance(size, int):
+            return size
         if str(size) not in extents:
             with module.graph.inserting_after(inputs[-1]):
                 extents[str(size)] = module.graph.call_function(aten.sym_size.int, sizes[str(size)])
@@ -198,7 +217,8 @@ def _settle(module: torch.fx.GraphModule) -> None:
             node.args = (tensor, weight, bias, stride, padding, dilation, True, output_padding, groups)
         elif name == "aten.flatten.using_ints":
             node.target = aten.view.default
-            node.args = (node.args[0], [size if type(size) is int else extent(size) for size in node.meta["val"].shape])
+            shape = [extent(size) if _plain(size, sizes) else -1 for size in node.meta["val"].shape]
+            node.args = (node.args[0], shape)
         elif name == "aten.to.dtype":
             node.target, node.args, node.kwargs = aten._to_copy.default, node.args[:1], {"dtype": node.args[1]}
     module.recompile()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -51,6 +52,19 @@ def detections(layers: Layers, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([read.transpose(1, 2), torch.stack([scores, rows.float()], dim=2)], dim=2)
 
 
+def of_any_size(layers: Layers, x: torch.Tensor) -> torch.Tensor:
+    heat = layers.conv(x)[:, :, ::2]
+    width, cells = heat.shape[3], heat.shape[2] * heat.shape[3]
+    scores, places = heat.flatten(1).topk(3)
+    rows = (places - places // cells * cells) // width + 0 * (width - 1)
+    read = heat.flatten(2).gather(2, rows.unsqueeze(1).expand(-1, 4, -1))
+    return torch.cat([read.transpose(1, 2), torch.stack([scores, rows.float()], dim=2)], dim=2)
+
+
+def two_products(layers: Layers, x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([layers.conv(x), x[:, :1].expand(-1, 4, -1, -1)]).flatten(1, 2) * 2
+
+
 def written_view(layers: Layers, x: torch.Tensor) -> torch.Tensor:
     total = layers.conv(x) + 1
     part = total[:, :2]
@@ -74,6 +88,8 @@ def other_operators(layers: Layers, x: torch.Tensor) -> torch.Tensor:
 
 def exported(module: Layers) -> onnx.ModelProto:
     sizes = {0: torch.export.Dim("batch", min=1, max=4)}
+    if module.read is of_any_size:
+        sizes[3] = torch.export.Dim("width", min=4, max=32)
     if module.read is not detections:
         sizes[2] = torch.export.Dim("height", min=4, max=32)
     inputs = (torch.zeros(2, 3, 8, 8),)
@@ -85,7 +101,10 @@ def exported(module: Layers) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("read", [network, detections, written_view, through_view, normed_last, other_operators])
+READS = [network, detections, two_products, written_view, through_view, normed_last, other_operators]
+
+
+@pytest.mark.parametrize("read", READS)
 def test_the_graph_is_that_of_pytorch(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     module = Layers(read).eval()
@@ -104,3 +123,19 @@ def test_the_graph_is_that_of_pytorch(read: Any, monkeypatch: pytest.MonkeyPatch
         assert list(getattr(model.graph, field)) == list(getattr(expected.graph, field))
     assert len(asked) == (read not in (network, detections)), "left to PyTorch"
     assert torch.export.ExportedProgram.run_decompositions is counted, "PyTorch is as it was"
+
+
+def test_axes_whose_sizes_vary_are_joined_without_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    module = Layers(of_any_size).eval()
+    plain = exported(module)
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", None)
+    with quick_exports():
+        model = exported(module)
+    assert sum(node.op_type == "Reshape" for node in model.graph.node) == 2
+    assert len(model.graph.node) < len(plain.graph.node)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for size in [(1, 3, 8, 8), (4, 3, 9, 32), (2, 3, 32, 5)]:
+        images = torch.rand(size)
+        (found,) = session.run(None, {model.graph.input[0].name: images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), module(images))
