@@ -96,6 +96,8 @@ class TestMatching:
             ("took 1.25 s", "took 17.0 s"),
             ("error 1.2e-05, 3 boxes", "error 0, 3 boxes"),
             ("limit 0.5", "limit inf"),
+            ("rel L2 2.2e-07 1.8e-06", "max abs 1.5e-05 7e-05"),
+            ("100 of 100 matched; 0.1 px", "800 of 800 matched; 0.3 px"),
             ("a (b) [c]*", "a (b) [c]*"),
         ],
     )
@@ -108,6 +110,8 @@ class TestMatching:
             ("one two", "one three"),
             ("one", "one two"),
             ("3 boxes", "4 boxes"),
+            ("100 of 100 matched; 0.1 px", "799 of 800 matched; 0.3 px"),
+            ("3 checks; 300 of 300 matched.", "3 checks; 100 of 100 matched."),
             ("took 1.25 s", "took long s"),
             ("one ... four", "one two three"),
         ],
