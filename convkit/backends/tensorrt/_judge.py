@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["SAME_TYPE", "Verdicts", "judge_tensor", "rounding_of"]
+__all__ = ["INTEGERS", "SAME_TYPE", "Verdicts", "judge_tensor", "rounding_of"]
 
 FACTOR = 10.0
 """How many times the replay's own rounding error a reference may differ from exact arithmetic."""
@@ -20,6 +20,8 @@ TIES = 0.01
 """The share of quantised integers that may be off by one: what lies between two of them rounds either way."""
 FLOOR = 2.0**-24
 """By which any value may differ: ONNX Runtime's sigmoid is 0 where the true one is smaller."""
+INTEGERS = ("INT8", "UINT8", "INT4")
+"""The types of quantised integers."""
 _EPSILON = {"FLOAT": 2.0**-23, "HALF": 2.0**-10, "BF16": 2.0**-7}
 SAME_TYPE = {
     "float32": "FLOAT", "float64": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int8": "INT8", "int32": "INT32",
@@ -86,7 +88,7 @@ def judge_tensor(
     best = mine if wide is narrow else wide.astype(kind)
     if dtype not in _EPSILON:
         wrong = _least_distance(want, mine, best) > 0
-        if dtype in ("INT8", "UINT8", "INT4") and np.mean(wrong) <= TIES and np.abs(want - mine).max() <= 1:
+        if dtype in INTEGERS and np.mean(wrong) <= TIES and np.abs(want - mine).max() <= 1:
             wrong[:] = False
         return _worst(want, mine, wrong.astype(np.float64), np.zeros(want.shape))
     own = rounding if best is mine else max(rounding, rounding_of(mine, best))

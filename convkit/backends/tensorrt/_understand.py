@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convkit.backends.tensorrt._judge import SAME_TYPE, Verdicts, judge_tensor, rounding_of
+from convkit.backends.tensorrt._judge import INTEGERS, SAME_TYPE, Verdicts, judge_tensor, rounding_of
 from convkit.backends.tensorrt._network import ParsedLayer, ParsedNetwork
 from convkit.backends.tensorrt._reference import OnnxReference
 from convkit.backends.tensorrt._replay import NotReplayed, ReplayError, missing_replays, replay, trace
@@ -121,8 +121,12 @@ def understand(
             failing = Parting("", Verdicts(False, note=error.message))
         if failing is not None and (expected is None or expected_by) and _perhaps_rounding(failing.verdict):
             failing = _second_opinion(network, reference, inputs, outputs, failing)
+        rounded: Feeds = {}
+        if failing is not None and expected is None and failing.verdict.error:
+            rounded = _integers(network, model, reference, inputs)
+            failing = _once_more(network, inputs, wanted, outputs, rounded) if rounded else failing
         if failing is not None:
-            parting = _locate(network, model, reference, inputs) or failing
+            parting = _locate(network, model, reference, inputs, rounded) or failing
             return Understanding(reference.name, index + 1, outputs, parting)
     return Understanding(reference.name, len(feeds), outputs)
 
@@ -154,14 +158,35 @@ def _second_opinion(
         wanted = reference.run(inputs, by_evaluator=True)
     except ConversionError:
         return failing
-    again = dict(outputs)
-    for name in wanted:
-        again.pop(name, None)
-    if _compare(network, inputs, wanted, again, {}) is not None:
+    if _once_more(network, inputs, wanted, outputs) is not None:
         reference.name = first
         return failing
-    outputs.update(again)
     return None
+
+
+def _once_more(
+    network: ParsedNetwork, inputs: Feeds, wanted: Feeds, outputs: dict[str, Verdicts], rounded: Feeds | None = None
+) -> Parting | None:
+    """Compare as `_compare` does, and enter the verdicts in place of those there were if all pass."""
+    again: dict[str, Verdicts] = {}
+    failing = _compare(network, inputs, wanted, again, {}, rounded)
+    if failing is None:
+        outputs.update(again)
+    return failing
+
+
+def _integers(network: ParsedNetwork, model: onnx.ModelProto, reference: OnnxReference, inputs: Feeds) -> Feeds:
+    """Return the quantised integers that the reference has inside of the model, by name.
+
+    A value between two of them rounds either way, and each float after it differs by as much as a step.
+    """
+    quantised = {tensor.name for tensor in network.tensors if tensor.dtype in INTEGERS}
+    names = [name for node in model.graph.node for name in node.output if name in quantised]
+    try:
+        theirs = reference.run(inputs, names) if names else {}
+    except ConversionError:
+        return {}
+    return {name: theirs[name] for name in names if name in theirs}
 
 
 def _input_names(network: ParsedNetwork, model: onnx.ModelProto) -> dict[str, str]:
@@ -179,16 +204,17 @@ def _compare(
     wanted: Mapping[str, np.ndarray],
     outputs: dict[str, Verdicts],
     rounding: dict[str, float],
+    rounded: Feeds | None = None,
 ) -> Parting | None:
     """Compare every output and enter the verdicts; return the first that fails.
 
     The replay in float64 takes longest and only ever widens a limit, so it runs where the other does not do. What it
     shows of the network's rounding is entered in ``rounding`` by output, and counts for the inputs that follow.
     """
-    narrow = replay(network, inputs)
+    narrow = replay(network, inputs, rounded=rounded)
     verdicts = _judge_outputs(network, wanted, narrow, narrow, rounding)
     if any(not verdict.passed and verdict.error for verdict in verdicts.values()):
-        wide = replay(network, inputs, wide=True)
+        wide = replay(network, inputs, wide=True, rounded=rounded)
         verdicts = _judge_outputs(network, wanted, narrow, wide, {})
         for name in narrow:
             rounding[name] = max(rounding.get(name, 0.0), rounding_of(narrow[name], wide[name]))
@@ -218,7 +244,9 @@ def _share(verdict: Verdicts) -> float:
     return verdict.error / verdict.limit if verdict.limit else 0.0
 
 
-def _locate(network: ParsedNetwork, model: onnx.ModelProto, reference: OnnxReference, inputs: Feeds) -> Parting | None:
+def _locate(
+    network: ParsedNetwork, model: onnx.ModelProto, reference: OnnxReference, inputs: Feeds, rounded: Feeds
+) -> Parting | None:
     """Return the first ONNX node whose result differs, or whose layers cannot run; None if no node can be named.
 
     TensorRT's parser calls the results of nodes as ONNX does, so the same names are the same values.
@@ -230,7 +258,7 @@ def _locate(network: ParsedNetwork, model: onnx.ModelProto, reference: OnnxRefer
         theirs = reference.run(inputs, names)
     except ConversionError:
         return None
-    narrow, wide = (trace(network, inputs, names, wide=wide) for wide in (False, True))
+    narrow, wide = (trace(network, inputs, names, wide=wide, rounded=rounded) for wide in (False, True))
     for number, node in enumerate(model.graph.node):
         for name in node.output:
             if name not in narrow or name not in theirs:

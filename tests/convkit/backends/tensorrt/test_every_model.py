@@ -105,4 +105,4 @@ def test_it_is_built_and_understood_in_int8(artifact: Artifact, tmp_path: Path) 
     ]
     ladder = check_model(result, model, targets=TARGETS["fp16"], shapes=shapes)
     states = {name: ladder[name].status for name in PROVED[1:]}
-    assert states == dict.fromkeys(PROVED[1:], "passed"), ladder.to_json()
+    assert states == dict.fromkeys(PROVED[1:], "passed"), str(ladder.to_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import pytest
 from support.quantisable import feeds, products, residual_network
 
 from convkit.backends.tensorrt import Build, Task, audit, find_flavour, run_tasks, understand
+from convkit.backends.tensorrt._reference import OnnxReference
 from convkit.graph import apply_rewrite, in_phases
 from convkit.graph.precision import quantize
 from convkit.model import Target
@@ -85,3 +87,31 @@ def test_weights_of_another_scale_are_not_understood(tmp_path: Path) -> None:
     values[0] *= np.float16(2)
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     assert not understand(outcome.network, spoilt, feeds(1, *SHAPES["residual"])).passed
+
+
+@pytest.mark.parametrize(("places", "steps", "passes"), [(4, 1, True), (1, 2, False), (5, 1, False)])
+def test_what_lies_between_two_integers_may_round_either_way(
+    places: int, steps: int, passes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reference that rounds a hundredth of the values otherwise, with all that follows from it."""
+    graph = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 20]>
+        quantised (float[1, 400] x) => (float[1, 400] y) <float scale = {0.5}, int8 zero = {0}>
+        { q = QuantizeLinear(x, scale, zero)  d = DequantizeLinear(q, scale, zero)  y = Mul(d, d) }
+    """)
+    onnx.save(graph, tmp_path / "model.onnx")
+    (outcome,) = run_tasks(find_flavour("tensorrt-rtx"), [Task(tmp_path / "model.onnx", read=True)])
+    assert outcome.network is not None, outcome.errors
+
+    def run(self: OnnxReference, inputs: Any, extra: Any = (), *, by_evaluator: bool = False) -> Any:
+        integers = np.rint(inputs["x"] / np.float32(0.5)).astype(np.int8)
+        integers[0, :places] += np.int8(steps)
+        floats = integers * np.float32(0.5)
+        found = {"y": floats * floats, "q": integers, "d": floats}
+        return {name: found[name] for name in ("y", *extra)}
+
+    monkeypatch.setattr(OnnxReference, "run", run)
+    values = np.random.default_rng(0).uniform(-20, 20, (1, 400)).astype(np.float32)
+    found = understand(outcome.network, graph, [{"x": values}])
+    assert found.passed is passes
+    assert passes or (found.parting and found.parting.operator == "QuantizeLinear")
