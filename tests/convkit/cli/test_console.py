@@ -19,6 +19,7 @@ from convkit.errors import ImageError
 
 @pytest.fixture(autouse=True)
 def _normal_verbosity():
+    set_verbosity()
     yield
     set_verbosity()
 
