@@ -138,7 +138,8 @@ class Layers:
 
         A figure may lie anywhere between float64's and PyTorch's in the precision, and as far outside as these two are
         apart at most; in float32, in int8 and on GPUs (whose kernels blend and add in 16 bits in places) three times as
-        far; and some units in the last place.
+        far; and some units in the last place, in 16 bits with one more for a single pixel, and the less the more pixels
+        there are: roundings of so many add up to no more than their root.
 
         Raises:
             ConvkitError: the graph cannot be run with its layers as outputs.
@@ -149,14 +150,15 @@ class Layers:
         if feed is None or not axes:
             return None
         found: dict[str, np.ndarray] = {}
+        pixels: dict[str, int] = {}
         for part in _parts(model, axes, feed):
-            found |= _figures(model, {name: axes[name] for name in part}, graph_runs(backend, device), feed)
-        factor, floor = self._rule(device)
+            found |= _figures(model, {name: axes[name] for name in part}, graph_runs(backend, device), feed, pixels)
+        factor, floor, unit = self._rule(device)
         worst, note = 0.0, ""
         for name, figures, error in zip(self.names, self.figures, self.errors.tolist(), strict=True):
             if name not in axes:
                 continue
-            limit = factor * error + floor
+            limit = factor * error + floor + unit / math.sqrt(pixels.get(name, 1))
             given = found.get(name, np.zeros((2, 0)))  # an engine that leaves a layer out fails
             share = _beyond(figures, given) / limit if math.isfinite(limit) else 0.0
             if share > 1 and not note:
@@ -165,11 +167,11 @@ class Layers:
         case = f"{len(axes)} layers"
         return Check("layers", case, "all layers", worst <= 1, {"share": worst}, {"share": 1.0}, note)
 
-    def _rule(self, device: str) -> tuple[float, float]:
-        """Return the factor of errors and the share of a layer's magnitude that is always allowed."""
+    def _rule(self, device: str) -> tuple[float, float, float]:
+        """Return the factor of errors, the share of a layer's magnitude that is always allowed, and that of a pixel."""
         wide, known = self.precision == "fp32", find_precision(self.precision)
         factor = FACTOR if wide or known.rest or device != "cpu" else FACTOR_16
-        return factor, (FLOOR_ULPS if wide else FLOOR_ULPS_16) * known.ulp
+        return factor, (FLOOR_ULPS if wide else FLOOR_ULPS_16) * known.ulp, 0.0 if wide else known.ulp
 
     def _feed(self, samples: Samples) -> Mapping[str, np.ndarray] | None:
         """Return the sample that the figures are of."""
@@ -245,9 +247,13 @@ def _parts(model: onnx.ModelProto, names: Iterable[str], feed: Mapping[str, np.n
 
 
 def _figures(
-    model: onnx.ModelProto, axes: Mapping[str, int], runs: Runs, feed: Mapping[str, np.ndarray]
+    model: onnx.ModelProto,
+    axes: Mapping[str, int],
+    runs: Runs,
+    feed: Mapping[str, np.ndarray],
+    pixels: dict[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return mean and root mean square [2, channels] of each layer that has values."""
+    """Return mean and root mean square [2, channels] of each layer with values; ``pixels`` gets how many each has."""
     figures = {}
 
     def take(name: str, value: np.ndarray | None) -> None:
@@ -256,6 +262,8 @@ def _figures(
             rows = rows.reshape(len(rows), -1)
             squares = np.einsum("ij,ij->i", rows, rows) / rows.shape[1]
             figures[name] = np.stack([rows.mean(axis=1), np.sqrt(squares)])
+            if pixels is not None:
+                pixels[name] = rows.shape[1]
 
     with np.errstate(all="ignore"):
         with outputs_of(model, list(axes)) as asked:

@@ -14,7 +14,8 @@ __all__ = ["Detections", "box_iou"]
 
 SAME_IOU = 0.9
 SAME_PIXELS = 0.5
-NEIGHBOURHOOD = 0.03
+NEIGHBOURHOOD, NEIGHBOUR_IOU = 0.03, 0.5
+"""How near neighbours are: by their centres, as a share of the extent of all, or by overlap where cells are large."""
 BOX_FLOOR = 0.01
 """Pixels by which a coordinate may always differ."""
 MOST_BOX, MOST_SCORE = 1.0, 0.05
@@ -56,7 +57,8 @@ class Detections(Result):
 
         Two boxes are the same when their IoU is at least 0.9 or no coordinate differs by more than half a pixel. A box
         without a partner is a tie when its score is within ``slack`` of the lowest score kept, or when a neighbour of
-        its class has the same score within ``slack``: rounding then decides which of two cells is the peak. This
+        its class, near its centre or with an IoU of a half, has the same score within ``slack``: rounding then decides
+        which of two cells is the peak. This
         excuses a tenth of the boxes and no more: boxes that are all too large have neighbours of the same score too.
         A ``slack`` of a hundredth or more says that the many boxes of no score cannot be told apart: where the cut is
         below a score of 0.1, up to half may then be ties at it, by that score at most, and the tenth counts among the
@@ -228,7 +230,8 @@ def _has_neighbour(own: Detections, other: Detections, index: int, slack: float)
     centres = (other.boxes[:, :2] + other.boxes[:, 2:]) / 2
     centre = (own.boxes[index, :2] + own.boxes[index, 2:]) / 2
     reach = NEIGHBOURHOOD * max(float(np.ptp(np.concatenate([centres, centre[None]]), axis=0).max()), 1.0)
-    return bool((np.linalg.norm(centres[same] - centre, axis=1) <= reach).any())
+    near = np.linalg.norm(centres[same] - centre, axis=1) <= reach
+    return bool((near | (box_iou(own.boxes[[index]], other.boxes[same])[0] >= NEIGHBOUR_IOU)).any())
 
 
 def worst(differences: np.ndarray) -> float:

@@ -23,7 +23,7 @@ from convkit.proof import LAYERS, GoldenSamples, Layers, layer_feed
 from convkit.proof import _layers as module
 
 
-def net(seed: int = 0) -> onnx.ModelProto:
+def net(seed: int = 0, size: int = 8) -> onnx.ModelProto:
     """Return a convolution of 3 to 5 channels, a Relu and another one of 5 to 2."""
     rng = np.random.default_rng(seed)
     weights = {
@@ -39,8 +39,8 @@ def net(seed: int = 0) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "net",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 8, 8])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, size, size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, size, size])],
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
@@ -118,6 +118,25 @@ def test_float16_is_no_float32(feed: dict[str, np.ndarray], monkeypatch: pytest.
     found = check(wide, feed, net(), monkeypatch, "float16")
     assert not found.passed
     assert found.figures["share"] > 10
+
+
+def test_few_pixels_average_little_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bias that is added apart rounds each pixel once more, and the mean of four pixels shows it."""
+    shares = []
+    for seed in range(40):
+        feed = {"x": np.random.default_rng(100 + seed).standard_normal((1, 3, 2, 2)).astype(np.float32)}
+        model = net(seed, 2)
+        brain = Layers.measure(model, feed, runs_in("float64"), runs_in("bfloat16"), "bf16")
+        apart = copy.deepcopy(model)
+        first = apart.graph.node[0]
+        bias = numpy_helper.to_array(apart.graph.initializer[1]).reshape(1, 5, 1, 1)
+        apart.graph.initializer[1].CopyFrom(numpy_helper.from_array(bias, "b"))
+        del first.input[2]
+        first.output[0] = "sum"
+        apart.graph.node.insert(1, helper.make_node("Add", ["sum", "b"], ["first"]))
+        shares.append(check(brain, feed, apart, monkeypatch, "bfloat16").figures["share"])
+    assert max(shares) <= 1
+    assert max(shares) > 0.5
 
 
 def test_nan_in_a_layer_fails(half: Layers, feed: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:

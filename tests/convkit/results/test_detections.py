@@ -190,6 +190,18 @@ def test_of_two_neighbouring_peaks_of_one_score_either_may_win():
     assert error.unexplained == 2
 
 
+@pytest.mark.parametrize(("down", "ties"), [(36, 2), (150, 0)])
+def test_where_cells_are_large_neighbours_are_known_by_their_overlap(down, ties):
+    """Of 16 cells across an image of 640 pixels, a cell is 6 % of it."""
+    corners = np.array([[20.0, 0], [300, 20], [40, 300], [380, 350]])
+    boxes = np.concatenate([corners, corners + np.array([250, 290])], 1).repeat(5, 0) + np.arange(20)[:, None]
+    scene = make(boxes, np.linspace(0.9, 0.3, 20), np.arange(20))
+    boxes = boxes.copy()
+    boxes[3] += [0, down, 0, down]
+    error = scene.compare(Detections(boxes, scene.scores + np.float32(0.01), scene.class_ids), slack=0.04)
+    assert (error.ties, error.unexplained) == (ties, 2 - ties)
+
+
 def test_the_slack_decides_what_counts_as_the_same_score():
     scene = many()
     boxes, scores = scene.boxes.copy(), scene.scores.copy()
