@@ -45,7 +45,8 @@ class Replay:
     def backwards(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return what that backend gives for the batch in reverse, in the order of the feed again."""
         reverse = slice(None, None, -1)
-        outputs = self.engine(take_items(self.spec.inputs, feed, reverse))
+        items = take_items(self.spec.inputs, feed, reverse)
+        outputs = self.engine({name: value.copy() for name, value in items.items()})
         return take_items(self.spec.outputs, outputs, reverse)
 
     def alone(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

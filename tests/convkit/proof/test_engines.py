@@ -117,6 +117,14 @@ def test_onnxruntime_is_no_judge_where_it_misses_the_limits_itself(artifact, mon
     assert "logits" in note
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_outputs_of_zeros_and_infinities_are_compared_without_a_warning(artifact, monkeypatch):
+    for value in (0.0, np.inf):
+        change_onnxruntime(monkeypatch, lambda found, value=value: np.full_like(found, value))
+        with other_engine():
+            assert not validate(artifact, backend="other").passed
+
+
 def test_an_engine_that_differs_from_the_other_fails(artifact):
     with other_engine(shifted(0.5)):
         verdict = validate(artifact, backend="other")

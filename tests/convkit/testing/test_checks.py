@@ -118,6 +118,7 @@ def test_the_kit_proves_on_the_backend_that_a_class_names(toy: object, toy_weigh
     verdict = replay.prove(replay.engine)
     assert artifact.verdict["backend"] == replay.backend == verdict.backend == "torch"
     assert verdict.passed
+    assert replay.prove(Replay(artifact).backwards).passed
 
 
 @pytest.mark.parametrize("part", ["preprocess", "decode"])
