@@ -57,12 +57,18 @@ def _onnxruntime(name: str, configure: Configure = lambda module, options: None,
     def make(judge: Judge) -> Subject:
         from convkit._onnxruntime import ONNXRUNTIME_ERRORS
 
+        _check_fit(judge)
         try:
             return Subject(session=_OnnxRuntime(judge.artifact.model, configure, bound=bound))
         except ONNXRUNTIME_ERRORS as error:
             raise NotApplicableError(f"ONNX Runtime: {str(error).splitlines()[0]}") from error
 
     return Variant(f"ONNX Runtime, {name}", GROUP, make)
+
+
+def _check_fit(judge: Judge) -> None:
+    if not judge.onnxruntime_fits:
+        raise NotApplicableError("ONNX Runtime misses the limits itself, so it proves nothing of this artifact")
 
 
 def _threads(count: int) -> Configure:
@@ -102,6 +108,7 @@ def _rewritten(level: str) -> Variant:
     def make(judge: Judge) -> Subject:
         from convkit._onnxruntime import ONNXRUNTIME_ERRORS, onnxruntime
 
+        _check_fit(judge)
         with TemporaryDirectory() as folder:
             path = Path(folder) / "optimised.onnx"
 

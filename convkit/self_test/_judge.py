@@ -41,6 +41,7 @@ NOTHING = 0.01
 """A fault that changes every figure by less than this share of its limit, on every sample, changes nothing."""
 SAME_TENSORS = 1e-4
 SAME_NUMBERS = 2e-8
+ONNXRUNTIME = "onnxruntime"
 LARGEST_FILE = 2**31 - 2**20
 """Protocol buffers end at 2 GiB; a larger graph has its weights in a file of their own."""
 
@@ -89,6 +90,21 @@ class Judge:
         """Whether the graph computes in float16 or bfloat16."""
         types = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
         return any(tensor.data_type in types for tensor in self.model.graph.initializer)
+
+    @cached_property
+    def onnxruntime_fits(self) -> bool:
+        """Whether ONNX Runtime keeps the limits that the backend keeps: else it is no clean variant of that.
+
+        Raises:
+            ConvkitError: it does not take the graph.
+        """
+        if self.backend == ONNXRUNTIME:
+            return True
+        session = open_session(ONNXRUNTIME, self.artifact.model)
+        try:
+            return self.judge_clean(Subject(session=session)).passed
+        finally:
+            session.close()
 
     @cached_property
     def result_kind(self) -> type | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.imprecise import change_onnxruntime
 from support.plugins import registered
 from support.toy import toy_weights
 
@@ -117,6 +118,18 @@ def test_a_fault_below_the_limit_is_missed_unless_it_is_below_a_hundredth(
     (outcome,) = test.outcomes
     assert (outcome.applies, outcome.caught, test.faults, test.caught) == (applies, False, int(applies), 0)
     assert not test.passed
+
+
+def test_onnxruntime_is_no_clean_variant_where_it_misses_the_limits_itself(
+    plugins: None, toy_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = [variant for variant in VARIANTS if "ONNX Runtime" in variant.name]
+    change_onnxruntime(monkeypatch, lambda value: value * 1.001)
+    test = self_test(toy_artifact.path, backend="torch", faults=[KIND["RGB for BGR"]], variants=variants)
+    assert {variant.reason for variant in test.variants} == {
+        "ONNX Runtime misses the limits itself, so it proves nothing of this artifact"
+    }
+    assert (test.clean, test.false_alarms, test.caught) == (0, 0, 1)
 
 
 def test_a_variant_that_computes_something_else_is_a_false_alarm(plugins: None, toy_artifact: Artifact) -> None:
