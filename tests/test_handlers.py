@@ -16,9 +16,10 @@ BROAD = {"Exception", "BaseException"}
 
 CALLS = {
     "convkit/backends/tensorrt/_argument_order_plugin.py": "TensorRT, which swallows what a plugin raises",
-    "convkit/backends/tensorrt/_bindings.py": "TensorRT and plugins",
+    "convkit/backends/tensorrt/_bindings.py": "TensorRT",
     "convkit/backends/tensorrt/_gpu.py": "CUDA: a context is given back whatever happens",
     "convkit/backends/tensorrt/_library.py": "TensorRT",
+    "convkit/backends/tensorrt/_reader.py": "code of plugins",
     "convkit/backends/tensorrt/_reference.py": "runners of a reference",
     "convkit/backends/tensorrt/_registrations.py": "code of plugins",
     "convkit/backends/torch/_program.py": "code of plugins",

@@ -174,16 +174,25 @@ BINDINGS = User(
     "convkit.backends.tensorrt._bindings",
     {
         "api": "", "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser",
-        "config": "IBuilderConfig", "profile": "IOptimizationProfile", "tensor": "ITensor", "dtype": "DataType",
-        "layer": "ILayer/IPluginV3Layer", "type": "LayerType", "plugin": "IPluginV3", "_raw_bytes.weights": "Weights",
+        "config": "IBuilderConfig", "profile": "IOptimizationProfile", "tensor": "ITensor",
         "severity": "ILogger.Severity", "_parser_errors.error": "ParserError", "code": "ErrorCode",
-        "_group.owner": "ILoop|IIfConditional|IAttention", "times": "ITimingCache", "_plugin.field": "PluginField",
-        "_plugin.runtime": "IPluginV3OneRuntime", "_plugin.type": None, "bindings": None, "parsed": None,
+        "times": "ITimingCache", "bindings": None,
     },
     frozenset({
-        "_plugin.attributes", "_plugin.core", "alive", "data", "file", "flavour", "found", "group", "known", "match",
-        "model", "name", "node", "phases",
-        "problems", "settings", "sinks", "spec", "target", "tensors", "text", "value", "versions",
+        "file", "flavour", "found", "model", "name", "node", "phases", "problems", "settings", "sinks", "spec",
+        "target", "text", "versions",
+    }),
+)  # fmt: skip
+READER = User(
+    "convkit.backends.tensorrt._reader",
+    {
+        "api": "", "network": "INetworkDefinition", "tensor": "ITensor", "dtype": "DataType",
+        "layer": "ILayer/IPluginV3Layer", "type": "LayerType", "plugin": "IPluginV3", "_raw_bytes.weights": "Weights",
+        "_group.owner": "ILoop|IIfConditional|IAttention", "_plugin.field": "PluginField",
+        "_plugin.runtime": "IPluginV3OneRuntime", "_plugin.type": None,
+    },
+    frozenset({
+        "_plugin.attributes", "_plugin.core", "alive", "data", "group", "known", "match", "tensors", "value",
         "_weights.weights",  # an array of NumPy where that has the type, else Weights, which `_raw_bytes` reads
     }),
     extra=_from_tables,
@@ -231,7 +240,7 @@ ARGUMENT_ORDER = User(
     frozenset({"describe", "failures", "kernel"}),
     flavours=(FULL,),
 )  # fmt: skip
-USERS = (AOT, ARGUMENT_ORDER, BINDINGS, CREATOR, LIBRARY, REGISTRATIONS, RUNTIME)
+USERS = (AOT, ARGUMENT_ORDER, BINDINGS, CREATOR, LIBRARY, READER, REGISTRATIONS, RUNTIME)
 """Every module that uses the bindings: add to it, and `users_found` finds what is missing."""
 RTX_ONLY = {
     "BuilderFlag.REQUIRE_USER_ALLOCATION", "ComputeCapability", "ComputeCapability.SM120", "ComputeCapability.SM121",

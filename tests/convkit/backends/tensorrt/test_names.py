@@ -12,6 +12,7 @@ from support.tensorrt_names import (
     FULL,
     LATER,
     PLUGIN,
+    READER,
     RTX,
     RTX_ONLY,
     RUNTIME,
@@ -55,12 +56,12 @@ def test_every_name_exists(user, version):
 @pytest.mark.parametrize("version", LATER)
 def test_what_an_older_version_lacks_is_only_read_of_layers(version):
     """`_ask` reads those, so that their absence ends nothing; what the text names has to exist."""
-    assert written(BINDINGS) & LATER[version] == {"IAttention.name"} & LATER[version]
-    assert written(RUNTIME) & LATER[version] == set()
+    assert written(READER) & LATER[version] == {"IAttention.name"} & LATER[version]
+    assert written(BINDINGS) & LATER[version] == written(RUNTIME) & LATER[version] == set()
 
 
 def test_names_are_seen():
-    direct = written(BINDINGS)
+    direct = written(BINDINGS) | written(READER)
     assert len(direct) > 60
     assert direct >= {
         "OnnxParser.get_error", "ParserError.node_name", "IBuilderConfig.set_flag", "Weights.size",
@@ -68,7 +69,7 @@ def test_names_are_seen():
     }  # fmt: skip
     assert len(RUNTIME.names()) > 40
     assert RUNTIME.names() >= {"ICudaEngine.get_tensor_name", "IRuntimeCache", "TensorIOMode.INPUT"}
-    assert BINDINGS.names() | RUNTIME.names() >= RTX_ONLY
+    assert BINDINGS.names() | READER.names() | RUNTIME.names() >= RTX_ONLY
 
 
 def test_every_module_that_uses_the_bindings_is_listed():
