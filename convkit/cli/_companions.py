@@ -53,7 +53,15 @@ class Companions:
                 fields = self._listed.get(source, {})
                 found = {name: fields[name] for name in self._reader.companions if name in fields}
                 found |= {name: _file(path, source) for name, path in self._paths.items()}
-                yield replace(frame, raw=self._reader.join(frame.raw, found)) if found else frame
+                yield replace(frame, raw=self._joined(frame, found)) if found else frame
+
+    def _joined(self, frame: Frame, found: Mapping[str, Any]) -> Any:
+        from convkit.errors import InputError
+
+        try:
+            return self._reader.join(frame.raw, found)
+        except InputError as error:
+            raise InputError(f"{frame.source}: {error.message}", hint=error.hint) from error
 
 
 def _file(path: Path, source: str) -> Path:

@@ -153,7 +153,7 @@ class KittiFiles(_Files):
 
         if not isinstance(result, Boxes3D):
             raise SettingError(
-                f"A {type(result).__name__} has no boxes in space.",
+                f"Results of the kind {type(result).__name__} have no boxes in space.",
                 hint="Leave --kitti out; --json prints the results.",
             )
         self._write(self._target(source), result.to_kitti().encode())

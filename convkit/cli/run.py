@@ -127,7 +127,7 @@ def run(
         told = error.message if str(name) in error.message else f"{name}: {error.message}"
         sys.stderr.write(printable(f"skipped: {told}\n"))
 
-    listed = _listed(sources or [], coco, images)
+    listed = _listed(sources or [], coco, images, complete=not skip_bad)
     inputs = [*(sources or []), *listed]
     size = _batch_size(batch)
     with ExitStack() as stack:
@@ -202,8 +202,8 @@ def run(
     return 1 if bad and not count else 0
 
 
-def _listed(sources: list[str], coco: Path | None, images: Path | None) -> dict[str, dict[str, Any]]:
-    """Return the files of an annotation file with their entries.
+def _listed(sources: list[str], coco: Path | None, images: Path | None, *, complete: bool) -> dict[str, dict[str, Any]]:
+    """Return the files of an annotation file with their entries; where it need not be ``complete``, missing ones too.
 
     Raises:
         SettingError: there are none, or a folder of images but no file that lists them.
@@ -218,7 +218,7 @@ def _listed(sources: list[str], coco: Path | None, images: Path | None) -> dict[
         return {}
     from convkit.evaluation import listed_images
 
-    return {str(file): entry for file, entry in listed_images(coco, images).items()}
+    return {str(file): entry for file, entry in listed_images(coco, images, complete=complete).items()}
 
 
 def _batch_size(text: str) -> int | None:
@@ -341,7 +341,7 @@ def _drawn(frame: Frame, result: Result) -> np.ndarray:
     drawn = result.draw(frame.raw)
     if drawn is None:
         raise OutputError(
-            f"A {type(result).__name__} cannot be drawn.",
+            f"Results of the kind {type(result).__name__} cannot be drawn.",
             hint="Leave --draw and --save-video out; --json prints the results.",
         )
     return drawn

@@ -11,7 +11,7 @@ import msgspec
 from convkit._documents import parse_json_as
 from convkit._text import read_text
 
-__all__ = ["MOST_BYTES", "read_coco", "read_fields", "read_points"]
+__all__ = ["MOST_BYTES", "read_coco", "read_fields", "read_images", "read_points"]
 
 MOST_BYTES = 1 << 30
 """Size of the largest annotation file that is read; that of COCO's 118,287 images for training has 470 MB."""
@@ -88,8 +88,18 @@ def read_fields(path: Path, names: Sequence[str]) -> dict[Any, dict[str, Any]]:
         OSError: the file cannot be read.
         ValueError: it is larger than `MOST_BYTES`, or no such file.
     """
-    images = parse_json_as(read_text(path, most=MOST_BYTES), _Listed).images
+    images = read_images(path)
     return {entry["id"]: {name: entry[name] for name in names if entry.get(name) is not None} for entry in images}
+
+
+def read_images(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a COCO file's images as they are.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is larger than `MOST_BYTES`, or no such file.
+    """
+    return parse_json_as(read_text(path, most=MOST_BYTES), _Listed).images
 
 
 def read_points(path: Path) -> tuple[dict[Any, Any], list[dict[str, Any]]]:

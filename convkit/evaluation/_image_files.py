@@ -13,11 +13,12 @@ from convkit.processing import read_image
 __all__ = ["check_size", "find_images"]
 
 
-def find_images(folder: Path, names: Mapping[int, str]) -> dict[int, Path]:
+def find_images(folder: Path, names: Mapping[int, str], *, complete: bool = True) -> dict[int, Path]:
     """Return the file of every image by its id.
 
     Where ``folder`` lacks a name, the name may have the separators of Windows, or its upper and lower case may differ,
-    or the folders in it may be others than those on this machine, as long as that leaves one file.
+    or the folders in it may be others than those on this machine, as long as that leaves one file. Missing images are
+    left out where they need not be ``complete``.
 
     Raises:
         ImageError: a file is missing, or several could be meant.
@@ -44,7 +45,7 @@ def find_images(folder: Path, names: Mapping[int, str]) -> dict[int, Path]:
                 hint="Check --images; names come from the annotations.",
             )
     missing = [str(folder / name) for image_id, name in lost.items() if image_id not in found]
-    if missing:
+    if missing and complete:
         more = f", and {len(missing) - 1} others too" if len(missing) > 1 else ""
         raise ImageError(
             f"The image {missing[0]} is missing{more}.", hint="Check --images; names come from the annotations."

@@ -486,7 +486,7 @@ def test_what_cannot_be_drawn_is_said(cli, pair_artifact, embedding_artifact, bl
     for artifact, source, flags, message in (
         (embedding_artifact, "vectors", (), "Outputs of the network cannot be drawn"),
         (blob_artifact, "pictures", ("--npz", "maps"), "Outputs of the network cannot be drawn"),
-        (pair_artifact, "tokens", (), "A Marks cannot be drawn"),
+        (pair_artifact, "tokens", (), "Results of the kind Marks cannot be drawn"),
     ):
         said = cli("run", artifact.path, source, "--draw", "drawings", *flags)
         assert said.code != 0
@@ -588,7 +588,7 @@ def test_boxes_in_space_become_result_files_that_are_never_replaced(cli, blob_ar
 def test_other_results_are_no_boxes_in_space(cli, blob_artifact, folder, tmp_path):
     said = cli("run", blob_artifact.path, folder, "--kitti", tmp_path / "kitti")
     assert said.code == 2
-    assert "A Detections has no boxes in space" in said.err
+    assert "Results of the kind Detections have no boxes in space" in said.err
     said = cli("run", blob_artifact.path, folder, "--kitti", tmp_path / "kitti", "--npz", tmp_path / "npz")
     assert said.code == 2
     assert "--kitti or --npz" in said.err

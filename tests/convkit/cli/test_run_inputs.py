@@ -73,6 +73,28 @@ def test_the_images_that_a_coco_file_lists_are_run_in_its_order(cli, blob_artifa
     said = cli("run", blob_artifact.path, "--coco", "pictures/list.json")
     assert (said.code, said.out) == (1, "")
     assert "pictures/0.png is missing" in said.err
+    said = cli("run", blob_artifact.path, "--coco", "pictures/list.json", "--json", "--skip-bad")
+    assert names(said) == listed[:1]
+    assert "skipped: There is no image pictures/0.png" in said.err
+    assert "1 of 2 skipped" in said.err
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("[1, 2]", "Expected `object`, got `array`"),
+        ('{"images": 3}', "Expected `array`, got `int` - at `$.images`"),
+        ('{"pictures": []}', "missing required field `images`"),
+        ('{"images": [{"name": "0.png"}]}', "file_name is None"),
+        ('{"images": []}', "it lists no images"),
+        ("{", "is not a COCO file"),
+    ],
+)
+def test_a_list_that_is_none_says_what_is_wrong_with_it(cli, blob_artifact, pictures, document, message):
+    Path("list.json").write_text(document)
+    said = cli("run", blob_artifact.path, "--coco", "list.json", "--images", "pictures")
+    assert (said.code, said.out) == (1, "")
+    assert message in said.err
 
 
 @pytest.mark.parametrize(
@@ -317,7 +339,7 @@ def test_a_companion_that_is_missing_or_wrong_is_an_error_of_its_input(cli, blob
     words = ("run", blob_artifact.path, "pictures/deep", "pictures/0.png", "--with", "shade=shades")
     said = cli(*words)
     assert (said.code, len(said.lines)) == (1, 1)
-    assert "'dark' is no shade" in said.err
+    assert "error: pictures/deep/2.bmp: 'dark' is no shade" in said.err
     skipping = cli(*words, "--skip-bad")
     assert (skipping.code, skipping.lines) == (0, said.lines)
     assert "skipped: pictures/deep/2.bmp: 'dark' is no shade" in skipping.err

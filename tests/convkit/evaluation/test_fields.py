@@ -98,7 +98,7 @@ def test_a_worker_of_a_cluster_gets_them_too(shaded: None, blob_artifact: Any, d
         "fields": np.array(['{"shade": 0}', '{"shade": 1}'], object),
         "engines": np.array(["a", "a"], object),
     }
-    found = _Worker({"a": blob_artifact.path}, EvaluationOptions())(batch)
+    found = _Worker({"a": blob_artifact.path}, EvaluationOptions(), {})(batch)
     assert found["id"] == [100, 101]
     assert not found["rows"][0]
     assert found["rows"][1]
