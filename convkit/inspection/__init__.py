@@ -1,6 +1,6 @@
 """Reading ONNX graphs: what one contains and costs, and how two differ."""
 
-from convkit.inspection._diff import OTHER, Difference, GraphDiff, NodeChange, WeightChange, diff_graphs
+from convkit.inspection._diff import OTHER, GraphDiff, InterfaceChange, NodeChange, WeightChange, diff_graphs
 from convkit.inspection._load import GraphFile, open_graph
 from convkit.inspection._precision import GraphPrecision, graph_precision
 from convkit.inspection._shapes import TensorInfo
@@ -8,11 +8,11 @@ from convkit.inspection._stats import GraphStats, NodeCost, graph_stats, symboli
 
 __all__ = [
     "OTHER",
-    "Difference",
     "GraphDiff",
     "GraphFile",
     "GraphPrecision",
     "GraphStats",
+    "InterfaceChange",
     "NodeChange",
     "NodeCost",
     "TensorInfo",

@@ -17,7 +17,7 @@ from convkit.inspection._stats import operator_name
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OTHER", "Difference", "GraphDiff", "NodeChange", "WeightChange", "diff_graphs"]
+__all__ = ["OTHER", "GraphDiff", "InterfaceChange", "NodeChange", "WeightChange", "diff_graphs"]
 
 OTHER = "other"
 """The group of the changes that no recorded rewrite explains."""
@@ -55,7 +55,7 @@ class WeightChange:
 
 
 @dataclass(frozen=True)
-class Difference:
+class InterfaceChange:
     """A difference of the graph as a whole (inputs, outputs, opsets); an empty string means "absent"."""
 
     what: str
@@ -78,7 +78,7 @@ class GraphDiff:
     nodes: tuple[NodeChange, ...]
     weights: tuple[WeightChange, ...]
     operators: Mapping[str, tuple[int, int]]
-    interface: tuple[Difference, ...]
+    interface: tuple[InterfaceChange, ...]
 
     @property
     def identical(self) -> bool:
@@ -195,7 +195,7 @@ def _same_slots(a: Side, b: Side, matching: Matching) -> Iterator[tuple[str, str
         yield from zip(a.nodes[i].input, b.nodes[j].input, strict=False)
 
 
-def _interface(a: Side, b: Side, matching: Matching) -> Iterator[Difference]:
+def _interface(a: Side, b: Side, matching: Matching) -> Iterator[InterfaceChange]:
     def borders(values: Iterable[onnx.ValueInfoProto]) -> dict[str, TensorInfo]:
         tensors = [tensor_info(value) for value in values]
         if matching.by == "names":
@@ -210,17 +210,17 @@ def _interface(a: Side, b: Side, matching: Matching) -> Iterator[Difference]:
     yield from _table_differences("output", *outputs)
     for what, (first, second) in (("inputs", inputs), ("outputs", outputs)):
         if [*first] != [*second] and {*first} == {*second}:
-            yield Difference(f"order of {what}", ", ".join(first), ", ".join(second))
+            yield InterfaceChange(f"order of {what}", ", ".join(first), ", ".join(second))
     for key, output in outputs[0].items():
         if key not in outputs[1]:
             continue
         before, _, after = tensor_difference(a, b, matching, output.name, outputs[1][key].name).partition(" -> ")
         if before:
-            yield Difference(f"source of output {key}", before, after)
+            yield InterfaceChange(f"source of output {key}", before, after)
 
 
-def _table_differences(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Difference]:
+def _table_differences(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[InterfaceChange]:
     for name in dict.fromkeys((*before, *after)):
         texts = [str(table[name]) if name in table else "" for table in (before, after)]
         if texts[0] != texts[1]:
-            yield Difference(f"{what} {name}".strip(), *texts)
+            yield InterfaceChange(f"{what} {name}".strip(), *texts)

@@ -10,7 +10,7 @@ from convkit.doctor._recommendations import Recommendation
 from convkit.doctor.tensorrt._basics import try_argument_order, try_convolution, try_timing_cache
 from convkit.doctor.tensorrt._flavour import examine_flavour, is_installed
 from convkit.doctor.tensorrt._host import MACHINE, Host, examine_host
-from convkit.doctor.tensorrt._probes import Prepared, prepare
+from convkit.doctor.tensorrt._probes import ReadyProbe, prepare
 from convkit.doctor.tensorrt._recommend import recommend
 from convkit.doctor.tensorrt._report import TensorRTReport
 from convkit.doctor.tensorrt._steps import FAILED, SKIPPED, Steps
@@ -47,7 +47,7 @@ def examine_tensorrt(progress: Progress = silent) -> TensorRTReport:
     return TensorRTReport(tuple(steps.made), tuple(recommendations))
 
 
-def _prepare(steps: Steps, folder: Path, host: Host) -> list[Prepared]:
+def _prepare(steps: Steps, folder: Path, host: Host) -> list[ReadyProbe]:
     """Return the probes; without a GPU those of real size, which are there for their latency, are left out."""
     found: list[EngineProbe] = []
     with steps.step(MACHINE, "probes") as step:
@@ -62,7 +62,7 @@ def _prepare(steps: Steps, folder: Path, host: Host) -> list[Prepared]:
     return [each for each in prepared if each is not None]
 
 
-def _examine(steps: Steps, name: str, host: Host, probes: list[Prepared]) -> list[Recommendation]:
+def _examine(steps: Steps, name: str, host: Host, probes: list[ReadyProbe]) -> list[Recommendation]:
     from convkit.backends.tensorrt import find_flavour
 
     flavour, backend = find_flavour(name), backend_named(name)

@@ -18,7 +18,7 @@ from convkit.errors import blamed_on
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DTYPES", "Prepared", "prepare"]
+__all__ = ["DTYPES", "ReadyProbe", "prepare"]
 
 DTYPES = ("float32", "float16")
 _CLOSE = 1e-4
@@ -28,7 +28,7 @@ Cases = Sequence[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class ReadyProbe:
     """A probe, its models by element type, and its inputs with the outputs that they have to give."""
 
     probe: EngineProbe
@@ -49,7 +49,7 @@ class Prepared:
         )  # fmt: skip
 
 
-def prepare(steps: Steps, probe: EngineProbe, folder: Path) -> Prepared | None:
+def prepare(steps: Steps, probe: EngineProbe, folder: Path) -> ReadyProbe | None:
     """Return a probe with its expected outputs, or None where those are in doubt: the step says why."""
     import onnx
 
@@ -69,7 +69,7 @@ def prepare(steps: Steps, probe: EngineProbe, folder: Path) -> Prepared | None:
         said = f"PyTorch in float64 and ONNX Runtime in float32 differ by {error:.1e} of the largest value"
         step.set(PASSED if error <= _CLOSE else WRONG, said, error=error if np.isfinite(error) else None)
         if step.state == PASSED:
-            prepared = Prepared(probe, models, list(zip(feeds, exact, strict=True)))
+            prepared = ReadyProbe(probe, models, list(zip(feeds, exact, strict=True)))
     return prepared
 
 

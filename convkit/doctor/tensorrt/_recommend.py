@@ -12,14 +12,14 @@ from convkit.doctor.tensorrt._trial import STAGES
 
 if TYPE_CHECKING:
     from convkit.backends.tensorrt import Gpu
-    from convkit.doctor.tensorrt._probes import Prepared
+    from convkit.doctor.tensorrt._probes import ReadyProbe
     from convkit.doctor.tensorrt._ways import Trials
 
 __all__ = ["recommend"]
 
 
 def recommend(
-    steps: Steps, option: str, flavour: str, version: str, gpu: Gpu | None, no_gpu: str, probes: Sequence[Prepared],
+    steps: Steps, option: str, flavour: str, version: str, gpu: Gpu | None, no_gpu: str, probes: Sequence[ReadyProbe],
     trials: Trials,
 ) -> Recommendation | None:  # fmt: skip
     """Make the step of the recommendation, and store it; None where no way can be recommended.

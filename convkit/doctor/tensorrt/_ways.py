@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convkit.backends import Backend, ways_of
-from convkit.doctor.tensorrt._probes import DTYPES, Prepared
+from convkit.doctor.tensorrt._probes import DTYPES, ReadyProbe
 from convkit.doctor.tensorrt._steps import FAILED, NOT_OFFERED, PASSED, SKIPPED, Steps
 from convkit.doctor.tensorrt._trial import Trial, try_engine
 from convkit.errors import ConvkitError, PluginError
@@ -26,7 +26,7 @@ Trials = dict[tuple[str, str, str], Trial]
 
 
 def try_ways(
-    steps: Steps, backend: Backend, option: str, probes: Sequence[Prepared], *, targets: Sequence[str], no_gpu: str
+    steps: Steps, backend: Backend, option: str, probes: Sequence[ReadyProbe], *, targets: Sequence[str], no_gpu: str
 ) -> Trials:
     """Try every way of an option on every probe, in each element type; what was tried is among the steps.
 
@@ -53,7 +53,7 @@ def try_ways(
 
 
 def _try(
-    steps: Steps, backend: Backend, option: str, way: str, prepared: Prepared, dtype: str, targets: Sequence[str],
+    steps: Steps, backend: Backend, option: str, way: str, prepared: ReadyProbe, dtype: str, targets: Sequence[str],
     no_gpu: str,
 ) -> Trial:  # fmt: skip
     name, case = f"{option}={way}", f"{prepared.probe.name}, {dtype}"

@@ -19,7 +19,7 @@ from support.graphs import make_model
 from convkit import Artifact, NodeRewrite
 from convkit.errors import ArtifactError
 from convkit.graph import DropIdentity, RewriteRecord, apply_rewrite
-from convkit.inspection import OTHER, Difference, GraphDiff, diff_graphs
+from convkit.inspection import OTHER, GraphDiff, InterfaceChange, diff_graphs
 
 
 def network() -> onnx.ModelProto:
@@ -176,8 +176,8 @@ class TestNodes:
             sigmoid.output[0], head.output[0] = head.output[0], sigmoid.output[0]
 
         assert [d for d in diff_graphs(network(), edited(cross)).interface if d.what.startswith("source")] == [
-            Difference("source of output y", "sigmoid", "head"),
-            Difference("source of output z", "head", "sigmoid"),
+            InterfaceChange("source of output y", "sigmoid", "head"),
+            InterfaceChange("source of output z", "head", "sigmoid"),
         ]
 
     def test_which_output_of_a_node_is_read(self) -> None:
@@ -291,19 +291,19 @@ class TestInterface:
         other.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
         other.graph.output[1].type.tensor_type.elem_type = TensorProto.FLOAT16
         assert diff_graphs(network(), other).interface == (
-            Difference("IR version", "9", "10"),
-            Difference("opset ai.onnx", "20", "21"),
-            Difference("input x", "x float32 [1, 3, 8, 8]", "x float32 [batch, 3, 8, 8]"),
-            Difference("output z", "z float32 [1, 2, 8, 8]", "z float16 [1, 2, 8, 8]"),
+            InterfaceChange("IR version", "9", "10"),
+            InterfaceChange("opset ai.onnx", "20", "21"),
+            InterfaceChange("input x", "x float32 [1, 3, 8, 8]", "x float32 [batch, 3, 8, 8]"),
+            InterfaceChange("output z", "z float32 [1, 2, 8, 8]", "z float16 [1, 2, 8, 8]"),
         )
 
     def test_one_more_output_and_another_order(self) -> None:
         other = network()
         y = other.graph.output.pop(0)
         other.graph.output.append(y)
-        assert diff_graphs(network(), other).interface == (Difference("order of outputs", "y, z", "z, y"),)
+        assert diff_graphs(network(), other).interface == (InterfaceChange("order of outputs", "y, z", "z, y"),)
         other.graph.output.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, [1, 4, 8, 8]))
-        assert Difference("output c", "", "c float32 [1, 4, 8, 8]") in diff_graphs(network(), other).interface
+        assert InterfaceChange("output c", "", "c float32 [1, 4, 8, 8]") in diff_graphs(network(), other).interface
 
 
 class Double(NodeRewrite):
@@ -429,7 +429,7 @@ class TestStructure:
         node(other.graph, "n_conv").input[0] = "image"
         diff = diff_graphs(network(), other)
         assert diff.nodes == ()
-        assert diff.interface == (Difference("input 0", "x float32 [1, 3, 8, 8]", "image float32 [1, 3, 8, 8]"),)
+        assert diff.interface == (InterfaceChange("input 0", "x float32 [1, 3, 8, 8]", "image float32 [1, 3, 8, 8]"),)
 
 
 def test_the_difference_is_json() -> None:
@@ -494,4 +494,4 @@ class TestHostileGraphs:
     def test_an_opset_that_does_not_exist(self) -> None:
         other = network()
         other.opset_import[0].version = 2**31
-        assert Difference("opset ai.onnx", "20", str(2**31)) in diff_graphs(network(), other).interface
+        assert InterfaceChange("opset ai.onnx", "20", str(2**31)) in diff_graphs(network(), other).interface
