@@ -88,7 +88,7 @@ def bisect(
     if json:
         emit_json(result.to_json() | {"keep": dict(reasons), "search": found.to_json() if found else None})
         return
-    show(stdout(), *_result(result, nodes), *_search(found), *_keep(reasons))
+    show(stdout(), *_result(result, nodes), *_search(found), *_keep(reasons, result))
     if output:
         stderr().print(f"wrote {output}", markup=False)
 
@@ -193,13 +193,17 @@ def _minimal(found: Search) -> str:
     return f"{count} in float32 when the trials were used up; fewer may do"
 
 
-def _keep(reasons: Mapping[str, str]) -> Iterator[RenderableType]:
+def _keep(reasons: Mapping[str, str], result: Bisection) -> Iterator[RenderableType]:
     from convkit.cli._layout import add_row, grid, styled
 
     if not reasons:
         return
     yield ""
-    yield styled("keep in float32", style="bold")
+    wide = {row.node for row in result.nodes if row.dtype == "float32"}
+    heading = "keep in float32"
+    if wide >= reasons.keys():
+        heading = "float32 already: a backend that computes these more exactly helps, --keep-fp32 does not"
+    yield styled(heading, style="bold")
     rows = grid(2)
     for name, reason in reasons.items():
         add_row(rows, name, reason)

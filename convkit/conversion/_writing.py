@@ -83,7 +83,8 @@ def write_artifact(
         raise ProofFailedError(
             f"{verdict.backend} does not compute what PyTorch computes: {verdict.headline()}.",
             hint=f"The graph is right: PyTorch runs it within the same limits. {verdict.backend} computes less exactly."
-            f" With --backend torch it is proved, and `run` and `load` use PyTorch. {shown}",
+            f" With --backend torch it is proved, and `run` and `load` use PyTorch; `convkit bisect {rejected} --engine"
+            f" {verdict.backend}` names the nodes. {shown}",
             verdict=verdict,
         )
     raise ProofFailedError(

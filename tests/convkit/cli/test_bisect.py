@@ -49,6 +49,8 @@ def test_the_node_that_is_wrong_is_named_and_written_for_review(cli, toy_artifac
     assert said.code == 0
     assert said.lines[0].startswith(f"onnxruntime:{path} against float64, judged by torch:fp32, 1 sample")
     assert f"1 tensor off by more than is explained; the first: {name}" in said.lines
+    assert "keep in float32" not in said.lines
+    assert "float32 already: a backend that computes these more exactly helps, --keep-fp32 does not" in said.lines
     model = onnx.load(str(toy_artifact.model))
     assert read_keep_file(tmp_path / "keep.txt", model) == {name}
     assert "by itself (relative)" in (tmp_path / "keep.txt").read_text(encoding="utf-8")
