@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convkit.conversion._decomposition import quick_exports
+from convkit.conversion._registry import one_registry
 from convkit.errors import ConvkitError, ExportError
 from convkit.graph import MODULE_KEY, fits_in_one_file, save_onnx
 from convkit.model import Dim, Extent, extent_names, resolve, substitute
@@ -80,7 +81,7 @@ def export_onnx(
 
     varying = [dim for dim in spec.dims if dim.dynamic]
     try:
-        with _quiet(), torch.no_grad(), quick_exports(translations):
+        with _quiet(), torch.no_grad(), one_registry(), quick_exports(translations):
             try:
                 program = traced({dim.name: torch.export.Dim(dim.name, min=dim.min, max=dim.max) for dim in varying})
             except Exception as error:

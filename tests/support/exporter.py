@@ -1,7 +1,7 @@
 """What PyTorch's exporter makes anew for each export although it is always the same, made once a process.
 
-Half of the time of exporting a small network goes into a table of translations to ONNX, for which the source of 500
-functions is parsed, into a list of operators, and into type hints. A user exports once; tests export a thousand times.
+Half of the time of exporting a small network goes into a table of translations to ONNX, which convkit keeps, too, into
+a list of operators, and into type hints. A user exports once; tests export a thousand times.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 __all__ = ["forget", "quick_exports"]
 
 _MODULE = "torch.onnx._internal.exporter._registration"
-_TABLES: dict[tuple[Any, ...], Any] = {}
 
 
 def quick_exports() -> None:
@@ -32,7 +31,9 @@ def quick_exports() -> None:
 
 def forget() -> None:
     """Let the next export make its table of translations itself, with all that PyTorch says about it."""
-    _TABLES.clear()
+    from convkit.conversion import _registry
+
+    _registry.forget()
 
 
 class _Finder(MetaPathFinder):
@@ -58,22 +59,12 @@ class _Finder(MetaPathFinder):
 
 
 def _keep_translations(module: ModuleType) -> None:
-    """Copy the table of translations instead of making it."""
+    """Keep the table of translations, as convkit does, for exports without it, too."""
+    from convkit.conversion._registry import made_once
+
     kind = getattr(module, "ONNXRegistry", None)
-    make = getattr(kind, "from_torchlib", None)
-    if kind is None or make is None:
-        return
-
-    def from_torchlib(*args: Any, **kwargs: Any) -> Any:
-        key = (*args, *sorted(kwargs.items()))
-        if key not in _TABLES:
-            _TABLES[key] = make(*args, **kwargs)
-        copy = kind()
-        copy.__dict__.update(_TABLES[key].__dict__)
-        copy.functions = {target: list(functions) for target, functions in copy.functions.items()}
-        return copy
-
-    kind.from_torchlib = staticmethod(from_torchlib)
+    if kind is not None:
+        kind.from_torchlib = classmethod(made_once(kind.from_torchlib.__func__))
 
 
 def _keep_operators() -> None:
