@@ -40,7 +40,8 @@ def category_ids(data: Annotations, classes: tuple[str, ...]) -> tuple[list[int]
     if len(categories) != len(classes):
         raise SettingError(
             f"The artifact has {len(classes)} classes, the annotations have {len(categories)} categories.",
-            hint="Convert with --names so that the class names are those of the annotations. Only detectors are evaluated.",
+            hint="Convert with --names so that the class names are those of the annotations. Only detectors are"
+            " evaluated.",
         )
     if any(fitting) and not all(fitting):
         missing = [name for name, ids in zip(classes, fitting, strict=True) if not ids]

@@ -10,7 +10,7 @@ import pytest
 
 from convkit import validate
 from convkit.artifact import MODEL, VERDICT, publish, staging
-from convkit.errors import ArtifactError, ConversionError, EnvironmentProblem, IntegrityError
+from convkit.errors import ArtifactError, ConversionError, IntegrityError, SettingError
 
 
 def test_an_artifact_is_proved_again_with_more_checks_than_a_conversion_makes(toy, toy_artifact):
@@ -60,7 +60,7 @@ def test_what_is_no_artifact_is_refused(toy, tmp_path):
 
 
 def test_an_unknown_backend_is_refused(toy, toy_artifact):
-    with pytest.raises(EnvironmentProblem, match="'tensort'"):
+    with pytest.raises(SettingError, match="'tensort'"):
         validate(toy_artifact, backend="tensort")
 
 
