@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -40,8 +39,10 @@ from convkit.runtime._staging import ALIGNMENT, Packer, padded, rounded
 
 __all__ = ["DevicePipeline"]
 
-SLOTS = 3
-"""Batches of a stream on their way: one is copied while the next is gathered, and two are on the GPU."""
+ON_GPU = 2
+"""Batches of a stream that stay on the GPU while the next one is gathered."""
+SLOTS = ON_GPU + 2
+"""Batches of a stream on their way at most: those on the GPU, one that is copied, and the next one for the threads."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class _Packed:
 class _InFlight:
     """A batch that was submitted; ``done`` waits for it."""
 
+    slot: Slot
     plan: Plan
     items: Sequence[Item]
     done: Callable[[], None]
@@ -163,44 +165,47 @@ class DevicePipeline:
         if self._host_decode is None:
             raise ConversionError("This model has no decode, so there are no results.", hint="Ask for its outputs.")
         with self._own_slots() as slots:
-            yield from self._flow(batches, cycle(slots))
+            yield from self._flow(batches, slots)
 
     @property
     def shared(self) -> bool:
         """Whether several threads may have a flow each: else the host decodes from the engine's own output buffers."""
         return self._decode is not None
 
-    def _flow(self, batches: Iterable[Sequence[Item]], slots: Iterator[Slot]) -> Iterator[Result]:
-        """Yield the results; while the payloads of a large batch are copied, the items of the next one are gathered."""
+    def _flow(self, batches: Iterable[Sequence[Item]], slots: Sequence[Slot]) -> Iterator[Result]:
+        """Yield the results; the threads that copy a large batch are given the next one before they are done."""
         in_flight: deque[_InFlight] = deque()
-        packed: _Packed | None = None
+        copied: deque[_Packed] = deque()
         try:
             for items in batches:
-                if packed is not None:
-                    yield from self._submitted(packed, in_flight)
-                    packed = None
-                landed = [self._land(in_flight.popleft()) for _ in range(len(in_flight) - SLOTS + 1)]
-                packed = self._pack(next(slots), items)
-                if self.packer.is_quick(packed.size):
-                    yield from self._submitted(packed, in_flight)
-                    packed = None
-                    landed += [self._land(in_flight.popleft()) for _ in range(len(in_flight) - SLOTS + 1)]
+                landed = self._landed(in_flight)
+                used = {id(batch.slot) for batch in in_flight} | {id(batch.slot) for batch in copied}
+                copied.append(self._pack(next(slot for slot in slots if id(slot) not in used), items))
+                waiting = 0 if self.packer.is_quick(copied[-1].size) else 1
+                while len(copied) > waiting:
+                    yield from self._submitted(copied, in_flight)
+                if not waiting:
+                    landed += self._landed(in_flight)
                 for results in landed:
                     yield from results()
-            if packed is not None:
-                yield from self._submitted(packed, in_flight)
-                packed = None
+            while copied:
+                yield from self._submitted(copied, in_flight)
             while in_flight:
                 yield from self._land(in_flight.popleft())()
         finally:
-            if packed is not None:
+            for packed in copied:
                 packed.done()
 
-    def _submitted(self, packed: _Packed, in_flight: deque[_InFlight]) -> Iterator[Result]:
-        """Put a batch behind those in flight; where their outputs are in the engine, yield their results first."""
+    def _submitted(self, copied: deque[_Packed], in_flight: deque[_InFlight]) -> Iterator[Result]:
+        """Put the first batch behind those in flight; where their outputs are in the engine, they come first."""
         while in_flight and not self.shared:
             yield from self._land(in_flight.popleft())()
-        in_flight.append(self._submit(packed, concurrent=bool(in_flight)))
+        in_flight.append(self._submit(copied[0], concurrent=bool(in_flight)))
+        copied.popleft()
+
+    def _landed(self, in_flight: deque[_InFlight]) -> list[Callable[[], Sequence[Result]]]:
+        """Wait for all but the last batches in flight; return what makes their results."""
+        return [self._land(in_flight.popleft()) for _ in range(len(in_flight) - ON_GPU)]
 
     @contextmanager
     def _own_slots(self) -> Iterator[list[Slot]]:
@@ -272,7 +277,7 @@ class DevicePipeline:
             if plan.results_host is not None:
                 self.device.download(plan.results_host, plan.results_memory)
             batch.slot.busy = done = self.device.record()
-        return _InFlight(plan, batch.items, done)
+        return _InFlight(batch.slot, plan, batch.items, done)
 
     def _land(self, batch: _InFlight) -> Callable[[], Sequence[Result]]:
         """Wait for a batch; return what makes its results, for which its slot is not needed any more."""

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -62,6 +63,7 @@ class Packer:
         self._count = min(_MOST_THREADS, os.cpu_count() or 1)
         self._workers: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
+        self._latest: Sequence[tuple[threading.Event, Future[None]]] = ()
 
     def is_quick(self, size: int) -> bool:
         """Tell whether a batch of so many bytes is copied at once, because more than its copy would hide little."""
@@ -70,7 +72,8 @@ class Packer:
     def copy(self, memory: np.ndarray, start: int, arrays: Sequence[np.ndarray]) -> Callable[[], None]:
         """Begin to copy contiguous arrays one behind the other, each to a multiple of `ALIGNMENT` from ``start`` on.
 
-        What is returned waits for the end, and may be called twice. What is quick is copied here.
+        What is returned waits for the end, and may be called twice. What is quick is copied here. A large batch may be
+        given before the one before it is done: each thread goes on with it at once.
         """
         pieces = _chained(arrays)
         if not (size := sum(piece.size for piece in pieces)):
@@ -82,14 +85,25 @@ class Packer:
             return lambda: None
         count = max(1, min(self._count, size // _PART_BYTES), -(-size // _MOST_PART_BYTES))
         step = rounded(-(-size // count), ALIGNMENT)
-        pending = []
+        earlier, pending = self._latest, []
         for at in range(0, size, step):
             begun = threading.Event()
             part = target[at : at + step], _cut(pieces, at, at + step), begun
             pending.append((begun, self._pool().submit(_copy_part, *part)))
-        for begun, _ in pending:  # each thread needs Python's lock before it copies, and this one keeps it busy
+        self._latest = pending
+        if all(copied.done() for _, copied in earlier):
+            self._wait_for_threads()
+        return partial(self._end, pending)
+
+    def _end(self, pending: Sequence[tuple[threading.Event, Future[None]]]) -> None:
+        for _, copied in pending:
+            copied.result()
+        self._wait_for_threads()
+
+    def _wait_for_threads(self) -> None:
+        """Wait until what was given last has begun: a thread needs Python's lock for that, and the caller keeps it."""
+        for begun, _ in self._latest:
             begun.wait()
-        return lambda: _wait(pending)
 
     def close(self) -> None:
         """End the threads."""
@@ -149,11 +163,6 @@ def _copy_part(target: np.ndarray, pieces: Sequence[np.ndarray], begun: threadin
     """Do the same in another thread, and tell when it needs Python's lock no more."""
     begun.set()
     _copy(target, pieces)
-
-
-def _wait(pending: Sequence[tuple[threading.Event, Future[None]]]) -> None:
-    for _, copied in pending:
-        copied.result()
 
 
 def rounded(size: int, step: int) -> int:

@@ -6,6 +6,7 @@ Preprocess and decode are CenterNet's kernels built for the host, and those of a
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -217,6 +218,21 @@ def test_payloads_are_copied_while_the_next_batch_is_gathered(ends: tuple[bool, 
     pipeline = make_pipeline(device_preprocess=ends[0], device_decode=ends[1])
     images = scenes() * 3
     assert_equal(flow(pipeline, images, 2), images)
+    pipeline.close()
+
+
+@pytest.mark.usefixtures("copied_aside")
+def test_threads_have_the_next_batch_before_they_are_done_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So they never wait for this thread; slow ones mix nothing up."""
+    pipeline: Any = make_pipeline()
+    said: list[str] = []
+    give, upload, copy = pipeline.packer.copy, pipeline.device.upload, _staging._copy
+    monkeypatch.setattr(_staging, "_copy", lambda *parts: (time.sleep(0.002), copy(*parts)))
+    monkeypatch.setattr(pipeline.packer, "copy", lambda *batch: (said.append("given"), give(*batch))[1])
+    monkeypatch.setattr(pipeline.device, "upload", lambda *to, **how: (said.append("sent"), upload(*to, **how))[1])
+    images = scenes() * 2
+    assert_equal(flow(pipeline, images, 2), images)
+    assert said == ["given", *["given", "sent"] * 5, "sent"]
     pipeline.close()
 
 
