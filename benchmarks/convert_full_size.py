@@ -1,7 +1,10 @@
 """Convert a full-size network at 512x512: wall time, peak memory, and inference beside PyTorch.
 
 The checkpoint is random but well-conditioned, in the official format, with 80 classes: a resdcn_18 of 14.4 M
-parameters, or with --arch another.
+parameters, or with --arch another. Options behind "--" are given to the conversion, whose time alone is then printed:
+
+    python benchmarks/convert_full_size.py -- --backend torch --device cuda
+
 Run with two cores to compare with docs/performance.md.
 """
 
@@ -94,6 +97,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15, help="timed inferences of each engine")
     parser.add_argument("--arch", default="resdcn_18", choices=LIMITS, help="the network")
     parser.add_argument("--weights", type=Path, help="a checkpoint to use in place of the random one")
+    parser.add_argument("extra", nargs="*", help="options of the conversion, behind --")
     options = parser.parse_args()
     from support.checkpoints import make_checkpoint
 
@@ -106,7 +110,10 @@ def main() -> None:
             head_conv=64 if options.arch.startswith("res") else 256,
         )
         artifact = Path(folder) / "artifact"
-        seconds, memory = convert(weights, artifact, [])
+        seconds, memory = convert(weights, artifact, options.extra)
+        if options.extra:
+            print(f"convert {options.arch} {' '.join(options.extra)}: {seconds:.1f} s, {memory:.2f} GiB")
+            return
         torch_ms, ort_ms = inference(weights, artifact, options.runs)
     limit_seconds, limit_gib = LIMITS[options.arch]
     ratio = ort_ms / torch_ms
