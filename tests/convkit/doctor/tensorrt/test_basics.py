@@ -117,6 +117,7 @@ def test_the_cache_of_kernel_times(writes, plan, state, monkeypatch):
 
 
 def test_a_convolution_is_built_by_the_genuine_library_and_not_run_without_a_gpu():
+    pytest.importorskip(FLAVOURS["tensorrt-rtx"].module)
     steps = Steps(silent)
     try_convolution(steps, backend_named("tensorrt-rtx"), targets=("sm86",), no_gpu="there is no GPU")
     states = {step.name: step.state for step in steps.made}
