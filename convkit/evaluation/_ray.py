@@ -222,7 +222,8 @@ def _cluster(address: str) -> Iterator[Any]:
                 configure_logging=True,
             )
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            raise _unconnected(address, " ".join(str(error).split())) from error
+            why = _reason(error.__cause__) if error.__cause__ else " ".join(str(error).split())
+            raise _unconnected(address, why) from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray puts a handler of its own in its place
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -253,7 +254,7 @@ def _unconnected(address: str, why: str) -> EnvironmentProblem:
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Return the line of an error of Ray that says what happened: that of the error behind it."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception): ", line)), lines[-1]).strip()
