@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from convkit import hookspecs
-from convkit.errors import AdapterNotFoundError, ConvkitError, PluginError, suggest
+from convkit.errors import AdapterNotFoundError, ConvkitError, PluginError, SettingError, suggest
 
 if TYPE_CHECKING:
     from convkit.model import Adapter
@@ -86,7 +86,7 @@ class PluginManager:
         A plugin that fails to import, or does not fit the hooks, is left out and listed in ``broken``.
 
         Raises:
-            PluginError: a plugin that is to be left out or loaded does not exist.
+            SettingError: a plugin that is to be left out or loaded does not exist.
         """
         chosen = os.environ.get(LOAD_VARIABLE)
         only = None if chosen is None else {name.strip() for name in chosen.split(",") if name.strip()}
@@ -94,7 +94,7 @@ class PluginManager:
         unknown = (self.blocked | (only or set())) - {point.name for point in points}
         if unknown:
             name = min(unknown)
-            raise PluginError(
+            raise SettingError(
                 f"There is no plugin {name!r} to {'leave out' if name in self.blocked else 'load'}.",
                 hint=suggest(name, (point.name for point in points)) or "`convkit plugins` lists the installed ones.",
             )

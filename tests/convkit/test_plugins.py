@@ -14,7 +14,7 @@ import pytest
 from support.plugins import write_distribution
 
 from convkit import hookimpl, hookspecs
-from convkit.errors import AdapterNotFoundError, PluginError
+from convkit.errors import AdapterNotFoundError, PluginError, SettingError
 from convkit.plugins import PluginManager, PluginWarning, block, hook_names, manager
 
 BUILT_IN = {"centernet", "dcnv2", "graph", "onnxruntime", "known_errors", "tensorrt", "torch"}
@@ -91,11 +91,11 @@ def test_a_blocked_plugin_is_not_even_imported(site):
 
 
 def test_blocking_or_loading_an_unknown_plugin_is_an_error_with_a_suggestion(monkeypatch):
-    with pytest.raises(PluginError, match="no plugin 'dcnv3' to leave out") as caught:
+    with pytest.raises(SettingError, match="no plugin 'dcnv3' to leave out") as caught:
         discovered(blocked=frozenset({"dcnv3"}))
     assert "Did you mean 'dcnv2'" in caught.value.hint
     monkeypatch.setenv("CONVKIT_LOAD_PLUGINS", "graph,zzz")
-    with pytest.raises(PluginError, match="no plugin 'zzz' to load") as caught:
+    with pytest.raises(SettingError, match="no plugin 'zzz' to load") as caught:
         discovered()
     assert "convkit plugins" in caught.value.hint
 
