@@ -21,14 +21,13 @@ from convkit.conversion._convert import (
 from convkit.conversion._engines import BuiltEngine, build_engine
 from convkit.conversion._export import check_graph, clean_names, export_onnx
 from convkit.conversion._inputs import RawInputs, adapter_inputs, own_inputs
+from convkit.conversion._options import option_pairs, resolve_options
 from convkit.conversion._preflight import Checked, check_source, preflight
 from convkit.conversion._settings import (
     CONFIG_FILE,
     OPSETS,
     ConvertSettings,
-    option_pairs,
     read_config,
-    resolve_options,
     resolve_settings,
 )
 

@@ -31,7 +31,7 @@ from convkit.conversion._calibration import CalibrationFiles
 from convkit.conversion._changes import DEFAULT_METHOD, Changes, Wish, measure_changes
 from convkit.conversion._edges import changed_edges, engine_edges
 from convkit.conversion._export import check_graph
-from convkit.conversion._settings import resolve_options
+from convkit.conversion._options import resolve_options
 from convkit.conversion._typed import prove_typed
 from convkit.errors import ConversionError, ProofFailedError, SettingError
 from convkit.files import sha256

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 from convkit._text import printable, read_text
 from convkit.backends import find_builder
 from convkit.conversion._edges import check_edges_fit, read_edges, refuse_for_engines
+from convkit.conversion._options import adapter_options
 from convkit.errors import AdapterError, CheckpointError, SettingError, blamed_on, named, suggest
-from convkit.model import Adapter, Dim, Option, apply_overrides, find_precision
+from convkit.model import Adapter, Dim, apply_overrides, find_precision
 from convkit.plugins import manager
 
 if sys.version_info >= (3, 11):
@@ -27,9 +27,7 @@ __all__ = [
     "CONFIG_FILE",
     "OPSETS",
     "ConvertSettings",
-    "option_pairs",
     "read_config",
-    "resolve_options",
     "resolve_settings",
 ]
 
@@ -216,7 +214,7 @@ def resolve_settings(
     elif values.get("target"):
         raise SettingError("target is for engines, and the result is an ONNX file.", hint="Add --to tensorrt-rtx.")
     _check_precision(values)
-    options, option_origins = _options(adapter, [(label, source.get("set")) for label, source in sources[:3]])
+    options, option_origins = adapter_options(adapter, [(label, source.get("set")) for label, source in sources[:3]])
     found = _from_checkpoint(adapter, weights, options) if weights else {}
     for name, value in found.items():
         if option_origins.get(f"set.{name}") == "adapter":
@@ -288,98 +286,6 @@ def _parsed(name: str, parse: Callable[[Any], Any], value: Any) -> Any:
         return parse(value)
     except ValueError as error:
         raise SettingError(f"{name} cannot be {value!r}.", hint=str(error)) from None
-
-
-def _options(adapter: Adapter, sources: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
-    declared = {option.name: option for option in (*_plugin_options(), *adapter.options)}
-    given: dict[str, tuple[str, Any]] = {}
-    for label, source in sources:
-        if isinstance(source, str):
-            raise SettingError(f"set is {source!r}.", hint="Write a table [convert.set] with one line an option.")
-        pairs = source if isinstance(source, Mapping) else option_pairs(source or ())
-        for name, value in pairs.items():
-            if name not in declared:
-                raise SettingError(
-                    f"Adapter {adapter.name!r} has no option {name!r}.",
-                    hint=f"{suggest(name, declared)} It has {', '.join(declared) or 'none'}.",
-                )
-            given.setdefault(name, (label, _convert(declared[name], value)))
-    found = {name: given.get(name, ("adapter", option.default)) for name, option in declared.items()}
-    return (
-        {name: value for name, (_, value) in found.items()},
-        {f"set.{name}": label for name, (label, _) in found.items()},
-    )
-
-
-def resolve_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of plugins in the types that they declare.
-
-    Raises:
-        SettingError: no plugin has an option of that name, or it cannot have that value.
-    """
-    declared = {option.name: option for option in _plugin_options()}
-    for name in given:
-        if name not in declared:
-            raise SettingError(
-                f"No plugin has an option {name!r}.",
-                hint=f"{suggest(name, declared)} There is {', '.join(declared) or 'none'}; options of the adapter are"
-                " those of the conversion.",
-            )
-    return {name: _convert(declared[name], value) for name, value in given.items()}
-
-
-def _plugin_options() -> list[Option]:
-    return [option for found in manager().gather("convkit_options", of=Option).values() for option in found]
-
-
-def option_pairs(texts: Iterable[str]) -> dict[str, str]:
-    """Return ``NAME=VALUE`` texts as a mapping, the first of two with one name.
-
-    Raises:
-        SettingError: a text has no value.
-    """
-    pairs: dict[str, str] = {}
-    for text in texts:
-        name, found, value = text.partition("=")
-        if not found:
-            raise SettingError(f"--set {text!r} has no value.", hint="Write --set NAME=VALUE.")
-        pairs.setdefault(name.strip(), value.strip())
-    return pairs
-
-
-def _convert(option: Option, value: Any) -> Any:
-    try:
-        if isinstance(option.default, tuple):
-            parts = value.split(",") if isinstance(value, str) else list(value)
-            converted: Any = tuple(float(part) for part in parts)
-            if len(converted) != len(option.default):
-                raise ValueError(f"{len(option.default)} numbers are needed")
-        else:
-            converted = _boolean(value) if isinstance(option.default, bool) else type(option.default)(value)
-            if isinstance(value, bool) or (not isinstance(value, str) and converted != value):
-                raise ValueError(f"it is no {type(option.default).__name__}")
-        numbers = converted if isinstance(converted, tuple) else (converted,)
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise ValueError("it is not finite")
-    except (TypeError, ValueError, OverflowError) as error:
-        raise SettingError(
-            f"Option {option.name!r} cannot be {value!r}: {error}.", hint=f"{option.help} Default: {option.default}."
-        ) from error
-    if option.choices and converted not in option.choices:
-        raise SettingError(
-            f"Option {option.name!r} cannot be {converted!r}.",
-            hint=f"{suggest(str(converted), option.choices)} Choices: {', '.join(option.choices)}.",
-        )
-    return converted
-
-
-def _boolean(value: Any) -> bool:
-    words = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
-    if isinstance(value, bool):
-        return value
-    if str(value).lower() not in words:
-        raise ValueError("true or false is needed")
-    return words[str(value).lower()]
 
 
 def _plain(value: Any) -> Any:

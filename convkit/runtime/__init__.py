@@ -4,9 +4,11 @@ from convkit.runtime._augmented import AugmentedPredictor
 from convkit.runtime._buffers import Borrowed, Device, Item
 from convkit.runtime._cuda import Cuda
 from convkit.runtime._device_pipeline import DevicePipeline
+from convkit.runtime._device_predictor import DevicePredictor
 from convkit.runtime._finite import FiniteCheck
 from convkit.runtime._finite_on_device import NOT_FINITE, FiniteOnDevice
-from convkit.runtime._predictor import DevicePredictor, Predictor, load, predictor_of
+from convkit.runtime._load import load, predictor_of
+from convkit.runtime._predictor import Predictor
 
 __all__ = [
     "NOT_FINITE",

@@ -1,19 +1,19 @@
-"""load(): an artifact becomes a predictor: preprocess, engine, decode."""
+"""A predictor: preprocess, engine and decode of an artifact."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from convkit.artifact import Artifact, spec_from_manifest, verify_signature
-from convkit.backends import Coverage, Session, coverage, open_artifact, proved_engine
-from convkit.errors import ConversionError, InputError, NotFiniteError, ValidationError
+from convkit.artifact import Artifact, spec_from_manifest
+from convkit.backends import Coverage, Session
+from convkit.errors import ConversionError, InputError, NotFiniteError
 from convkit.model import ModelSpec
 from convkit.processing import (
     Decode,
@@ -30,76 +30,9 @@ from convkit.processing import (
 )
 from convkit.results import Result
 from convkit.runtime._batch_size import fitting_batch, memory_of
-from convkit.runtime._buffers import Item
-from convkit.runtime._cuda import Cuda, on_gpu
-from convkit.runtime._device_pipeline import DevicePipeline
 from convkit.runtime._finite import FiniteCheck, Origins
 
-__all__ = ["DevicePredictor", "Predictor", "batches", "load", "predictor_of"]
-
-
-def load(
-    path: Path | str,
-    *,
-    backend: str | None = None,
-    device: str | None = None,
-    verify: bool = True,
-    unproved: bool = False,
-    signed_by: Path | str | None = None,
-    augment: Mapping[str, str] | None = None,
-) -> Predictor:
-    """Load an artifact as a predictor.
-
-    ``backend`` and ``device`` are by default those that proved the artifact; another backend runs where it does by
-    default: on ``cpu``, or ``cuda`` for TensorRT, which runs the engine that `convkit.conversion.build_engine` put into
-    the artifact. On ``cuda`` (or ``cuda:N``) inputs go through the device pipeline as far as the adapter and the
-    backend have device sides; see `DevicePredictor`. ``verify`` False skips the comparison of the files with their
-    hashes. ``unproved`` opens a backend, device or kind of GPU that no proof covers; `Predictor.unproved` then says
-    why none does. ``signed_by`` is a public key (PEM): what its owner did not sign is refused. ``augment`` are settings
-    of test-time augmentation, by name, as the adapter has them: each input then goes through the engine in several
-    views, and the results are made of all of them, on the host.
-
-    Raises:
-        ArtifactError, IntegrityError: it is no artifact, or not the one that was proved; it lacks such an engine.
-        ValidationError: the artifact was rejected by its proof, or no proof covers the backend on this device.
-        SettingError: the key cannot be used, or the model has no such augmentation.
-        EnvironmentProblem: the backend cannot run here, there is no such device, or no package for signatures.
-    """
-    artifact = Artifact.open(path)
-    if signed_by is not None:
-        verify_signature(artifact, Path(signed_by))
-    if verify:
-        artifact.verify()
-    if not artifact.manifest["verdict"]["passed"]:
-        raise ValidationError(
-            f"{path} was rejected: {artifact.manifest['verdict']['headline']}.",
-            hint=f"`convkit validate {path} -v` shows every check and where the error enters.",
-        )
-    backend, device = proved_engine(artifact, backend, device)
-    session = open_artifact(artifact, backend, device=device, unproved=unproved, verify=verify)
-    found = coverage(artifact, backend, device)
-    with ExitStack() as unused:
-        unused.callback(session.close)
-        predictor = predictor_of(artifact, session, augment)
-        unused.pop_all()
-    predictor.backend, predictor.coverage = backend, predictor.noted(found)
-    return predictor
-
-
-def predictor_of(artifact: Artifact, session: Session, augment: Mapping[str, str] | None = None) -> Predictor:
-    """Return the predictor that `load` makes of a session of an artifact, without asking whether it is proved.
-
-    Raises:
-        SettingError: the model has no test-time augmentation, or not with the settings ``augment``.
-        EnvironmentProblem: the session is on a GPU for which cupy is missing.
-    """
-    if augment is not None:
-        from convkit.runtime._augmented import AugmentedPredictor
-
-        return AugmentedPredictor(artifact, session, augment)
-    if session.device.partition(":")[0] == "cuda":
-        return DevicePredictor(artifact, session)
-    return Predictor(artifact, session)
+__all__ = ["Predictor", "batches", "refuse"]
 
 
 class Predictor:
@@ -222,7 +155,7 @@ class Predictor:
             prepared = prepare(self.spec, self._preprocess, value)
             self._check_sizes({name: tensor.shape for name, tensor in prepared.tensors.items()})
         except InputError as error:
-            _refuse(error, raw)
+            refuse(error, raw)
         return prepared
 
     def run(self, prepared: Sequence[Prepared]) -> list[Result]:
@@ -284,86 +217,7 @@ class Predictor:
         return f"Predictor({self.artifact.manifest['adapter']['name']} {model['variant']} on {self.session.device})"
 
 
-class DevicePredictor(Predictor):
-    """A predictor whose inputs go through the device pipeline.
-
-    The payloads of a batch are copied to the GPU in one piece, and only the results come back. Between them run the
-    adapter's preprocess, the engine and the adapter's decode, on one stream, from the third batch of a shape on in one
-    CUDA graph where the engine can be captured. A preprocess or decode without a device side runs on the host, which
-    is slower; an engine without one makes this a plain predictor.
-
-    Inputs that are in the GPU's memory already (of torch, cupy, or with DLPack or ``__cuda_array_interface__``; images
-    as uint8 [H, W, 3] in BGR order) are read there, without a copy, if the adapter's preprocess can do that. They must
-    not change before their results are there.
-    """
-
-    def __init__(
-        self,
-        artifact: Artifact,
-        session: Session,
-        *,
-        preprocess: Preprocess | None = None,
-        decode: Decode | None = None,
-    ) -> None:
-        super().__init__(artifact, session, preprocess=preprocess, decode=decode)
-        self.device = Cuda(session.device)
-        self.pipeline = self._open_pipeline(session, self.device)
-
-    def _open_pipeline(self, session: Session, device: Cuda) -> DevicePipeline | None:
-        with device.active():
-            engine = session.on_device(device.stream)
-        if engine is None:
-            return None
-        return DevicePipeline(
-            device, engine, self.spec, self._preprocess, self._decode, batch_min=self.batch_min, finite=self._finite
-        )
-
-    def predict(self, inputs: Iterable[Any]) -> list[Result]:
-        """Return one result for each raw input, in order; as many go together as the artifact allows."""
-        return list(self.stream(inputs, batch=self.batch_max))
-
-    def stream(self, inputs: Iterable[Any], *, batch: int = 1) -> Iterator[Result]:
-        """Yield one result for each raw input; while a batch is on the GPU the next one is packed.
-
-        Streams of several threads take turns, batch by batch. Where the host decodes, one waits until the other is
-        over.
-        """
-        if self.pipeline is None or self._decode is None:
-            yield from super().stream(inputs, batch=batch)
-            return
-        origins = Origins()
-        items = map(self._item, origins.note(inputs))
-        with nullcontext() if self.pipeline.shared else self._lock, origins.naming():
-            for result in self.pipeline.flow(batches(items, self._size(batch), lambda item: item.shapes)):
-                origins.answered()
-                yield result
-
-    def prepare(self, raw: Any) -> Prepared:
-        """Return one raw input as input tensors, without the batch axis; what is on the GPU is copied to the host."""
-        if on_gpu(raw):
-            raw = self.device.to_host(self.device.borrow(raw))
-        return super().prepare(raw)
-
-    def _item(self, raw: Any) -> Item:
-        assert self.pipeline is not None
-        make, value = (
-            (self.pipeline.item_on_device, raw) if on_gpu(raw) else (self.pipeline.item, self.reader.accept(raw))
-        )
-        try:
-            item = make(value)
-            self._check_sizes(item.shapes)
-        except InputError as error:
-            _refuse(error, raw)
-        return item
-
-    def close(self) -> None:
-        """Free the GPU's buffers and the engine."""
-        if self.pipeline is not None:
-            self.pipeline.close()
-        super().close()
-
-
-def _refuse(error: InputError, raw: Any) -> NoReturn:
+def refuse(error: InputError, raw: Any) -> NoReturn:
     """Raise what is wrong with a raw input, with its path before it where it was given as one."""
     if isinstance(raw, str | Path):
         raise InputError(f"{raw}: {error.message}", hint=error.hint) from error

@@ -64,7 +64,7 @@ class OnGpu(Session):
 
 @pytest.mark.parametrize("stale", [False, True])
 def test_on_a_device_each_stream_is_run_until_its_graph_is_replayed(blobs, blob_artifact, monkeypatch, stale):
-    monkeypatch.setattr("convkit.runtime._predictor.Cuda", lambda device: NumpyDevice())
+    monkeypatch.setattr("convkit.runtime._device_predictor.Cuda", lambda device: NumpyDevice())
     session = OnGpu(open_artifact(blob_artifact, "onnxruntime"))
     session.engine.stale = stale
     with predictor_of(blob_artifact, session) as predictor:

@@ -26,6 +26,7 @@ from convkit.errors import (
     ImageError,
     InputError,
     IntegrityError,
+    SettingError,
     ValidationError,
 )
 from convkit.processing import find_decode, synthetic_scenes
@@ -352,7 +353,7 @@ def test_without_the_plugin_of_its_adapter_an_artifact_says_what_to_install(blob
 
 
 def test_an_unknown_backend_or_device_is_refused(blobs, blob_artifact):
-    with pytest.raises(EnvironmentProblem, match="'onnx'"):
+    with pytest.raises(SettingError, match="'onnx'"):
         load(blob_artifact, backend="onnx")
     with pytest.raises(EnvironmentProblem, match="'cuda:0'"):
         load(blob_artifact, device="cuda:0")

@@ -54,7 +54,7 @@ def test_the_predictor_of_the_gpu_gives_the_same_bits_with_a_cpu_in_its_place(
     """Buffers, layouts (channels-last in 16 bits), kernels and order are those of the GPU; only it is missing."""
     monkeypatch.setattr("torch.cuda.ExternalStream", lambda stream, device: None)
     monkeypatch.setattr("torch.cuda.stream", lambda stream: nullcontext())
-    monkeypatch.setattr("convkit.runtime._predictor.Cuda", lambda device: NumpyDevice())
+    monkeypatch.setattr("convkit.runtime._device_predictor.Cuda", lambda device: NumpyDevice())
     monkeypatch.setattr("convkit.runtime._device_pipeline.FiniteOnDevice", WatchOnHost)
     monkeypatch.setattr(TorchSession, "on_device", lambda session, stream: Engine(session, stream))
     monkeypatch.setattr(Affine, "on_device", lambda affine: HostAffine(affine))
