@@ -112,6 +112,28 @@ def test_one_weight_of_another_exponent_is_found_in_its_layer(
     assert found.note.startswith("the first layer that differs is first: channel 3 has the ")
 
 
+def test_the_spread_of_a_channel_counts_beside_its_mean(
+    half: Layers, feed: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def runs(backend: str, device: str) -> Any:
+        def opened(model: onnx.ModelProto) -> Any:
+            visit = runs_in("float16")(model)
+
+            def spread(name: str, value: np.ndarray, take: Any) -> None:
+                take(name, value + 0.1 * (value - value.mean((2, 3), keepdims=True)))
+
+            return lambda feed, take: visit(feed, lambda name, value: spread(name, value, take))
+
+        return opened
+
+    monkeypatch.setattr(Layers, "_feed", lambda self, samples: feed)
+    monkeypatch.setattr(module, "graph_runs", runs)
+    found = half.check(net(), None, "torch", "cpu")  # type: ignore[arg-type]
+    assert found is not None
+    assert not found.passed
+    assert "root mean square" in found.note
+
+
 def test_float16_is_no_float32(feed: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     wide = Layers.measure(net(), feed, runs_in("float64"), runs_in("float32"), "fp32")
     assert check(wide, feed, net(), monkeypatch, "float32").passed
