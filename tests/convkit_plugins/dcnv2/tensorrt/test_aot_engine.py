@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +16,6 @@ import pytest
 from support.aot_on_rtx import PLACE
 from support.deform_layers import DeformLayer
 from support.graphs import op_types
-from support.plugins import registered
-from support.toy_dcn import DeformableToyPlugin
 
 from convkit import Artifact, convert
 from convkit.backends import Backend, BuildRequest, Engine, Ladder, Session, own_plugins
@@ -51,13 +48,6 @@ class Keeps(Backend):
 
     def open(self, engine: Engine, *, device: str = "cpu") -> Session:
         raise NotImplementedError
-
-
-@pytest.fixture(scope="module")
-def converted(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Artifact]:
-    with registered(DeformableToyPlugin()):
-        folder = tmp_path_factory.mktemp("artifacts") / "deformable"
-        yield convert("toy", weights=toy_weights_file, output=folder, samples=2).artifact
 
 
 @pytest.fixture

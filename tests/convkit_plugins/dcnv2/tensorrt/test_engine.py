@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.plugins import registered
-from support.toy_dcn import DeformableToyPlugin
 
-from convkit import Artifact, convert
+from convkit import Artifact
 from convkit.artifact import stored_engines
 from convkit.conversion import build_engine
 from convkit.errors import SettingError
@@ -19,13 +16,6 @@ from convkit.errors import SettingError
 pytest.importorskip("tensorrt_rtx_bindings")
 
 RTX = "tensorrt-rtx"
-
-
-@pytest.fixture(scope="module")
-def converted(toy_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Artifact]:
-    with registered(DeformableToyPlugin()):
-        folder = tmp_path_factory.mktemp("artifacts") / "deformable"
-        yield convert("toy", weights=toy_weights_file, output=folder, samples=2).artifact
 
 
 @pytest.fixture

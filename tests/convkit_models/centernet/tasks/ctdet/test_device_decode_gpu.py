@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.decoding import assert_equal
 from torch.nn import functional as F
 
 from convkit import Detections
@@ -106,14 +107,6 @@ class OnGpu:
         self.poison()
         self.launch()
         return self.results()
-
-
-def assert_equal(found: list[Detections], expected: Any) -> None:
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one.class_ids, other.class_ids)
-        np.testing.assert_array_equal(one.scores.view(np.uint32), other.scores.view(np.uint32))
-        np.testing.assert_array_equal(one.boxes.view(np.uint32), other.boxes.view(np.uint32))
 
 
 def on_host(settings: Mapping[str, Any], device: OnGpu) -> Any:
