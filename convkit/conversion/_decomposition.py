@@ -15,6 +15,9 @@ __all__ = ["quick_exports"]
 
 _NEW = {
     "aten.add.Tensor",
+    "aten.all.dim",
+    "aten.amax.default",
+    "aten.argmin.default",
     "aten.batch_norm.default",
     "aten.cat.default",
     "aten.conv1d.default",
@@ -25,7 +28,13 @@ _NEW = {
     "aten.eq.Tensor",
     "aten.floor_divide.default",
     "aten.gather.default",
+    "aten.ge.Scalar",
+    "aten.ge.Tensor",
+    "aten.gt.Scalar",
+    "aten.le.Scalar",
+    "aten.le.Tensor",
     "aten.linear.default",
+    "aten.logical_and.default",
     "aten.max_pool2d.default",
     "aten.mean.dim",
     "aten.mul.Tensor",
@@ -34,11 +43,14 @@ _NEW = {
     "aten.silu.default",
     "aten.stack.default",
     "aten.sub.Tensor",
+    "aten.sum.dim_IntList",
     "aten.tanh.default",
     "aten.to.dtype",
     "aten.topk.default",
     "aten.upsample_nearest2d.vec",
     "aten.where.ScalarOther",
+    "aten.where.self",
+    "aten.zeros_like.default",
 }
 """Operators that PyTorch decomposes as `_settle` does, or not at all, and whose results share no memory."""
 
@@ -48,7 +60,9 @@ _VIEWS = {
     "aten.expand.default",
     "aten.flatten.using_ints",
     "aten.permute.default",
+    "aten.select.int",
     "aten.slice.Tensor",
+    "aten.squeeze.dim",
     "aten.transpose.int",
     "aten.unsqueeze.default",
     "aten.view.default",

@@ -110,7 +110,7 @@ def _graph_poses(heads: Heads, spec: Mapping[str, Any]) -> dict[str, Tensor]:
     centres = cell + (values[:, 2 + 2 * joints :] if "reg" in heads else 0.5)
     half = values[:, :2] / 2
     corners = torch.cat([centres - half, centres + half], dim=1)  # [B, 4, N]
-    points = torch.unflatten(values[:, 2 : 2 + 2 * joints], 1, (joints, 2)) + cell.unsqueeze(1)  # [B, J, 2, N]
+    points = values[:, 2 : 2 + 2 * joints].view(-1, joints, 2, count) + cell.unsqueeze(1)  # [B, J, 2, N]
     if "hm_hp" in heads:
         points = _snapped(heads, points, corners, position, peaks(heads["hm_hp"]).topk(count))
     scores = logits.sigmoid().unsqueeze(1)
@@ -128,7 +128,7 @@ def _snapped(
     if "hp_offset" in heads:
         offsets = heads["hp_offset"].flatten(2)
         found_offsets = offsets.gather(2, spots.flatten(1).unsqueeze(1).expand(-1, 2, -1))
-        places = places + torch.unflatten(found_offsets, 2, (joints, count))
+        places = places + found_offsets.view(-1, 2, joints, count)
     else:
         places = places + 0.5
     counts = logits > _LEAST
@@ -140,7 +140,8 @@ def _snapped(
     nearest = distance.gather(3, pick.unsqueeze(3)).squeeze(3)
     low, high = corners[:, None, :2], corners[:, None, 2:]
     reach = (high - low).amax(2) * FARTHEST  # [B, 1, N]
-    inside = ((place >= low) & (place <= high)).all(2)
+    inside = torch.logical_and(place >= low, place <= high).all(2)
     # what does not count is FAR away: inside of no box but a huge one, so it is asked for as well
-    accepted = inside & (nearest <= reach * reach) & (reach >= 0) & (place[:, :, 0] > FAR)
+    near = torch.logical_and(nearest <= reach * reach, reach >= 0)
+    accepted = torch.logical_and(torch.logical_and(inside, near), place[:, :, 0] > FAR)
     return torch.where(accepted.unsqueeze(2), place, points)
