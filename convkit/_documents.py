@@ -18,7 +18,7 @@ MOST_DEPTH = 64
 """How deep lists and objects may be in each other."""
 
 
-def read_document(path: Path, kind: type[T] | Any, *, most: int = MOST_BYTES) -> Any:
+def read_document(path: Path, kind: type[T] | Any) -> Any:
     """Return the JSON document of a file as plain dicts and lists, after it was checked against a schema.
 
     ``kind`` is a type that msgspec knows, such as a `msgspec.Struct`; what the schema does not name stays as it is.
@@ -27,7 +27,7 @@ def read_document(path: Path, kind: type[T] | Any, *, most: int = MOST_BYTES) ->
         OSError: the file cannot be read.
         ValueError: it is no such document; the text says which field is wrong.
     """
-    document = parse_json(read_bounded(path, most))
+    document = parse_json(read_bounded(path))
     checked(document, kind)
     return document
 

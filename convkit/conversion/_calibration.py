@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -232,8 +232,6 @@ def quantize_with(
     *,
     method: str = "percentile",
     low: str = "fp16",
-    exclude: Collection[str] = (),
-    keep: Collection[str] = (),
     count: int = _USUAL,
     progress: Progress = silent,
 ) -> tuple[onnx.ModelProto, list[RewriteRecord], CalibrationSet]:
@@ -247,5 +245,5 @@ def quantize_with(
     """
     files = CalibrationFiles(spec, folder, count)
     feeds = files.announced(progress)
-    result, records = quantize(model, feeds, method=method, low=low, exclude=exclude, keep=keep)
+    result, records = quantize(model, feeds, method=method, low=low)
     return result, records, files.record(method)

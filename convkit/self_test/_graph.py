@@ -139,9 +139,9 @@ class Graph:
         for node in self.nodes:
             node.input[:] = [new if name == old else name for name in node.input]
 
-    def bypass(self, node: onnx.NodeProto, source: int = 0) -> None:
-        """Take a node out: what read its output reads its input ``source``."""
-        kept, output = node.input[source], node.output[0]
+    def bypass(self, node: onnx.NodeProto) -> None:
+        """Take a node out: what read its output reads its first input."""
+        kept, output = node.input[0], node.output[0]
         if output in self.outputs:
             node.CopyFrom(helper.make_node("Identity", [kept], [output], name=node.name))
             return

@@ -40,14 +40,12 @@ def local_errors(
     model: onnx.ModelProto,
     feeds: Iterable[Feed],
     *,
-    open_graph: Open | None = None,
     open_model: Open | None = None,
 ) -> list[LocalError]:
     """Return the error of every node of a quantised ``model`` that reads what was quantised, the worst first.
 
     Each node gets the inputs that the float32 ``reference`` computes on the samples; its weights are quantised, too.
-    ``open_graph`` runs the reference, and ``open_model`` parts of the model; both are ONNX Runtime on the CPU if left
-    out, which has no bfloat16.
+    ONNX Runtime on the CPU, which has no bfloat16, runs the reference, and the model unless ``open_model`` does.
 
     Raises:
         ConversionError: a node is in one of the graphs alone, or nothing is quantised.
@@ -58,7 +56,7 @@ def local_errors(
     signal = dict.fromkeys(parts.results, 0.0)
     noise = dict.fromkeys(parts.results, 0.0)
     wanted = dict.fromkeys([*parts.inputs, *(exact for exact, _ in parts.results.values())])
-    for _, values in observe(reference, wanted, feeds, open_graph):
+    for _, values in observe(reference, wanted, feeds):
         found = run({given.name: values[name] for name, given in parts.inputs.items()})
         for node, (exact, own) in parts.results.items():
             expected = np.asarray(values[exact], np.float64)

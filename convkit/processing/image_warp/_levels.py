@@ -31,9 +31,9 @@ def fit_levels(levels: np.ndarray, dtype: str) -> tuple[int, np.ndarray]:
     return 0, levels
 
 
-def two_lines(levels: np.ndarray, dtype: str = "float32") -> np.ndarray:
-    """Return two lines per channel [C, 4], fitted to levels that are values of a dtype."""
-    return np.array([_split(*_middle(channel, dtype)) for channel in levels], np.float32)
+def two_lines(levels: np.ndarray) -> np.ndarray:
+    """Return two lines per channel [C, 4], fitted to levels of float32."""
+    return np.array([_split(*_middle(channel, "float32")) for channel in levels], np.float32)
 
 
 def line_values(lines: np.ndarray) -> np.ndarray:
