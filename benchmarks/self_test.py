@@ -1,7 +1,7 @@
 """The rates of the proof: planted faults caught and false alarms, on several artifacts.
 
     python benchmarks/self_test.py [--places N] [--jobs N]
-        [digits|digits-fp16|digits-bf16|digits-int8|minimal|heads|detections|res|ARTIFACT ...]
+        [digits|digits-fp16|digits-bf16|digits-bf16-64|digits-int8|minimal|heads|detections|res|ARTIFACT ...]
 
 Converts the digits demo, the example of an adapter, and narrow CenterNets with random weights (both forms of a
 deformable network, and one without deformable convolutions), tests the proof of each, and prints what was missed, what
@@ -31,12 +31,12 @@ from convkit.self_test import SelfTest, self_test  # noqa: E402
 DIGITS = ROOT / "examples" / "digits"
 
 
-def digits(folder: Path, **settings: object) -> Path:
+def digits(folder: Path, size: int = 256, **settings: object) -> Path:
     """The demo: a trained network with deformable convolutions on images of digits."""
     return convert(
         "centernet",
         weights=DIGITS / "digits_resdcn18.pth",
-        shape=["height=256", "width=256"],
+        shape=[f"height={size}", f"width={size}"],
         names=DIGITS / "names.txt",
         inputs=DIGITS / "images",
         output=folder,
@@ -52,6 +52,11 @@ def half(folder: Path) -> Path:
 def brain(folder: Path) -> Path:
     """The demo in bfloat16."""
     return digits(folder, precision="bf16")
+
+
+def small(folder: Path) -> Path:
+    """The demo in bfloat16 on images of 64 x 64, of which the deepest layers have four pixels."""
+    return digits(folder, size=64, precision="bf16")
 
 
 def whole(folder: Path) -> Path:
@@ -89,6 +94,7 @@ ARTIFACTS: dict[str, Callable[[Path], Path]] = {
     "digits": digits,
     "digits-fp16": half,
     "digits-bf16": brain,
+    "digits-bf16-64": small,
     "digits-int8": whole,
     "minimal": minimal,
     "heads": narrow("resdcn_18", "heads"),
