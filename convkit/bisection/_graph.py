@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from convkit.graph import read_names
+
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["FLOATING", "GraphParts", "read_names"]
+__all__ = ["FLOATING", "GraphParts"]
 
 _SMALL = 1024
 """Numbers in a constant that may matter for the types and shapes of others."""
@@ -88,17 +90,6 @@ class GraphParts:
         from onnx import TensorProto, helper
 
         return helper.make_tensor_value_info(name, self.types.get(name, TensorProto.FLOAT), None)
-
-
-def read_names(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the names of the tensors that a node reads, those that graphs inside of it take from around it included."""
-    yield from filter(None, node.input)
-    for attribute in node.attribute:
-        for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            own = {value.name for value in inner.input} | {tensor.name for tensor in inner.initializer}
-            own.update(name for each in inner.node for name in each.output)
-            found = {name for each in inner.node for name in read_names(each)} | {value.name for value in inner.output}
-            yield from sorted(found - own)
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convkit.bisection._graph import GraphParts, read_names
+from convkit.bisection._graph import GraphParts
 from convkit.bisection._run import Parts, Runner
 from convkit.bisection._segments import Segment, segments_of
+from convkit.graph import read_names
 from convkit.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from convkit.bisection._graph import FLOATING, GraphParts, read_names
+from convkit.bisection._graph import FLOATING, GraphParts
+from convkit.graph import read_names
 
 if TYPE_CHECKING:
     import onnx

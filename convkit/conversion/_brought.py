@@ -13,6 +13,7 @@ from convkit.conversion._audit import audit
 from convkit.conversion._export import check_graph
 from convkit.errors import ArtifactError, ExportError, SettingError
 from convkit.files import sha256
+from convkit.graph import read_names
 from convkit.inspection import GraphPrecision, graph_precision, graph_stats, open_graph
 from convkit.model import BATCH, PRECISIONS, ModelSpec, Precision, TensorSpec, resolve
 
@@ -72,7 +73,7 @@ def read_graph(path: Path, asked: str = "") -> BroughtGraph:
 def _sort_nodes(graph: onnx.GraphProto) -> None:
     """Put nodes behind those whose results they read, as ONNX wants it and some tools do not write it."""
     makers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
-    needs = [{makers[name] for name in _reads(node) if name in makers} for node in graph.node]
+    needs = [{makers[name] for name in read_names(node) if name in makers} for node in graph.node]
     if all(max(found, default=-1) < place for place, found in enumerate(needs)):
         return
     order = TopologicalSorter({place: sorted(found) for place, found in enumerate(needs)})
@@ -83,15 +84,6 @@ def _sort_nodes(graph: onnx.GraphProto) -> None:
     copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Return the tensors that a node reads, in graphs inside of it as well."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        for inner in attribute.g.node if attribute.HasField("g") else ():
-            names |= _reads(inner)
-    return names
 
 
 def _precision(model: onnx.ModelProto, types: GraphPrecision) -> Precision:

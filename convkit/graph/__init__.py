@@ -1,5 +1,6 @@
 """Graph rewrites: what one is, how it is applied, those that serve every graph, and the metadata in it."""
 
+from convkit.graph._bodies import all_graphs, read_names
 from convkit.graph._drop_identity import DropIdentity
 from convkit.graph._fold_constants import FoldConstants
 from convkit.graph._metadata import (
@@ -27,11 +28,13 @@ __all__ = [
     "Phase",
     "Rewrite",
     "RewriteRecord",
+    "all_graphs",
     "annotate",
     "apply_rewrite",
     "fits_in_one_file",
     "in_phases",
     "metadata_of",
     "module_of",
+    "read_names",
     "save_onnx",
 ]

@@ -11,7 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from convkit.errors import ArtifactError
-from convkit.graph import module_of
+from convkit.graph import all_graphs, module_of
 from convkit.inspection._flops import has_formula, is_opaque, node_flops
 from convkit.inspection._shapes import TensorInfo, dtype_name, graph_inputs, infer_shapes, symbols, tensor_info
 
@@ -221,7 +221,7 @@ def _weights(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    for inner in _all_graphs(graph):
+    for inner in all_graphs(graph):
         yield from ((tensor.name, tensor) for tensor in inner.initializer)
         for node in inner.node:
             if node.op_type == "Constant":
@@ -238,19 +238,8 @@ def _quantized(graph: onnx.GraphProto, dtypes: Mapping[str, str]) -> Iterator[st
 
 
 def _all_nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
-    for inner in _all_graphs(graph):
+    for inner in all_graphs(graph):
         yield from inner.node
-
-
-def _all_graphs(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
-    """Yield a graph and those inside it: the bodies of loops and branches."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _all_graphs(attribute.g)
-            for body in attribute.graphs:
-                yield from _all_graphs(body)
 
 
 def _bytes(dtype: str, count: int) -> int:

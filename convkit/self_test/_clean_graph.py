@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from convkit._onnx_errors import onnx_errors
 from convkit.backends import open_session
+from convkit.graph import read_names
 from convkit.self_test._clean import NotApplicableError, Variant
 from convkit.self_test._graph import STANDARD, Graph
 from convkit.self_test._subject import Subject
@@ -145,7 +146,7 @@ def _shuffled(graph: Graph) -> None:
     ordered = []
     computed = {name for node in waiting for name in node.output}
     while waiting:
-        ready = [node for node in waiting if all(name in done or name not in computed for name in _reads(node))]
+        ready = [node for node in waiting if all(name in done or name not in computed for name in read_names(node))]
         node = ready[int(rng.integers(len(ready)))]
         waiting.remove(node)
         ordered.append(node)
@@ -153,15 +154,6 @@ def _shuffled(graph: Graph) -> None:
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
     del graph.nodes[:]
     graph.nodes.extend(copies)
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Return the values that a node reads, in its subgraphs as well."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        for each in attribute.g.node if attribute.HasField("g") else ():
-            names |= _reads(each)
-    return names
 
 
 def _renamed(graph: Graph) -> None:

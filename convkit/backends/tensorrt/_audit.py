@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convkit.backends.tensorrt._network import ParsedLayer, ParsedNetwork
-from convkit.graph import PRECISION_KEY, metadata_of
+from convkit.graph import PRECISION_KEY, all_graphs, metadata_of
 
 if TYPE_CHECKING:
     import onnx
@@ -102,7 +102,7 @@ def _types(model: onnx.ModelProto) -> dict[str, str]:
     import onnx
 
     table: dict[str, str] = {}
-    for graph in _graphs(onnx.shape_inference.infer_shapes(model).graph):
+    for graph in all_graphs(onnx.shape_inference.infer_shapes(model).graph):
         values = (*graph.input, *graph.output, *graph.value_info)
         numbers = {value.name: value.type.tensor_type.elem_type for value in values}
         numbers |= {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -110,19 +110,11 @@ def _types(model: onnx.ModelProto) -> dict[str, str]:
     return table
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
-
-
 def _wishes(model: onnx.ModelProto, types: Mapping[str, str]) -> tuple[dict[str, bool], dict[str, str]]:
     """Return by name which nodes have float32 tensors or such of an unknown type, and what their metadata says."""
     wants: dict[str, bool] = {}
     reasons: dict[str, str] = {}
-    for graph in _graphs(model.graph):
+    for graph in all_graphs(model.graph):
         for node in graph.node:
             names = [*(node.input[:1] if node.op_type in _DATA_ALONE else node.input), *node.output]
             kinds = [types.get(name) for name in names if name]
