@@ -1,4 +1,4 @@
-"""The batch that memory has room for, estimated from two small ones."""
+"""The batch that memory has room for, estimated from small ones."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ __all__ = ["Memory", "fitting_batch", "memory_of"]
 
 SPARE = 2
 """Of the memory that is free, one part in so many may be taken: estimates err, and other processes grow."""
+TRIED = 8
+"""How many times the smallest batch is tried at most."""
 
 
 class Memory(NamedTuple):
@@ -24,20 +26,20 @@ class Memory(NamedTuple):
 def fitting_batch(trial: Callable[[int], object], memory: Memory, least: int, most: int) -> int:
     """Return the largest batch between two sizes that memory has room for; ``trial`` runs one of a size.
 
-    What one item more takes is measured: the growth from the smallest batch to one of an item more, or, where that is
-    larger, what an item of the smallest batch took. Where the system does not say, it is the largest batch.
+    An item takes at most its part of all that batches took so far, what the model takes once among it; or the growth
+    from the batch before, where memory that was taken earlier held that one. Two sizes are run, and up to `TRIED` times
+    the smallest one as long as that part may hide that more fit. Where the system does not say, it is the largest batch.
     """
-    before = memory.taken()
-    trial(least)
-    first = memory.taken()
-    if least >= most:
-        return least
-    item = (first - before) / least
-    if item > memory.free() / SPARE:
-        return least
-    trial(least + 1)
-    item = max(item, memory.taken() - first, 1)
-    return int(min(most, least + 1 + max(0.0, memory.free() / SPARE) // item))
+    before = last = memory.taken()
+    size, tried = least, 0
+    while True:
+        trial(size)
+        taken = memory.taken()
+        item = max((taken - before) / size, (taken - last) / (size - tried), 1)
+        fits = max(size, int(min(most, (memory.free() + taken - before) / SPARE // item)))
+        if fits == size or (tried and (fits == most or size >= TRIED * least)):
+            return fits
+        size, tried, last = least + 1 if not tried else min(2 * size, fits), size, taken
 
 
 def memory_of(device: str) -> Memory:

@@ -129,7 +129,7 @@ class Predictor:
     def fitting_batch(self, raw: Any) -> int:
         """Return the largest batch of inputs like this one that the artifact allows and memory has room for.
 
-        It is estimated: the input is run alone and in a batch of two, and half of the memory that is free may be taken.
+        It is estimated from small batches of the input; half of the memory that is free may be taken.
         An input that cannot be run gives the smallest batch.
         """
         flow = self.stream if self.decodes else self.stream_outputs
