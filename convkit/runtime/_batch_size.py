@@ -26,9 +26,9 @@ class Memory(NamedTuple):
 def fitting_batch(trial: Callable[[int], object], memory: Memory, least: int, most: int) -> int:
     """Return the largest batch between two sizes that memory has room for; ``trial`` runs one of a size.
 
-    An item takes at most its part of all that batches took so far, what the model takes once among it; or the growth
-    from the batch before, where memory that was taken earlier held that one. Two sizes are run, and up to `TRIED` times
-    the smallest one as long as that part may hide that more fit. Where the system does not say, it is the largest batch.
+    An item takes its part of all that batches took so far, with what the model takes once among it; or the growth from
+    the batch before, where that is more. Two sizes are run, and up to `TRIED` times the smallest one as long as fewer
+    seem to fit than are allowed. Where the system does not say, it is the largest batch.
     """
     before = last = memory.taken()
     size, tried = least, 0
