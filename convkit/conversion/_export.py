@@ -29,6 +29,7 @@ __all__ = ["check_graph", "export_onnx"]
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 WEIGHT = ".weight"
+_CHATTY = ("torch.onnx._internal.exporter._registration", "onnxscript.optimizer._constant_folding")
 _UNSOLVED = re.compile(r"inequality.*cannot be\s+solved", re.S)
 """What PyTorch says where it cannot tell whether two expressions of a size are equal, such as x/32 and (x/16)//2."""
 _KEPT_METADATA = {MODULE_KEY, "pkg.onnxscript.rewriter.rule_name"}
@@ -203,7 +204,8 @@ def _name_dims(model: onnx.ModelProto, spec: ModelSpec, dims: Mapping[str, Dim])
             elif varying:
                 raise ExportError(
                     f"{tensor.name!r} was exported with the fixed size {axis.dim_value} where {extent} was to vary.",
-                    hint=f"The model fixes it; give it one size, for example --shape {varying[0]}=N.",
+                    hint="The model makes a number of it, as len(x) and int(x.shape[0]) do: use x.shape[0], or give it"
+                    f" one size, for example --shape {varying[0]}=N.",
                 )
 
 
@@ -257,10 +259,11 @@ def _torch_dtype(name: str) -> torch.dtype:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the exporter says of packages that the model does not use, and of axes that inputs share."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Silence what the exporter says of packages that the model does not use, of axes and of what it does not fold."""
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
@@ -268,7 +271,8 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", "# The axis name", UserWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convkit._dense import dense
 from convkit.errors import AdapterError, blamed_on, named
 from convkit.processing import take_items
 
@@ -98,7 +99,7 @@ class TorchCompute:
             torch.no_grad(),
             in_strips() if self.dtype == torch.float64 else nullcontext(),
         ):
-            tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in item.items()}
+            tensors = {name: torch.from_numpy(dense(value)) for name, value in item.items()}
             cast = {n: t.to(self.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
             with blamed_on(f"the adapter's reference in {self._precision}", self.plugin, self._advice):
                 outputs = self.source.reference(module, cast)
@@ -246,7 +247,7 @@ def patched_compute(source: SourceModel, plugin: str = "") -> Compute:
 
     def compute(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with torch.no_grad():
-            inputs = (torch.from_numpy(np.ascontiguousarray(feed[tensor.name])) for tensor in source.spec.inputs)
+            inputs = (torch.from_numpy(dense(feed[tensor.name])) for tensor in source.spec.inputs)
             with blamed_on("the patched model", plugin):
                 result: Any = source.module(*inputs)
         values = (result,) if isinstance(result, torch.Tensor) else result

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convkit._dense import dense
 from convkit._float64 import in_strips
 from convkit._onnx_errors import onnx_errors
 from convkit.backends import DeviceSession, Session
@@ -154,7 +155,7 @@ class TorchOnDevice(DeviceSession):
     def fill(self, buffer: Tensor, values: np.ndarray) -> None:
         """Copy host values into an input tensor."""
         with torch.cuda.stream(self._stream):
-            buffer.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+            buffer.copy_(torch.from_numpy(dense(values)))
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Enqueue the program; outputs keep their computed type, and are contiguous or channels-last."""
@@ -194,7 +195,7 @@ def _convolves_in_16_bits(model: onnx.ModelProto) -> bool:
 
 def _host(value: np.ndarray) -> Tensor:
     """Return an array as a tensor that may share its memory, and is not written to."""
-    array = np.ascontiguousarray(value).reshape(value.shape)
+    array = dense(value)
     if not array.flags.writeable or array.dtype.name == "bfloat16":
         return host_tensor(array)
     return torch.from_numpy(array)

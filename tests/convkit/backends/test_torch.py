@@ -271,6 +271,15 @@ def test_values_are_dropped_after_their_last_use(tmp_path, visited):
     assert max(alive) <= 2
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_inputs_may_lie_backwards_in_memory(tmp_path, batch):
+    """As images whose channels were turned round, and single ones of a reversed batch."""
+    model = make_model([node("Relu", ["x"], ["y"])], {"x": ("batch", 3, 2, 2)}, {"y": ("batch", 3, 2, 2)}, {})
+    session, x = open_session("torch", save(model, tmp_path)), random(batch, 3, 2, 2)
+    for turned in (x[::-1], x[:, ::-1], x[..., ::-1]):
+        np.testing.assert_array_equal(session.run({"x": turned})["y"], np.maximum(turned, 0))
+
+
 def test_a_visit_gives_what_a_run_gives(tmp_path):
     """An input and a constant as outputs, one that is read again, and one without a reader; in float64 unrounded."""
     nodes = [node("Mul", ["x", "third"], ["y"]), node("Add", ["y", "y"], ["z"]), node("Neg", ["z"], ["w"])]

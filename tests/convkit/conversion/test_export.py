@@ -226,6 +226,20 @@ def test_a_dimension_that_the_model_fixes_cannot_vary():
     assert axes(model.graph.output) == {"same": ["batch", 3, 32, 48]}
 
 
+class Counting(nn.Module):
+    """Makes a number of the batch."""
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        return (images.reshape(len(images), 3, -1).reshape(images.shape),)
+
+
+def test_a_size_of_which_the_model_makes_a_number_is_told_with_the_remedy():
+    with pytest.raises(ExportError, match=r"fixed size 2 where batch was to vary") as caught:
+        export(Counting().eval(), spec((BATCH, fixed(HEIGHT), fixed(WIDTH)), SAME))
+    assert "len(x)" in caught.value.hint
+    assert "--shape batch=N" in caught.value.hint
+
+
 class Raising(nn.Module):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         raise RuntimeError("no road leads here\nsecond line")
@@ -263,9 +277,23 @@ def test_translations_of_one_export_are_not_there_in_the_next():
     assert len(third.functions) > 300
 
 
+class Halves(nn.Module):
+    """Split weights, which the exporter's optimizer does not fold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(4))
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        first, second = self.table.split(2)
+        return (images * first.sum() + second.sum(),)
+
+
 def test_exporting_says_nothing(net, capfd):
     forget()
-    export(net, spec((fixed(BATCH), fixed(HEIGHT), fixed(WIDTH))))
+    dims = fixed(BATCH), fixed(HEIGHT), fixed(WIDTH)
+    export(net, spec(dims))
+    export(Halves().eval(), spec(dims, SAME))
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err == ""
