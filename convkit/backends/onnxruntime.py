@@ -209,7 +209,7 @@ def _limited_cores() -> int:
     """
     machine = os.cpu_count() or 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
-    asked = os.environ.get("OMP_NUM_THREADS", "")
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # behind it are those of nested loops
     if asked.isascii() and asked.isdigit() and int(asked):
         cores = min(cores, int(asked))
     return cores if cores < machine else 0

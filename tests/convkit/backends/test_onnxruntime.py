@@ -72,6 +72,28 @@ def test_the_device_index_of_cuda_reaches_the_provider():
     assert _provider("cpu", available) == "CPUExecutionProvider"
 
 
+@pytest.mark.parametrize(
+    ("asked", "may", "threads"),
+    [
+        ("", 8, 0),
+        ("1", 8, 1),
+        ("3", 8, 3),
+        ("8", 8, 0),
+        ("99", 8, 0),
+        ("0", 8, 0),
+        ("2,1", 8, 2),
+        ("", 4, 4),
+        ("6", 4, 4),
+    ],
+)
+def test_it_takes_as_many_threads_as_cores_may_be_used(monkeypatch, asked, may, threads):
+    """Of 8 cores; 0 threads leave it to ONNX Runtime, which takes them all."""
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(may)), raising=False)
+    assert session_options().intra_op_num_threads == threads
+
+
 def test_it_describes_itself():
     import onnxruntime
 
