@@ -1,17 +1,10 @@
-"""Images through artifacts on the machines of a Ray cluster, by Ray Data; nothing else imports Ray."""
+"""Images through artifacts on the machines of a Ray cluster, by Ray Data."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import re
-import signal
 import socket
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +15,13 @@ from convkit.errors import ConversionError, ConvkitError, EnvironmentProblem
 from convkit.evaluation._engines import Engine, engines_of
 from convkit.evaluation._flow import Image, Loaded, check_known, prepared, reading, results_of, wanted
 from convkit.evaluation._options import EvaluationOptions
+from convkit.evaluation._ray_cluster import connected, reason
 from convkit.evaluation._scheme import Scheme
 from convkit.evaluation._store import Store
 from convkit.progress import Progress
 
-__all__ = ["LOCAL", "run_on_ray"]
+__all__ = ["run_on_ray"]
 
-LOCAL = "local"
-"""The address that starts Ray on this machine, and ends it afterwards."""
-SECONDS = 10
-"""How long an address is waited for; Ray itself tries for minutes without a word."""
 SAME = (
     "Artifacts, images and weights have to be at the same paths on all machines of the cluster, with the same packages."
 )
@@ -145,7 +135,7 @@ def run_on_ray(
     if not items:
         return 0.0, kept
     progress("starting Ray")
-    with _cluster(str(options.ray)) as ray, store.writing():
+    with connected(str(options.ray)) as ray, store.writing():
         facts = {name: engine.facts for name, engine in engines.items()}
         for row in _rows(
             ray, items, batch, {"artifacts": dict(artifacts), "options": options.anywhere(), "facts": facts}
@@ -195,69 +185,7 @@ def _rows(
         yield from data.iter_rows()
     except ray.exceptions.RayError as error:
         kept = " Results until then are in the --resume file." if arguments["options"].resume else ""
-        raise EnvironmentProblem(f"Ray gave up: {_reason(error)}", hint=f"{SAME}{kept}") from error
-
-
-@contextmanager
-def _cluster(address: str) -> Iterator[Any]:
-    """Connect to a cluster while the block runs, unless this process is connected already."""
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise EnvironmentProblem("--ray needs Ray Data.", hint='pip install "convkit[ray]"') from error
-    if ray.is_initialized():
-        yield ray
-        return
-    _check_listening(address)
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    with redirect_stdout(sys.stderr):  # where Ray says what became of its workers
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            ray.init(
-                address,
-                include_dashboard=False if address == LOCAL else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-            )
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            why = _reason(error.__cause__) if error.__cause__ else " ".join(str(error).split())
-            raise _unconnected(address, why) from error
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray puts a handler of its own in its place
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        try:
-            yield ray
-        finally:
-            ray.shutdown()
-
-
-def _check_listening(address: str) -> None:
-    """Check that somebody listens at an address ``HOST:PORT``; what is wrong with others Ray says at once.
-
-    Raises:
-        EnvironmentProblem: nobody does.
-    """
-    host, _, port = address.rpartition(":")
-    if port.isdigit() and "/" not in host:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS).close()
-        except (OSError, OverflowError) as error:
-            raise _unconnected(address, getattr(error, "strerror", None) or str(error)) from error
-
-
-def _unconnected(address: str, why: str) -> EnvironmentProblem:
-    return EnvironmentProblem(
-        f"Ray cannot connect to {address!r}: {why.rstrip('.')}.",
-        hint=f"Give HOST:PORT of a cluster with the same Ray and Python, as `ray start` prints it, or --ray {LOCAL}.",
-    )
-
-
-def _reason(error: BaseException) -> str:
-    """Return the line of an error of Ray that says what happened: that of the error behind it."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception): ", line)), lines[-1]).strip()
+        raise EnvironmentProblem(f"Ray gave up: {reason(error)}", hint=f"{SAME}{kept}") from error
 
 
 def _again(document: Mapping[str, str]) -> ConvkitError:

@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from support.blobs import write_coco
 from support.plugins import write_distribution
 
 from convkit.errors import ArtifactError, ConvkitError, EnvironmentProblem, ImageError
-from convkit.evaluation import CocoFiles, EvaluationOptions, evaluate_artifacts
+from convkit.evaluation import CocoFiles, EvaluationOptions, _ray_cluster, evaluate_artifacts
 from convkit.evaluation._engines import engines_of
-from convkit.evaluation._ray import _again, _check_listening, _reason, _Worker
+from convkit.evaluation._ray import _again, _Worker
+from convkit.evaluation._ray_cluster import _check_listening, _check_member, reason
 from convkit.runtime import load
 
 IDS = {"green": 3, "red": 7}
@@ -228,15 +229,35 @@ def test_an_address_at_which_nobody_listens_is_refused_at_once() -> None:
             _check_listening(nowhere)
         assert "HOST:PORT" in caught.value.hint
         assert time.monotonic() - started < 30
-    for others in ("local", "auto", "ray://host:10001", "nonsense"):
+    for others in ("local", "auto", "nonsense"):
         _check_listening(others)
+    with pytest.raises(EnvironmentProblem, match="Ray Client"):
+        _check_listening("ray://127.0.0.1:10001")
+
+
+@pytest.mark.parametrize(
+    ("trial", "said"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGABRT)", "not one of the cluster"),
+        ("import time; time.sleep(60)", "within 1 seconds"),
+        ("import os; os._exit(1)", "not one of the cluster"),
+        ("import sys; assert sys.argv[1] == 'here'", ""),
+    ],
+)
+def test_a_process_that_ray_ends_or_that_waits_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, trial: str, said: str
+) -> None:
+    monkeypatch.setattr(_ray_cluster, "_TRIAL", trial)
+    monkeypatch.setattr(_ray_cluster, "ANSWERING", 1 if "within" in said else 60)
+    with pytest.raises(EnvironmentProblem, match=said) if said else nullcontext():
+        _check_member("here")
 
 
 def test_of_an_error_of_ray_the_line_of_the_cause_is_told() -> None:
     text = "Traceback:\n  File x\nModuleNotFoundError: No module named 'convkit'\nTo change retry attempts, do this."
-    assert _reason(RuntimeError(text)) == "ModuleNotFoundError: No module named 'convkit'"
-    assert _reason(RuntimeError("one\ntwo ")) == "two"
-    assert _reason(RuntimeError()) == "RuntimeError"
+    assert reason(RuntimeError(text)) == "ModuleNotFoundError: No module named 'convkit'"
+    assert reason(RuntimeError("one\ntwo ")) == "two"
+    assert reason(RuntimeError()) == "RuntimeError"
 
 
 def test_without_ray_the_error_says_what_to_install(
