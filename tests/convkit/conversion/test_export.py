@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -289,11 +290,12 @@ class Halves(nn.Module):
         return (images * first.sum() + second.sum(),)
 
 
-def test_exporting_says_nothing(net, capfd):
+def test_exporting_says_nothing(net, capfd, caplog):
     forget()
     dims = fixed(BATCH), fixed(HEIGHT), fixed(WIDTH)
     export(net, spec(dims))
     export(Halves().eval(), spec(dims, SAME))
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err == ""
