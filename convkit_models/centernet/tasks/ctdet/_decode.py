@@ -187,15 +187,20 @@ def find_peaks(planes: np.ndarray, count: int) -> np.ndarray:
 
 
 def max_pool(planes: np.ndarray) -> np.ndarray:
-    """Return the 3 x 3 maximum around each cell of contiguous planes [C, H, W]; outside counts as -inf.
+    """Return the 3 x 3 maximum around each cell of contiguous planes [C, H, W]; what is outside does not count.
 
     The planes are dilated as one tall image, which is fast but lets neighbouring planes touch; their
-    first and last rows are then done again on their own.
+    first and last rows are then done again on their own. OpenCV's own border is a number, above -inf; the edge repeated
+    changes no maximum.
     """
     count, height, width = planes.shape
-    pooled: np.ndarray = cv2.dilate(planes.reshape(count * height, width), _SQUARE).reshape(planes.shape)
+    pooled: np.ndarray = cv2.dilate(
+        planes.reshape(count * height, width), _SQUARE, borderType=cv2.BORDER_REPLICATE
+    ).reshape(planes.shape)
     for edge, inner in ((0, min(1, height - 1)), (height - 1, max(0, height - 2))):
-        pooled[:, edge] = cv2.dilate(np.maximum(planes[:, edge], planes[:, inner]), _ROW)
+        pooled[:, edge] = cv2.dilate(
+            np.maximum(planes[:, edge], planes[:, inner]), _ROW, borderType=cv2.BORDER_REPLICATE
+        )
     return pooled
 
 

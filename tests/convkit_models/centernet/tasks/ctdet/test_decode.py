@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from support.suppression import suppress_by_loops
@@ -258,6 +258,8 @@ def test_pooling_against_torch(planes: np.ndarray) -> None:
         elements=st.sampled_from([np.float32(np.nan), -np.inf, np.inf, 0, 1]),
     )
 )
+@example(np.full((2, 3, 4), -np.inf, np.float32))
+@example(np.array([[[-np.inf, -np.inf, 1, 0]]], np.float32))
 def test_peaks_among_nan_against_torch(planes: np.ndarray) -> None:
     """Pooling in torch hands NaN on, so a neighbour of NaN equals no pooled value: it is no peak."""
     pooled = nn.functional.max_pool2d(torch.from_numpy(planes), 3, stride=1, padding=1).numpy()
