@@ -92,12 +92,20 @@ def _check_same(here: Mapping[str, Mapping[str, Any]], there: Mapping[str, Mappi
         EnvironmentProblem: it has others.
     """
     for name, facts in here.items():
-        other = [key for key, value in sorted(facts.items()) if there[name].get(key) != value]
-        if other:
-            told = "; ".join(
-                f"{key} {str(there[name].get(key))[:40]} instead of {str(facts[key])[:40]}" for key in other
-            )
-            raise EnvironmentProblem(f"{name} is another one than where the evaluation was started: {told}.")
+        found, asked = _flat(there[name]), _flat(facts)
+        told = [
+            f"{key} {found.get(key, 'none')[:40]} instead of {asked.get(key, 'none')[:40]}"
+            for key in sorted(found.keys() | asked.keys())
+            if found.get(key) != asked.get(key)
+        ]
+        if told:
+            raise EnvironmentProblem(f"{name} is another one than where the evaluation was started: {'; '.join(told)}.")
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return facts as texts; those of a mapping in them by two names."""
+    parts = {name: value if isinstance(value, Mapping) else {"": value} for name, value in facts.items()}
+    return {f"{name} {key}".strip(): str(value) for name, part in parts.items() for key, value in part.items()}
 
 
 def run_on_ray(

@@ -215,6 +215,10 @@ def test_a_worker_with_another_artifact_or_version_runs_nothing(
     error = error_of(worker, images, EnvironmentProblem)
     assert "convkit 0.1.0 instead of 9.9" in error.message
     assert "same packages" in error.hint
+    machine = {"version": facts["machine"]["version"], "gpu": "H100"}
+    worker = _Worker({"a": blob_artifact.path}, EvaluationOptions(), {"a": facts | {"machine": machine}})
+    error = error_of(worker, images, EnvironmentProblem)
+    assert error.message.endswith("evaluation was started: machine gpu none instead of H100.")
 
 
 def test_an_address_at_which_nobody_listens_is_refused_at_once() -> None:
