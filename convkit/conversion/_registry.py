@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["forget", "made_once", "one_registry"]
+__all__ = ["forget", "one_registry"]
 
 _LOCK = threading.RLock()
 _known: dict[tuple[Any, ...], Any] = {}
@@ -30,7 +30,7 @@ def one_registry() -> Iterator[None]:
 
         kind: Any = _registration.ONNXRegistry
         own = kind.__dict__["from_torchlib"]
-        quick = classmethod(made_once(own.__func__))
+        quick = classmethod(_made_once(own.__func__))
     except (ImportError, AttributeError, KeyError):  # another version of PyTorch or onnxscript: it does as it does
         yield
         return
@@ -42,7 +42,7 @@ def one_registry() -> Iterator[None]:
             kind.from_torchlib = own
 
 
-def made_once(make: Callable[..., Any]) -> Callable[..., Any]:
+def _made_once(make: Callable[..., Any]) -> Callable[..., Any]:
     """Return what copies the table that ``make``, PyTorch's ``ONNXRegistry.from_torchlib``, gave for the arguments."""
     from onnxscript._internal.values import TracedOnnxFunction
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from copy import copy
+from functools import lru_cache, wraps
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -18,6 +19,7 @@ from typing import Any
 __all__ = ["forget", "quick_exports"]
 
 _MODULE = "torch.onnx._internal.exporter._registration"
+_TABLES: dict[tuple[Any, ...], Any] = {}
 
 
 def quick_exports() -> None:
@@ -33,6 +35,7 @@ def forget() -> None:
     """Let the next export make its table of translations itself, with all that PyTorch says about it."""
     from convkit.conversion import _registry
 
+    _TABLES.clear()
     _registry.forget()
 
 
@@ -59,12 +62,22 @@ class _Finder(MetaPathFinder):
 
 
 def _keep_translations(module: ModuleType) -> None:
-    """Keep the table of translations, as convkit does, for exports without it, too."""
-    from convkit.conversion._registry import made_once
-
+    """Copy the table of translations instead of making it, without convkit, which does it in its own exports."""
     kind = getattr(module, "ONNXRegistry", None)
-    if kind is not None:
-        kind.from_torchlib = classmethod(made_once(kind.from_torchlib.__func__))
+    make = getattr(getattr(kind, "from_torchlib", None), "__func__", None)
+    if kind is None or make is None:
+        return
+
+    @wraps(make)
+    def from_torchlib(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        key = (*args, *sorted(kwargs.items()))
+        if key not in _TABLES:
+            _TABLES[key] = make(cls, *args, **kwargs)
+        own = copy(_TABLES[key])
+        own.functions = {target: list(functions) for target, functions in own.functions.items()}
+        return own
+
+    kind.from_torchlib = classmethod(from_torchlib)
 
 
 def _keep_operators() -> None:
