@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -372,6 +373,30 @@ def test_a_mistake_is_told_by_plugin_object_and_stage_as_early_as_it_can_be(name
     assert isinstance(error, SettingError) or error.stage == mistake.stage
     later = STEPS.get(mistake.stage, "never")
     assert not [step for step in steps if step.startswith(later)]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "the reference writes into its input",
+        "the decode draws lots",
+        "forward of a patch raises",
+        "a fixed dtype in the reference",
+        "match of a rewrite raises",
+    ],
+)
+def test_it_is_told_alike_while_other_processes_compute_the_reference(name, toy_weights_file, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        error, _ = told(MISTAKES[name].make, toy_weights_file, tmp_path / "out")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert MISTAKES[name].message in error.message
+    assert error.stage == MISTAKES[name].stage
+    assert not multiprocessing.active_children()
     assert list(tmp_path.iterdir()) == []
 
 
