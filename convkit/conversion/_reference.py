@@ -76,6 +76,7 @@ class Reference:
     def check_in(self, progress: Progress) -> None:
         """Enter the network itself into the ledger; what no other process computes is computed before patches come."""
         progress(self._step)
+        self._beside.ease()
         self.ledger.add("PyTorch float32", self.float32, "the checkpoint's own network")
         if not self._beside.works:
             self._finish(progress)

@@ -48,7 +48,10 @@ class Task(Protocol):
 
 
 class Beside:
-    """Computes tasks from now on in forked processes, one for each core, which have PyTorch's threads between them.
+    """Computes tasks from now on in forked processes, which have PyTorch's threads between them.
+
+    There is one for each core, or for three of four where there are that many: meanwhile this process has the rest of
+    the threads, and one at least.
 
     They share the memory of this process as it was, weights included: what is patched here meanwhile is not seen there.
     What could not be computed there (it raised an error, the process was killed or hangs) is computed by `finish`,
@@ -65,10 +68,12 @@ class Beside:
         self._failed: list[int] = []
         self._threads = threads = torch.get_num_threads()
         forks = sys.platform == "linux" and threads > 1 and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        count = min(threads, len(tasks)) if forks else 0
-        self._processes = [_Process(self, threads // count) for _ in range(count)]
+        own = max(1, threads // 4)
+        others = threads - own if threads >= 4 else threads
+        count = min(others, len(tasks)) if forks else 0
+        self._processes = [_Process(self, others // count) for _ in range(count)]
         if self._processes:
-            torch.set_num_threads(1)  # several would wait for each other: every core has work
+            torch.set_num_threads(own)  # more would wait for each other: every core has work
 
     def __enter__(self) -> Beside:
         return self
@@ -86,6 +91,13 @@ class Beside:
     def works(self) -> bool:
         """Whether processes compute."""
         return bool(self._processes)
+
+    def ease(self) -> None:
+        """Give this process all of PyTorch's threads again if the others are done."""
+        import torch
+
+        if not any(process.alive for process in self._processes):
+            torch.set_num_threads(self._threads)
 
     def take(self) -> int | None:
         """Return the number of a task that nobody has begun."""
@@ -138,6 +150,11 @@ class _Process:
         self._used, self._since = 0, time.monotonic()
         self._thread = Thread(target=self._drive, args=(owner,), name="convkit-beside", daemon=True)
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has tasks."""
+        return self._thread.is_alive()
 
     def works(self) -> bool:
         """Wait a moment, and return whether it still computes; one that hangs is ended."""

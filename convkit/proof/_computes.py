@@ -73,8 +73,8 @@ class TorchCompute:
         """Return the outputs of a batch."""
         return by_items(self.source.spec, self._item, feed)
 
-    def pending(self, feeds: Iterable[Mapping[str, np.ndarray]]) -> list[PendingItem]:
-        """Return what is not known yet of these batches, item by item."""
+    def pending(self, feeds: Iterable[Mapping[str, np.ndarray]], *, anew: bool = False) -> list[PendingItem]:
+        """Return what is not known yet of these batches, item by item; with ``anew`` all of it."""
         items: dict[bytes, Mapping[str, np.ndarray]] = {}
 
         def note(item: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -86,7 +86,7 @@ class TorchCompute:
         if len(items) > 1 and self._idle:
             with blamed_on("copying the module", self.plugin):
                 self._pattern = _shared_copy(self._idle[0])  # while nothing runs
-        return [PendingItem(self, key, item) for key, item in items.items() if key not in self._known]
+        return [PendingItem(self, key, item) for key, item in items.items() if anew or key not in self._known]
 
     def run(self, item: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs of one item, computed anew."""

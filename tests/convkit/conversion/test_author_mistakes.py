@@ -36,7 +36,7 @@ from support.toy import ToyAdapter
 
 from convkit import Classification, Dim, Prepared, TensorSpec, convert, exactly
 from convkit.cli import execute
-from convkit.conversion import STAGES
+from convkit.conversion import STAGES, _preflight
 from convkit.errors import ConvkitError, SettingError
 
 READ, CHECK, MEASURE, EXPORT, REWRITE, PROVE, _ = STAGES
@@ -398,6 +398,21 @@ def test_it_is_told_alike_while_other_processes_compute_the_reference(name, toy_
     assert error.stage == MISTAKES[name].stage
     assert not multiprocessing.active_children()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_shows_although_another_process_was_first(toy_weights_file, tmp_path, monkeypatch):
+    """What the network gives for the samples is known before the checks begin, as it may be on many cores."""
+    check = _preflight.check_network
+
+    def late(checked: Any, float32: Any) -> None:
+        for item in checked.samples.prepared[checked.case.item_sizes]:
+            float32({name: value[None].copy() for name, value in item.tensors.items()})
+        check(checked, float32)
+
+    monkeypatch.setattr(_preflight, "check_network", late)
+    mistake = MISTAKES["the reference writes into its input"]
+    error, _ = told(mistake.make, toy_weights_file, tmp_path / "out")
+    assert mistake.message in error.message
 
 
 @pytest.mark.parametrize("name", ["load raises", "the patched model returns a dict", "the decode draws lots"])

@@ -101,6 +101,36 @@ def test_meanwhile_this_process_has_one_thread():
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.parametrize(
+    ("threads", "tasks", "processes", "each", "own"),
+    [(2, 5, 2, 1, 1), (3, 5, 3, 1, 1), (4, 9, 3, 1, 1), (8, 9, 6, 1, 2), (8, 2, 2, 3, 2)],
+)
+def test_a_quarter_of_many_threads_stays_here(threads, tasks, processes, each, own):
+    torch.set_num_threads(threads)
+    go_on = multiprocessing.get_context("fork").Event()
+    made = [Product(4, go_on.wait) for _ in range(tasks)]
+    with Beside(made) as beside:
+        assert len(multiprocessing.active_children()) == processes
+        assert torch.get_num_threads() == own
+        go_on.set()
+        beside.finish()
+    assert {int(task.outputs["threads"]) for task in made} == {each}
+    assert torch.get_num_threads() == threads
+
+
+def test_threads_come_back_when_the_others_are_done():
+    with Beside([Product(3), Product(4)]) as beside:
+        while any(process.alive for process in beside._processes):
+            time.sleep(0.01)
+        beside.ease()
+        assert torch.get_num_threads() == 2
+    go_on = multiprocessing.get_context("fork").Event()
+    with Beside([Product(3, go_on.wait), Product(4, go_on.wait)]) as beside:
+        beside.ease()
+        assert torch.get_num_threads() == 1
+        go_on.set()
+
+
 def test_one_task_has_all_threads():
     torch.ones(1 << 20).add(1).sum()
     tasks = [Product(400)]
