@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from onnxscript import opset18
+from support.exporter import forget
 from torch import nn
 from torch.onnx._internal.exporter import _registration
 
@@ -54,7 +55,7 @@ def exported(**options: Any) -> list[str]:
 
 
 def test_it_is_made_once_and_an_export_keeps_its_translations_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_registry, "_known", {})
+    forget()
     asked: list[int] = []
     list_them = _registration.onnxscript_apis.get_torchlib_ops
 
